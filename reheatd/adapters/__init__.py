@@ -1,0 +1,1 @@
+"""Immutable adapter versions, their lineage, validation and the hot-swap protocol."""

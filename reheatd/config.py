@@ -1,0 +1,312 @@
+"""Settings of the daemon: one TOML file, `REHEATD_*` environment variables and command-line values.
+
+Later sources win: defaults, then the TOML file, then the environment (`REHEATD_ENTROPY__INTERVAL_S=30`), then the
+command line. An unknown key or an unusable value raises `ConfigError` that names it.
+"""
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from reheatd.errors import ConfigError
+
+DEFAULT_CONFIG_FILE = "reheatd.toml"
+BUILTIN_POLICY = "smollm2-135m-instruct"
+
+
+class Section(BaseModel):
+    """A table of the configuration file: unknown keys are errors, fields are documented by their description."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class PolicySection(Section):
+    model: str = BUILTIN_POLICY
+    """Hugging Face model id, local folder, or the built-in `smollm2-135m-instruct`."""
+    max_model_len: int = Field(1024, ge=64)
+    """Longest prompt plus completion the engine accepts, in tokens."""
+
+
+class ServerSection(Section):
+    host: str = "127.0.0.1"
+    """Address the gateway listens on."""
+    port: int = Field(8000, ge=0, le=65535)
+    """Port the gateway listens on; 0 picks a free one."""
+    public_url: str | None = None
+    """URL under which workers on other machines reach the gateway; default: http://host:port."""
+    drain_timeout_s: float = Field(20.0, ge=0)
+    """Longest wait for requests in flight when the daemon stops or a version is replaced, in seconds."""
+
+
+class EngineSection(Section):
+    url: str | None = None
+    """URL of a vLLM server that is already running; default: start one as a child on loopback."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Which vLLM build to expect; `auto` takes CUDA where a driver is present."""
+    max_loras: int = Field(6, ge=4)
+    """Adapter slots: one promoted, one candidate, two for a running job, the rest for pinned versions."""
+    max_lora_rank: int = Field(16, ge=1)
+    """Largest LoRA rank the engine accepts."""
+    kv_cache_bytes: int = Field(1 << 30, ge=1 << 20)
+    """KV cache of the CPU engine, in bytes."""
+    gpu_memory_utilization: float = Field(0.6, gt=0, lt=1)
+    """Share of GPU memory the engine takes; the worker needs the rest when they share a GPU."""
+    max_num_seqs: int = Field(64, ge=1)
+    """Most sequences the engine decodes at once."""
+    max_logprobs: int = Field(64, ge=21)
+    """Most logprobs per token a request may ask for; monitoring asks for 21."""
+    cpu_threads_bind: str | None = None
+    """`VLLM_CPU_OMP_THREADS_BIND` of the CPU engine; default: every core this process may use."""
+    startup_timeout_s: float = Field(300.0, gt=0)
+    """Longest wait until the engine generates its first token, in seconds."""
+    extra_args: list[str] = []
+    """Further vLLM command-line arguments, passed through as they are."""
+
+
+class BrokerSection(Section):
+    url: str | None = None
+    """Redis URL of a broker that is already running; default: start an embedded Valkey as a child."""
+
+
+class WorkersSection(Section):
+    count: int = Field(1, ge=0)
+    """Celery workers to start as children; 0 when they run elsewhere."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads each worker's torch may use; default: torch's own choice."""
+
+
+class EntropySection(Section):
+    probes: Path | None = None
+    """JSONL file of probe prompts ({"messages": [...]} or {"prompt": "..."}); default: the bundled set."""
+    probe_count: int = Field(32, ge=2)
+    """Probe prompts sampled per window."""
+    max_tokens: int = Field(48, ge=1)
+    """Tokens sampled per probe."""
+    top_k: int = Field(20, ge=1, le=63)
+    """Top logprobs per token that the estimator uses."""
+    interval_s: float = Field(120.0, gt=0)
+    """Seconds between monitoring windows."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Level of the confidence intervals."""
+    baseline_windows: int = Field(3, ge=1)
+    """Windows of the reference policy that make the baseline."""
+    collapse_ratio: float = Field(0.5, gt=0, lt=1)
+    """Collapsed: the upper confidence limit is below this share of the baseline for `patience` windows."""
+    warning_ratio: float = Field(0.75, gt=0, le=1)
+    """Warning: the estimate is below this share of the baseline."""
+    recovery_ratio: float = Field(0.6, gt=0, le=1)
+    """A collapsed policy is `ok` or `warning` again once the estimate is above this share of the baseline."""
+    patience: int = Field(2, ge=1)
+    """Consecutive windows below the collapse threshold before the verdict is `collapsed`."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "EntropySection":
+        if not self.collapse_ratio <= self.recovery_ratio <= self.warning_ratio:
+            raise ValueError(
+                f"need collapse_ratio <= recovery_ratio <= warning_ratio, got {self.collapse_ratio}, "
+                f"{self.recovery_ratio}, {self.warning_ratio}"
+            )
+        return self
+
+
+class TaskSection(Section):
+    path: Path | None = None
+    """JSONL file of verifiable problems ({"prompt" | "messages", "answer"}); default: bundled arithmetic."""
+    reward: str = "numeric"
+    """Reward: `numeric`, `exact`, or `module:function` called as f(completion: str, answer: str) -> float."""
+    eval_count: int = Field(48, ge=1)
+    """Held-out problems used to compare accuracy before and after a job."""
+
+
+class ControlSection(Section):
+    mode: Literal["observe", "approve", "auto"] = "auto"
+    """What a collapse leads to: nothing, a job that waits for `reheatd jobs approve`, or a job at once."""
+    cooldown_s: float = Field(600.0, ge=0)
+    """Least time between two reheats that the daemon starts by itself, in seconds."""
+    max_queued: int = Field(4, ge=1)
+    """Jobs that may wait; more are refused."""
+    continue_rl: bool = True
+    """Whether continued RL follows a reheat that the daemon started by itself."""
+    heartbeat_timeout_s: float = Field(120.0, gt=0)
+    """A job whose worker has not reported for so long has failed, in seconds."""
+
+
+class GateSection(Section):
+    entropy_tolerance: float = Field(0.15, gt=0, lt=1)
+    """Relative distance from the target entropy within which a reheat passes."""
+    accuracy_tolerance: float = Field(0.05, ge=0, le=1)
+    """Most accuracy on the verifiable task a new version may lose against its parent."""
+    rl_entropy_floor: float = Field(0.5, ge=0)
+    """A version from continued RL must keep this share of the entropy baseline."""
+    proof_tolerance: float = Field(0.1, gt=0)
+    """Proof of delivery: largest mean absolute difference between engine and trainer, nats per token."""
+
+
+class ReheatSection(Section):
+    target_ratio: float = Field(0.85, gt=0)
+    """Entropy target of a reheat the daemon starts by itself, as a share of the baseline."""
+    steps: int = Field(60, ge=1)
+    """Most optimiser steps of a reheat."""
+    teacher: Literal["frozen", "live"] = "frozen"
+    """Teacher: the collapsed policy as it was (`frozen`) or the student itself, without gradient (`live`)."""
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    """Divergence between teacher and student."""
+    min_p: float | None = Field(None, gt=0, lt=1)
+    """Tail-safe teacher: re-temper only tokens with p >= min_p * max p, leave the tail as it was."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Adam learning rate of the LoRA weights."""
+    prompts_per_step: int = Field(8, ge=1)
+    """Rollouts per optimiser step."""
+    max_tokens: int = Field(48, ge=1)
+    """Tokens per rollout."""
+    refresh_every: int = Field(4, ge=1)
+    """Optimiser steps between two refreshes of the rollouts from the served engine."""
+
+
+class RLSection(Section):
+    steps: int = Field(20, ge=1)
+    """Optimiser steps of one continued-RL job."""
+    prompts_per_step: int = Field(4, ge=1)
+    """Problems per optimiser step."""
+    group_size: int = Field(4, ge=2)
+    """Rollouts per problem."""
+    max_tokens: int = Field(48, ge=1)
+    """Tokens per rollout."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Adam learning rate of the LoRA weights."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature of the rollouts."""
+
+
+class LoraSection(Section):
+    rank: int = Field(16, ge=1)
+    """LoRA rank."""
+    alpha: float = Field(32.0, gt=0)
+    """LoRA alpha; the update is scaled by alpha / rank."""
+    target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    """Modules that get a LoRA; the LM head never does."""
+
+
+class Settings(BaseSettings):
+    """All settings. Build one with `load_settings`, which adds the TOML file and reports errors clearly."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="REHEATD_", env_nested_delimiter="__", extra="forbid", use_attribute_docstrings=True
+    )
+
+    data_dir: Path = Path(".reheatd")
+    """Folder of everything the daemon keeps: adapters, journal, series, logs, broker data."""
+    policy: PolicySection = PolicySection()
+    server: ServerSection = ServerSection()
+    engine: EngineSection = EngineSection()
+    broker: BrokerSection = BrokerSection()
+    workers: WorkersSection = WorkersSection()
+    entropy: EntropySection = EntropySection()
+    task: TaskSection = TaskSection()
+    control: ControlSection = ControlSection()
+    gate: GateSection = GateSection()
+    reheat: ReheatSection = ReheatSection()
+    rl: RLSection = RLSection()
+    lora: LoraSection = LoraSection()
+
+    @property
+    def database_path(self) -> Path:
+        return self.data_dir / "reheatd.sqlite3"
+
+    @property
+    def adapters_dir(self) -> Path:
+        return self.data_dir / "adapters"
+
+    @property
+    def jobs_dir(self) -> Path:
+        return self.data_dir / "jobs"
+
+    @property
+    def broker_dir(self) -> Path:
+        return self.data_dir / "broker"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.data_dir / "logs"
+
+
+def load_settings(file: Path | None = None, overrides: dict[str, Any] | None = None) -> Settings:
+    """Reads settings from `file` (default: `reheatd.toml` here, if there is one), environment and `overrides`.
+
+    Args:
+        file: TOML file; naming one that does not exist is an error.
+        overrides: Nested values from the command line, e.g. {"server": {"port": 8001}}; they win.
+
+    Raises:
+        ConfigError: An unknown key or an unusable value; the message names it, its value and the way out.
+    """
+    if file is None:
+        default = Path(DEFAULT_CONFIG_FILE)
+        values: dict[str, Any] = _read_toml(default) if default.is_file() else {}
+    else:
+        values = _read_toml(file)
+    environment = _environment()
+    merged = _merge(_merge(values, environment), overrides or {})
+    try:
+        # Environment values are merged by hand so that the file ranks below them, not above.
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"configuration file {file} does not exist; `reheatd init` writes one") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"configuration file {file} is not valid TOML: {error}") from error
+
+
+def _environment() -> dict[str, Any]:
+    """`REHEATD_SECTION__FIELD` variables as nested values; names that are no field of ours are left alone."""
+    values: dict[str, Any] = {}
+    for name, value in os.environ.items():
+        if not name.startswith("REHEATD_"):
+            continue
+        section, _, field = name.removeprefix("REHEATD_").lower().partition("__")
+        if field and section in Settings.model_fields:
+            parsed: Any = value.split() if field in ("extra_args", "target_modules") else value
+            values.setdefault(section, {})[field] = parsed
+        elif section == "data_dir":
+            values["data_dir"] = value
+    return values
+
+
+def _merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(low)
+    for key, value in high.items():
+        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_tables else value
+    return merged
+
+
+def _explain(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(path, _all_keys(), n=1)
+        hint = f"did you mean {close[0]}?" if close else "`reheatd init` writes a file with every key"
+        return ConfigError(f"unknown configuration key {path}; {hint}", param=path)
+    return ConfigError(f"{path} = {first['input']!r}: {first['msg']}", param=path)
+
+
+def _all_keys() -> list[str]:
+    keys: list[str] = []
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            keys += [f"{name}.{key}" for key in section.model_fields]
+        else:
+            keys.append(name)
+    return keys

@@ -1,0 +1,1 @@
+"""The control loop: durable state machine, journal and gates."""

@@ -1,0 +1,1 @@
+"""The one place that knows vLLM: launch arguments, HTTP client, adapter slots, CPU kernels."""

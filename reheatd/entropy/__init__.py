@@ -1,0 +1,1 @@
+"""Entropy of the served policy: estimators, probes, series, collapse detector."""

@@ -1,0 +1,124 @@
+"""Errors a user can meet: each names the thing, its value and the way out.
+
+Every error knows how to present itself on the command line (one line, exit code) and over HTTP (an OpenAI-style
+error object), so that no caller has to translate.
+"""
+
+from typing import Any, ClassVar
+
+
+class ReheatdError(Exception):
+    """Base of every error reheatd raises on purpose.
+
+    Args:
+        message: One line that names what is wrong and what to do about it.
+        param: The field, argument or route parameter at fault, if there is one.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def openai_object(self) -> dict[str, Any]:
+        """The body of an OpenAI-style error response."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class BadInputError(ReheatdError, ValueError):
+    """A value the user gave cannot be used."""
+
+    code = "invalid_value"
+    type = "invalid_request_error"
+    status = 400
+    exit_code = 2
+
+
+class ConfigError(BadInputError):
+    """The configuration names an unknown key or holds an unusable value."""
+
+    code = "invalid_configuration"
+
+
+class AdapterInvalidError(BadInputError):
+    """An adapter's files do not fit the policy: shapes, target modules, base model or finiteness."""
+
+    code = "invalid_adapter"
+
+
+class NotFoundError(ReheatdError, LookupError):
+    """A version, job, model or file that does not exist."""
+
+    code = "not_found"
+    type = "invalid_request_error"
+    status = 404
+    exit_code = 2
+
+
+class ModelNotFoundError(NotFoundError):
+    """A model name that the gateway does not serve."""
+
+    code = "model_not_found"
+
+
+class ConflictError(ReheatdError):
+    """The request is valid but not in the present state."""
+
+    code = "conflict"
+    type = "invalid_request_error"
+    status = 409
+    exit_code = 2
+
+
+class QueueFullError(ReheatdError):
+    """The job queue is at its limit."""
+
+    code = "queue_full"
+    type = "rate_limit_error"
+    status = 429
+    exit_code = 2
+
+
+class MissingExtraError(ReheatdError, ImportError):
+    """An optional part of the distribution is not installed."""
+
+    code = "missing_extra"
+    exit_code = 2
+
+
+class PortInUseError(ReheatdError, OSError):
+    """A port is taken by another process."""
+
+    code = "port_in_use"
+    exit_code = 2
+
+
+class EngineError(ReheatdError, RuntimeError):
+    """The engine refused a request or could not be reached."""
+
+    code = "engine_error"
+    status = 502
+
+
+class DeliveryError(EngineError):
+    """An adapter that was loaded is not the one that answers: proof of delivery failed."""
+
+    code = "delivery_failed"
+
+
+class WorkerLostError(ReheatdError, RuntimeError):
+    """A worker died or stopped reporting while it held a job."""
+
+    code = "worker_lost"
+
+
+class DaemonUnreachableError(ReheatdError, ConnectionError):
+    """No daemon answers at the address the command line uses."""
+
+    code = "daemon_unreachable"
+    exit_code = 2

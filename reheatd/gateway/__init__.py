@@ -1,0 +1,1 @@
+"""OpenAI-compatible surface in front of the engine."""

@@ -1,0 +1,1 @@
+"""Contracts shared with the workers, and their dispatch over Celery."""

@@ -1,0 +1,223 @@
+"""Contracts between the daemon and its workers: what a job is asked to do, reports and returns.
+
+Both sides validate with these models; what travels is their JSON.
+"""
+
+import math
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Contract(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class LoraConfig(Contract):
+    rank: int = 16
+    alpha: float = 32.0
+    target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class TaskConfig(Contract):
+    path: Path | None = None
+    """JSONL of verifiable problems; None is the bundled arithmetic task."""
+    reward: str = "numeric"
+    eval_count: int = 48
+
+
+class ProbeConfig(Contract):
+    """How the daemon measures the served policy's entropy, so that a worker can measure the same quantity."""
+
+    path: Path | None = None
+    count: int = 32
+    max_tokens: int = 48
+    top_k: int = 20
+    confidence: float = 0.95
+
+
+class JobBase(Contract):
+    job_id: str
+    parent_version: int
+    """Version the job starts from; 0 is the bare base model."""
+    parent_adapter: Path | None
+    """Folder of the parent version's adapter; None for version 0."""
+    model_path: Path
+    """Folder of the base model's safetensors, configuration and tokenizer."""
+    gateway_url: str
+    """Where rollouts are sampled, e.g. http://127.0.0.1:8000."""
+    output_dir: Path
+    """Folder the worker owns: rollout adapters and the result are written here."""
+    lora: LoraConfig = LoraConfig()
+    task: TaskConfig = TaskConfig()
+    probes: ProbeConfig = ProbeConfig()
+    seed: int = 0
+
+
+class ReheatSpec(JobBase):
+    """TS-OPSD (arXiv 2606.00755): distil the policy's own logits divided by tau back into it, on its rollouts."""
+
+    kind: Literal["reheat"] = "reheat"
+    tau: float | None = None
+    """Teacher temperature; > 1 reheats, < 1 cools; None: found by bisection from `target_entropy`."""
+    target_entropy: float | None = None
+    """Probe entropy, nats per token, at which to stop; None: run all steps."""
+    steps: int = 60
+    teacher: Literal["frozen", "live"] = "frozen"
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    min_p: float | None = None
+    learning_rate: float = 1e-3
+    prompts_per_step: int = 8
+    max_tokens: int = 48
+    refresh_every: int = 4
+
+    @field_validator("tau", "target_entropy")
+    @classmethod
+    def _positive(cls, value: float | None) -> float | None:
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"must be a finite number above 0, got {value}")
+        return value
+
+
+class RLSpec(JobBase):
+    """Continued RL: group-relative policy gradient with verifiable rewards."""
+
+    kind: Literal["rl"] = "rl"
+    steps: int = 20
+    prompts_per_step: int = 4
+    group_size: int = 4
+    max_tokens: int = 48
+    learning_rate: float = 1e-4
+    temperature: float = 1.0
+
+
+JobSpec = Annotated[ReheatSpec | RLSpec, Field(discriminator="kind")]
+
+
+class EntropyEstimate(Contract):
+    """Mean token entropy with a confidence interval clustered by sequence, nats per token."""
+
+    mean: float
+    low: float
+    high: float
+    tokens: int
+    sequences: int
+
+
+class Accuracy(Contract):
+    """Share of held-out problems solved, decoding greedily, with a Wilson interval."""
+
+    value: float
+    low: float
+    high: float
+    problems: int
+
+
+class ProofItem(Contract):
+    """One probe for proof of delivery: token ids and what the trainer computed for the completion's tokens."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    logprobs: list[float]
+    """log p of each completion token under the new adapter, as the trainer computes it."""
+    base_logprobs: list[float]
+    """The same under the bare base model."""
+
+
+class JobResult(Contract):
+    """What a finished job hands over; the daemon validates, publishes, gates and swaps it."""
+
+    adapter_dir: Path
+    """Folder with `adapter_model.safetensors` and `adapter_config.json`."""
+    steps: int
+    tau: float | None = None
+    entropy_before: EntropyEstimate
+    entropy_after: EntropyEstimate
+    accuracy_before: Accuracy
+    accuracy_after: Accuracy
+    proof: list[ProofItem]
+    metrics: dict[str, float] = {}
+    """Last values of the training metrics."""
+    stopped: str
+    """Why training ended: `target`, `steps`."""
+    seconds: float
+
+
+class JobStatus(StrEnum):
+    AWAITING_APPROVAL = "awaiting_approval"
+    QUEUED = "queued"
+    RUNNING = "running"
+    GATING = "gating"
+    SWAPPING = "swapping"
+    SUCCEEDED = "succeeded"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (JobStatus.SUCCEEDED, JobStatus.REJECTED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+class JobEvent(Contract):
+    """One report of a running worker. `kind` decides which other fields are set."""
+
+    kind: Literal["started", "progress", "succeeded", "failed", "cancelled"]
+    time: float = Field(default_factory=time.time)
+    phase: str = ""
+    """What is being done, e.g. `sampling`, `training`, `evaluating`."""
+    step: int = 0
+    steps: int = 0
+    metrics: dict[str, float] = {}
+    result: JobResult | None = None
+    error: str | None = None
+
+
+class JobRequest(Contract):
+    """What a user asks for over the API; unset fields take the daemon's configuration."""
+
+    kind: Literal["reheat", "rl"]
+    tau: float | None = None
+    target_ratio: float | None = None
+    """Entropy target as a share of the baseline."""
+    target_entropy: float | None = None
+    steps: int | None = Field(None, ge=1)
+    learning_rate: float | None = Field(None, gt=0)
+    temperature: float | None = Field(None, gt=0)
+    teacher: Literal["frozen", "live"] | None = None
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] | None = None
+    min_p: float | None = Field(None, gt=0, lt=1)
+    seed: int = 0
+
+    @field_validator("tau", "target_ratio", "target_entropy")
+    @classmethod
+    def _positive(cls, value: float | None) -> float | None:
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"must be a finite number above 0, got {value}")
+        return value
+
+
+class Job(Contract):
+    """A job as the daemon keeps and shows it."""
+
+    job_id: str
+    kind: Literal["reheat", "rl"]
+    status: JobStatus
+    trigger: Literal["manual", "collapse", "follow_up"]
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    parent_version: int
+    version: int | None = None
+    """The version this job published, once it has."""
+    request: JobRequest
+    phase: str = ""
+    step: int = 0
+    steps: int = 0
+    metrics: dict[str, float] = {}
+    error: str | None = None
+    gates: list[dict[str, Any]] = []
+    """Results of the gates: {"name", "passed", "detail"}."""
