@@ -5,13 +5,12 @@ command line. An unknown key or an unusable value raises `ConfigError` that name
 """
 
 import difflib
-import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from reheatd.errors import ConfigError
 
@@ -245,50 +244,27 @@ def load_settings(file: Path | None = None, overrides: dict[str, Any] | None = N
     Raises:
         ConfigError: An unknown key or an unusable value; the message names it, its value and the way out.
     """
-    if file is None:
-        default = Path(DEFAULT_CONFIG_FILE)
-        values: dict[str, Any] = _read_toml(default) if default.is_file() else {}
-    else:
-        values = _read_toml(file)
-    environment = _environment()
-    merged = _merge(_merge(values, environment), overrides or {})
+    if file is not None and not file.is_file():
+        raise ConfigError(f"configuration file {file} does not exist; `reheatd init` writes one")
+    source_file = file or Path(DEFAULT_CONFIG_FILE)
+
+    class WithFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            **_: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=source_file)
+
     try:
-        # Environment values are merged by hand so that the file ranks below them, not above.
-        return Settings.model_validate(merged)
+        return WithFile(**(overrides or {}))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"configuration file {source_file} is not valid TOML: {error}") from error
     except ValidationError as error:
         raise _explain(error) from error
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise ConfigError(f"configuration file {file} does not exist; `reheatd init` writes one") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"configuration file {file} is not valid TOML: {error}") from error
-
-
-def _environment() -> dict[str, Any]:
-    """`REHEATD_SECTION__FIELD` variables as nested values; names that are no field of ours are left alone."""
-    values: dict[str, Any] = {}
-    for name, value in os.environ.items():
-        if not name.startswith("REHEATD_"):
-            continue
-        section, _, field = name.removeprefix("REHEATD_").lower().partition("__")
-        if field and section in Settings.model_fields:
-            parsed: Any = value.split() if field in ("extra_args", "target_modules") else value
-            values.setdefault(section, {})[field] = parsed
-        elif section == "data_dir":
-            values["data_dir"] = value
-    return values
-
-
-def _merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(low)
-    for key, value in high.items():
-        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both_tables else value
-    return merged
 
 
 def _explain(error: ValidationError) -> ConfigError:

@@ -1,0 +1,68 @@
+# Every target sets up what it needs; nothing but Python 3.11, pip and make has to be there before.
+
+PYTHON ?= python3
+# Which vLLM build: CUDA where a driver answers, the CPU build elsewhere. Override with `make ENGINE=cpu ...`.
+ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
+# For machines whose pip does not find the CPU build of torch by itself: the URL of PyTorch's own CPU wheel index.
+TORCH_INDEX ?=
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready-$(ENGINE)
+PIP   := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-lora test-compose lock clean
+
+help:  ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Install everything into .venv, from the lock files
+
+$(READY): pyproject.toml locks/engine-$(ENGINE).lock locks/policy.lock
+	@echo "reheatd: installing for $(ENGINE) into $(VENV) from locks/engine-$(ENGINE).lock (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -r locks/engine-$(ENGINE).lock -r locks/policy.lock || { \
+	  echo "reheatd: installation failed. If pip did not find torch==*+cpu, name PyTorch's CPU wheel index:" >&2; \
+	  echo "reheatd:   make setup TORCH_INDEX=<URL of PyTorch's CPU wheel index>" >&2; exit 1; }
+	@$(PIP) --no-build-isolation -e .
+	@rm -f $(VENV)/.ready-* && touch $@
+
+demo: $(READY)  ## The main job in the open: collapse, detect, reheat, swap, continue RL, with a client running
+	@$(BIN)/reheatd demo
+
+serve: $(READY)  ## Serve the default policy on http://127.0.0.1:8000
+	@$(BIN)/reheatd serve
+
+doctor: $(READY)  ## What is installed, what is missing and what to do about it
+	@$(BIN)/reheatd doctor
+
+test: $(READY)  ## Unit, integration and end-to-end tests, on the real parts
+	@$(BIN)/python -m pytest
+
+test-unit: $(READY)  ## Unit tests only
+	@$(BIN)/python -m pytest tests/unit
+
+lint: $(READY)  ## ruff and pyright
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+format: $(READY)  ## Format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench-cpu-lora: $(READY)  ## The CPU LoRA plugin against vLLM's stock kernels
+	@$(BIN)/python -m bench.cpu_lora
+
+test-compose: $(READY)  ## Build the images and drive a reheat and a swap through the compose stack
+	@$(BIN)/python -m pytest tests/compose
+
+lock:  ## Resolve the lock files again (needs uv; torch's CPU build must be findable, see UV_FIND_LINKS)
+	uv pip compile pyproject.toml --extra worker --extra engine-cpu --extra dev --override locks/overrides.txt \
+	  --python-version 3.11 --no-header --no-emit-find-links --no-emit-index-url -q -o locks/engine-cpu.lock
+	uv pip compile pyproject.toml --extra worker --extra engine-cuda --extra dev \
+	  --python-version 3.11 --no-header --no-emit-find-links --no-emit-index-url -q -o locks/engine-cuda.lock
+
+clean:  ## Remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info

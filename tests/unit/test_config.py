@@ -1,0 +1,61 @@
+"""Settings: precedence of the sources, and errors that name the key and the way out."""
+
+from pathlib import Path
+
+import pytest
+
+from reheatd.config import load_settings
+from reheatd.errors import ConfigError
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "reheatd.toml"
+    file.write_text(text)
+    return file
+
+
+def test_sources_rank_file_below_environment_below_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path, "[entropy]\ninterval_s = 10\ntop_k = 11\n[server]\nport = 1111\n")
+    monkeypatch.setenv("REHEATD_ENTROPY__INTERVAL_S", "20")
+    monkeypatch.setenv("REHEATD_SERVER__PORT", "2222")
+    settings = load_settings(file, {"server": {"port": 3333}})
+    assert settings.entropy.interval_s == 20
+    assert settings.entropy.top_k == 11
+    assert settings.server.port == 3333
+    assert settings.entropy.patience == 2
+
+
+def test_file_in_the_current_folder_is_read_without_being_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "[server]\nport = 4444\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_settings().server.port == 4444
+
+
+def test_unknown_key_names_the_closest_known_one(tmp_path: Path) -> None:
+    file = write(tmp_path, "[entropy]\ninterval = 10\n")
+    with pytest.raises(
+        ConfigError, match=r"unknown configuration key entropy\.interval; did you mean entropy\.interval_s"
+    ) as e:
+        load_settings(file)
+    assert e.value.exit_code == 2
+
+
+def test_unusable_value_names_key_and_value(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"server\.port = 99999: .*65535"):
+        load_settings(write(tmp_path, "[server]\nport = 99999\n"))
+
+
+def test_thresholds_out_of_order_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="collapse_ratio <= recovery_ratio <= warning_ratio"):
+        load_settings(write(tmp_path, "[entropy]\ncollapse_ratio = 0.9\n"))
+
+
+def test_missing_file_and_broken_toml_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist; `reheatd init`"):
+        load_settings(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_settings(write(tmp_path, "[entropy\n"))
