@@ -61,6 +61,8 @@ test-compose: $(READY)  ## Build the images and drive a reheat and a swap throug
 lock:  ## Resolve the lock files again (needs uv; torch's CPU build must be findable, see UV_FIND_LINKS)
 	uv pip compile pyproject.toml --extra worker --extra engine-cpu --extra dev --override locks/overrides.txt \
 	  --python-version 3.11 --no-header --no-emit-find-links --no-emit-index-url -q -o locks/engine-cpu.lock
+	uv pip compile pyproject.toml -c locks/engine-cpu.lock \
+	  --python-version 3.11 --no-header --no-emit-find-links --no-emit-index-url -q -o locks/core.lock
 	uv pip compile pyproject.toml --extra worker --extra engine-cuda --extra dev \
 	  --python-version 3.11 --no-header --no-emit-find-links --no-emit-index-url -q -o locks/engine-cuda.lock
 

@@ -45,6 +45,10 @@ class ServerSection(Section):
 class EngineSection(Section):
     url: str | None = None
     """URL of a vLLM server that is already running; default: start one as a child on loopback."""
+    host: str = "127.0.0.1"
+    """Address an engine of our own listens on. Its adapter endpoints know no keys: keep it off public networks."""
+    port: int = Field(0, ge=0, le=65535)
+    """Port an engine of our own listens on; 0 picks a free one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Which vLLM build to expect; `auto` takes CUDA where a driver is present."""
     max_loras: int = Field(6, ge=4)
