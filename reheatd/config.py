@@ -184,6 +184,16 @@ class RLSection(Section):
     """Adam learning rate of the LoRA weights."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature of the rollouts."""
+    epochs: int = Field(1, ge=1)
+    """Optimiser steps taken on each batch of rollouts."""
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    """The ratio to the policy before the batch's first optimiser step is clipped at 1 - clip_low."""
+    clip_high: float = Field(0.28, gt=0)
+    """The same ratio is clipped at 1 + clip_high; above clip_low it leaves room to explore."""
+    importance_cap: float = Field(2.0, gt=0)
+    """Truncation of the importance weight between the trainer's and the engine's log-probabilities."""
+    normalise_std: bool = False
+    """Whether advantages are divided by their group's standard deviation."""
 
 
 class LoraSection(Section):

@@ -92,6 +92,15 @@ class RLSpec(JobBase):
     max_tokens: int = 48
     learning_rate: float = 1e-4
     temperature: float = 1.0
+    epochs: int = 1
+    """Optimiser steps taken on each batch of rollouts."""
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    """The ratio to the policy before the first of these steps is clipped to [1 - clip_low, 1 + clip_high]."""
+    importance_cap: float = 2.0
+    """Truncation of the importance weight between trainer and sampler."""
+    normalise_std: bool = False
+    """Whether advantages are divided by their group's standard deviation."""
 
 
 JobSpec = Annotated[ReheatSpec | RLSpec, Field(discriminator="kind")]

@@ -1,0 +1,134 @@
+"""The fused losses against plain autograd on the full distributions, in float64."""
+
+import pytest
+import torch
+
+from workers import losses
+from workers.losses import Divergence, chunked_divergence, chunked_logprobs, find_tau, temper, tempered_entropy
+
+SHAPES = [(1, 3, 5), (7, 16, 33), (40, 8, 101)]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several chunks, the last one ragged."""
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 512)
+
+
+def random_case(shape: tuple[int, int, int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    tokens, width, vocabulary = shape
+    generator = torch.Generator().manual_seed(seed)
+    student = torch.randn(tokens, width, generator=generator, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(tokens, width, generator=generator, dtype=torch.float64)
+    head = torch.randn(vocabulary, width, generator=generator, dtype=torch.float64)
+    return student, teacher, head
+
+
+def plain_divergence(q: torch.Tensor, p: torch.Tensor, kind: Divergence) -> torch.Tensor:
+    def kl(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a * (a.log() - b.log())).sum(-1)
+
+    if kind == "forward_kl":
+        return kl(q, p)
+    if kind == "reverse_kl":
+        return kl(p, q)
+    return 0.5 * kl(q, (p + q) / 2) + 0.5 * kl(p, (p + q) / 2)
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("tau", [0.5, 1.7])
+@pytest.mark.parametrize("min_p", [None, 0.2])
+def test_divergence_and_gradient_match_autograd(
+    kind: Divergence, shape: tuple[int, int, int], tau: float, min_p: float | None
+) -> None:
+    student, teacher, head = random_case(shape)
+    weights = torch.rand(shape[0], dtype=torch.float64)
+    value, student_entropy, teacher_entropy = chunked_divergence(
+        student, head, tau=tau, kind=kind, teacher_TD=teacher, min_p=min_p
+    )
+    (gradient,) = torch.autograd.grad((value * weights).sum(), student)
+
+    q = temper(torch.log_softmax(teacher @ head.T, -1), tau, min_p).exp()
+    p = torch.softmax(student @ head.T, -1)
+    expected = plain_divergence(q, p, kind)
+    (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), student)
+
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient, expected_gradient)
+    torch.testing.assert_close(student_entropy, -(p * p.log()).sum(-1))
+    torch.testing.assert_close(teacher_entropy, -(q * q.log()).sum(-1))
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
+def test_live_teacher_is_the_student_without_gradient(kind: Divergence) -> None:
+    student, _, head = random_case(SHAPES[1])
+    live, *_ = chunked_divergence(student, head, tau=1.5, kind=kind)
+    frozen, *_ = chunked_divergence(student, head, tau=1.5, kind=kind, teacher_TD=student.detach())
+    torch.testing.assert_close(live, frozen)
+    (live_gradient,) = torch.autograd.grad(live.sum(), student)
+    (frozen_gradient,) = torch.autograd.grad(frozen.sum(), student)
+    torch.testing.assert_close(live_gradient, frozen_gradient)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_entropy_and_gradients_match_autograd(shape: tuple[int, int, int], temperature: float) -> None:
+    hidden, _, head = random_case(shape)
+    targets = torch.randint(0, shape[2], (shape[0],))
+    weights = torch.rand(shape[0], dtype=torch.float64)
+    logprobs, entropies = chunked_logprobs(hidden, head, targets, temperature=temperature)
+    (gradient,) = torch.autograd.grad((logprobs * weights + 0.3 * entropies).sum(), hidden)
+
+    full = torch.log_softmax(hidden @ head.T / temperature, -1)
+    expected = full.gather(-1, targets[:, None]).squeeze(-1)
+    expected_entropies = -(full.exp() * full).sum(-1)
+    (expected_gradient,) = torch.autograd.grad((expected * weights + 0.3 * expected_entropies).sum(), hidden)
+
+    torch.testing.assert_close(logprobs, expected)
+    torch.testing.assert_close(entropies, expected_entropies)
+    torch.testing.assert_close(gradient, expected_gradient)
+
+
+def test_gradcheck() -> None:
+    student, teacher, head = random_case((4, 3, 9))
+    targets = torch.tensor([0, 3, 8, 2])
+    for kind in ("forward_kl", "reverse_kl", "jsd"):
+        assert torch.autograd.gradcheck(
+            lambda h, kind=kind: chunked_divergence(h, head, tau=1.3, kind=kind, teacher_TD=teacher)[0], student
+        )
+    assert torch.autograd.gradcheck(lambda h: chunked_logprobs(h, head, targets), student)
+
+
+def test_bfloat16_hidden_states_give_float32_values() -> None:
+    student, teacher, head = (x.detach().to(torch.bfloat16) for x in random_case((6, 16, 50)))
+    student.requires_grad_()
+    value, *_ = chunked_divergence(student, head, tau=1.5, kind="forward_kl", teacher_TD=teacher)
+    value.sum().backward()
+    assert value.dtype == torch.float32
+    assert student.grad is not None and student.grad.dtype == torch.bfloat16
+
+
+def test_tail_safe_teacher_keeps_the_tail_and_flattens_the_candidates() -> None:
+    logprobs = torch.log_softmax(torch.tensor([[5.0, 4.0, 3.5, -3.0, -4.0]], dtype=torch.float64), -1)
+    tempered = temper(logprobs, 2.0, min_p=0.1)
+    torch.testing.assert_close(tempered[:, 3:], logprobs[:, 3:])
+    torch.testing.assert_close(tempered.exp().sum(-1), torch.ones(1, dtype=torch.float64))
+    gaps = tempered[0, 0] - tempered[0, 1]
+    torch.testing.assert_close(gaps, torch.tensor(0.5, dtype=torch.float64))
+    assert temper(logprobs, 2.0)[0, 4] > logprobs[0, 4]
+
+
+@pytest.mark.parametrize("target_tau", [0.4, 1.0, 1.8])
+@pytest.mark.parametrize("min_p", [None, 0.05])
+def test_tau_is_found_from_the_target_entropy(target_tau: float, min_p: float | None) -> None:
+    _, teacher, head = random_case((64, 16, 200))
+    logprobs = torch.log_softmax(teacher @ head.T / 2, -1)
+    target = tempered_entropy(logprobs, target_tau, min_p)
+    assert find_tau(logprobs, target, min_p=min_p) == pytest.approx(target_tau, rel=0.01)
+
+
+def test_tau_out_of_reach_is_the_end_of_the_range() -> None:
+    logprobs = torch.log_softmax(torch.randn(8, 20, dtype=torch.float64), -1)
+    assert find_tau(logprobs, 100.0, high=3.0) == pytest.approx(3.0, rel=0.01)
+    assert find_tau(logprobs, 0.0, low=0.2) == pytest.approx(0.2, rel=0.01)

@@ -1,0 +1,197 @@
+"""Rewards, the killable verifier process, task files and accuracy."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from reheatd.entropy.probes import load_probes
+from reheatd.errors import BadInputError, EngineError
+from workers.data.make_arithmetic import problems
+from workers.evaluation import measure_accuracy, wilson_interval
+from workers.rewards import load_reward
+from workers.rewards.verifier import Verifier
+from workers.sampling import Rollout
+from workers.task_data import ARITHMETIC, Messages, Problem, load_prompts, load_task
+
+
+@pytest.mark.parametrize(
+    ("completion", "reward"),
+    [
+        ("5", 1.0),
+        ("The sum of 2 and 3 is 5.", 1.0),
+        ("2 + 3 = 5", 1.0),
+        ("The answer is **5**.", 1.0),
+        ("$\\boxed{5}$", 1.0),
+        ("10/2", 1.0),
+        ("2 + 3 = 6", 0.0),
+        ("five apples", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_numeric_reward(completion: str, reward: float) -> None:
+    assert load_reward("numeric")(completion, "5") == reward
+
+
+def test_exact_reward_ignores_case_and_space_only() -> None:
+    exact = load_reward("exact")
+    assert exact(" Canberra\n", "canberra") == 1.0
+    assert exact("Canberra.", "Canberra") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("fuzzy", "use numeric, exact or module:function"),
+        ("no_such_module_anywhere:f", "No module named"),
+        ("json:no_such_function", "json has no function no_such_function"),
+    ],
+)
+def test_unusable_reward_names_itself(name: str, part: str) -> None:
+    with pytest.raises(BadInputError, match=part) as caught:
+        load_reward(name)
+    assert name in caught.value.message
+
+
+def write_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_reward.py").write_text(
+        "import os, time\n"
+        "def reward(completion, answer):\n"
+        "    print('noise on stdout')\n"
+        "    if completion == 'hang':\n"
+        "        time.sleep(60)\n"
+        "    if completion == 'die':\n"
+        "        os._exit(3)\n"
+        "    if completion == 'raise':\n"
+        "        raise RuntimeError('no')\n"
+        "    if completion == 'nan':\n"
+        "        return float('nan')\n"
+        "    return 0.25 if completion == answer else 0\n"
+    )
+    monkeypatch.chdir(tmp_path)
+
+
+def test_user_function_runs_in_one_persistent_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_reward(tmp_path, monkeypatch)
+    with Verifier("my_reward:reward") as verifier:
+        child = verifier._child
+        assert [verifier.score("a", "a"), verifier.score("b", "a"), verifier.score("é\n", "é\n")] == [0.25, 0.0, 0.25]
+        assert verifier._child is child
+
+
+def test_hanging_dying_and_raising_verifiers_score_zero_and_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_reward(tmp_path, monkeypatch)
+    with Verifier("my_reward:reward", timeout_s=0.5) as verifier:
+        hanging = verifier._child
+        assert hanging is not None
+        start = time.monotonic()
+        assert verifier.score("hang", "a") == 0.0
+        assert time.monotonic() - start < 5
+        with pytest.raises(ProcessLookupError):
+            os.kill(hanging.pid, 0)
+        assert verifier.score("a", "a") == 0.25
+        assert verifier.score("die", "a") == 0.0
+        assert verifier.score("a", "a") == 0.25
+        assert verifier.timeouts == 2
+        assert verifier.score("raise", "a") == 0.0
+        assert verifier.score("nan", "a") == 0.0
+        assert verifier.failures == 2
+
+
+def test_verifier_with_a_reward_that_cannot_load_fails_at_once() -> None:
+    with pytest.raises(BadInputError, match="no_such_module_anywhere"), Verifier("no_such_module_anywhere:f"):
+        pass
+
+
+def test_task_split_is_fixed_and_disjoint(tmp_path: Path) -> None:
+    records = [{"prompt": f"What is {i} + 1?", "answer": i + 1} for i in range(20)]
+    forward, backward = tmp_path / "forward.jsonl", tmp_path / "backward.jsonl"
+    forward.write_text("\n".join(map(json.dumps, records)))
+    backward.write_text("\n\n".join(map(json.dumps, reversed(records))))
+    first, second = load_task(forward, 6), load_task(backward, 6)
+    assert first.held_out == second.held_out
+    assert len(first.held_out) == 6 and len(first.train) == 14
+    assert not {problem.messages[0]["content"] for problem in first.held_out} & {
+        problem.messages[0]["content"] for problem in first.train
+    }
+    assert len(load_task(forward, 100).held_out) == 10
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ('{"prompt": "a", "answer": ', "not valid JSON"),
+        ("[1]", "needs a JSON object, got list"),
+        ('{"prompt": "a"}', '"answer" must be text or a number, got None'),
+        ('{"prompt": "a", "answer": true}', '"answer" must be text or a number'),
+        ('{"answer": "1"}', 'needs either "prompt" or "messages"'),
+        ('{"prompt": "a", "messages": [], "answer": "1"}', 'needs either "prompt" or "messages"'),
+        ('{"prompt": " ", "answer": "1"}', '"prompt" must be text'),
+        ('{"messages": [{"role": "user"}], "answer": "1"}', '"messages" must be a list'),
+    ],
+)
+def test_broken_task_line_is_named(tmp_path: Path, line: str, part: str) -> None:
+    file = tmp_path / "task.jsonl"
+    file.write_text('{"prompt": "a", "answer": "1"}\n\n' + line + "\n")
+    with pytest.raises(BadInputError, match=r"task\.jsonl:3: ") as caught:
+        load_task(file, 1)
+    assert part in caught.value.message
+
+
+def test_missing_task_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"nowhere\.jsonl"):
+        load_task(tmp_path / "nowhere.jsonl", 1)
+
+
+def test_bundled_data() -> None:
+    assert [json.loads(line) for line in ARITHMETIC.read_text().splitlines()] == problems()
+    task = load_task(None, 48)
+    assert len(task.held_out) == 48 and len(task.train) >= 400
+    prompts = {messages[-1]["content"] for messages in load_prompts()}
+    probes = {str(probe[-1]["content"]) for probe in load_probes(None, 64).probes}
+    assert len(prompts) >= 100
+    assert not prompts & probes
+    assert not probes & {problem.messages[-1]["content"] for problem in task.train}
+
+
+def test_wilson_interval_matches_published_values() -> None:
+    assert wilson_interval(15, 30, 0.95) == pytest.approx((0.3315, 0.6685), abs=1e-4)
+    assert wilson_interval(0, 10, 0.95) == pytest.approx((0.0, 0.2775), abs=1e-4)
+
+
+class ScriptedSampler:
+    """Answers from a list."""
+
+    model = "policy-v1"
+
+    def __init__(self, texts: list[str | None]) -> None:
+        self.texts = texts
+        self.temperature: float | None = None
+
+    def sample(self, prompts: Sequence[Messages], *, temperature: float, **_: object) -> list[list[Rollout]]:
+        self.temperature = temperature
+        return [
+            [] if text is None else [Rollout([1], [2], text, [-0.1], self.model, False)]
+            for _, text in zip(prompts, self.texts, strict=True)
+        ]
+
+
+def test_accuracy_is_greedy_and_counts_solved_problems() -> None:
+    held_out = [Problem([{"role": "user", "content": "q"}], answer) for answer in ("1", "2", "3", "4")]
+    sampler = ScriptedSampler(["1", "It is 2.", "5", "no idea"])
+    with Verifier("numeric") as verifier:
+        accuracy = measure_accuracy(sampler, held_out, verifier, max_tokens=4)  # pyright: ignore[reportArgumentType]
+    assert sampler.temperature == 0.0
+    assert accuracy.value == 0.5 and accuracy.problems == 4
+    assert 0 < accuracy.low < 0.5 < accuracy.high < 1
+
+
+def test_accuracy_refuses_missing_answers() -> None:
+    held_out = [Problem([{"role": "user", "content": "q"}], answer) for answer in ("1", "2")]
+    with Verifier("exact") as verifier, pytest.raises(EngineError, match="no answer to 1 of 2"):
+        measure_accuracy(ScriptedSampler(["1", None]), held_out, verifier, max_tokens=4)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,1 @@
+"""Bundled data: training prompts, the arithmetic task and its generator."""

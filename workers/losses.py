@@ -1,0 +1,231 @@
+"""Losses fused with the frozen LM head: full-vocabulary divergences and policy gradients without [T, V] logits.
+
+Tokens are processed in chunks. Per chunk the logits are computed from the hidden states, the value and its gradient
+with respect to the logits follow in closed form, the gradient is multiplied back through the head at once, and the
+chunk is discarded. The head is frozen under LoRA, so only the gradient with respect to the hidden states, [T, D], is
+kept. Peak memory is O(chunk * V).
+
+Axes: T tokens, D hidden size, V vocabulary. All values are in nats.
+"""
+
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
+
+JSD_BETA = 0.5
+CHUNK_ELEMENTS = 1 << 23
+"""Elements of one chunk of logits, 32 MB in float32."""
+
+
+def chunk_tokens(vocabulary: int) -> int:
+    """Tokens per chunk of logits."""
+    return max(1, CHUNK_ELEMENTS // vocabulary)
+
+
+def temper(logprobs_TV: Tensor, tau: float, min_p: float | None = None) -> Tensor:
+    """Log-probabilities of the teacher: the policy's own distribution at temperature `tau`.
+
+    Args:
+        logprobs_TV: The policy's log-probabilities at temperature 1.
+        min_p: Tail-safe teacher: only candidates with p >= min_p * max p are re-tempered, among themselves and
+            keeping their total mass; every other token keeps its own probability.
+    """
+    if min_p is None:
+        return torch.log_softmax(logprobs_TV / tau, dim=-1)
+    tail_TV = logprobs_TV < logprobs_TV.amax(-1, keepdim=True) + torch.tensor(min_p).log().to(logprobs_TV)
+    log_mass_T1 = logprobs_TV.masked_fill(tail_TV, -torch.inf).logsumexp(-1, keepdim=True)
+    candidates_TV = torch.log_softmax((logprobs_TV / tau).masked_fill(tail_TV, -torch.inf), dim=-1)
+    return torch.where(tail_TV, logprobs_TV, candidates_TV + log_mass_T1)
+
+
+def entropy(logprobs_TV: Tensor) -> Tensor:
+    """Entropy of each row, [T]."""
+    return -(logprobs_TV.exp() * logprobs_TV).sum(-1)
+
+
+def divergence_and_grad(teacher_TV: Tensor, student_TV: Tensor, kind: Divergence) -> tuple[Tensor, Tensor]:
+    """D(teacher, student) per row and its gradient with respect to the student's logits.
+
+    With q the teacher, p the student, M = b q + (1 - b) p and b = 0.5 (both arguments are log-probabilities):
+        forward KL  sum q log(q/p)                             dD/dz = p - q
+        reverse KL  sum p log(p/q)                             dD/dz = p (log(p/q) - D)
+        JSD(b)      b KL(q||M) + (1 - b) KL(p||M)              dD/dz = (1 - b) p (log(p/M) - sum p log(p/M))
+    """
+    p_TV = student_TV.exp()
+    if kind == "forward_kl":
+        q_TV = teacher_TV.exp()
+        return (q_TV * (teacher_TV - student_TV)).sum(-1), p_TV.sub_(q_TV)
+    if kind == "reverse_kl":
+        log_ratio_TV = student_TV - teacher_TV
+        value_T = (p_TV * log_ratio_TV).sum(-1)
+        return value_T, p_TV.mul_(log_ratio_TV.sub_(value_T[:, None]))
+    log_beta, log_rest = torch.tensor([JSD_BETA, 1 - JSD_BETA]).log().to(student_TV)
+    mixture_TV = torch.logaddexp(teacher_TV + log_beta, student_TV + log_rest)
+    log_ratio_TV = student_TV - mixture_TV
+    student_T = (p_TV * log_ratio_TV).sum(-1)
+    teacher_T = (teacher_TV.exp() * (teacher_TV - mixture_TV)).sum(-1)
+    value_T = JSD_BETA * teacher_T + (1 - JSD_BETA) * student_T
+    return value_T, p_TV.mul_(log_ratio_TV.sub_(student_T[:, None])).mul_(1 - JSD_BETA)
+
+
+def chunked_divergence(
+    student_TD: Tensor,
+    head_VD: Tensor,
+    *,
+    tau: float,
+    kind: Divergence,
+    teacher_TD: Tensor | None = None,
+    min_p: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Divergence between the tempered teacher and the student at every token.
+
+    Args:
+        student_TD: Hidden states of the student; the gradient flows into these only.
+        teacher_TD: Hidden states of the teacher; None: the live teacher, the student itself without gradient.
+
+    Returns:
+        Divergence [T] (differentiable), student entropy [T] and teacher entropy [T] (both without gradient).
+    """
+    return cast(
+        tuple[Tensor, Tensor, Tensor],
+        _ChunkedDivergence.apply(student_TD, head_VD, teacher_TD, tau, kind, min_p),
+    )
+
+
+class _ChunkedDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student_TD: Tensor,
+        head_VD: Tensor,
+        teacher_TD: Tensor | None,
+        tau: float,
+        kind: Divergence,
+        min_p: float | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        values, student_entropies, teacher_entropies, grads = [], [], [], []
+        size = chunk_tokens(head_VD.shape[0])
+        for start in range(0, student_TD.shape[0], size):
+            part = slice(start, start + size)
+            student_cV = _logprobs(student_TD[part], head_VD)
+            policy_cV = student_cV if teacher_TD is None else _logprobs(teacher_TD[part], head_VD)
+            teacher_cV = temper(policy_cV, tau, min_p)
+            student_entropies.append(entropy(student_cV))
+            teacher_entropies.append(entropy(teacher_cV))
+            value_c, grad_cV = divergence_and_grad(teacher_cV, student_cV, kind)
+            values.append(value_c)
+            if ctx.needs_input_grad[0]:
+                # One row's divergence depends on that row's hidden state alone: this is the whole Jacobian.
+                grads.append(grad_cV.to(head_VD.dtype) @ head_VD)
+        if grads:
+            ctx.save_for_backward(torch.cat(grads))
+        outputs = torch.cat(values), torch.cat(student_entropies), torch.cat(teacher_entropies)
+        ctx.mark_non_differentiable(*outputs[1:])
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_T: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (jacobian_TD,) = ctx.saved_tensors
+        return _scaled(grad_T, jacobian_TD), None, None, None, None, None
+
+
+def chunked_logprobs(
+    hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target token and entropy of each distribution, softmax(logits / temperature).
+
+    Returns:
+        log-probabilities [T] and entropies [T], both differentiable with respect to `hidden_TD`.
+    """
+    return cast(tuple[Tensor, Tensor], _ChunkedLogprobs.apply(hidden_TD, head_VD, targets_T, temperature))
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    """d log p(x) / dz = onehot(x) - p;  dH / dz = -p (log p + H); both over the temperature."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        values, entropies, grads = [], [], []
+        size = chunk_tokens(head_VD.shape[0])
+        for start in range(0, hidden_TD.shape[0], size):
+            part = slice(start, start + size)
+            logprobs_cV = _logprobs(hidden_TD[part], head_VD, temperature)
+            values.append(logprobs_cV.gather(-1, targets_T[part, None]).squeeze(-1))
+            entropies.append(entropy(logprobs_cV))
+            if ctx.needs_input_grad[0]:
+                grad_cV = logprobs_cV.exp_().neg_()
+                grad_cV.scatter_add_(-1, targets_T[part, None], torch.ones_like(values[-1])[:, None])
+                grads.append(grad_cV.div_(temperature).to(head_VD.dtype) @ head_VD)
+        if grads:
+            ctx.save_for_backward(torch.cat(grads), hidden_TD, head_VD)
+        ctx.temperature = temperature
+        ctx.set_materialize_grads(False)
+        return torch.cat(values), torch.cat(entropies)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_T: Tensor | None, entropy_grad_T: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        jacobian_TD, hidden_TD, head_VD = ctx.saved_tensors
+        grad_TD = torch.zeros_like(hidden_TD)
+        if grad_T is not None:
+            grad_TD = grad_TD + _scaled(grad_T, jacobian_TD)
+        if entropy_grad_T is not None:
+            grad_TD = grad_TD + _scaled(entropy_grad_T, _entropy_jacobian(hidden_TD, head_VD, ctx.temperature))
+        return grad_TD, None, None, None
+
+
+def _entropy_jacobian(hidden_TD: Tensor, head_VD: Tensor, temperature: float) -> Tensor:
+    """dH/dh, [T, D]; recomputes the logits, so that a run without entropy bonus never pays for it."""
+    size = chunk_tokens(head_VD.shape[0])
+    parts = []
+    for start in range(0, hidden_TD.shape[0], size):
+        logprobs_cV = _logprobs(hidden_TD[start : start + size], head_VD, temperature)
+        grad_cV = -logprobs_cV.exp() * (logprobs_cV + entropy(logprobs_cV)[:, None]) / temperature
+        parts.append(grad_cV.to(head_VD.dtype) @ head_VD)
+    return torch.cat(parts)
+
+
+def tempered_entropy(logprobs_TV: Tensor, tau: float, min_p: float | None = None) -> float:
+    """Mean entropy of the tempered teacher, nats per token."""
+    return float(entropy(temper(logprobs_TV, tau, min_p)).mean())
+
+
+def find_tau(
+    logprobs_TV: Tensor, target: float, *, min_p: float | None = None, low: float = 0.05, high: float = 8.0
+) -> float:
+    """Temperature in [low, high] at which the teacher's mean entropy is `target`, by bisection on log tau.
+
+    Entropy grows with temperature, so the root is unique; a target out of reach gives the nearer end.
+    """
+    for _ in range(12):
+        middle = (low * high) ** 0.5
+        if tempered_entropy(logprobs_TV, middle, min_p) < target:
+            low = middle
+        else:
+            high = middle
+    return (low * high) ** 0.5
+
+
+def logprobs_of_states(hidden_TD: Tensor, head_VD: Tensor, limit: int) -> Tensor:
+    """Log-probabilities [at most `limit`, V] of evenly spaced states, for quantities that need several passes."""
+    stride = max(1, -(-hidden_TD.shape[0] // limit))
+    with torch.no_grad():
+        return _logprobs(hidden_TD[::stride], head_VD)
+
+
+def _logprobs(hidden_cD: Tensor, head_VD: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(h W^T / temperature) of one chunk, at least float32."""
+    logits_cV = hidden_cD.to(head_VD.dtype) @ head_VD.T
+    logits_cV = logits_cV.to(torch.promote_types(logits_cV.dtype, torch.float32))
+    return torch.log_softmax(logits_cV if temperature == 1.0 else logits_cV / temperature, dim=-1)
+
+
+def _scaled(grad_T: Tensor, jacobian_TD: Tensor) -> Tensor:
+    return (grad_T[:, None] * jacobian_TD).to(jacobian_TD.dtype)

@@ -1,0 +1,253 @@
+"""The policy in the trainer: one frozen base model, a LoRA student being trained and a frozen LoRA teacher on it.
+
+The base model is in memory once. The student starts as the parent version's adapter, the teacher is that same
+adapter and never changes; for version 0 the teacher is the base model itself.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from reheatd.errors import BadInputError
+from reheatd.jobs.contracts import LoraConfig
+from workers.losses import chunked_logprobs
+
+STUDENT = "student"
+TEACHER = "teacher"
+DtypeName = Literal["auto", "float32", "bfloat16"]
+
+FORBIDDEN_TARGETS = ("lm_head", "embed_tokens", "wte", "embed_out", "embed_in")
+"""Never LoRA targets: the losses rely on a frozen head, and the engine does not take adapters for these."""
+LOGIT_TRANSFORMS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
+"""Configuration keys of models whose logits are not hidden @ head.T, with the value that means "not used"."""
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Prompts with completions, right-padded. B sequences, L positions, T completion tokens in all."""
+
+    ids_BL: Tensor
+    rows_T: Tensor
+    """Sequence of each completion token."""
+    positions_T: Tensor
+    """Position whose hidden state predicts the completion token (one before the token itself)."""
+    targets_T: Tensor
+    """The completion tokens."""
+
+    @classmethod
+    def build(cls, sequences: Sequence[tuple[list[int], list[int]]], device: torch.device) -> "TokenBatch":
+        """From (prompt ids, completion ids) pairs; prompts must not be empty."""
+        length = max(len(prompt) + len(completion) for prompt, completion in sequences)
+        ids = torch.zeros(len(sequences), length, dtype=torch.long)
+        rows: list[int] = []
+        positions: list[int] = []
+        for row, (prompt, completion) in enumerate(sequences):
+            ids[row, : len(prompt) + len(completion)] = torch.tensor(prompt + completion)
+            rows += [row] * len(completion)
+            positions += range(len(prompt) - 1, len(prompt) + len(completion) - 1)
+        rows_T, positions_T = torch.tensor(rows, dtype=torch.long), torch.tensor(positions, dtype=torch.long)
+        targets_T = ids[rows_T, positions_T + 1]
+        return cls(ids.to(device), rows_T.to(device), positions_T.to(device), targets_T.to(device))
+
+
+def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices grouped by similar length, so that no group holds more than `max_tokens` padded tokens.
+
+    A sequence longer than `max_tokens` gets a group of its own.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= max_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+class Policy:
+    """A base model with a trainable student adapter; build one with `Policy.load`."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, peft: PeftModel, *, has_teacher: bool
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.device = model.device
+        self._model = model
+        self._peft = peft
+        self._has_teacher = has_teacher
+        self.head_VD = _plain_head(model)
+        peft.eval()  # the adapters have no dropout; nothing else here differs between training and evaluation
+
+    @classmethod
+    def load(
+        cls,
+        model_path: Path,
+        lora: LoraConfig,
+        parent_adapter: Path | None = None,
+        *,
+        dtype: DtypeName = "auto",
+        device: str | None = None,
+        seed: int = 0,
+    ) -> "Policy":
+        """Loads the base model and puts the student (and teacher) adapter on it.
+
+        Args:
+            lora: Shape of a new adapter; a parent's own rank, alpha and targets win where there is a parent.
+            parent_adapter: Folder of the parent version; None starts from the bare base model.
+            dtype: Of the frozen base; LoRA weights are always float32. See `choose_dtype`.
+
+        Raises:
+            BadInputError: The LoRA would target the head or embeddings, or the model transforms its logits.
+        """
+        torch_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=choose_dtype(dtype, torch_device))
+        tokenizer = AutoTokenizer.from_pretrained(model_path)
+        model = cast(PreTrainedModel, model.to(torch_device))
+        return cls.on_model(model, tokenizer, lora, parent_adapter, seed=seed)
+
+    @classmethod
+    def on_model(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        lora: LoraConfig,
+        parent_adapter: Path | None = None,
+        *,
+        seed: int = 0,
+    ) -> "Policy":
+        """The same on a model already in memory; its weights are frozen."""
+        forbidden = sorted(set(lora.target_modules) & set(FORBIDDEN_TARGETS))
+        if forbidden:
+            raise BadInputError(
+                f"lora.target_modules names {', '.join(forbidden)}; the head and embeddings stay frozen, remove them",
+                param="lora.target_modules",
+            )
+        torch.manual_seed(seed)
+        if parent_adapter is None:
+            config = PeftLoraConfig(
+                r=lora.rank,
+                lora_alpha=cast(int, lora.alpha),
+                target_modules=lora.target_modules,
+                task_type="CAUSAL_LM",
+            )
+            peft = cast(PeftModel, get_peft_model(model, config, adapter_name=STUDENT))
+        else:
+            peft = PeftModel.from_pretrained(model, parent_adapter, adapter_name=STUDENT, is_trainable=True)
+            peft.load_adapter(str(parent_adapter), adapter_name=TEACHER, is_trainable=False)
+        return cls(model, tokenizer, peft, has_teacher=parent_adapter is not None)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The student's LoRA weights, float32."""
+        return [weight for name, weight in self._peft.named_parameters() if "lora_" in name and f".{STUDENT}." in name]
+
+    @contextmanager
+    def as_teacher(self) -> Iterator[None]:
+        """Inside, the model computes with the parent's adapter, and no gradient is recorded."""
+        if not self._has_teacher:
+            with self.as_base():
+                yield
+            return
+        self._peft.set_adapter(TEACHER, inference_mode=True)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._peft.set_adapter(STUDENT)
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Inside, the model computes without any adapter, and no gradient is recorded."""
+        with self._peft.disable_adapter(), torch.no_grad():
+            yield
+
+    def hidden(self, batch: TokenBatch) -> Tensor:
+        """Hidden states after the final norm at the positions that predict the completion tokens: [T, D].
+
+        Padding is on the right and attention is causal, so no real token ever sees it and no mask is needed.
+        """
+        output = self._model.base_model(input_ids=batch.ids_BL, use_cache=False)
+        return output.last_hidden_state[batch.rows_T, batch.positions_T]
+
+    def logprobs(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
+        """log p of every completion token under the adapter now active, nats, without gradient."""
+        with torch.no_grad():
+            batch = TokenBatch.build(sequences, self.device)
+            logprobs_T, _ = chunked_logprobs(self.hidden(batch), self.head_VD, batch.targets_T)
+        split = torch.split(logprobs_T.cpu(), [len(completion) for _, completion in sequences])
+        return [part.tolist() for part in split]
+
+    def save(self, folder: Path, model_path: Path) -> None:
+        """Writes the student as `adapter_model.safetensors` and `adapter_config.json`, atomically, world-readable.
+
+        Args:
+            folder: Must not exist yet; it appears complete or not at all.
+            model_path: Recorded as the adapter's base model.
+        """
+        config = self._peft.peft_config[STUDENT].to_dict()
+        config.update(base_model_name_or_path=str(model_path), inference_mode=True)
+        weights = get_peft_model_state_dict(self._peft, adapter_name=STUDENT)
+        scratch = folder.with_name(folder.name + ".tmp")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        tensors = {name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()}
+        save_file(tensors, scratch / "adapter_model.safetensors", metadata={"format": "pt"})
+        (scratch / "adapter_config.json").write_text(json.dumps(_jsonable(config), indent=2, sort_keys=True) + "\n")
+        for file in scratch.iterdir():
+            file.chmod(0o644)
+            _fsync(file)
+        scratch.rename(folder)
+        _fsync(folder.parent)
+
+
+def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 on CUDA and on CPUs with native bfloat16 products (2.5x faster there), else float32."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _plain_head(model: PreTrainedModel) -> Tensor:
+    """The LM head's weight [V, D]; raises BadInputError when logits are more than hidden @ head.T."""
+    config = model.config.get_text_config()
+    for key, unused in LOGIT_TRANSFORMS.items():
+        value = getattr(config, key, unused)
+        if value is not None and value != unused:
+            raise BadInputError(
+                f"the policy's configuration has {key} = {value}, which the fused losses do not support; "
+                "use a model whose logits are the plain product of hidden state and LM head"
+            )
+    head = model.get_output_embeddings()
+    if head is None or getattr(head, "bias", None) is not None:
+        raise BadInputError(f"{type(model).__name__} has no LM head without bias; use a plain causal language model")
+    return cast(Tensor, head.weight).detach()
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, set):
+        return sorted(value)
+    return value.value if isinstance(value, Enum) else value
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

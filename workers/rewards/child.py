@@ -1,0 +1,54 @@
+"""The child process of `workers.rewards.verifier`: reads requests on stdin, writes one reply per line."""
+
+import ctypes
+import json
+import math
+import os
+import signal
+import sys
+
+from reheatd.errors import BadInputError
+from workers.rewards import load_reward
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Serves one reward until stdin ends. Arguments: the reward's name and the parent's process id."""
+    _die_with_parent(int(sys.argv[2]))
+    # Replies keep the real stdout to themselves: whatever the reward prints goes to stderr.
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def reply(message: dict[str, object]) -> None:
+        replies.write(json.dumps(message) + "\n")
+        replies.flush()
+
+    try:
+        reward = load_reward(sys.argv[1])
+    except BadInputError as error:
+        reply({"error": error.message})
+        return
+    reply({"ready": True})
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            value = float(reward(request["completion"], request["answer"]))
+            if not math.isfinite(value):
+                raise ValueError(f"the reward returned {value}")
+        except Exception as error:  # whatever a reward raises on one completion must not end the run
+            reply({"error": f"{type(error).__name__}: {error}"})
+        else:
+            reply({"reward": value})
+
+
+def _die_with_parent(parent: int) -> None:
+    """On Linux, a reward that hangs ends with the worker even when the worker is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""TS-OPSD: temperature-scaled on-policy self-distillation (arXiv 2606.00755).
+
+    L(theta) = E_x E_{y ~ pi_theta} [ 1/|y| sum_t D( softmax(z_c(s_t) / tau), pi_theta(. | s_t) ) ]
+
+z_c are the logits of the policy the job started from (`frozen`) or of the student itself (`live`). tau > 1 reheats,
+tau < 1 cools; the code is the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from reheatd.errors import BadInputError, EngineError
+from reheatd.jobs.contracts import EntropyEstimate, ReheatSpec
+from workers.losses import chunked_divergence, entropy, find_tau, logprobs_of_states
+from workers.optimisation import make_optimizer, optimizer_step
+from workers.policy import Policy, TokenBatch, micro_batches
+from workers.progress import Progress
+from workers.sampling import Rollout, Sampler
+from workers.task_data import Messages
+
+BISECTION_STATES = 192
+"""States whose full distributions are held while tau is searched."""
+TEACHER_REACH = 1.15
+"""How far beyond the target the teacher aims (1 / reach when cooling): the student approaches the teacher only
+asymptotically, so a teacher exactly at the target would never be reached."""
+SLACK = 0.05
+"""The target counts as reached this share of it early: the probe estimate's own standard error is larger."""
+MICRO_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class ReheatOutcome:
+    steps: int
+    tau: float
+    entropy_before: EntropyEstimate
+    entropy_after: EntropyEstimate
+    stopped: Literal["target", "steps"]
+
+
+class Reheater:
+    """One TS-OPSD run: refresh the rollouts from the served student, train on them, stop on the target."""
+
+    def __init__(
+        self, policy: Policy, spec: ReheatSpec, sampler: Sampler, prompts: Sequence[Messages], progress: Progress
+    ) -> None:
+        if spec.tau is None and spec.target_entropy is None:
+            raise BadInputError("a reheat needs tau or a target entropy; give one of them", param="tau")
+        self._policy = policy
+        self._spec = spec
+        self._sampler = sampler
+        self._prompts = prompts
+        self._progress = progress
+        self._optimizer = make_optimizer(policy.parameters(), spec.learning_rate)
+        self._tau = spec.tau or 1.0
+
+    def run(self) -> ReheatOutcome:
+        """Trains until the target or the step budget; the sampler then serves the final student."""
+        spec = self._spec
+        self._progress.report("measuring", 0)
+        before = measured = self._sampler.measure_entropy(spec.seed)
+        step = 0
+        while step < spec.steps and not self._reached(before, measured):
+            rollouts = self._refresh(step)
+            if spec.tau is None:
+                self._tau = self._search_tau(rollouts, before, measured)
+            for first in range(0, len(rollouts), spec.prompts_per_step):
+                if step == spec.steps:
+                    break
+                metrics = self._train_step(rollouts[first : first + spec.prompts_per_step], step)
+                step += 1
+                self._progress.report("training", step, metrics | {"tau": self._tau})
+            self._sampler.publish(self._policy, step)
+            self._progress.report("measuring", step)
+            measured = self._sampler.measure_entropy(spec.seed + step)
+            self._progress.report("measuring", step, {"probe_entropy": measured.mean})
+        stopped = "target" if self._reached(before, measured) else "steps"
+        return ReheatOutcome(step, self._tau, before, measured, stopped)
+
+    def _reached(self, before: EntropyEstimate, now: EntropyEstimate) -> bool:
+        target = self._spec.target_entropy
+        if target is None:
+            return False
+        if target >= before.mean:
+            return now.mean >= target * (1 - SLACK)
+        return now.mean <= target * (1 + SLACK)
+
+    def _refresh(self, step: int) -> list[Rollout]:
+        """Samples the rollouts of the next `refresh_every` steps, one per prompt."""
+        spec = self._spec
+        self._progress.report("sampling", step)
+        count = spec.prompts_per_step * spec.refresh_every
+        start = step * spec.prompts_per_step
+        chosen = [self._prompts[(start + i) % len(self._prompts)] for i in range(count)]
+        groups = self._sampler.sample(chosen, n=1, max_tokens=spec.max_tokens, temperature=1.0, seed=spec.seed + step)
+        rollouts = [rollout for group in groups for rollout in group]
+        if not rollouts:
+            raise EngineError(f"{self._sampler.model} sampled no tokens for any of {count} prompts; is it broken?")
+        return rollouts
+
+    def _search_tau(self, rollouts: list[Rollout], before: EntropyEstimate, measured: EntropyEstimate) -> float:
+        """Temperature at which the teacher's entropy is the target (and a little more) on these rollouts.
+
+        Training prompts are not the probes, so the target is scaled by the student's own entropy on the two.
+        """
+        target = self._spec.target_entropy
+        assert target is not None
+        reach = TEACHER_REACH if target >= before.mean else 1 / TEACHER_REACH
+        batch = _batch(rollouts, self._policy.device)
+        with torch.no_grad():
+            student = self._policy.hidden(batch)
+        student_entropy = float(entropy(logprobs_of_states(student, self._policy.head_VD, BISECTION_STATES)).mean())
+        if self._spec.teacher == "frozen":
+            with self._policy.as_teacher():
+                states = self._policy.hidden(batch)
+        else:
+            states = student
+        logprobs_TV = logprobs_of_states(states, self._policy.head_VD, BISECTION_STATES)
+        prompts_to_probes = min(2.0, max(0.5, student_entropy / max(measured.mean, 1e-3)))
+        return find_tau(logprobs_TV, target * prompts_to_probes * reach, min_p=self._spec.min_p)
+
+    def _train_step(self, rollouts: list[Rollout], step: int) -> dict[str, float]:
+        """One optimiser step on the mean over rollouts of the mean divergence over their tokens."""
+        policy, spec = self._policy, self._spec
+        totals = {"loss": 0.0, "entropy": 0.0, "teacher_entropy": 0.0}
+        tokens = sum(len(rollout.token_ids) for rollout in rollouts)
+        lengths = [len(rollout.prompt_ids) + len(rollout.token_ids) for rollout in rollouts]
+        for indices in micro_batches(lengths, MICRO_BATCH_TOKENS):
+            part = [rollouts[i] for i in indices]
+            batch = _batch(part, policy.device)
+            teacher_TD = None
+            if spec.teacher == "frozen":
+                with policy.as_teacher():
+                    teacher_TD = policy.hidden(batch)
+            divergence_T, student_T, teacher_T = chunked_divergence(
+                policy.hidden(batch),
+                policy.head_VD,
+                tau=self._tau,
+                kind=spec.divergence,
+                teacher_TD=teacher_TD,
+                min_p=spec.min_p,
+            )
+            per_sequence = torch.tensor([1.0 / (len(r.token_ids) * len(rollouts)) for r in part], device=policy.device)
+            loss = (divergence_T * per_sequence[batch.rows_T]).sum()
+            loss.backward()
+            totals["loss"] += loss.item()
+            totals["entropy"] += float(student_T.sum()) / tokens
+            totals["teacher_entropy"] += float(teacher_T.sum()) / tokens
+        grad_norm = optimizer_step(self._optimizer, policy.parameters(), spec.learning_rate, step)
+        return totals | {"grad_norm": grad_norm}
+
+
+def _batch(rollouts: Sequence[Rollout], device: torch.device) -> TokenBatch:
+    return TokenBatch.build([(rollout.prompt_ids, rollout.token_ids) for rollout in rollouts], device)
