@@ -1,0 +1,213 @@
+"""Token entropy from what a server tells about each token: its top-k logprobs and the sampled token's logprob.
+
+With H(s) = -sum_v p(v|s) log p(v|s) the entropy of the next token in state s, in nats, every estimator here works on
+the states a policy visits when it samples at temperature 1. Array names carry their axes: T tokens, K top entries,
+S sequences.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from reheatd.errors import BadInputError
+from reheatd.jobs.contracts import EntropyEstimate
+
+Floats = NDArray[np.float64]
+
+# Below this a tail mass is rounding of the engine's fp32 logprobs, not probability.
+MASS_FLOOR = 1e-7
+
+
+@dataclass(frozen=True)
+class TailModel:
+    """c(s) = w0 + w1 log p_k + w2 log m: predicted mean surprisal of the tokens outside the top k, in nats.
+
+    p_k is the probability at the edge of the top k and m the mass outside it. The default, 2 - log p_k, says that a
+    token drawn from the tail is typically e^2 times rarer than the edge; it serves until windows have been seen, and
+    is within a few per cent of the fitted model's variance on small language models. Whatever the weights are, the
+    estimate stays unbiased; they decide its variance only.
+    """
+
+    w0: float = 2.0
+    w1: float = -1.0
+    w2: float = 0.0
+
+    def predict(self, log_edge_T: Floats, log_mass_T: Floats, vocab_size: int | None = None) -> Floats:
+        """c for every token, kept between what the edge, the mass and the vocabulary make possible."""
+        c_T = self.w0 + self.w1 * log_edge_T + self.w2 * log_mass_T
+        c_T = np.maximum(c_T, np.maximum(-log_edge_T, -log_mass_T))
+        return c_T if vocab_size is None else np.minimum(c_T, np.log(vocab_size) - log_mass_T)
+
+
+@dataclass(frozen=True)
+class TailMoments:
+    """Sufficient statistics of the regression behind `TailModel`: features against surprisal of tail draws.
+
+    A draw that fell outside the top k is a fair sample of the tail's surprisal in its state, so least squares over
+    such draws fits c(s). Old windows fade by `DECAY`, because the policy changes; a ridge towards the default weights
+    carries windows with few tail draws.
+    """
+
+    gram: Floats = field(default_factory=lambda: np.zeros((3, 3)))
+    cross: Floats = field(default_factory=lambda: np.zeros(3))
+    draws: float = 0.0
+
+    DECAY = 0.98
+    # Residual variance over prior variance of each weight: sd 2 nats over sd 1.5, 0.7 and 0.5.
+    RIDGE = (1.8, 8.0, 16.0)
+
+    @classmethod
+    def of(cls, features_N3: Floats, surprisal_N: Floats) -> "TailMoments":
+        return cls(features_N3.T @ features_N3, features_N3.T @ surprisal_N, float(len(surprisal_N)))
+
+    def __add__(self, other: "TailMoments") -> "TailMoments":
+        return TailMoments(self.gram + other.gram, self.cross + other.cross, self.draws + other.draws)
+
+    def followed_by(self, newer: "TailMoments") -> "TailMoments":
+        """These statistics, faded by one window, plus `newer`."""
+        return TailMoments(self.DECAY * self.gram, self.DECAY * self.cross, self.DECAY * self.draws) + newer
+
+    def fit(self) -> TailModel:
+        prior = TailModel()
+        ridge = np.diag(self.RIDGE)
+        prior_weights = np.array([prior.w0, prior.w1, prior.w2])
+        weights = np.linalg.solve(self.gram + ridge, self.cross + ridge @ prior_weights)
+        return TailModel(*(float(weight) for weight in weights))
+
+
+@dataclass(frozen=True)
+class TokenEstimates:
+    """Every estimator's value for each token, nats."""
+
+    monte_carlo_T: Floats
+    """-log p(x): unbiased, noisy."""
+    truncated_T: Floats
+    """-sum of p log p over the top k: biased low by the whole tail."""
+    control_variate_T: Floats
+    """Unbiased for draws at temperature 1, with most of Monte Carlo's variance gone."""
+    lower_T: Floats
+    """Deterministic lower bound, whatever x was."""
+    upper_T: Floats | None
+    """Deterministic upper bound; needs the vocabulary's size."""
+    tail: TailMoments
+
+
+def estimate_tokens(
+    sampled_T: ArrayLike, top_TK: ArrayLike, tail: TailModel, vocab_size: int | None = None
+) -> TokenEstimates:
+    """Entropy of the next-token distribution at each visited state.
+
+    The control variate is H^ = H_k + m c(s) + 1[x outside] (-log p(x) - c(s)), with H_k the top entries' share of the
+    entropy and m the mass outside them. It is unbiased only if "the top" is a set that the draw x has no part in
+    choosing. Equal probabilities at the edge are common (logits in bf16: two in five tokens), and a server breaks
+    such ties as it likes, so here the top is every listed token strictly more probable than the last one listed:
+    decided by values alone, at the cost of the last entry.
+
+    Args:
+        sampled_T: Logprob of the token drawn at temperature 1, nats.
+        top_TK: The k largest logprobs in descending order; rows shorter than k (a tiny vocabulary) end in -inf.
+        tail: c(s); must have been fixed before these tokens were drawn.
+        vocab_size: V; without it there is no upper bound.
+    """
+    sampled_T = np.asarray(sampled_T, dtype=np.float64)
+    top_TK = np.asarray(top_TK, dtype=np.float64)
+    terms_TK = _plogp(top_TK)
+    edge_T = top_TK[:, -1]
+    complete_T = np.isneginf(edge_T)  # the whole vocabulary is listed: no tail
+    log_edge_T = np.where(complete_T, 0.0, edge_T)
+
+    strict_TK = top_TK > edge_T[:, None]
+    mass_T = _tail_mass(np.exp(top_TK) * strict_TK, complete_T)
+    log_mass_T = np.log(np.maximum(mass_T, MASS_FLOOR))
+    outside_T = sampled_T <= edge_T
+    c_T = tail.predict(log_edge_T, log_mass_T, vocab_size)
+    control_variate_T = (terms_TK * strict_TK).sum(axis=1) + mass_T * c_T + outside_T * (-sampled_T - c_T)
+    features_N3 = np.stack([np.ones_like(log_edge_T), log_edge_T, log_mass_T], axis=1)[outside_T]
+
+    truncated_T = terms_TK.sum(axis=1)
+    rest_T = _tail_mass(np.exp(top_TK), complete_T)
+    log_rest_T = np.log(np.maximum(rest_T, MASS_FLOOR))
+    lower_T = truncated_T + rest_T * np.maximum(0.0, np.maximum(-log_edge_T, -log_rest_T))
+    upper_T = None
+    if vocab_size is not None:
+        unlisted = max(vocab_size - top_TK.shape[1], 1)
+        upper_T = truncated_T + rest_T * (np.log(unlisted) - log_rest_T)
+    return TokenEstimates(
+        -sampled_T,
+        truncated_T,
+        control_variate_T,
+        lower_T,
+        upper_T,
+        TailMoments.of(features_N3, -sampled_T[outside_T]),
+    )
+
+
+def _plogp(logprobs: Floats) -> Floats:
+    """-p log p, 0 where p is 0."""
+    finite = np.where(np.isneginf(logprobs), 0.0, logprobs)
+    return -np.exp(logprobs) * finite
+
+
+def _tail_mass(listed_TK: Floats, complete_T: NDArray[np.bool_]) -> Floats:
+    return np.where(complete_T, 0.0, np.clip(1.0 - listed_TK.sum(axis=1), 0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class SequenceTotals:
+    """Sum over tokens and number of tokens of each sequence (or of each cluster of sequences)."""
+
+    sums_S: Floats
+    counts_S: Floats
+
+    @classmethod
+    def of(cls, values_by_sequence: Sequence[ArrayLike]) -> "SequenceTotals":
+        arrays = [np.asarray(values, dtype=np.float64) for values in values_by_sequence]
+        return cls(np.array([a.sum() for a in arrays]), np.array([float(a.size) for a in arrays]))
+
+    def __add__(self, other: "SequenceTotals") -> "SequenceTotals":
+        """Cluster by cluster: several windows of the same probes become one, clustered by probe."""
+        return SequenceTotals(self.sums_S + other.sums_S, self.counts_S + other.counts_S)
+
+    def interval(self, confidence: float) -> EntropyEstimate:
+        """Mean per token over all tokens, with a t interval from the linearised variance of a ratio of sums.
+
+        mean = sum(y) / sum(n), var = G/(G-1) * sum((y_g - mean * n_g)^2) / sum(n)^2 over G clusters, G - 1 degrees of
+        freedom (Cochran, Sampling Techniques, 3rd ed., eq. 6.13 without the finite population correction).
+
+        Raises:
+            BadInputError: Fewer than two clusters, or no token at all.
+        """
+        clusters = len(self.counts_S)
+        tokens = float(self.counts_S.sum())
+        if clusters < 2 or tokens == 0:
+            raise BadInputError(
+                f"an interval needs at least 2 sequences and 1 token, got {clusters} and {tokens:.0f}; sample more"
+            )
+        mean = float(self.sums_S.sum() / tokens)
+        residuals_S = self.sums_S - mean * self.counts_S
+        variance = clusters / (clusters - 1) * float(residuals_S @ residuals_S) / tokens**2
+        half = float(stats.t.ppf(0.5 + confidence / 2, clusters - 1)) * variance**0.5
+        return EntropyEstimate(mean=mean, low=mean - half, high=mean + half, tokens=round(tokens), sequences=clusters)
+
+
+def clustered_interval(values_by_sequence: Sequence[ArrayLike], confidence: float) -> EntropyEstimate:
+    """Mean per token over all tokens and its interval, where the tokens of one sequence are correlated.
+
+    Args:
+        values_by_sequence: One array of per-token values, nats, for each sequence; lengths may differ.
+        confidence: Level of the interval, e.g. 0.95.
+
+    Raises:
+        BadInputError: Fewer than two sequences, or no token at all.
+    """
+    return SequenceTotals.of(values_by_sequence).interval(confidence)
+
+
+def diversity(answers: Sequence[str]) -> float:
+    """Share of distinct answers, white space and case aside: 1 when all differ, 1/n when all n are the same."""
+    if not answers:
+        raise BadInputError("diversity needs at least one answer, got none")
+    return len({" ".join(answer.split()).casefold() for answer in answers}) / len(answers)

@@ -1,0 +1,168 @@
+"""Measures the entropy of a served model once, through its API; the daemon and its workers share this code."""
+
+import asyncio
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from reheatd.engine.client import EngineClient, Sample
+from reheatd.entropy.estimators import (
+    SequenceTotals,
+    TailModel,
+    TailMoments,
+    TokenEstimates,
+    clustered_interval,
+    diversity,
+    estimate_tokens,
+)
+from reheatd.entropy.probes import ProbeSet
+from reheatd.errors import BadInputError, EngineError
+from reheatd.jobs.contracts import EntropyEstimate
+
+CONCURRENCY = 16
+"""Probes sampled at once: enough to fill a batch, few enough to leave room for clients."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One window: every probe sampled once from one model, nats per token."""
+
+    model: str
+    seed: int
+    seconds: float
+    estimate: EntropyEstimate
+    """Control variate: the figure everything else goes by."""
+    monte_carlo: EntropyEstimate
+    truncated: EntropyEstimate
+    """Top k only, biased low."""
+    lower: float
+    """Mean of the deterministic lower bounds on the visited states."""
+    upper: float | None
+    """Mean of the deterministic upper bounds; None when the vocabulary's size is not known."""
+    distinct: float
+    """Share of distinct answers among the samples."""
+    totals: SequenceTotals
+    """The control variate's sums, probe by probe, for pooling windows."""
+    tail: TailMoments
+    """What this window's tail draws say about `TailModel`; for later windows only."""
+
+
+class EntropyMeter:
+    """Samples a fixed probe set at temperature 1 and estimates the policy's token entropy.
+
+    Args:
+        client: Of the engine, or of the gateway in front of it.
+        probes: Sampled once each per measurement, always all of them, so that measurements are comparable.
+        max_tokens: Longest sample, tokens.
+        top_k: Top logprobs per token.
+        confidence: Level of the intervals.
+        vocab_size: Size of the model's output distribution; see `vocabulary_size`. Without it no upper bound.
+    """
+
+    def __init__(
+        self,
+        client: EngineClient,
+        probes: ProbeSet,
+        *,
+        max_tokens: int,
+        top_k: int,
+        confidence: float,
+        vocab_size: int | None = None,
+    ) -> None:
+        self.probes = probes
+        self.max_tokens = max_tokens
+        self.top_k = top_k
+        self.confidence = confidence
+        self.tail_model = TailModel()
+        """c(s) of the next measurement; whoever keeps a series sets it from earlier windows."""
+        self._client = client
+        self._vocab_size = vocab_size
+
+    async def measure(self, model: str, *, seed: int) -> Measurement:
+        """One window on `model`, a pinned name rather than the alias; each probe gets a seed of its own from `seed`.
+
+        Raises:
+            EngineError: A probe could not be sampled, or the engine returned logprobs that are no numbers. There is
+                no partial result: a mean over the probes that happened to succeed is another quantity.
+        """
+        started = time.monotonic()
+        tail_model = self.tail_model
+        samples = await self._sample(model, seed)
+        estimates = [self._estimate(model, sample, tail_model) for sample in samples]
+        totals = SequenceTotals.of([estimate.control_variate_T for estimate in estimates])
+        bounded = [estimate.upper_T for estimate in estimates if estimate.upper_T is not None]
+        moments = TailMoments()
+        for estimate in estimates:
+            moments += estimate.tail
+        return Measurement(
+            model=model,
+            seed=seed,
+            seconds=time.monotonic() - started,
+            estimate=totals.interval(self.confidence),
+            monte_carlo=clustered_interval([estimate.monte_carlo_T for estimate in estimates], self.confidence),
+            truncated=clustered_interval([estimate.truncated_T for estimate in estimates], self.confidence),
+            lower=float(np.concatenate([estimate.lower_T for estimate in estimates]).mean()),
+            upper=float(np.concatenate(bounded).mean()) if bounded else None,
+            distinct=diversity([sample.text for sample in samples]),
+            totals=totals,
+            tail=moments,
+        )
+
+    async def _sample(self, model: str, seed: int) -> list[Sample]:
+        # One seed for all probes would give every probe the same random numbers, and correlated samples.
+        seeds = np.random.SeedSequence(seed).generate_state(len(self.probes))
+        slots = asyncio.Semaphore(CONCURRENCY)
+
+        async def sample(index: int) -> Sample:
+            async with slots:
+                answers = await self._client.chat(
+                    model,
+                    list(self.probes.probes[index]),
+                    temperature=1.0,
+                    max_tokens=self.max_tokens,
+                    top_k=self.top_k,
+                    seed=int(seeds[index]),
+                )
+            return answers[0]
+
+        tasks = [asyncio.create_task(sample(index)) for index in range(len(self.probes))]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _estimate(self, model: str, sample: Sample, tail_model: TailModel) -> TokenEstimates:
+        sampled_T = np.array([token.logprob for token in sample.tokens], dtype=np.float64)
+        rows = [token.top[: self.top_k] for token in sample.tokens]
+        if any(len(row) < self.top_k for row in rows):
+            # Only a vocabulary smaller than k has an excuse; its rows get a token of probability 0 at the end.
+            if any(sum(map(math.exp, row)) < 0.999 for row in rows):
+                raise EngineError(f"model {model} returned fewer than {self.top_k} top logprobs for a token")
+            rows = [row + [-math.inf] * (self.top_k + 1 - len(row)) for row in rows]
+        top_TK = np.array(rows, dtype=np.float64).reshape(len(rows), -1) if rows else np.empty((0, 1))
+        if not np.isfinite(sampled_T).all() or np.isnan(top_TK).any():
+            raise EngineError(f"model {model} returned a logprob that is not a number; its weights are broken")
+        return estimate_tokens(sampled_T, top_TK, tail_model, self._vocab_size)
+
+
+def vocabulary_size(model_path: Path) -> int:
+    """The number of logits of the model in `model_path`, from its `config.json`.
+
+    Raises:
+        BadInputError: There is no such file or no such entry.
+    """
+    file = model_path / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{file} cannot be read; point policy.model at a folder with a model") from error
+    size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    if not isinstance(size, int):
+        raise BadInputError(f"{file} names no vocab_size; point policy.model at a folder with a language model")
+    return size

@@ -1,0 +1,183 @@
+"""Keeps watch over the promoted version: windows on a schedule, a verdict after each."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+
+from reheatd.adapters.lineage import BASE_MODEL_NAME
+from reheatd.config import EntropySection
+from reheatd.entropy.detector import CollapseDetector, Verdict
+from reheatd.entropy.meter import EntropyMeter, Measurement
+from reheatd.entropy.series import EntropySeries, Source, Window
+from reheatd.errors import BadInputError, EngineError, NotFoundError
+from reheatd.jobs.contracts import EntropyEstimate
+
+__all__ = ["EntropyMeter", "EntropyMonitor", "Measurement"]
+
+logger = logging.getLogger(__name__)
+
+
+class EntropyMonitor:
+    """Measures the promoted version every `interval_s` seconds, when triggered, and again at once after a low window.
+
+    Every window samples the same fixed probes with a fresh seed, so windows differ from each other and from the
+    baseline by sampling noise and by the policy, not by the prompts. A window belongs to the version whose pinned name
+    was sampled, whatever the alias has come to mean meanwhile.
+
+    Args:
+        meter: Its client must reach `base` and every name `model_of_promoted` returns.
+        series: Where windows and the baseline are kept; its key must cover the meter's probes and settings.
+        detector: Turns windows into verdicts.
+        settings: Schedule and number of baseline windows.
+        model_of_promoted: Version number and pinned model name of the promoted version, at this moment.
+        on_verdict: Called after each recorded window of the version that is still the promoted one. It must not block.
+    """
+
+    def __init__(
+        self,
+        meter: EntropyMeter,
+        series: EntropySeries,
+        detector: CollapseDetector,
+        settings: EntropySection,
+        model_of_promoted: Callable[[], tuple[int, str]],
+        on_verdict: Callable[[Window], None] | None = None,
+    ) -> None:
+        self.on_verdict = on_verdict
+        self._meter = meter
+        self._series = series
+        self._detector = detector
+        self._settings = settings
+        self._model_of_promoted = model_of_promoted
+        self._state = series.detector_state()
+        self._wake = asyncio.Event()
+        self._wake_source: Source = "trigger"
+        # One measurement at a time: two at once would slow clients down and each other.
+        self._measuring = asyncio.Lock()
+
+    @property
+    def baseline(self) -> EntropyEstimate | None:
+        """Entropy of the bare base model on the probes; None until it has been measured."""
+        return self._series.baseline()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Verdict on the promoted version; None until a window of it has been recorded."""
+        state = self._state
+        return state.verdict if state and state.version == self._model_of_promoted()[0] else None
+
+    async def ensure_baseline(self) -> EntropyEstimate:
+        """The baseline, measured on `base` if this series has none yet.
+
+        Its windows are pooled probe by probe, so the interval does not take three answers to one prompt for three
+        independent prompts.
+
+        Raises:
+            EngineError: The engine could not be sampled; nothing was stored.
+            BadInputError: The base model's entropy is 0 on these probes: there is nothing to compare with.
+        """
+        async with self._measuring:
+            return await self._baseline()
+
+    async def take_window(self, source: Source = "trigger") -> Window:
+        """Measures the promoted version now, records the window and updates the verdict.
+
+        Raises:
+            EngineError: The engine could not be sampled; nothing was recorded.
+            NotFoundError: The version was unloaded meanwhile; nothing was recorded.
+        """
+        async with self._measuring:
+            baseline = await self._baseline()
+            version, model = self._model_of_promoted()
+            measurement = await self._measure(model)
+            state = self._detector.step(self._state, version, measurement.estimate, baseline.mean)
+            window = Window(
+                version=version,
+                model=model,
+                source=source,
+                verdict=state.verdict,
+                streak=state.streak,
+                baseline=baseline.mean,
+                ratio=measurement.estimate.mean / baseline.mean,
+                estimate=measurement.estimate,
+                monte_carlo=measurement.monte_carlo,
+                truncated=measurement.truncated,
+                lower=measurement.lower,
+                upper=measurement.upper,
+                distinct=measurement.distinct,
+                seed=measurement.seed,
+                seconds=measurement.seconds,
+            )
+            self._series.append(window, measurement.tail)
+            still_promoted = self._model_of_promoted()[0] == version
+            # A version that comes back by a rollback starts with no streak.
+            self._state = state if still_promoted else None
+        if still_promoted:
+            if self._detector.is_undecided(state):
+                self._wake_up("confirm")
+            if self.on_verdict is not None:
+                self.on_verdict(window)
+        return window
+
+    async def measure_version(self, name: str) -> Measurement:
+        """Measures any served model by its pinned name, e.g. a candidate; nothing is recorded.
+
+        Raises:
+            EngineError: The engine could not be sampled.
+        """
+        async with self._measuring:
+            return await self._measure(name)
+
+    def trigger(self) -> None:
+        """Asks for a window now; one that is being taken is followed by another."""
+        self._wake_up("trigger")
+
+    async def run(self) -> None:
+        """The schedule; runs until cancelled. A measurement that fails is logged and tried again at the next one."""
+        source: Source = "schedule"
+        while True:
+            try:
+                await self.take_window(source)
+            except (EngineError, NotFoundError) as error:
+                logger.warning(
+                    "entropy window failed, next one in %.0f s or when triggered: %s", self._settings.interval_s, error
+                )
+            source = await self._next_occasion()
+
+    async def _next_occasion(self) -> Source:
+        try:
+            async with asyncio.timeout(self._settings.interval_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return "schedule"
+        self._wake.clear()
+        return self._wake_source
+
+    def _wake_up(self, source: Source) -> None:
+        self._wake_source = source
+        self._wake.set()
+
+    async def _measure(self, model: str) -> Measurement:
+        self._meter.tail_model = self._series.tail_moments().fit()
+        return await self._meter.measure(model, seed=secrets.randbelow(2**32))
+
+    async def _baseline(self) -> EntropyEstimate:
+        stored = self._series.baseline()
+        if stored is not None:
+            return stored
+        first = await self._measure(BASE_MODEL_NAME)
+        totals, sequences = first.totals, first.estimate.sequences
+        for _ in range(self._settings.baseline_windows - 1):
+            window = await self._measure(BASE_MODEL_NAME)
+            totals += window.totals
+            sequences += window.estimate.sequences
+        estimate = totals.interval(self._meter.confidence).model_copy(update={"sequences": sequences})
+        if estimate.mean <= 0:
+            raise BadInputError(
+                f"the base model's entropy on the probes is {estimate.mean:.3g} nats per token, so no collapse can be "
+                "told; set entropy.probes to prompts it answers in more than one way",
+                param="entropy.probes",
+            )
+        self._series.save_baseline(estimate)
+        logger.info("baseline entropy %.3f [%.3f, %.3f] nats per token", estimate.mean, estimate.low, estimate.high)
+        return estimate

@@ -1,0 +1,123 @@
+"""The entropy series in SQLite: windows, the baseline and the tail model's statistics survive restarts."""
+
+import hashlib
+import json
+import sqlite3
+import time
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from reheatd.entropy.detector import DetectorState, Verdict
+from reheatd.entropy.estimators import TailMoments
+from reheatd.jobs.contracts import EntropyEstimate
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS entropy_windows (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    time REAL NOT NULL,
+    version INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    window TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS entropy_baselines (key TEXT PRIMARY KEY, time REAL NOT NULL, estimate TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS entropy_tails (key TEXT PRIMARY KEY, moments TEXT NOT NULL);
+"""
+
+Source = Literal["schedule", "trigger", "confirm"]
+"""Why a window was taken: its time had come, somebody asked (a swap, a user), or the one before looked low."""
+
+
+class Window(BaseModel):
+    """One measurement of a promoted version on the probes, with its verdict; entropies in nats per token."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    time: float = Field(default_factory=time.time)
+    version: int
+    model: str
+    """The pinned name that was sampled."""
+    source: Source
+    verdict: Verdict
+    streak: int
+    """Consecutive windows of this version with the upper limit below the collapse threshold."""
+    baseline: float
+    ratio: float
+    """Estimate over baseline."""
+    estimate: EntropyEstimate
+    """Control-variate estimate."""
+    monte_carlo: EntropyEstimate
+    truncated: EntropyEstimate
+    lower: float
+    upper: float | None
+    distinct: float
+    """Share of distinct answers."""
+    seed: int
+    seconds: float
+    """How long the measurement took."""
+
+
+def series_key(model_digest: str, probe_digest: str, *, max_tokens: int, top_k: int, windows: int) -> str:
+    """What must be equal for two windows, or a window and a baseline, to measure the same quantity.
+
+    Args:
+        model_digest: Digest of the base model's files.
+        probe_digest: Digest of the probes in use.
+        windows: Windows in a baseline.
+    """
+    parts = [model_digest, probe_digest, max_tokens, top_k, windows]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+class EntropySeries:
+    """Windows and baselines under one key; other keys' rows stay in the file but are not part of this series."""
+
+    def __init__(self, db: sqlite3.Connection, key: str) -> None:
+        self._db = db
+        self.key = key
+        with db:
+            db.executescript(TABLES)
+
+    def append(self, window: Window, tail: TailMoments) -> None:
+        """Adds a window and its tail draws, both or neither."""
+        moments = self.tail_moments().followed_by(tail)
+        packed = {"gram": moments.gram.tolist(), "cross": moments.cross.tolist(), "draws": moments.draws}
+        with self._db:
+            self._db.execute(
+                "INSERT INTO entropy_windows (time, version, key, window) VALUES (?, ?, ?, ?)",
+                (window.time, window.version, self.key, window.model_dump_json()),
+            )
+            self._db.execute("INSERT OR REPLACE INTO entropy_tails VALUES (?, ?)", (self.key, json.dumps(packed)))
+
+    def last(self, count: int, version: int | None = None) -> list[Window]:
+        """The newest `count` windows, oldest first; of one version if given."""
+        rows = self._db.execute(
+            "SELECT window FROM entropy_windows WHERE key = ? AND (? IS NULL OR version = ?) ORDER BY id DESC LIMIT ?",
+            (self.key, version, version, count),
+        ).fetchall()
+        return [Window.model_validate_json(row["window"]) for row in reversed(rows)]
+
+    def detector_state(self) -> DetectorState | None:
+        """What the detector knew after the newest window."""
+        windows = self.last(1)
+        return DetectorState(windows[0].version, windows[0].verdict, windows[0].streak) if windows else None
+
+    def baseline(self) -> EntropyEstimate | None:
+        row = self._db.execute("SELECT estimate FROM entropy_baselines WHERE key = ?", (self.key,)).fetchone()
+        return None if row is None else EntropyEstimate.model_validate_json(row["estimate"])
+
+    def save_baseline(self, estimate: EntropyEstimate) -> None:
+        with self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO entropy_baselines VALUES (?, ?, ?)",
+                (self.key, time.time(), estimate.model_dump_json()),
+            )
+
+    def tail_moments(self) -> TailMoments:
+        """Statistics of every tail draw so far, old windows faded; the next window's c(s) is fitted on them."""
+        row = self._db.execute("SELECT moments FROM entropy_tails WHERE key = ?", (self.key,)).fetchone()
+        if row is None:
+            return TailMoments()
+        packed = json.loads(row["moments"])
+        return TailMoments(np.array(packed["gram"]), np.array(packed["cross"]), packed["draws"])
