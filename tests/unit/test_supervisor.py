@@ -1,0 +1,194 @@
+"""Children of the daemon: no process of theirs outlives it, and their ends are noticed and reported."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from reheatd import supervisor
+from reheatd.supervisor import ChildError, Command, Supervisor
+
+# A command that ignores SIGTERM, with a child that ignores it too and a grandchild that was daemonised: forked twice,
+# in a session of its own, its parent gone. Each writes its pid.
+STUBBORN_TREE = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+folder = sys.argv[1]
+def note(name):
+    with open(f"{folder}/{name}.tmp", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(f"{folder}/{name}.tmp", f"{folder}/{name}.pid")
+if os.fork() == 0:
+    note("child")
+    time.sleep(600)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        note("daemonised")
+        time.sleep(600)
+    os._exit(0)
+note("command")
+time.sleep(600)
+"""
+
+DAEMON = """
+import asyncio, json, sys
+from pathlib import Path
+from reheatd.supervisor import Command, Supervisor
+async def main(folder, argv):
+    children = Supervisor(Path(folder))
+    await children.start(Command("tree", argv, grace_s=0.3))
+    await asyncio.Event().wait()
+asyncio.run(main(sys.argv[1], json.loads(sys.argv[2])))
+"""
+
+
+def python(code: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.02)
+
+
+def pids_of(folder: Path) -> dict[str, int]:
+    return {path.stem: int(path.read_text()) for path in folder.glob("*.pid")}
+
+
+def is_alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_of_the_tree_outlives_the_daemon(tmp_path: Path, number: signal.Signals) -> None:
+    daemon = subprocess.Popen(python(DAEMON, tmp_path, json.dumps(python(STUBBORN_TREE, tmp_path))))
+    wait_until(lambda: len(pids_of(tmp_path)) == 3)
+    (guard,) = psutil.Process(daemon.pid).children()
+    tree = [guard.pid, *pids_of(tmp_path).values()]
+    assert all(is_alive(pid) for pid in tree)
+    daemon.send_signal(number)
+    daemon.wait()
+    wait_until(lambda: not any(is_alive(pid) for pid in tree))
+
+
+def test_a_killed_guard_takes_its_command_along(tmp_path: Path) -> None:
+    daemon = subprocess.Popen(python(DAEMON, tmp_path, json.dumps(python(STUBBORN_TREE, tmp_path))))
+    wait_until(lambda: len(pids_of(tmp_path)) == 3)
+    (guard,) = psutil.Process(daemon.pid).children()
+    tree = pids_of(tmp_path)
+    guard.kill()
+    wait_until(lambda: not is_alive(tree["command"]))
+    daemon.kill()
+    daemon.wait()
+    for name in ("child", "daemonised"):
+        os.kill(tree[name], signal.SIGKILL)
+
+
+def test_stop_lets_a_child_shut_down_in_its_own_way(tmp_path: Path) -> None:
+    code = """
+    import signal, sys, time
+    def leave(*_):
+        time.sleep(0.3)
+        print("drained", flush=True)
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, leave)
+    print("up", flush=True)
+    time.sleep(600)
+    """
+
+    async def scenario() -> None:
+        children = Supervisor(tmp_path)
+        child = await children.start(Command("polite", python(code)))
+        await child.ready_when(asyncio.to_thread(wait_until, lambda: "up" in child.log_path.read_text()))
+        await children.stop_all()
+        assert not child.is_running
+        assert child.log_path.read_text().split() == ["up", "drained"]
+
+    asyncio.run(scenario())
+
+
+def test_stop_kills_what_ignores_it_within_the_grace_period(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        children = Supervisor(tmp_path)
+        await children.start(Command("tree", python(STUBBORN_TREE, tmp_path), grace_s=0.3))
+        await asyncio.to_thread(wait_until, lambda: len(pids_of(tmp_path)) == 3)
+        started = time.monotonic()
+        await children.stop_all()
+        assert time.monotonic() - started < 5
+
+    asyncio.run(scenario())
+    assert not any(is_alive(pid) for pid in pids_of(tmp_path).values())
+
+
+def test_an_end_during_start_up_is_an_error_with_the_reason(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        children = Supervisor(tmp_path)
+        child = await children.start(Command("engine", python("import sys; print('no such model'); sys.exit(3)")))
+        with pytest.raises(ChildError, match=r"the engine exited with code 3 .*no such model.*engine\.log"):
+            await child.ready_when(asyncio.sleep(60))
+        await children.stop_all()
+
+    asyncio.run(scenario())
+
+
+def test_a_command_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        children = Supervisor(tmp_path)
+        child = await children.start(Command("broker", ["/no/such/binary"]))
+        with pytest.raises(ChildError, match=r"exited with code 127 .*/no/such/binary: No such file"):
+            await child.ready_when(asyncio.sleep(60))
+        await children.stop_all()
+
+    asyncio.run(scenario())
+
+
+def test_a_dead_child_is_restarted_with_backoff_and_the_reason_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_BACKOFF_S", 0.05)
+    runs = tmp_path / "runs"
+    code = """
+    import os, pathlib, signal, sys, time
+    runs = pathlib.Path(sys.argv[1])
+    with runs.open("a") as file:
+        file.write(f"{os.getpid()}\\n")
+    print("out of memory", flush=True)
+    if len(runs.read_text().split()) < 3:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    time.sleep(600)
+    """
+
+    async def scenario() -> None:
+        events: list[str] = []
+        third = asyncio.Event()
+
+        async def on_restart() -> None:
+            # Ready is what the third run becomes; the second dies first, which must not end the keeping.
+            while len(runs.read_text().split()) < 3:
+                await asyncio.sleep(0.01)
+            events.append("restored")
+            third.set()
+
+        children = Supervisor(tmp_path)
+        child = await children.start(Command("worker", python(code, runs)))
+        child.keep_running(on_exit=lambda: events.append("exit"), on_restart=on_restart)
+        await asyncio.wait_for(third.wait(), 20)
+        assert child.is_running
+        assert child.restarts == 2
+        assert events == ["exit", "exit", "restored"]
+        await children.stop_all()
+
+    asyncio.run(scenario())
+    assert "the worker was ended by SIGSEGV after 0 s (out of memory)" in caplog.text
