@@ -1,5 +1,6 @@
 """Verdicts over simulated windows."""
 
+import numpy as np
 import pytest
 
 from reheatd.config import EntropySection
@@ -82,13 +83,11 @@ def test_ratios_are_relative_to_the_baseline() -> None:
 
 
 def test_patience_of_one_decides_at_once() -> None:
-    detector = CollapseDetector.from_settings(EntropySection(patience=1))
+    detector = CollapseDetector.from_settings(EntropySection.model_validate({"patience": 1}))
     assert detector.step(None, 0, window(0.1), 1.0).verdict == "collapsed"
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_noise_around_a_healthy_level_raises_no_alarm(seed: int) -> None:
-    import numpy as np
-
     means = np.random.default_rng(seed).normal(0.9, 0.05, size=2000)
     assert "collapsed" not in verdicts([float(mean) for mean in means], half=0.1)

@@ -1,0 +1,301 @@
+"""Meter and monitor on a simulated policy whose next-token distribution, and so entropy, is known."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reheatd.config import EntropySection
+from reheatd.database import connect
+from reheatd.engine.client import EngineClient, Sample, TokenLogprobs
+from reheatd.entropy.detector import CollapseDetector
+from reheatd.entropy.monitor import EntropyMeter, EntropyMonitor
+from reheatd.entropy.probes import load_probes
+from reheatd.entropy.series import EntropySeries, Window
+from reheatd.errors import BadInputError, EngineError
+
+SETTINGS = EntropySection.model_validate(
+    {"probe_count": 24, "max_tokens": 40, "interval_s": 3600, "baseline_windows": 2}
+)
+NOISE = 0.15  # nats: far outside what a window of 960 independent tokens can be off by, whatever its seed
+LOGITS_V = np.random.default_rng(0).normal(0, 2, size=300)
+
+
+def logprobs_at(temperature: float) -> np.ndarray:
+    logits_V = LOGITS_V / temperature
+    return logits_V - np.logaddexp.reduce(logits_V)
+
+
+def exact_entropy(temperature: float) -> float:
+    logprobs_V = logprobs_at(temperature)
+    return float(-(np.exp(logprobs_V) * logprobs_V).sum())
+
+
+class SimulatedEngine(EngineClient):
+    """Answers for models of a given temperature; each token is an independent draw."""
+
+    def __init__(self) -> None:
+        self.temperatures = {"base": 1.0}
+        self.asked: list[tuple[str, int]] = []
+        self.in_flight = self.most_in_flight = 0
+        self.failures: list[Exception] = []
+        self.before_answer: Callable[[], None] = lambda: None
+
+    async def chat(  # type: ignore[override]
+        self, model: str, messages: list[dict[str, Any]], *, temperature: float, max_tokens: int, top_k: int, seed: int
+    ) -> list[Sample]:
+        assert temperature == 1.0
+        self.asked.append((model, seed))
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        await asyncio.sleep(0)
+        self.in_flight -= 1
+        self.before_answer()
+        if self.failures:
+            raise self.failures.pop()
+        logprobs_V = logprobs_at(self.temperatures[model])
+        rng = np.random.default_rng(seed)
+        drawn = rng.choice(len(logprobs_V), size=max_tokens, p=np.exp(logprobs_V))
+        top = sorted(logprobs_V.tolist(), reverse=True)[:top_k]
+        tokens = [
+            TokenLogprobs(logprob=float(logprobs_V[x]), top=top, sampled_in_top=logprobs_V[x] >= top[-1]) for x in drawn
+        ]
+        return [
+            Sample(
+                prompt_ids=[1],
+                token_ids=[int(x) for x in drawn],
+                text=" ".join(map(str, drawn)),
+                logprobs=[token.logprob for token in tokens],
+                tokens=tokens,
+                finish_reason="length",
+            )
+        ]
+
+
+def make_meter(engine: SimulatedEngine, **changes: Any) -> EntropyMeter:
+    values = {"max_tokens": SETTINGS.max_tokens, "top_k": SETTINGS.top_k, "confidence": 0.95, **changes}
+    return EntropyMeter(engine, load_probes(None, SETTINGS.probe_count), **values)
+
+
+class Daemon:
+    """The monitor with its surroundings; `version` is what the alias means."""
+
+    def __init__(self, folder: Path, engine: SimulatedEngine, settings: EntropySection = SETTINGS) -> None:
+        self.version = 0
+        self.seen: list[Window] = []
+        self.db = connect(folder / "reheatd.sqlite3")
+        self.series = EntropySeries(self.db, "key")
+        self.monitor = EntropyMonitor(
+            make_meter(engine),
+            self.series,
+            CollapseDetector.from_settings(settings),
+            settings,
+            lambda: (self.version, f"policy-v{self.version}" if self.version else "base"),
+            self.seen.append,
+        )
+
+    async def run_until(self, done: Callable[[], bool]) -> None:
+        """Runs the schedule until `done`, looked at after every turn of the event loop."""
+        running = asyncio.create_task(self.monitor.run())
+        async with asyncio.timeout(20):
+            while not done():
+                assert not running.done(), running.exception()
+                await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def drive(folder: Path, story: Callable[[Daemon, SimulatedEngine], Awaitable[None]]) -> None:
+    engine = SimulatedEngine()
+    daemon = Daemon(folder, engine)
+    try:
+        asyncio.run(story(daemon, engine))  # type: ignore[arg-type]
+    finally:
+        daemon.db.close()
+
+
+def test_measurement_agrees_with_the_exact_entropy() -> None:
+    async def story() -> None:
+        engine = SimulatedEngine()
+        measurement = await make_meter(engine, vocab_size=len(LOGITS_V)).measure("base", seed=5)
+        exact = exact_entropy(1.0)
+        assert measurement.estimate.low < exact < measurement.estimate.high
+        assert measurement.estimate.high - measurement.estimate.low < (
+            measurement.monte_carlo.high - measurement.monte_carlo.low
+        )
+        assert measurement.upper is not None
+        assert measurement.truncated.mean < measurement.lower < exact < measurement.upper
+        assert measurement.estimate.tokens == SETTINGS.probe_count * SETTINGS.max_tokens
+        assert measurement.distinct == 1.0
+        assert engine.most_in_flight == 16
+
+    asyncio.run(story())
+
+
+def test_every_probe_gets_its_own_seed_and_a_seed_repeats_the_window() -> None:
+    async def story() -> None:
+        engine = SimulatedEngine()
+        meter = make_meter(engine)
+        first = await meter.measure("base", seed=5)
+        assert len({seed for _, seed in engine.asked}) == SETTINGS.probe_count
+        assert (await meter.measure("base", seed=5)).estimate == first.estimate
+        assert (await meter.measure("base", seed=6)).estimate != first.estimate
+
+    asyncio.run(story())
+
+
+def test_one_failed_probe_fails_the_measurement_and_leaves_nothing_running() -> None:
+    async def story() -> None:
+        engine = SimulatedEngine()
+        engine.failures = [EngineError("the engine went away")]
+        with pytest.raises(EngineError, match="went away"):
+            await make_meter(engine).measure("base", seed=1)
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(story())
+
+
+def test_logprobs_that_are_no_numbers_are_an_engine_error() -> None:
+    class Broken(SimulatedEngine):
+        async def chat(self, model: str, messages: list[dict[str, Any]], **options: Any) -> list[Sample]:  # type: ignore[override]
+            token = TokenLogprobs(logprob=float("nan"), top=[-1.0] * 20, sampled_in_top=True)
+            return [Sample([1], [1], "x", [float("nan")], [token], "length")]
+
+    with pytest.raises(EngineError, match="policy-v3 returned a logprob that is not a number"):
+        asyncio.run(make_meter(Broken()).measure("policy-v3", seed=1))
+
+
+def test_baseline_is_measured_once_and_reused_after_a_restart(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        baseline = await daemon.monitor.ensure_baseline()
+        assert baseline.mean == pytest.approx(exact_entropy(1.0), abs=NOISE)
+        assert baseline.sequences == 2 * SETTINGS.probe_count
+        asked = len(engine.asked)
+        assert await Daemon(tmp_path, engine).monitor.ensure_baseline() == baseline
+        assert len(engine.asked) == asked
+
+    drive(tmp_path, story)
+
+
+def test_a_failed_baseline_stores_nothing(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        engine.failures = [EngineError("restarting")]
+        with pytest.raises(EngineError):
+            await daemon.monitor.ensure_baseline()
+        assert daemon.monitor.baseline is None
+
+    drive(tmp_path, story)
+
+
+def test_a_base_without_entropy_is_refused(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        engine.temperatures["base"] = 1e-4
+        with pytest.raises(BadInputError, match=r"set entropy\.probes"):
+            await daemon.monitor.ensure_baseline()
+
+    drive(tmp_path, story)
+
+
+def test_collapse_is_confirmed_at_once_without_waiting_for_the_schedule(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        engine.temperatures["policy-v1"] = 0.2
+        daemon.version = 1
+        await daemon.run_until(lambda: daemon.monitor.verdict == "collapsed")
+        assert [(one.source, one.verdict, one.streak) for one in daemon.seen] == [
+            ("schedule", "warning", 1),
+            ("confirm", "collapsed", 2),
+        ]
+        assert {one.model for one in daemon.seen} == {"policy-v1"}
+        assert len({one.seed for one in daemon.seen}) == 2
+        assert daemon.seen[0].ratio == pytest.approx(exact_entropy(0.2) / exact_entropy(1.0), abs=NOISE)
+        assert Daemon(tmp_path, engine).series.last(5) == daemon.seen
+
+    drive(tmp_path, story)
+
+
+def test_patience_goes_on_counting_after_a_restart(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        engine.temperatures["policy-v1"] = 0.2
+        daemon.version = 1
+        await daemon.monitor.take_window()
+        restarted = Daemon(tmp_path, engine)
+        restarted.version = 1
+        assert restarted.monitor.verdict == "warning"
+        assert (await restarted.monitor.take_window()).verdict == "collapsed"
+
+    drive(tmp_path, story)
+
+
+def test_trigger_takes_a_window_now_and_a_new_version_starts_afresh(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        engine.temperatures |= {"policy-v1": 0.2, "policy-v2": 0.95}
+        daemon.version = 1
+        await daemon.run_until(lambda: daemon.monitor.verdict == "collapsed")
+        daemon.version = 2
+        assert daemon.monitor.verdict is None
+        daemon.monitor.trigger()
+        await daemon.run_until(lambda: daemon.monitor.verdict == "ok")
+        assert daemon.seen[-1].version == 2
+
+    drive(tmp_path, story)
+
+
+def test_a_failing_engine_records_nothing_and_the_next_occasion_works(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        await daemon.monitor.ensure_baseline()
+        engine.failures = [EngineError("the engine restarts")]
+        await daemon.run_until(lambda: "the engine restarts" in caplog.text)
+        assert daemon.series.last(5) == []
+        assert daemon.monitor.verdict is None
+        daemon.monitor.trigger()
+        await daemon.run_until(lambda: daemon.monitor.verdict == "ok")
+
+    drive(tmp_path, story)
+
+
+def test_a_window_belongs_to_the_version_it_sampled_when_the_alias_flips_meanwhile(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        engine.temperatures["policy-v1"] = 0.2
+        daemon.version = 1
+        await daemon.monitor.ensure_baseline()
+
+        def flip() -> None:
+            daemon.version = 0
+
+        engine.before_answer = flip
+        window = await daemon.monitor.take_window()
+        assert (window.version, window.model) == (1, "policy-v1")
+        assert daemon.series.last(1) == [window]
+        assert daemon.seen == []  # nobody acts on a version that is no longer served
+        assert daemon.monitor.verdict is None
+
+    drive(tmp_path, story)
+
+
+def test_measuring_a_candidate_records_nothing(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        engine.temperatures["policy-v7"] = 0.5
+        measurement = await daemon.monitor.measure_version("policy-v7")
+        assert measurement.estimate.mean == pytest.approx(exact_entropy(0.5), abs=NOISE)
+        assert daemon.series.last(5) == []
+
+    drive(tmp_path, story)
+
+
+def test_the_tail_model_learns_from_earlier_windows_only(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        await daemon.monitor.take_window()
+        before = daemon.series.tail_moments().draws
+        assert before > 0
+        first_model = daemon.monitor._meter.tail_model
+        assert (first_model.w0, first_model.w1, first_model.w2) == pytest.approx((2.0, -1.0, 0.0))
+        await daemon.monitor.take_window()
+        assert daemon.monitor._meter.tail_model != first_model
+        assert daemon.series.tail_moments().draws > before
+
+    drive(tmp_path, story)
