@@ -1,0 +1,253 @@
+"""HTTP client of the engine. The gateway passes everything through, so it speaks to either."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+
+from reheatd.adapters.lineage import BASE_MODEL_NAME
+from reheatd.errors import AdapterInvalidError, EngineError, NotFoundError
+
+READY_POLL_S = 0.25
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """One sampled token with the largest raw logprobs (temperature 1) of its distribution, nats."""
+
+    logprob: float
+    top: list[float]
+    """The k largest logprobs, sorted downwards; always exactly the k largest, whatever was sampled."""
+    sampled_in_top: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion. `logprobs` are the sampled tokens' raw logprobs (temperature 1, before penalties), nats."""
+
+    prompt_ids: list[int]
+    token_ids: list[int]
+    text: str
+    logprobs: list[float]
+    tokens: list[TokenLogprobs]
+    """One entry per token where top logprobs were asked for, else empty."""
+    finish_reason: str
+
+
+class EngineClient:
+    """Speaks vLLM's HTTP API. Use as an async context manager, or call `close`.
+
+    Args:
+        base_url: Of the engine or of the gateway, e.g. http://127.0.0.1:8000.
+        timeout_s: Longest wait for one answer, seconds.
+
+    Every method raises `EngineError` when the engine cannot be reached or refuses.
+    """
+
+    def __init__(self, base_url: str, *, timeout_s: float = 600.0) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "EngineClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def is_healthy(self) -> bool:
+        try:
+            async with self._open().get(f"{self.base_url}/health", timeout=aiohttp.ClientTimeout(total=5)) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Returns once a token can be generated.
+
+        Raises:
+            EngineError: Not within `timeout_s` seconds; the message has the last answer.
+        """
+        last = "no answer"
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    if await self.is_healthy():
+                        try:
+                            await self.complete(BASE_MODEL_NAME, "1", max_tokens=1)
+                        except EngineError as error:
+                            last = error.message
+                        else:
+                            return
+                    # Nothing tells when another process starts to listen: this is the one place that polls.
+                    await asyncio.sleep(READY_POLL_S)
+        except TimeoutError as error:
+            raise EngineError(
+                f"the engine at {self.base_url} generated no token within {timeout_s:.0f} s ({last}); see its log, "
+                "or raise engine.startup_timeout_s"
+            ) from error
+
+    async def models(self) -> list[str]:
+        return [model["id"] for model in (await self._request("GET", "/v1/models"))["data"]]
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Registers the adapter in `path` under `name`.
+
+        Raises:
+            AdapterInvalidError: The engine refuses the files; the message is the engine's.
+        """
+        body = {"lora_name": name, "lora_path": str(path)}
+        try:
+            await self._request("POST", "/v1/load_lora_adapter", body)
+        except NotFoundError as error:
+            raise AdapterInvalidError(f"the engine refuses adapter {name} from {path}: {error.message}") from error
+        except EngineError as error:
+            if error.__cause__ is None:  # an answer of the engine, not a broken connection
+                raise AdapterInvalidError(f"the engine refuses adapter {name} from {path}: {error.message}") from error
+            raise
+
+    async def unload_adapter(self, name: str) -> None:
+        await self._request("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        n: int = 1,
+        temperature: float = 1.0,
+        max_tokens: int,
+        top_k: int = 0,
+        seed: int | None = None,
+    ) -> list[Sample]:
+        """Samples `n` completions of a chat; with `top_k` > 0 each token carries its k largest logprobs."""
+        body: dict[str, Any] = {
+            "model": model,
+            "messages": list(messages),
+            "n": n,
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "logprobs": True,
+            # One more than asked: a token drawn outside the top displaces the last entry.
+            "top_logprobs": top_k + 1 if top_k else 0,
+            "return_token_ids": True,
+            "seed": seed,
+        }
+        answer = await self._request("POST", "/v1/chat/completions", body)
+        return [_chat_sample(answer["prompt_token_ids"], choice, top_k) for choice in answer["choices"]]
+
+    async def complete(
+        self,
+        model: str,
+        prompt: str | list[int],
+        *,
+        n: int = 1,
+        temperature: float = 1.0,
+        max_tokens: int,
+        top_k: int = 0,
+        seed: int | None = None,
+    ) -> list[Sample]:
+        """Samples `n` completions of a text or of token ids; `top_k` as in `chat`."""
+        body: dict[str, Any] = {
+            "model": model,
+            "prompt": prompt,
+            "n": n,
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "logprobs": top_k + 1 if top_k else 0,
+            "return_token_ids": True,
+            # The top logprobs come as a dictionary keyed by text, where two tokens of equal text would be one.
+            "return_tokens_as_token_ids": True,
+            "seed": seed,
+        }
+        answer = await self._request("POST", "/v1/completions", body)
+        return [_completion_sample(choice, top_k) for choice in answer["choices"]]
+
+    async def score(self, model: str, prompt_ids: list[int], completion_ids: list[int]) -> list[float]:
+        """Raw logprob (temperature 1) of each completion token given the prompt and those before it, nats."""
+        body = {
+            "model": model,
+            "prompt": [*prompt_ids, *completion_ids],
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "prompt_logprobs": 0,
+        }
+        answer = await self._request("POST", "/v1/completions", body)
+        entries = answer["choices"][0]["prompt_logprobs"][len(prompt_ids) :]
+        return [entry[str(token)]["logprob"] for entry, token in zip(entries, completion_ids, strict=True)]
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=self._timeout, connector=aiohttp.TCPConnector(limit=0))
+        return self._session
+
+    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        try:
+            async with self._open().request(method, f"{self.base_url}{path}", json=body) as answer:
+                if answer.status < 400:
+                    return await answer.json() if "json" in answer.content_type else await answer.text()
+                text = await answer.text()
+                status = answer.status
+        except (aiohttp.ClientError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+            raise EngineError(f"{method} {self.base_url}{path} failed: {reason}; is the engine running?") from error
+        kind = NotFoundError if status == 404 else EngineError
+        raise kind(f"{method} {path} answered {status}: {_message(text)}")
+
+
+def _message(text: str) -> str:
+    """The message inside an OpenAI-style error, or the text itself, on one line."""
+    try:
+        import json
+
+        body = json.loads(text)
+        text = body["error"]["message"] if "error" in body else body["message"]
+    except (ValueError, KeyError, TypeError):
+        pass
+    return " ".join(text.split())[:500]
+
+
+def _top(logprobs: Sequence[float], sampled: float, top_k: int) -> TokenLogprobs:
+    top = sorted(logprobs, reverse=True)[:top_k]
+    return TokenLogprobs(logprob=sampled, top=top, sampled_in_top=sampled >= top[-1])
+
+
+def _chat_sample(prompt_ids: list[int], choice: Mapping[str, Any], top_k: int) -> Sample:
+    entries = choice["logprobs"]["content"] if choice["logprobs"] else []
+    entries = entries or []
+    tokens = [
+        _top([top["logprob"] for top in entry["top_logprobs"]], entry["logprob"], top_k) for entry in entries if top_k
+    ]
+    return Sample(
+        prompt_ids=prompt_ids,
+        token_ids=choice["token_ids"],
+        text=choice["message"]["content"] or "",
+        logprobs=[entry["logprob"] for entry in entries],
+        tokens=tokens,
+        finish_reason=choice["finish_reason"],
+    )
+
+
+def _completion_sample(choice: Mapping[str, Any], top_k: int) -> Sample:
+    logprobs = choice["logprobs"]["token_logprobs"]
+    tops = choice["logprobs"]["top_logprobs"] or []
+    tokens = [_top(list(top.values()), sampled, top_k) for top, sampled in zip(tops, logprobs, strict=False) if top_k]
+    return Sample(
+        prompt_ids=choice["prompt_token_ids"],
+        token_ids=choice["token_ids"],
+        text=choice["text"],
+        logprobs=logprobs,
+        tokens=tokens,
+        finish_reason=choice["finish_reason"],
+    )

@@ -1,0 +1,78 @@
+"""How vLLM is started: command line and environment, for the CPU and the CUDA build."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from reheatd.adapters.lineage import BASE_MODEL_NAME
+from reheatd.config import Settings
+
+Device = Literal["cpu", "cuda"]
+
+LORA_MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+"""Layers that get adapter slots, by the names of vLLM's fused modules. The LM head is left out: its LoRA path runs at
+full rank on every step, and on the CPU it breaks prompt logprobs."""
+BLOCK_TOKENS = 32
+"""Prefix-cache block of the CPU engine; its default of 128 never caches a short prompt."""
+
+
+@dataclass(frozen=True)
+class EngineCommand:
+    argv: list[str]
+    env: dict[str, str]
+
+
+def detect_device() -> Device:
+    """`cuda` where an NVIDIA driver answers, `cpu` elsewhere."""
+    if shutil.which("nvidia-smi") is None:
+        return "cpu"
+    return "cuda" if subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0 else "cpu"
+
+
+def engine_command(settings: Settings, model_path: Path, port: int, device: Device) -> EngineCommand:
+    """The command that serves `model_path` on `port` with adapter slots."""
+    engine = settings.engine
+    argv = [
+        sys.executable, "-m", "reheatd.engine.server",
+        "--model", str(model_path),
+        "--served-model-name", BASE_MODEL_NAME,
+        "--host", engine.host,
+        "--port", str(port),
+        "--max-model-len", str(settings.policy.max_model_len),
+        "--max-num-seqs", str(engine.max_num_seqs),
+        "--max-logprobs", str(engine.max_logprobs),
+        "--enable-lora",
+        "--max-loras", str(engine.max_loras),
+        # As many in memory as in slots: beyond that vLLM evicts in silence and reads files again when it likes.
+        "--max-cpu-loras", str(engine.max_loras),
+        "--max-lora-rank", str(engine.max_lora_rank),
+        "--lora-target-modules", *LORA_MODULES,
+        # Sampling defaults are the OpenAI API's, not the model folder's: entropy is measured at temperature 1.
+        "--generation-config", "vllm",
+        "--shutdown-timeout", str(int(settings.server.drain_timeout_s)),
+        "--disable-uvicorn-access-log",
+    ]  # fmt: skip
+    env = {
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    if device == "cpu":
+        argv += [
+            "--enforce-eager",
+            "--block-size", str(BLOCK_TOKENS),
+            "--kv-cache-memory-bytes", str(engine.kv_cache_bytes),
+        ]  # fmt: skip
+        env["VLLM_CPU_OMP_THREADS_BIND"] = engine.cpu_threads_bind or _allowed_cores()
+    else:
+        argv += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
+    return EngineCommand([*argv, *engine.extra_args], env)
+
+
+def _allowed_cores() -> str:
+    """Every core this process may use; vLLM's automatic choice keeps one back, half of a two-core machine."""
+    return ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
