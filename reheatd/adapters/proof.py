@@ -1,0 +1,105 @@
+"""Proof of delivery: the adapter that answers is the one that was trained.
+
+The trainer hands over probe completions with the logprobs it computed itself, under the new adapter and under the bare
+base. The same completions are scored through the engine under both names. Engine and trainer differ by rounding, and
+the base's rounding is much the same as the adapter's; so besides the plain distance, the *change* from base to adapter
+is compared: regressed on the trainer's change, the engine's has slope 1 when the adapter arrived, 0 when it did not, and
+s when it arrived scaled by s.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+import numpy as np
+
+from reheatd.adapters.lineage import BASE_MODEL_NAME
+from reheatd.engine.client import EngineClient
+from reheatd.errors import DeliveryError
+from reheatd.jobs.contracts import ProofItem
+
+SMALLEST_CHANGE = 1e-3
+"""Least root mean square change from base to adapter that can be told from none, nats per token."""
+SLOPE_LOW, SLOPE_HIGH = 0.8, 1.25
+STANDARD_ERRORS = 3.0
+"""A slope counts as outside only by more than so many of its own standard errors."""
+
+
+@dataclass(frozen=True)
+class ProofReport:
+    """Figures of a proof that held; nats per token."""
+
+    tokens: int
+    mean_difference: float
+    """Mean absolute difference between engine and trainer under the new adapter."""
+    change: float
+    """Root mean square change from base to adapter, as the trainer computes it."""
+    slope: float
+    """Regression slope of the engine's change on the trainer's."""
+    slope_error: float
+    """Standard error of the slope."""
+
+
+async def prove(client: EngineClient, model: str, items: list[ProofItem], *, tolerance: float) -> ProofReport:
+    """Scores `items` through the engine under `model` and under the base, and compares with the trainer.
+
+    Args:
+        tolerance: Largest mean absolute difference between engine and trainer, nats per token.
+
+    Raises:
+        DeliveryError: Nothing to compare, the adapter changes nothing, or the engine's answers are not the trainer's.
+    """
+    if not items:
+        raise DeliveryError(f"{model} comes without proof items, so its delivery cannot be proven")
+    scored = await asyncio.gather(
+        *(
+            client.score(name, item.prompt_ids, item.completion_ids)
+            for name in (model, BASE_MODEL_NAME)
+            for item in items
+        )
+    )
+    engine_new = np.concatenate(scored[: len(items)])
+    engine_base = np.concatenate(scored[len(items) :])
+    trainer_new = np.concatenate([item.logprobs for item in items])
+    trainer_base = np.concatenate([item.base_logprobs for item in items])
+    return judge(model, engine_new, engine_base, trainer_new, trainer_base, tolerance=tolerance)
+
+
+def judge(
+    model: str,
+    engine_new: np.ndarray,
+    engine_base: np.ndarray,
+    trainer_new: np.ndarray,
+    trainer_base: np.ndarray,
+    *,
+    tolerance: float,
+) -> ProofReport:
+    """The decision on logprobs [tokens] of the same completions, by engine and trainer, under adapter and base.
+
+    Raises:
+        DeliveryError: As `prove`.
+    """
+    if not np.isfinite(engine_new).all():
+        raise DeliveryError(f"{model} answers with logprobs that are not finite; its weights are broken")
+    change = trainer_new - trainer_base
+    size = float(np.sqrt(np.mean(change**2)))
+    if size < SMALLEST_CHANGE:
+        raise DeliveryError(
+            f"{model} changes the base by {size:.1e} nats per token, too little to prove that it arrived; "
+            "train longer or with a larger learning rate"
+        )
+    engine_change = engine_new - engine_base
+    slope = float(np.dot(change, engine_change) / np.dot(change, change))
+    residual = engine_change - slope * change
+    slope_error = float(np.sqrt(np.dot(residual, residual) / max(len(change) - 1, 1) / np.dot(change, change)))
+    difference = float(np.mean(np.abs(engine_new - trainer_new)))
+    report = ProofReport(len(change), difference, size, slope, slope_error)
+    figures = (
+        f"engine and trainer differ by {difference:.3f} nats per token (allowed {tolerance}), slope of the change "
+        f"{slope:.2f} ± {slope_error:.2f} (1 when delivered) over {len(change)} tokens"
+    )
+    margin = STANDARD_ERRORS * slope_error
+    if difference > tolerance or not SLOPE_LOW - margin <= slope <= SLOPE_HIGH + margin:
+        raise DeliveryError(f"{model} was loaded, but what answers is not what was trained: {figures}")
+    if slope - margin <= 0:
+        raise DeliveryError(f"{model} cannot be told from the base through the engine: {figures}")
+    return report

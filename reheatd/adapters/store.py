@@ -1,0 +1,198 @@
+"""Immutable adapter versions on disk, and which of them is promoted.
+
+A version is a folder `policy-vN-<digest>` with weights, configuration and lineage, complete from the moment it has
+its name. Its number is never used again, not even after it was deleted.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from reheatd.adapters.lineage import BASE_MODEL_NAME, Lineage, version_name
+from reheatd.adapters.validate import CONFIG_FILE, WEIGHTS_FILE
+from reheatd.errors import ConflictError, NotFoundError
+
+LINEAGE_FILE = "lineage.json"
+VersionState = Literal["candidate", "promoted", "retired", "rejected"]
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS adapter_versions (
+    version INTEGER PRIMARY KEY AUTOINCREMENT,
+    folder TEXT NOT NULL,
+    state TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS adapter_promotions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    time REAL NOT NULL,
+    version INTEGER NOT NULL
+);
+"""
+_NAME = re.compile(r"^policy-v(0|[1-9]\d*)$")
+
+
+class VersionInfo(BaseModel):
+    """A version as it is listed. Version 0, the bare base model, has no lineage."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int
+    name: str
+    state: VersionState
+    lineage: Lineage | None
+
+
+class AdapterStore:
+    """The versions under `folder`; their numbers, states and promotions in the daemon's database."""
+
+    def __init__(self, folder: Path, db: sqlite3.Connection) -> None:
+        self._folder = folder
+        self._db = db
+        folder.mkdir(parents=True, exist_ok=True)
+        with db:
+            db.executescript(TABLES)
+        self._remove_leftovers()
+
+    def publish(self, source: Path, **lineage: Any) -> Lineage:
+        """Copies the adapter in `source` into a new version and returns its lineage.
+
+        Args:
+            lineage: Fields of `Lineage` except `version` and `digest`, which are decided here.
+        """
+        digest = content_digest(source)
+        with self._db:
+            row = self._db.execute("INSERT INTO adapter_versions (folder, state) VALUES ('', 'candidate')")
+            version = int(row.lastrowid or 0)
+        record = Lineage(version=version, digest=digest, **lineage)
+        final = self._folder / f"{version_name(version)}-{digest[:12]}"
+        scratch = self._folder / f".{final.name}.tmp"
+        scratch.mkdir()
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            shutil.copyfile(source / name, scratch / name)
+        (scratch / LINEAGE_FILE).write_text(record.model_dump_json(indent=2))
+        for file in scratch.iterdir():
+            _fsync(file)
+        _fsync(scratch)
+        scratch.rename(final)
+        _fsync(self._folder)
+        with self._db:
+            self._db.execute("UPDATE adapter_versions SET folder = ? WHERE version = ?", (final.name, version))
+        return record
+
+    def get(self, version: int) -> VersionInfo:
+        """Raises NotFoundError when there is no such version."""
+        if version == 0:
+            return VersionInfo(version=0, name=version_name(0), state=self._base_state(), lineage=None)
+        row = self._row(version)
+        lineage = Lineage.model_validate_json((self._folder / row["folder"] / LINEAGE_FILE).read_text())
+        return VersionInfo(version=version, name=version_name(version), state=row["state"], lineage=lineage)
+
+    def path(self, version: int) -> Path:
+        """Folder of a version >= 1; raises NotFoundError when there is no such version."""
+        return (self._folder / self._row(version)["folder"]).resolve()
+
+    def list(self) -> list[VersionInfo]:
+        """Every version, the base first."""
+        rows = self._db.execute("SELECT version FROM adapter_versions WHERE folder != '' ORDER BY version").fetchall()
+        return [self.get(0), *(self.get(row["version"]) for row in rows)]
+
+    def versions(self) -> list[int]:
+        """The numbers of every version, the base's 0 first."""
+        rows = self._db.execute("SELECT version FROM adapter_versions WHERE folder != '' ORDER BY version").fetchall()
+        return [0, *(row["version"] for row in rows)]
+
+    def set_state(self, version: int, state: VersionState) -> None:
+        if version:
+            self._row(version)
+            with self._db:
+                self._db.execute("UPDATE adapter_versions SET state = ? WHERE version = ?", (state, version))
+
+    def promoted(self) -> int:
+        """The version the alias means; 0 until one was promoted."""
+        row = self._db.execute("SELECT version FROM adapter_promotions ORDER BY id DESC LIMIT 1").fetchone()
+        return 0 if row is None else row["version"]
+
+    def previous(self) -> int | None:
+        """The version that was promoted before the present one and is another; None when there was none."""
+        current = self.promoted()
+        if current == 0 and self._db.execute("SELECT 1 FROM adapter_promotions").fetchone() is None:
+            return None
+        rows = self._db.execute("SELECT version FROM adapter_promotions ORDER BY id DESC").fetchall()
+        return next((row["version"] for row in rows if row["version"] != current), 0 if current else None)
+
+    def promote(self, version: int) -> None:
+        """Records, in one transaction, that the alias means `version` from now on."""
+        if version:
+            self._row(version)
+        with self._db:
+            self._db.execute("UPDATE adapter_versions SET state = 'retired' WHERE state = 'promoted'")
+            self._db.execute("UPDATE adapter_versions SET state = 'promoted' WHERE version = ?", (version,))
+            self._db.execute("INSERT INTO adapter_promotions (time, version) VALUES (?, ?)", (time.time(), version))
+
+    def delete(self, version: int) -> None:
+        """Deletes the files of a version that is not promoted; the engine must not know it any more.
+
+        Raises:
+            ConflictError: It is promoted, or it is the base.
+        """
+        if version == 0 or version == self.promoted():
+            raise ConflictError(f"{version_name(version)} is being served; promote another version first")
+        folder = self.path(version)
+        with self._db:
+            self._db.execute("DELETE FROM adapter_versions WHERE version = ?", (version,))
+        shutil.rmtree(folder)
+
+    @staticmethod
+    def parse_name(name: str) -> int | None:
+        """The version a model name pins (`policy-v3`, `base`), or None when it is no such name."""
+        if name == BASE_MODEL_NAME:
+            return 0
+        match = _NAME.match(name)
+        return int(match[1]) if match else None
+
+    def _base_state(self) -> VersionState:
+        return "promoted" if self.promoted() == 0 else "retired"
+
+    def _row(self, version: int) -> sqlite3.Row:
+        row = self._db.execute(
+            "SELECT * FROM adapter_versions WHERE version = ? AND folder != ''", (version,)
+        ).fetchone()
+        if row is None:
+            known = ", ".join(version_name(number) for number in self.versions())
+            raise NotFoundError(f"version {version} does not exist; there are {known}", param="version")
+        return row
+
+    def _remove_leftovers(self) -> None:
+        """A crash while publishing leaves a scratch folder, a folder without a record, or a record without one."""
+        for scratch in self._folder.glob(".*.tmp"):
+            shutil.rmtree(scratch)
+        known = {row["folder"] for row in self._db.execute("SELECT folder FROM adapter_versions")}
+        for folder in self._folder.glob("policy-v*"):
+            if folder.name not in known:
+                shutil.rmtree(folder)
+        with self._db:
+            self._db.execute("DELETE FROM adapter_versions WHERE folder = ''")
+
+
+def content_digest(folder: Path) -> str:
+    """SHA-256 over an adapter's weights and configuration."""
+    digest = hashlib.sha256()
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        with (folder / name).open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

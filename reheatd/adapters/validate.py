@@ -1,0 +1,130 @@
+"""Checks an adapter before the engine sees it.
+
+vLLM loads smaller shapes, extra layers, another base's adapter and NaN weights without a word, so every one of these
+is refused here.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reheatd.adapters.tensors import read_header, read_tensors
+from reheatd.errors import AdapterInvalidError, BadInputError
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+LARGEST_RELATIVE_UPDATE = 100.0
+"""Largest |scale * B A| over the square root of its size that is believed; a trained update is well below 1."""
+
+_TENSOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
+
+
+def validate_adapter(folder: Path, model_path: Path, *, max_rank: int) -> None:
+    """Checks that the adapter in `folder` fits the base model in `model_path` and does something finite.
+
+    Raises:
+        AdapterInvalidError: A file is missing or broken; the rank is too large; a target module does not exist, is
+            the LM head or an embedding, or lacks its A or B in some layer; a shape does not fit; a value is not
+            finite; the update is zero everywhere or absurdly large.
+    """
+    config = _read_config(folder)
+    rank = config.get("r")
+    if not isinstance(rank, int) or not 1 <= rank <= max_rank:
+        raise AdapterInvalidError(
+            f"{folder.name}: rank {rank} is not between 1 and {max_rank}; raise engine.max_lora_rank or train a "
+            "smaller one",
+            param="rank",
+        )
+    for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias"):
+        if config.get(key):
+            raise AdapterInvalidError(f"{folder.name}: {key} = {config[key]} is not supported by the engine; unset it")
+    shapes = _base_shapes(model_path)
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or not targets:
+        raise AdapterInvalidError(f"{folder.name}: target_modules = {targets!r} is not a list of module names")
+    expected = {name for name in shapes if name.rsplit(".", 1)[-1] in targets}
+    unknown = [target for target in targets if not any(name.endswith(f".{target}") for name in shapes)]
+    if unknown or not expected:
+        raise AdapterInvalidError(
+            f"{folder.name}: target modules {unknown or targets} do not exist in {model_path.name}"
+        )
+    outside = sorted(name for name in expected if ".layers." not in name)
+    if outside:
+        raise AdapterInvalidError(f"{folder.name}: {outside[0]} is a target; head and embeddings stay frozen")
+
+    scale = float(config.get("lora_alpha", rank)) / (rank**0.5 if config.get("use_rslora") else rank)
+    pairs: dict[str, dict[str, Any]] = {}
+    for tensor, values in read_tensors(folder / WEIGHTS_FILE):
+        match = _TENSOR.match(tensor)
+        if match is None or match["module"] not in expected:
+            raise AdapterInvalidError(f"{folder.name}: tensor {tensor} belongs to no target module of {model_path}")
+        if not np.isfinite(values).all():
+            raise AdapterInvalidError(f"{folder.name}: tensor {tensor} has values that are not finite; training broke")
+        rows, columns = shapes[match["module"]]
+        fits = (rank, columns) if match["side"] == "A" else (rows, rank)
+        if values.shape != fits:
+            raise AdapterInvalidError(
+                f"{folder.name}: tensor {tensor} has shape {values.shape}, {model_path.name} needs {fits}; was it "
+                "trained on another base model?"
+            )
+        pairs.setdefault(match["module"], {})[match["side"]] = values
+    missing = sorted(name for name in expected if set(pairs.get(name, {})) != {"A", "B"})
+    if missing:
+        raise AdapterInvalidError(f"{folder.name}: {missing[0]} lacks its A or B; {len(missing)} modules do")
+    updates = [_update_norm(pair["A"], pair["B"], scale) for pair in pairs.values()]
+    if max(updates) == 0:
+        raise AdapterInvalidError(f"{folder.name}: every update is zero; the adapter does nothing")
+    if max(updates) > LARGEST_RELATIVE_UPDATE:
+        raise AdapterInvalidError(f"{folder.name}: an update has norm {max(updates):.3g} per weight; training diverged")
+
+
+def base_digest(model_path: Path) -> str:
+    """Digest of the base model: its configuration and the headers and sizes of its weight files.
+
+    The weights themselves are sampled, not read whole: at hundreds of gigabytes a full hash would take minutes.
+    """
+    digest = hashlib.sha256((model_path / "config.json").read_bytes())
+    files = sorted(model_path.glob("*.safetensors"))
+    if not files:
+        raise BadInputError(f"{model_path} has no *.safetensors; name a folder in Hugging Face format")
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as handle:
+            for part in range(64):
+                handle.seek(part * size // 64)
+                digest.update(handle.read(1 << 16))
+    return digest.hexdigest()
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / CONFIG_FILE
+    try:
+        config = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise AdapterInvalidError(f"{file} does not exist; an adapter folder needs it") from error
+    except ValueError as error:
+        raise AdapterInvalidError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise AdapterInvalidError(f"{file} is no JSON object")
+    return config
+
+
+def _base_shapes(model_path: Path) -> dict[str, tuple[int, int]]:
+    """Module name -> (out, in) of every matrix of the base model."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for file in model_path.glob("*.safetensors"):
+        for name, entry in read_header(file).items():
+            if name.endswith(".weight") and len(entry["shape"]) == 2:
+                shapes[name.removesuffix(".weight")] = (entry["shape"][0], entry["shape"][1])
+    return shapes
+
+
+def _update_norm(a_RI: Any, b_OR: Any, scale: float) -> float:
+    """|scale B A| (Frobenius) over the square root of its size, from the small Gram matrices."""
+    gram = (b_OR.T.astype(np.float64) @ b_OR) * (a_RI.astype(np.float64) @ a_RI.T)
+    return float(abs(scale) * np.sqrt(max(gram.sum(), 0.0) / (b_OR.shape[0] * a_RI.shape[1])))
