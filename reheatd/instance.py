@@ -1,0 +1,98 @@
+"""One daemon per data folder and per port: claimed before anything is started."""
+
+import asyncio
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+import psutil
+
+from reheatd.errors import BadInputError, ConflictError, PortInUseError
+
+PREDECESSOR_TIMEOUT_S = 30.0
+"""Longest wait for the children of a daemon that was killed; their guards end them within seconds."""
+POLL_S = 0.1
+
+
+async def claim_data_dir(folder: Path) -> int:
+    """Locks `folder` for this process and those that inherit the descriptor it returns.
+
+    The guards of the daemon's children inherit it, so after a `kill -9` the folder stays locked until the last child
+    is gone: two brokers never write into one folder.
+
+    Raises:
+        ConflictError: Another daemon uses the folder; the message names its process id.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "daemon.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + PREDECESSOR_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = int(os.pread(descriptor, 32, 0) or b"0")
+            if _is_alive(owner) or time.monotonic() > deadline:
+                os.close(descriptor)
+                raise ConflictError(
+                    f"data_dir {folder} is in use by the daemon with process id {owner}; stop that one, "
+                    "or name another folder with --data-dir"
+                ) from error
+            await asyncio.sleep(POLL_S)
+        else:
+            break
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on `host` and `port` (0: any free one).
+
+    Raises:
+        PortInUseError: Another process listens there.
+        BadInputError: This machine has no such address, or the port is not for this user.
+    """
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
+        )
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(
+                f"port {port} on {host} is in use; stop what has it, or choose another with --port", param="server.port"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise BadInputError(
+                f"port {port} is not open to this user; choose one above 1023 with --port", param="server.port"
+            ) from error
+        raise BadInputError(
+            f"cannot listen on {host} ({error.strerror}); name an address of this machine with --host",
+            param="server.host",
+        ) from error
+
+
+def url_of(host: str, port: int) -> str:
+    """The URL at which a client on this machine reaches a server bound to `host`."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def write_daemon_file(path: Path, url: str) -> None:
+    """Records process id and URL for whoever looks for the daemon; the file appears whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        json.dump({"pid": os.getpid(), "url": url, "started_at": time.time()}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,21 @@
+"""How a Celery worker is started; what it runs is in the `workers` package."""
+
+import sys
+
+from reheatd.supervisor import Command
+
+
+def worker_command(broker_url: str, *, index: int, threads: int | None) -> Command:
+    """One worker that takes one job at a time, each in a fresh process, so that a job's memory goes with it."""
+    argv = [
+        sys.executable, "-m", "celery", "-A", "workers.app", "worker",
+        "--pool", "prefork",
+        "--concurrency", "1",
+        "--max-tasks-per-child", "1",
+        "--hostname", f"reheatd-{index}@%h",
+        "--loglevel", "INFO",
+    ]  # fmt: skip
+    env = {"REHEATD_BROKER_URL": broker_url, "TOKENIZERS_PARALLELISM": "false"}
+    if threads is not None:
+        env["OMP_NUM_THREADS"] = str(threads)
+    return Command(f"worker-{index}", argv, env)

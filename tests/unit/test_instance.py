@@ -1,0 +1,87 @@
+"""One daemon per data folder and port."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reheatd.errors import BadInputError, ConflictError, PortInUseError
+from reheatd.instance import claim_data_dir, listen, url_of
+
+# A daemon with a child that takes a second to end; prints when it is up.
+DAEMON = '''
+import asyncio, sys
+from pathlib import Path
+from reheatd.instance import claim_data_dir
+from reheatd.supervisor import Command, Supervisor
+STUBBORN = """import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("up", flush=True)
+time.sleep(600)"""
+async def main(folder):
+    lock = await claim_data_dir(folder)
+    children = Supervisor(folder, inherited=(lock,))
+    child = await children.start(Command("child", [sys.executable, "-c", STUBBORN], grace_s=1))
+    while "up" not in child.log_path.read_text():
+        await asyncio.sleep(0.01)
+    print("up", flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main(Path(sys.argv[1])))
+'''
+
+
+def start_daemon(folder: Path) -> "subprocess.Popen[str]":
+    daemon = subprocess.Popen([sys.executable, "-c", DAEMON, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert daemon.stdout is not None
+    with daemon.stdout:
+        assert daemon.stdout.readline() == "up\n"
+    return daemon
+
+
+def test_a_second_daemon_is_told_who_has_the_folder(tmp_path: Path) -> None:
+    daemon = start_daemon(tmp_path)
+    with pytest.raises(ConflictError, match=rf"{tmp_path} is in use by .* {daemon.pid}; .*--data-dir"):
+        asyncio.run(claim_data_dir(tmp_path))
+    daemon.kill()
+    daemon.wait()
+
+
+def test_after_kill_9_the_folder_is_free_once_the_children_are_gone(tmp_path: Path) -> None:
+    daemon = start_daemon(tmp_path)
+    daemon.send_signal(signal.SIGKILL)
+    daemon.wait()
+    started = time.monotonic()
+    os.close(asyncio.run(claim_data_dir(tmp_path)))
+    # The child ignores SIGTERM, so its guard, which holds the lock, has to wait for the grace period.
+    assert 0.5 < time.monotonic() - started < 10
+    assert (tmp_path / "daemon.lock").read_text() == str(os.getpid())
+
+
+def test_a_port_in_use_is_named_with_the_way_out() -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortInUseError, match=rf"port {port} .*--port"):
+            listen("127.0.0.1", port)
+
+
+def test_an_address_of_another_machine_is_named_with_the_way_out() -> None:
+    with pytest.raises(BadInputError, match=r"192\.0\.2\.1 .*--host"):
+        listen("192.0.2.1", 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::", "http://[::1]:80"),
+        ("example.org", "http://example.org:80"),
+    ],
+)
+def test_the_url_is_one_that_can_be_reached(host: str, url: str) -> None:
+    assert url_of(host, 80) == url
