@@ -105,6 +105,13 @@ class EngineError(ReheatdError, RuntimeError):
     status = 502
 
 
+class EngineUnavailableError(EngineError):
+    """The engine cannot be reached at the moment, e.g. while it restarts."""
+
+    code = "engine_unavailable"
+    status = 503
+
+
 class DeliveryError(EngineError):
     """An adapter that was loaded is not the one that answers: proof of delivery failed."""
 

@@ -3,8 +3,8 @@
 The trainer hands over probe completions with the logprobs it computed itself, under the new adapter and under the bare
 base. The same completions are scored through the engine under both names. Engine and trainer differ by rounding, and
 the base's rounding is much the same as the adapter's; so besides the plain distance, the *change* from base to adapter
-is compared: regressed on the trainer's change, the engine's has slope 1 when the adapter arrived, 0 when it did not, and
-s when it arrived scaled by s.
+is compared: regressed on the trainer's change, the engine's has slope 1 when the adapter arrived, 0 when it did not,
+and s when it arrived scaled by s.
 """
 
 import asyncio

@@ -73,11 +73,17 @@ class AdapterSlots:
         Raises:
             ConflictError: Requests are still in flight after `drain_timeout_s` seconds; the adapter stays loaded.
         """
-        if not await self.drain(name, drain_timeout_s):
-            raise ConflictError(f"{self.in_flight(name)} requests are still in flight on {name}; it stays loaded")
-        async with self._changing:
-            if name in self._paths:
-                await self._unregister(name)
+        deadline = asyncio.get_running_loop().time() + drain_timeout_s
+        while True:
+            left = deadline - asyncio.get_running_loop().time()
+            if not await self.drain(name, max(left, 0)):
+                raise ConflictError(f"{self.in_flight(name)} requests are still in flight on {name}; it stays loaded")
+            async with self._changing:
+                if self._in_flight[name]:
+                    continue  # one came in while the lock was awaited
+                if name in self._paths:
+                    await self._unregister(name)
+                return
 
     async def drain(self, name: str, timeout_s: float) -> bool:
         """Waits until no request is in flight on `name`; False when some still are after `timeout_s` seconds."""
@@ -140,8 +146,14 @@ class AdapterSlots:
         )
 
     async def _unregister(self, name: str) -> None:
-        await self._client.unload_adapter(name)
-        del self._paths[name]
+        # Forgotten first, without an await since the check that nobody uses it: a request that comes now sees that it
+        # is not loaded, waits for the lock and loads it again.
+        path = self._paths.pop(name)
+        try:
+            await self._client.unload_adapter(name)
+        except BaseException:
+            self._paths[name] = path
+            raise
         self._evictable.discard(name)
 
 

@@ -1,0 +1,227 @@
+"""The OpenAI-compatible surface: everything vLLM accepts, passed through, with the model name resolved.
+
+Only `model` in the request body is changed: the alias `policy` becomes the version promoted at this moment. The
+request holds a lease on that version until its last byte is delivered, so that a swap can wait for it.
+"""
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import aiohttp
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from reheatd.adapters.lineage import ALIAS_NAME, BASE_MODEL_NAME, version_name
+from reheatd.adapters.store import AdapterStore
+from reheatd.adapters.swap import SwapManager
+from reheatd.engine.slots import AdapterSlots
+from reheatd.errors import BadInputError, EngineUnavailableError, ModelNotFoundError, ReheatdError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PROXIED_PATHS = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
+VERSION_HEADER = "x-reheatd-version"
+REQUEST_ID_HEADER = "x-request-id"
+RETRY_AFTER_S = "5"
+CLIENT_CLOSED_REQUEST = 499
+NOT_FORWARDED = frozenset(
+    (
+        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",
+        "upgrade", "host", "content-length", "accept-encoding",
+    )
+)  # fmt: skip
+"""Headers that belong to one connection, not to the request."""
+
+
+@dataclass
+class RequestCounts:
+    """Requests since the start. Failed: answered 5xx or broken off by the engine; a client that left is no failure."""
+
+    total: int = 0
+    failed: int = 0
+
+
+class Gateway:
+    """Routes of the OpenAI surface in front of one engine."""
+
+    def __init__(self, engine_url: str, slots: AdapterSlots, swaps: SwapManager, store: AdapterStore) -> None:
+        self.counts = RequestCounts()
+        self._engine_url = engine_url.rstrip("/")
+        self._slots = slots
+        self._swaps = swaps
+        self._store = store
+        self._session: aiohttp.ClientSession | None = None
+
+    def routes(self) -> list[Route]:
+        return [
+            *(Route(path, self._proxy, methods=["POST"]) for path in PROXIED_PATHS),
+            Route("/v1/models", self._models, methods=["GET"]),
+            Route("/v1/models/{name}", self._model, methods=["GET"]),
+        ]
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._describe(name) for name in self._names()]})
+
+    async def _model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        self._swaps.model_for(name)
+        return JSONResponse(self._describe(name))
+
+    def _names(self) -> list[str]:
+        return [ALIAS_NAME, BASE_MODEL_NAME, *(version_name(version) for version in self._store.versions())]
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        root = version_name(self._swaps.promoted) if name == ALIAS_NAME else name
+        return {"id": name, "object": "model", "created": 0, "owned_by": "reheatd", "root": root}
+
+    async def _proxy(self, request: Request) -> Response:
+        self.counts.total += 1
+        request_id = request.headers.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
+        try:
+            response = await self._forward(request, request_id)
+        except ReheatdError as error:
+            if error.status >= 500:
+                self.counts.failed += 1
+            response = error_response(error)
+        response.headers[REQUEST_ID_HEADER] = request_id
+        return response
+
+    async def _forward(self, request: Request, request_id: str) -> Response:
+        body = _parse(await request.body())
+        name = body.get("model", ALIAS_NAME)
+        if not isinstance(name, str):
+            raise BadInputError(f"model must be a string, got {name!r}; GET /v1/models lists the names", param="model")
+        target, lease = await self._lease(name)
+        headers = {key: value for key, value in request.headers.items() if key.lower() not in NOT_FORWARDED}
+        headers[REQUEST_ID_HEADER] = request_id
+        headers["content-type"] = "application/json"
+        upstream: aiohttp.ClientResponse | None = None
+        handed_over = False
+        try:
+            upstream = await _unless_disconnected(
+                request,
+                self._open().post(
+                    f"{self._engine_url}{request.url.path}",
+                    data=json.dumps({**body, "model": target}).encode(),
+                    headers=headers,
+                ),
+            )
+            if upstream is None:
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
+            answer_headers = {key: value for key, value in upstream.headers.items() if key.lower() not in NOT_FORWARDED}
+            version = self._store.parse_name(target)
+            answer_headers[VERSION_HEADER] = target if version is None else version_name(version)
+            if upstream.content_type == "text/event-stream":
+                handed_over = True
+                return StreamingResponse(
+                    self._relay(upstream, lease), status_code=upstream.status, headers=answer_headers
+                )
+            content = await _unless_disconnected(request, upstream.read())
+            if content is None:
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
+            if upstream.status >= 500:
+                self.counts.failed += 1
+            return Response(content, upstream.status, headers=answer_headers)
+        except aiohttp.ClientError as error:
+            log.warning("engine unavailable: %s", error)
+            raise EngineUnavailableError(
+                f"the engine cannot be reached at the moment ({type(error).__name__}); try again in {RETRY_AFTER_S} s"
+            ) from error
+        finally:
+            if not handed_over:
+                if upstream is not None:
+                    upstream.close()
+                lease.__exit__(None, None, None)
+
+    async def _lease(self, name: str) -> tuple[str, AbstractContextManager[None]]:
+        """The engine's name for `name`, loaded, with a lease on it already taken."""
+        while True:
+            target = self._swaps.model_for(name)
+            if target == BASE_MODEL_NAME or self._slots.is_loaded(target):
+                # No await between resolving the alias and taking the lease: a drain never misses this request.
+                lease = self._slots.lease(target)
+                lease.__enter__()
+                return target, lease
+            version = self._store.parse_name(target)
+            if version is None:
+                raise ModelNotFoundError(f"model {name!r} does not exist any more", param="model")
+            await self._slots.load(target, self._store.path(version))
+            if version != self._swaps.promoted:
+                self._slots.mark_evictable(target)
+
+    async def _relay(
+        self, upstream: aiohttp.ClientResponse, lease: AbstractContextManager[None]
+    ) -> AsyncIterator[bytes]:
+        """The engine's bytes as they come; leaving early closes the connection, which makes the engine stop."""
+        try:
+            async for chunk in upstream.content.iter_any():
+                yield chunk
+        except aiohttp.ClientError as error:
+            self.counts.failed += 1
+            log.warning("the engine broke off a stream: %s", error)
+            broken = EngineUnavailableError(f"the engine broke off the stream ({type(error).__name__}); try again")
+            yield b"data: " + json.dumps(broken.openai_object()).encode() + b"\n\n"
+        finally:
+            upstream.close()
+            lease.__exit__(None, None, None)
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+                connector=aiohttp.TCPConnector(limit=0),
+                auto_decompress=False,
+            )
+        return self._session
+
+
+def error_response(error: ReheatdError) -> JSONResponse:
+    """An OpenAI-style error answer."""
+    retry = {"Retry-After": RETRY_AFTER_S} if error.status in (429, 503) else None
+    return JSONResponse(error.openai_object(), error.status, headers=retry)
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(raw)
+    except ValueError as error:
+        raise BadInputError(f"the request body is not valid JSON: {error}", param="body") from error
+    if not isinstance(body, dict):
+        raise BadInputError(f"the request body must be a JSON object, got {type(body).__name__}", param="body")
+    return body
+
+
+async def _unless_disconnected(request: Request, work: Any) -> Any:
+    """The result of awaiting `work`, or None when the client hangs up first; the work is cancelled then."""
+    working = asyncio.ensure_future(_as_coroutine(work))
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, leaving):
+            if not task.done():
+                task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _as_coroutine(work: Coroutine[Any, Any, T]) -> T:
+    return await work
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
