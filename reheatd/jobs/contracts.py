@@ -193,12 +193,12 @@ class JobRequest(Contract):
     target_ratio: float | None = None
     """Entropy target as a share of the baseline."""
     target_entropy: float | None = None
-    steps: int | None = Field(None, ge=1)
-    learning_rate: float | None = Field(None, gt=0)
-    temperature: float | None = Field(None, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0)
+    temperature: float | None = Field(default=None, gt=0)
     teacher: Literal["frozen", "live"] | None = None
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] | None = None
-    min_p: float | None = Field(None, gt=0, lt=1)
+    min_p: float | None = Field(default=None, gt=0, lt=1)
     seed: int = 0
 
     @field_validator("tau", "target_ratio", "target_entropy")

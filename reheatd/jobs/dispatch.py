@@ -1,0 +1,194 @@
+"""The daemon's side of a job: hands it to Celery, follows its events, notices when its worker is gone."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import CeleryError
+from kombu.exceptions import KombuError
+from pydantic import ValidationError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from reheatd.broker import BrokerError, address
+from reheatd.errors import WorkerLostError
+from reheatd.jobs.contracts import JobEvent, ReheatSpec, RLSpec
+from reheatd.jobs.keys import EVENTS_FIELD, KEEP_S, alive_key, cancel_key, events_key, owner_key
+
+logger = logging.getLogger(__name__)
+
+QUEUE = "reheatd"
+REHEAT_TASK = "reheatd.reheat"
+CONTINUE_RL_TASK = "reheatd.continue_rl"
+FINAL_KINDS = ("succeeded", "failed", "cancelled")
+POLL_S = 2.0
+"""Longest wait for an event before the worker's heartbeat is looked at, in seconds."""
+PING_S = 1.0
+
+
+def make_celery(broker_url: str) -> Celery:
+    """The Celery application of daemon and workers.
+
+    The tasks `reheatd.reheat` and `reheatd.continue_rl` take one argument: the JSON object of a `ReheatSpec` or
+    `RLSpec`. Their Celery id is the job's id. What they report goes through `JobReporter`; they return nothing.
+    """
+    app = Celery("reheatd", broker=broker_url, backend=broker_url)
+    app.conf.update(
+        task_default_queue=QUEUE,
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        task_track_started=True,
+        # Acknowledged when taken: a job whose worker dies is failed by the daemon, never run a second time unseen.
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        # Longer than any job waits for a worker, or Redis hands the message out again.
+        broker_transport_options={"visibility_timeout": 24 * 3600},
+        result_expires=KEEP_S,
+    )
+    return app
+
+
+class JobDispatcher:
+    """Submits, cancels and follows jobs. Close it when done.
+
+    Args:
+        broker_url: Redis URL, of the broker that the workers use.
+        heartbeat_timeout_s: A job that began and whose worker has been silent for so long is lost.
+    """
+
+    def __init__(self, broker_url: str, *, heartbeat_timeout_s: float) -> None:
+        self._url = broker_url
+        self._heartbeat_timeout_s = heartbeat_timeout_s
+        self._celery = make_celery(broker_url)
+        # No socket timeout: the blocking read below has its own.
+        self._redis = Redis.from_url(broker_url, decode_responses=True)
+        self._celery_lock = asyncio.Lock()
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+        await asyncio.to_thread(self._celery.close)
+
+    async def submit(self, spec: ReheatSpec | RLSpec) -> None:
+        """Puts the job into the workers' queue. Doing so twice is harmless: `JobReporter.started` lets one run.
+
+        Raises:
+            BrokerError: The broker cannot be reached.
+        """
+        task = REHEAT_TASK if spec.kind == "reheat" else CONTINUE_RL_TASK
+        await self._call(
+            self._celery.send_task, task, args=[spec.model_dump(mode="json")], task_id=spec.job_id, ignore_result=False
+        )
+
+    async def cancel(self, job_id: str) -> None:
+        """Asks the worker to stop, and keeps the job from starting if none has taken it yet.
+
+        Raises:
+            BrokerError: The broker cannot be reached.
+        """
+        try:
+            await self._redis.set(cancel_key(job_id), "1", ex=KEEP_S)
+        except (RedisError, OSError) as error:
+            raise self._broker_error(error) from error
+
+    async def terminate(self, job_id: str) -> None:
+        """Kills the process that runs the job; for a worker that does not react to `cancel`.
+
+        Raises:
+            BrokerError: The broker cannot be reached.
+        """
+        await self._call(self._celery.control.revoke, job_id, terminate=True, signal="SIGKILL")
+
+    async def connected_workers(self) -> int:
+        """How many Celery workers answer within a second.
+
+        Raises:
+            BrokerError: The broker cannot be reached.
+        """
+        return len(await self._call(self._celery.control.ping, timeout=PING_S) or [])
+
+    async def events(self, job_id: str, after_id: str = "0") -> AsyncIterator[tuple[str, JobEvent]]:
+        """The job's events after stream id `after_id`, up to and including its last one.
+
+        Waits for a worker as long as it takes; once one has begun it must report. A broker that cannot be reached is
+        waited for, since it keeps the events.
+
+        Raises:
+            WorkerLostError: The worker died, was silent for `heartbeat_timeout_s`, or sent what is no event.
+        """
+        last_alive = 0.0
+        while True:
+            try:
+                entries = await self._read(job_id, after_id, block_ms=int(POLL_S * 1000))
+                if not entries:
+                    last_alive = await self._check_worker(job_id, after_id, last_alive)
+            except (RedisError, OSError, BrokerError) as error:
+                logger.warning("events of %s cannot be read from the broker, will try again: %s", job_id, error)
+                await asyncio.sleep(POLL_S)
+                continue
+            for after_id, fields in entries:
+                event = _parse(job_id, fields)
+                yield after_id, event
+                if event.kind in FINAL_KINDS:
+                    return
+
+    async def _read(self, job_id: str, after_id: str, *, block_ms: int) -> list[tuple[str, dict[str, str]]]:
+        answer: Any = await self._redis.xread({events_key(job_id): after_id}, count=100, block=block_ms)
+        if not answer:
+            return []
+        streams = answer.values() if isinstance(answer, dict) else [entries for _, entries in answer]
+        return [entry for entries in streams for entry in entries]
+
+    async def _check_worker(self, job_id: str, after_id: str, last_alive: float) -> float:
+        """When the worker was last known to live, on the broker's clock, in seconds."""
+        seconds, microseconds = await self._redis.time()
+        now = seconds + microseconds / 1e6
+        if await self._redis.exists(alive_key(job_id)):
+            return now
+        state, reason = await self._call(self._celery_outcome, job_id)
+        # The last event may have arrived between the read and this check; it says more than Celery does.
+        newest = await self._redis.xrevrange(events_key(job_id), count=1)
+        if newest and newest[0][0] != after_id:
+            return last_alive
+        if state in ("FAILURE", "REVOKED"):
+            raise WorkerLostError(f"the worker of job {job_id} ended without a report ({reason}); see the worker's log")
+        if not await self._redis.exists(owner_key(job_id)):
+            return last_alive
+        last_event = int(after_id.split("-")[0]) / 1000
+        silent_s = now - max(last_alive, last_event)
+        if silent_s > self._heartbeat_timeout_s:
+            raise WorkerLostError(
+                f"the worker of job {job_id} has been silent for {silent_s:.0f} s; see the worker's log, or raise "
+                f"control.heartbeat_timeout_s ({self._heartbeat_timeout_s:.0f})"
+            )
+        return last_alive
+
+    def _celery_outcome(self, job_id: str) -> tuple[str, str]:
+        result = self._celery.AsyncResult(job_id)
+        state = result.state
+        return state, repr(result.result) if state == "FAILURE" else state.lower()
+
+    async def _call(self, function: Any, *arguments: Any, **options: Any) -> Any:
+        """Runs a blocking call of Celery in a thread, one at a time."""
+        async with self._celery_lock:
+            try:
+                return await asyncio.to_thread(function, *arguments, **options)
+            except (CeleryError, KombuError, RedisError, OSError) as error:
+                raise self._broker_error(error) from error
+
+    def _broker_error(self, error: Exception) -> BrokerError:
+        return BrokerError(f"the broker at {address(self._url)} cannot be reached ({error}); see the broker's log")
+
+
+def _parse(job_id: str, fields: dict[str, str]) -> JobEvent:
+    try:
+        return JobEvent.model_validate_json(fields[EVENTS_FIELD])
+    except (KeyError, ValidationError) as error:
+        raise WorkerLostError(
+            f"the worker of job {job_id} sent an event this daemon does not understand ({error}); run the same version "
+            "of reheatd on daemon and workers"
+        ) from error

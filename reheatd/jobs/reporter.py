@@ -1,0 +1,109 @@
+"""The worker's side of a job: reports events, keeps a heartbeat, learns of cancellation."""
+
+import logging
+import secrets
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+
+from celery.exceptions import Ignore
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
+from redis.retry import Retry
+
+from reheatd.jobs.contracts import JobEvent, JobResult
+from reheatd.jobs.keys import EVENTS_FIELD, KEEP_S, alive_key, cancel_key, events_key, owner_key
+
+logger = logging.getLogger(__name__)
+
+BEAT_S = 5.0
+ALIVE_S = 30
+"""How long a heartbeat lasts: several missed beats, so that a busy machine is not taken for a dead one."""
+
+
+class JobNotWantedError(Ignore):
+    """The job was cancelled before it began, or another delivery of it runs already.
+
+    Being Celery's `Ignore`, it ends the task without a result when it is let through.
+    """
+
+
+class JobReporter:
+    """Reports one job over Redis; as a context manager it keeps the heartbeat going while training computes.
+
+        with JobReporter(broker_url, spec.job_id) as reporter:
+            reporter.started()
+            ...
+            reporter.succeeded(result)
+
+    Short losses of the connection are waited out (about half a minute in all), so a broker that restarts does not cost
+    a training run.
+    """
+
+    def __init__(self, redis_url: str, job_id: str) -> None:
+        self.job_id = job_id
+        self._redis = Redis.from_url(
+            redis_url,
+            decode_responses=True,
+            retry=Retry(ExponentialBackoff(cap=5.0, base=0.2), retries=10),
+            retry_on_error=[ConnectionError, TimeoutError],
+        )
+        self._stop = threading.Event()
+        self._heartbeat = threading.Thread(target=self._beat, name=f"heartbeat-{job_id}", daemon=True)
+
+    def __enter__(self) -> "JobReporter":
+        self._heartbeat.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._heartbeat.join()
+        self._redis.close()
+
+    def started(self) -> None:
+        """Claims the job and reports that it runs. Call it first and let its exception through.
+
+        Raises:
+            JobNotWantedError: The job must not run here; nothing is to be done or reported.
+        """
+        if self.is_cancelled():
+            self.cancelled()
+            raise JobNotWantedError(f"job {self.job_id} was cancelled before it began")
+        if not self._redis.set(owner_key(self.job_id), secrets.token_hex(8), nx=True, ex=KEEP_S):
+            raise JobNotWantedError(f"job {self.job_id} was delivered twice; another worker runs it")
+        self._send(JobEvent(kind="started"))
+
+    def progress(self, phase: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
+        """Reports step `step` of `steps` of a phase, e.g. `training`, with the metrics that are new."""
+        self._send(JobEvent(kind="progress", phase=phase, step=step, steps=steps, metrics=dict(metrics)))
+
+    def succeeded(self, result: JobResult) -> None:
+        self._send(JobEvent(kind="succeeded", result=result))
+
+    def failed(self, error: str) -> None:
+        """Reports the end of the job; `error` is one line that says what went wrong and what to do about it."""
+        self._send(JobEvent(kind="failed", error=error))
+
+    def cancelled(self) -> None:
+        """Confirms that the job stopped because it was cancelled."""
+        self._send(JobEvent(kind="cancelled"))
+
+    def is_cancelled(self) -> bool:
+        return bool(self._redis.exists(cancel_key(self.job_id)))
+
+    def _send(self, event: JobEvent) -> None:
+        key = events_key(self.job_id)
+        self._redis.xadd(key, {EVENTS_FIELD: event.model_dump_json()})
+        self._redis.expire(key, KEEP_S)
+
+    def _beat(self) -> None:
+        key = alive_key(self.job_id)
+        while not self._stop.is_set():
+            try:
+                self._redis.set(key, "1", ex=ALIVE_S)
+            except RedisError as error:
+                logger.warning("heartbeat of job %s did not reach the broker: %s", self.job_id, error)
+            self._stop.wait(BEAT_S)
