@@ -1,0 +1,93 @@
+"""Gates between a trained version and clients. Pure: figures in, `GateResult` out.
+
+Every gate is aware of sampling noise: a figure that misses its range fails only when noise does not explain the miss.
+The gates guard against versions that are worse; they are not there to re-roll the dice until a measurement looks good.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from reheatd.jobs.contracts import Accuracy, EntropyEstimate
+
+
+@dataclass(frozen=True)
+class GateResult:
+    name: str
+    passed: bool
+    detail: str
+    """One line with the figures."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def target_gate(measured: EntropyEstimate, target: float, tolerance: float) -> GateResult:
+    """Passes when the estimate's confidence interval overlaps target * [1 - tolerance, 1 + tolerance].
+
+    So a point estimate inside the range always passes, and one outside passes only if it is as near as its own noise.
+    """
+    low, high = target * (1 - tolerance), target * (1 + tolerance)
+    passed = measured.low <= high and measured.high >= low
+    return GateResult(
+        "entropy",
+        passed,
+        f"{_interval(measured)} nats per token, target {target:.3f} within {tolerance:.0%}: [{low:.3f}, {high:.3f}]",
+    )
+
+
+def direction_gate(before: EntropyEstimate, measured: EntropyEstimate, tau: float) -> GateResult:
+    """Passes unless entropy moved against tau (up for tau > 1, down for tau < 1) by more than noise explains.
+
+    Noise is the half width of the difference's interval: both half widths in quadrature. Both estimates are of the
+    same probes, which makes the true noise smaller and the gate lenient, never harsh.
+    """
+    change = measured.mean - before.mean
+    noise = math.hypot(_half_width(before), _half_width(measured))
+    towards = change if tau > 1 else -change
+    wanted = "higher" if tau > 1 else "lower"
+    return GateResult(
+        "entropy",
+        towards > 0 or towards + noise > 0,
+        f"{_interval(before)} -> {_interval(measured)} nats per token with tau {tau:g}: {wanted} wanted, "
+        f"changed by {change:+.3f}, noise {noise:.3f}",
+    )
+
+
+def floor_gate(measured: EntropyEstimate, baseline: float, share: float) -> GateResult:
+    """Passes unless the whole confidence interval lies below `share` times the baseline."""
+    floor = share * baseline
+    return GateResult(
+        "entropy", measured.high >= floor, f"{_interval(measured)} nats per token, must keep {floor:.3f} ({share:.0%})"
+    )
+
+
+def accuracy_gate(before: Accuracy, after: Accuracy, tolerance: float) -> GateResult:
+    """Fails when the loss in accuracy is both larger than `tolerance` and real.
+
+    Real means that the interval of the loss excludes 0, by Newcombe's method from the two Wilson intervals: the loss
+    d = before - after is real when d > sqrt((before - before.low)^2 + (after.high - after)^2). On 48 problems around
+    50% that takes a drop of about 0.19, so pure noise fails a version as rarely as the intervals' level says; with
+    more problems (`task.eval_count`) the gate approaches `after >= before - tolerance`.
+    """
+    loss = before.value - after.value
+    noise = math.hypot(before.value - before.low, after.high - after.value)
+    return GateResult(
+        "accuracy",
+        not (loss > tolerance and loss > noise),
+        f"{before.value:.1%} -> {after.value:.1%} of {after.problems} problems: lost {loss:+.1%}, "
+        f"tolerance {tolerance:.1%}, noise {noise:.1%}",
+    )
+
+
+def delivery_gate(passed: bool, detail: str) -> GateResult:
+    """Proof of delivery, as the swap reported it."""
+    return GateResult("delivery", passed, detail)
+
+
+def _half_width(estimate: EntropyEstimate) -> float:
+    return (estimate.high - estimate.low) / 2
+
+
+def _interval(estimate: EntropyEstimate) -> str:
+    return f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"

@@ -1,0 +1,61 @@
+"""States of the control loop and the legal ways between them. Pure."""
+
+from enum import StrEnum
+
+from reheatd.jobs.contracts import JobStatus
+
+
+class State(StrEnum):
+    SERVING = "serving"
+    """The promoted version is served; nothing is wrong with it as far as is known."""
+    COLLAPSED = "collapsed"
+    """The promoted version's entropy has collapsed and no job is running."""
+    REHEATING = "reheating"
+    """A reheat (or, with tau < 1, a cooling) is being trained."""
+    CONTINUING_RL = "continuing_rl"
+    """Continued RL is being trained."""
+    GATING = "gating"
+    """The version a job made is measured."""
+    SWAPPING = "swapping"
+    """A version that passed the gates is proved and promoted."""
+
+
+IDLE = (State.SERVING, State.COLLAPSED)
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.SERVING: frozenset({State.COLLAPSED, State.REHEATING, State.CONTINUING_RL}),
+    State.COLLAPSED: frozenset({State.SERVING, State.REHEATING, State.CONTINUING_RL}),
+    State.REHEATING: frozenset({State.GATING, *IDLE}),
+    State.CONTINUING_RL: frozenset({State.GATING, *IDLE}),
+    State.GATING: frozenset({State.SWAPPING, *IDLE}),
+    State.SWAPPING: frozenset({State.CONTINUING_RL, *IDLE}),
+}
+"""From every busy state back to an idle one: the job failed, was rejected or cancelled, or is done."""
+
+STATUS_TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.AWAITING_APPROVAL: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.RUNNING: frozenset({JobStatus.GATING, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.GATING: frozenset({JobStatus.SWAPPING, JobStatus.REJECTED, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.SWAPPING: frozenset({JobStatus.SUCCEEDED, JobStatus.REJECTED, JobStatus.FAILED, JobStatus.CANCELLED}),
+}
+
+
+class IllegalTransitionError(RuntimeError):
+    """A bug in the controller: there is no such way between two states."""
+
+
+def check_transition(old: State, new: State) -> None:
+    """Raises:
+    IllegalTransitionError: `new` does not follow `old`.
+    """
+    if new not in TRANSITIONS[old]:
+        raise IllegalTransitionError(f"control state {old} cannot become {new}")
+
+
+def check_status(old: JobStatus, new: JobStatus) -> None:
+    """Raises:
+    IllegalTransitionError: A job with status `old` cannot get status `new`.
+    """
+    if new is not old and new not in STATUS_TRANSITIONS.get(old, frozenset()):
+        raise IllegalTransitionError(f"job status {old} cannot become {new}")

@@ -1,0 +1,90 @@
+"""What the control loop is made of: the parts it drives, by the surface it uses of each."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from reheatd.adapters.lineage import Lineage
+from reheatd.adapters.store import VersionInfo, VersionState
+from reheatd.adapters.swap import SwapReport
+from reheatd.config import Settings
+from reheatd.control.ledger import Ledger
+from reheatd.entropy.meter import Measurement
+from reheatd.jobs.contracts import EntropyEstimate, JobEvent, ReheatSpec, RLSpec
+
+
+class Versions(Protocol):
+    """The part of `AdapterStore` that the control loop uses."""
+
+    def publish(self, source: Path, **lineage: Any) -> Lineage: ...
+    def get(self, version: int) -> VersionInfo: ...
+    def path(self, version: int) -> Path: ...
+    def list(self) -> list[VersionInfo]: ...
+    def set_state(self, version: int, state: VersionState) -> None: ...
+
+
+class Swaps(Protocol):
+    """The part of `SwapManager` that the control loop uses."""
+
+    @property
+    def promoted(self) -> int: ...
+    async def stage(self, version: int) -> str: ...
+    async def discard(self, version: int) -> None: ...
+    async def promote(self, version: int) -> SwapReport: ...
+    async def rollback(self) -> SwapReport: ...
+
+
+class Slots(Protocol):
+    """The part of `AdapterSlots` that the control loop uses."""
+
+    async def load(self, name: str, path: Path) -> None: ...
+    async def unload(self, name: str) -> None: ...
+
+
+class Monitor(Protocol):
+    """The part of `EntropyMonitor` that the control loop uses."""
+
+    @property
+    def verdict(self) -> Literal["ok", "warning", "collapsed"] | None: ...
+    async def ensure_baseline(self) -> EntropyEstimate: ...
+    async def measure_version(self, name: str) -> Measurement: ...
+    def trigger(self) -> None: ...
+
+
+class Dispatcher(Protocol):
+    """The part of `JobDispatcher` that the control loop uses."""
+
+    async def submit(self, spec: ReheatSpec | RLSpec) -> None: ...
+    async def cancel(self, job_id: str) -> None: ...
+    async def terminate(self, job_id: str) -> None: ...
+    async def connected_workers(self) -> int: ...
+    def events(self, job_id: str, after_id: str = "0") -> AsyncIterator[tuple[str, JobEvent]]: ...
+
+
+@dataclass(frozen=True)
+class ServedPolicy:
+    """The base model of this daemon's policy."""
+
+    name: str
+    """As the user named it: `settings.policy.model`."""
+    path: Path
+    """Folder of its files."""
+    digest: str
+    """`base_digest` of that folder."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    settings: Settings
+    policy: ServedPolicy
+    gateway_url: str
+    """Where workers reach the gateway."""
+    ledger: Ledger
+    versions: Versions
+    swaps: Swaps
+    slots: Slots
+    monitor: Monitor
+    dispatcher: Dispatcher
+    validate: Callable[[Path], None]
+    """Raises `AdapterInvalidError` when the adapter in a folder does not fit the policy; runs in a thread."""

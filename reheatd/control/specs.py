@@ -1,0 +1,127 @@
+"""From a request and the settings to a job's specification, and from a finished job to its version's lineage."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from reheatd.config import Settings
+from reheatd.control.parts import ServedPolicy
+from reheatd.errors import BadInputError
+from reheatd.jobs.contracts import (
+    JobRequest,
+    JobResult,
+    LoraConfig,
+    ProbeConfig,
+    ReheatSpec,
+    RLSpec,
+    TaskConfig,
+)
+
+REHEAT_ONLY = ("tau", "target_ratio", "target_entropy", "teacher", "divergence", "min_p")
+RL_ONLY = ("temperature",)
+
+
+def check_request(request: JobRequest) -> None:
+    """Raises:
+    BadInputError: A field that the kind of job does not have, a target given twice, or a tau that changes nothing.
+    """
+    for field in REHEAT_ONLY if request.kind == "rl" else RL_ONLY:
+        if getattr(request, field) is not None:
+            raise BadInputError(
+                f"{field} = {getattr(request, field)} has no meaning for a job of kind {request.kind}; leave it out",
+                param=field,
+            )
+    if request.tau == 1:
+        raise BadInputError("tau = 1 changes nothing; choose above 1 to reheat, below 1 to cool", param="tau")
+    if request.target_ratio is not None and request.target_entropy is not None:
+        raise BadInputError(
+            f"target_ratio = {request.target_ratio} and target_entropy = {request.target_entropy} are two targets; "
+            "give one",
+            param="target_ratio",
+        )
+
+
+def build_spec(
+    request: JobRequest,
+    settings: Settings,
+    policy: ServedPolicy,
+    *,
+    job_id: str,
+    gateway_url: str,
+    parent_version: int,
+    parent_adapter: Path | None,
+    baseline: float,
+) -> ReheatSpec | RLSpec:
+    """The specification of a checked request; what it leaves open comes from the settings. All paths are absolute.
+
+    A ratio becomes a target in nats per token. A reheat without tau and without target gets `reheat.target_ratio`.
+
+    Args:
+        baseline: Mean entropy of the base model on the probes, nats per token.
+    """
+    common: dict[str, Any] = {
+        "job_id": job_id,
+        "parent_version": parent_version,
+        "parent_adapter": parent_adapter,
+        "model_path": policy.path.resolve(),
+        "gateway_url": gateway_url,
+        "output_dir": (settings.jobs_dir / job_id).resolve(),
+        "lora": LoraConfig(**settings.lora.model_dump()),
+        "task": TaskConfig(
+            path=_absolute(settings.task.path), reward=settings.task.reward, eval_count=settings.task.eval_count
+        ),
+        "probes": ProbeConfig(
+            path=_absolute(settings.entropy.probes),
+            count=settings.entropy.probe_count,
+            max_tokens=settings.entropy.max_tokens,
+            top_k=settings.entropy.top_k,
+            confidence=settings.entropy.confidence,
+        ),
+        "seed": request.seed,
+    }
+    section = settings.reheat if request.kind == "reheat" else settings.rl
+    values = section.model_dump(exclude={"target_ratio"})
+    asked = request.model_dump(exclude_none=True, include=set(values))
+    if request.kind == "rl":
+        return RLSpec(**common, **{**values, **asked})
+    target = request.target_entropy
+    ratio = request.target_ratio
+    if ratio is None and target is None and request.tau is None:
+        ratio = settings.reheat.target_ratio
+    if ratio is not None:
+        target = ratio * baseline
+    return ReheatSpec(**common, **{**values, **asked}, tau=request.tau, target_entropy=target)
+
+
+def lineage_fields(spec: ReheatSpec | RLSpec, result: JobResult, policy: ServedPolicy) -> dict[str, Any]:
+    """The fields of `Lineage` that the store does not decide itself."""
+    reheat = spec if isinstance(spec, ReheatSpec) else None
+    return {
+        "parent": spec.parent_version,
+        "base_model": policy.name,
+        "base_digest": policy.digest,
+        "kind": lineage_kind(spec, result),
+        "job_id": spec.job_id,
+        "tau": result.tau if result.tau is not None else reheat and reheat.tau,
+        "target_entropy": reheat and reheat.target_entropy,
+        "spec": spec.model_dump(mode="json"),
+        "entropy_before": result.entropy_before,
+        "entropy_after": result.entropy_after,
+        "accuracy_before": result.accuracy_before,
+        "accuracy_after": result.accuracy_after,
+        "proof": result.proof,
+    }
+
+
+def lineage_kind(spec: ReheatSpec | RLSpec, result: JobResult) -> Literal["reheat", "cool", "rl"]:
+    """`cool` for tau below 1 or, where tau was left open, for a target below the entropy the job started from."""
+    if isinstance(spec, RLSpec):
+        return "rl"
+    tau = spec.tau if spec.tau is not None else result.tau
+    if tau is not None:
+        return "cool" if tau < 1 else "reheat"
+    target = spec.target_entropy
+    return "cool" if target is not None and target < result.entropy_before.mean else "reheat"
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.resolve()

@@ -1,0 +1,100 @@
+"""Jobs in SQLite: what users see, and what the daemon needs to carry on after a restart."""
+
+import sqlite3
+from pathlib import Path
+
+from pydantic import Field
+
+from reheatd.errors import NotFoundError
+from reheatd.jobs.contracts import Contract, Job, JobResult, JobSpec, JobStatus
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    job_id TEXT NOT NULL UNIQUE,
+    status TEXT NOT NULL,
+    trigger TEXT NOT NULL,
+    record TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status);
+"""
+ACTIVE = (JobStatus.RUNNING, JobStatus.GATING, JobStatus.SWAPPING)
+WAITING = (JobStatus.AWAITING_APPROVAL, JobStatus.QUEUED)
+
+
+class RolloutAdapter(Contract):
+    """A snapshot of the running job's policy, loaded for its rollouts only."""
+
+    name: str
+    path: Path
+
+
+class JobRecord(Contract):
+    """A job with what only the daemon needs."""
+
+    job: Job
+    spec: JobSpec | None = None
+    """Set when the job is dispatched."""
+    submitted: bool = False
+    """Whether the job is known to have reached the broker."""
+    event_id: str = "0"
+    """Stream id of the last event that was handled."""
+    result: JobResult | None = None
+    cancel_requested: bool = False
+    rollout_adapters: list[RolloutAdapter] = Field(default_factory=list)
+    """Loaded now, oldest first."""
+
+
+class JobStore:
+    """Rows of `JobRecord`. `save` joins the caller's transaction (`with db:`)."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        with db:
+            db.executescript(TABLES)
+
+    def save(self, record: JobRecord) -> None:
+        job = record.job
+        self._db.execute(
+            "INSERT INTO jobs (job_id, status, trigger, record) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (job_id) DO UPDATE SET status = excluded.status, record = excluded.record",
+            (job.job_id, job.status, job.trigger, record.model_dump_json()),
+        )
+
+    def get(self, job_id: str) -> JobRecord:
+        """Raises:
+        NotFoundError: There is no such job.
+        """
+        row = self._db.execute("SELECT record FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+        if row is None:
+            raise NotFoundError(f"job {job_id} does not exist; `reheatd jobs list` shows those that do", param="job_id")
+        return JobRecord.model_validate_json(row["record"])
+
+    def all(self) -> list[Job]:
+        """All jobs, oldest first."""
+        rows = self._db.execute("SELECT record FROM jobs ORDER BY number").fetchall()
+        return [JobRecord.model_validate_json(row["record"]).job for row in rows]
+
+    def active(self) -> JobRecord | None:
+        """The job that is being trained, gated or swapped in; there is at most one."""
+        records = self._with_status(ACTIVE)
+        return records[0] if records else None
+
+    def waiting(self) -> list[JobRecord]:
+        """Jobs that are queued or await approval, in the order in which they will run."""
+        records = self._with_status(WAITING)
+        return sorted(records, key=lambda record: record.job.trigger != "follow_up")
+
+    def last_of_trigger(self, trigger: str) -> Job | None:
+        """The newest job with that trigger."""
+        row = self._db.execute(
+            "SELECT record FROM jobs WHERE trigger = ? ORDER BY number DESC LIMIT 1", (trigger,)
+        ).fetchone()
+        return JobRecord.model_validate_json(row["record"]).job if row else None
+
+    def _with_status(self, statuses: tuple[JobStatus, ...]) -> list[JobRecord]:
+        marks = ", ".join("?" for _ in statuses)
+        rows = self._db.execute(
+            f"SELECT record FROM jobs WHERE status IN ({marks}) ORDER BY number", statuses
+        ).fetchall()
+        return [JobRecord.model_validate_json(row["record"]) for row in rows]
