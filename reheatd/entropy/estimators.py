@@ -175,7 +175,7 @@ class SequenceTotals:
         """Mean per token over all tokens, with a t interval from the linearised variance of a ratio of sums.
 
         mean = sum(y) / sum(n), var = G/(G-1) * sum((y_g - mean * n_g)^2) / sum(n)^2 over G clusters, G - 1 degrees of
-        freedom (Cochran, Sampling Techniques, 3rd ed., eq. 6.13 without the finite population correction).
+        freedom (Cochran, Sampling Techniques, chapter 6, without the finite population correction).
 
         Raises:
             BadInputError: Fewer than two clusters, or no token at all.
