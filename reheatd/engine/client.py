@@ -1,6 +1,7 @@
 """HTTP client of the engine. The gateway passes everything through, so it speaks to either."""
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +105,16 @@ class EngineClient:
     async def load_adapter(self, name: str, path: Path) -> None:
         """Registers the adapter in `path` under `name`.
 
+        A name the engine holds already, from a daemon that ran before this one, is unregistered first: what it stands
+        for is not known here, and requests in flight on it end as they began.
+
         Raises:
             AdapterInvalidError: The engine refuses the files; the message is the engine's.
         """
         body = {"lora_name": name, "lora_path": str(path)}
         try:
+            if name in await self.models():
+                await self.unload_adapter(name)
             await self._request("POST", "/v1/load_lora_adapter", body)
         except NotFoundError as error:
             raise AdapterInvalidError(f"the engine refuses adapter {name} from {path}: {error.message}") from error
@@ -209,8 +215,6 @@ class EngineClient:
 def _message(text: str) -> str:
     """The message inside an OpenAI-style error, or the text itself, on one line."""
     try:
-        import json
-
         body = json.loads(text)
         text = body["error"]["message"] if "error" in body else body["message"]
     except (ValueError, KeyError, TypeError):

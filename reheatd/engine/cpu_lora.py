@@ -6,11 +6,14 @@ This wrapper sorts the rows of a step by adapter once, skips the rows that have 
 its own A and B.
 
 vLLM loads it in each of its processes through the entry-point group `vllm.general_plugins`. It acts on the CPU
-platform only and refuses to run with another vLLM version than the one it was checked against.
+platform only and refuses to run with another vLLM version than the one it was checked against. Linear layers are all
+it covers: the launcher leaves embeddings and LM head out of the LoRA targets, and an engine that was given them all
+the same does not start.
 """
 
 import importlib.metadata
 import os
+from types import SimpleNamespace
 from typing import Any
 
 PLUGIN_NAME = "reheatd_cpu_lora"
@@ -38,6 +41,8 @@ def register() -> None:
             f"reheatd's CPU LoRA kernels are checked against vLLM {', '.join(CHECKED_VERSIONS)}, this is {version}; "
             "install reheatd's own lock file (make setup)"
         )
+    if getattr(punica_cpu.PunicaWrapperCPU, "is_grouped", False):
+        return  # vLLM may load its plugins several times in one process
     wrapper = grouped_wrapper(punica_cpu.PunicaWrapperCPU)
     error = self_test(wrapper)
     if not error <= SELF_TEST_TOLERANCE:
@@ -74,6 +79,8 @@ def grouped_wrapper(stock: type) -> Any:
 
     class GroupedPunicaWrapperCPU(stock):
         """Rows grouped by adapter slot: one shrink and one expand product per adapter and layer slice."""
+
+        is_grouped = True
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -123,11 +130,20 @@ def grouped_wrapper(stock: type) -> Any:
                         y_slice.index_add_(0, rows, update_rO, alpha=scale)
                     offset += size
 
+        def add_lora_logits(self, *_: Any, **__: Any) -> None:
+            raise NotImplementedError("LoRA on the LM head is not served on the CPU; leave lm_head out of the targets")
+
+        def add_lora_embedding(self, *_: Any, **__: Any) -> None:
+            raise NotImplementedError("LoRA on embeddings is not served on the CPU; leave them out of the targets")
+
     return GroupedPunicaWrapperCPU
 
 
 def self_test(wrapper: Any) -> float:
-    """Largest relative error against a row-by-row reference, on rows of two adapters and of none, two slices."""
+    """Largest relative error against a row-by-row reference, on rows of two adapters and of none, two slices.
+
+    The rows reach the wrapper as vLLM's model manager gives them: adapter ids per row and the id held by each slot.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -138,6 +154,7 @@ def self_test(wrapper: Any) -> float:
     slices, rank, width, scale = (24, 8), 4, 16, 0.5
     a_stacked = tuple(random(3, 1, rank, width) for _ in slices)
     b_stacked = tuple(random(3, 1, size, rank) for size in slices)
+    ids = [7, 9, 8]  # of the adapters in slots 0, 1, 2
     worst = 0.0
     for slots in ([2, -1, 0, -1, 2, 0, 0], [1, 1, 1], [-1, -1]):
         x, y = random(len(slots), width), random(len(slots), sum(slices))
@@ -147,7 +164,9 @@ def self_test(wrapper: Any) -> float:
                 updates = [b[slot, 0] @ (a[slot, 0] @ x[row]) for a, b in zip(a_stacked, b_stacked, strict=True)]
                 expected[row] += scale * torch.cat(updates)
         tested = wrapper(max_num_batched_tokens=len(slots), max_batches=len(slots), device="cpu")
-        tested.group_rows(torch.tensor(slots))
+        row_ids = tuple(ids[slot] if slot >= 0 else 0 for slot in slots)
+        mapping = SimpleNamespace(index_mapping=row_ids, prompt_mapping=row_ids, is_prefill=True)
+        tested.update_metadata(mapping, ids, len(ids), 1)
         tested.add_lora_linear(y, x, a_stacked, b_stacked, scale, slices)
         worst = max(worst, float((y - expected).abs().max() / expected.abs().max()))
     return worst

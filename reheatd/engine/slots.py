@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from reheatd.errors import ConflictError
+from reheatd.errors import AdapterInvalidError, ConflictError
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +62,7 @@ class AdapterSlots:
                 return
             if len(self._paths) >= self._max_loras:
                 await self._evict_one(name)
-            # The engine reads the files between two steps: from a cold disk that stalls every stream for seconds.
-            await asyncio.to_thread(_read_into_page_cache, path)
-            await self._client.load_adapter(name, path)
+            await self._load(name, path)
             self._paths[name] = path
 
     async def unload(self, name: str, drain_timeout_s: float = 60.0) -> None:
@@ -129,10 +127,27 @@ class AdapterSlots:
         self._evictable.discard(name)
 
     async def reload_all(self) -> None:
-        """Loads again what was loaded, after the engine was restarted."""
+        """Loads again what was loaded, after the engine was restarted; an adapter it now refuses is given up.
+
+        Raises:
+            EngineError: The engine cannot be reached; what is loaded is to be loaded again by the next call.
+        """
         async with self._changing:
-            for name, path in self._paths.items():
-                await self._client.load_adapter(name, path)
+            for name, path in list(self._paths.items()):
+                try:
+                    await self._load(name, path)
+                except AdapterInvalidError as error:
+                    log.error("%s is not loaded any more after the engine's restart: %s", name, error)
+                    del self._paths[name]
+                    self._evictable.discard(name)
+
+    async def _load(self, name: str, path: Path) -> None:
+        # The engine reads the files between two steps: from a cold disk that stalls every stream for seconds.
+        try:
+            await asyncio.to_thread(_read_into_page_cache, path)
+        except OSError as error:
+            raise AdapterInvalidError(f"adapter {name} cannot be read from {path}: {error.strerror}") from error
+        await self._client.load_adapter(name, path)
 
     async def _evict_one(self, wanted: str) -> None:
         for name in self._paths:
@@ -158,7 +173,7 @@ class AdapterSlots:
 
 
 def _read_into_page_cache(folder: Path) -> None:
-    for file in folder.iterdir():
+    for file in filter(Path.is_file, folder.iterdir()):
         with file.open("rb") as handle:
             while handle.read(1 << 20):
                 pass

@@ -1,0 +1,129 @@
+"""The engine client against a scripted HTTP server: what vLLM's answers mean."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from reheatd.engine.client import EngineClient
+from reheatd.errors import AdapterInvalidError, EngineError, NotFoundError
+
+T = TypeVar("T")
+Answer = Callable[[dict[str, Any]], tuple[int, Any]]
+
+
+class Script:
+    """Answers by route, and the requests that came."""
+
+    def __init__(self, **answers: Answer) -> None:
+        self.answers = answers
+        self.asked: list[tuple[str, Any]] = []
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        body = await request.json() if request.can_read_body else None
+        name = request.path.rsplit("/", 1)[-1]
+        self.asked.append((name, body))
+        status, answer = self.answers[name](body or {})
+        return web.json_response(answer, status=status)
+
+
+def run(script: Script, body: Callable[[EngineClient], Awaitable[T]]) -> T:
+    async def main() -> T:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", script)
+        async with TestServer(app) as server, EngineClient(str(server.make_url(""))) as client:
+            return await body(client)
+
+    return asyncio.run(main())
+
+
+def chat_answer(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    choice = {
+        "message": {"content": "x" * len(entries)},
+        "logprobs": {"content": entries},
+        "token_ids": list(range(len(entries))),
+        "finish_reason": "stop",
+    }
+    return {"prompt_token_ids": [1, 2, 3], "choices": [choice]}
+
+
+def entry(sampled: float, top: list[float]) -> dict[str, Any]:
+    return {"logprob": sampled, "top_logprobs": [{"logprob": value} for value in top]}
+
+
+def test_the_k_largest_logprobs_survive_a_draw_from_outside_them() -> None:
+    # As vLLM answers for three asked entries: the sampled token first, then the largest of the others.
+    inside, outside = entry(-1.0, [-1.0, -0.5, -2.0]), entry(-7.0, [-7.0, -0.5, -1.0])
+    script = Script(completions=lambda body: (200, chat_answer([inside, outside])))
+
+    async def sample(client: EngineClient) -> list[Any]:
+        return await client.chat("policy", [{"role": "user", "content": "?"}], max_tokens=2, top_k=2)
+
+    (answer,) = run(script, sample)
+    assert [token.top for token in answer.tokens] == [[-0.5, -1.0], [-0.5, -1.0]]
+    assert [token.sampled_in_top for token in answer.tokens] == [True, False]
+    assert answer.logprobs == [-1.0, -7.0]
+    assert script.asked[0][1]["top_logprobs"] == 3
+
+
+def test_scores_are_those_of_the_completion_alone() -> None:
+    scored = [None, {"5": {"logprob": -0.1}}, {"6": {"logprob": -0.2}, "9": {"logprob": 0.0}}, {"7": {"logprob": -0.3}}]
+    script = Script(completions=lambda body: (200, {"choices": [{"prompt_logprobs": scored}]}))
+    assert run(script, lambda client: client.score("policy-v1", [4, 5], [6, 7])) == [-0.2, -0.3]
+
+
+def test_a_refused_adapter_is_told_in_the_engines_words() -> None:
+    refusal = {"error": {"message": "LoRA rank 64 is greater than\nmax_lora_rank 16."}}
+    script = Script(models=lambda body: (200, {"data": []}), load_lora_adapter=lambda body: (500, refusal))
+    with pytest.raises(AdapterInvalidError, match=r"policy-v3 .*rank 64 is greater than max_lora_rank 16"):
+        run(script, lambda client: client.load_adapter("policy-v3", Path("/a")))
+
+
+def test_a_name_the_engine_still_holds_is_registered_afresh() -> None:
+    script = Script(
+        models=lambda body: (200, {"data": [{"id": "base"}, {"id": "policy-v3"}]}),
+        load_lora_adapter=lambda body: (200, "ok"),
+        unload_lora_adapter=lambda body: (200, "ok"),
+    )
+    run(script, lambda client: client.load_adapter("policy-v3", Path("/a")))
+    assert [name for name, _ in script.asked] == ["models", "unload_lora_adapter", "load_lora_adapter"]
+
+
+def test_unknown_models_and_broken_engines_are_told_apart() -> None:
+    missing = Script(completions=lambda body: (404, {"error": {"message": "The model `x` does not exist."}}))
+    with pytest.raises(NotFoundError, match="`x` does not exist"):
+        run(missing, lambda client: client.complete("x", "1", max_tokens=1))
+    broken = Script(completions=lambda body: (500, {"error": {"message": "EngineCore died"}}))
+    with pytest.raises(EngineError, match="EngineCore died"):
+        run(broken, lambda client: client.complete("x", "1", max_tokens=1))
+
+
+def test_ready_means_that_a_token_came_not_that_health_is_ok() -> None:
+    starting = 2
+
+    def complete(body: dict[str, Any]) -> tuple[int, Any]:
+        nonlocal starting
+        starting -= 1
+        if starting >= 0:
+            return 500, {"error": {"message": "loading weights"}}
+        logprobs = {"token_logprobs": [-1.0], "top_logprobs": None}
+        choice = {
+            "prompt_token_ids": [1],
+            "token_ids": [2],
+            "text": "a",
+            "logprobs": logprobs,
+            "finish_reason": "length",
+        }
+        return 200, {"choices": [choice]}
+
+    script = Script(health=lambda body: (200, ""), completions=complete)
+    run(script, lambda client: client.wait_ready(30))
+    assert starting == -1
+
+    never = Script(health=lambda body: (200, ""), completions=lambda body: (500, {"error": {"message": "no memory"}}))
+    with pytest.raises(EngineError, match=r"no token within 1 s .*no memory"):
+        run(never, lambda client: client.wait_ready(1))

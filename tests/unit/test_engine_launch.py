@@ -1,0 +1,54 @@
+"""The command line that starts vLLM."""
+
+import os
+import sys
+from pathlib import Path
+
+from reheatd.config import Settings
+from reheatd.engine.launch import EngineCommand, engine_command
+
+
+def command(device: str = "cpu", **engine: object) -> EngineCommand:
+    settings = Settings.model_validate({"engine": engine})
+    return engine_command(settings, Path("/models/m"), 4321, device)  # type: ignore[arg-type]
+
+
+def values(argv: list[str], flag: str) -> list[str]:
+    start = argv.index(flag) + 1
+    rest = argv[start:]
+    return rest[: next((index for index, word in enumerate(rest) if word.startswith("--")), len(rest))]
+
+
+def test_adapter_endpoints_are_open_on_loopback_only() -> None:
+    started = command()
+    assert values(started.argv, "--host") == ["127.0.0.1"]
+    assert started.env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    assert started.argv[0] == sys.executable
+
+
+def test_the_lm_head_gets_no_adapter_slots() -> None:
+    assert values(command().argv, "--lora-target-modules") == ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+
+
+def test_no_loaded_adapter_lacks_a_place_in_memory() -> None:
+    argv = command(max_loras=9).argv
+    assert values(argv, "--max-loras") == ["9"]
+    assert int(values(argv, "--max-cpu-loras")[0]) >= 9
+
+
+def test_the_cpu_engine_uses_every_core_it_may() -> None:
+    cores = {int(core) for core in command().env["VLLM_CPU_OMP_THREADS_BIND"].split(",")}
+    assert cores == os.sched_getaffinity(0)
+    assert command(cpu_threads_bind="0-1").env["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"
+
+
+def test_cuda_gets_none_of_the_cpu_settings() -> None:
+    cuda = command("cuda", gpu_memory_utilization=0.4)
+    assert values(cuda.argv, "--gpu-memory-utilization") == ["0.4"]
+    assert not {"--enforce-eager", "--block-size", "--kv-cache-memory-bytes"} & set(cuda.argv)
+    assert not [name for name in cuda.env if "CPU" in name]
+
+
+def test_extra_arguments_come_last_so_that_they_win() -> None:
+    argv = command(extra_args=["--max-model-len", "512"]).argv
+    assert argv[-2:] == ["--max-model-len", "512"]
