@@ -27,18 +27,18 @@ class Section(BaseModel):
 class PolicySection(Section):
     model: str = BUILTIN_POLICY
     """Hugging Face model id, local folder, or the built-in `smollm2-135m-instruct`."""
-    max_model_len: int = Field(1024, ge=64)
+    max_model_len: int = Field(default=1024, ge=64)
     """Longest prompt plus completion the engine accepts, in tokens."""
 
 
 class ServerSection(Section):
     host: str = "127.0.0.1"
     """Address the gateway listens on."""
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(default=8000, ge=0, le=65535)
     """Port the gateway listens on; 0 picks a free one."""
     public_url: str | None = None
     """URL under which workers on other machines reach the gateway; default: http://host:port."""
-    drain_timeout_s: float = Field(20.0, ge=0)
+    drain_timeout_s: float = Field(default=20.0, ge=0)
     """Longest wait for requests in flight when the daemon stops or a version is replaced, in seconds."""
 
 
@@ -47,25 +47,25 @@ class EngineSection(Section):
     """URL of a vLLM server that is already running; default: start one as a child on loopback."""
     host: str = "127.0.0.1"
     """Address an engine of our own listens on. Its adapter endpoints know no keys: keep it off public networks."""
-    port: int = Field(0, ge=0, le=65535)
+    port: int = Field(default=0, ge=0, le=65535)
     """Port an engine of our own listens on; 0 picks a free one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Which vLLM build to expect; `auto` takes CUDA where a driver is present."""
-    max_loras: int = Field(6, ge=4)
+    max_loras: int = Field(default=6, ge=4)
     """Adapter slots: one promoted, one candidate, two for a running job, the rest for pinned versions."""
-    max_lora_rank: int = Field(16, ge=1)
+    max_lora_rank: int = Field(default=16, ge=1)
     """Largest LoRA rank the engine accepts."""
-    kv_cache_bytes: int = Field(1 << 30, ge=1 << 20)
+    kv_cache_bytes: int = Field(default=1 << 30, ge=1 << 20)
     """KV cache of the CPU engine, in bytes."""
-    gpu_memory_utilization: float = Field(0.6, gt=0, lt=1)
+    gpu_memory_utilization: float = Field(default=0.6, gt=0, lt=1)
     """Share of GPU memory the engine takes; the worker needs the rest when they share a GPU."""
-    max_num_seqs: int = Field(64, ge=1)
+    max_num_seqs: int = Field(default=64, ge=1)
     """Most sequences the engine decodes at once."""
-    max_logprobs: int = Field(64, ge=21)
+    max_logprobs: int = Field(default=64, ge=21)
     """Most logprobs per token a request may ask for; monitoring asks for 21."""
     cpu_threads_bind: str | None = None
     """`VLLM_CPU_OMP_THREADS_BIND` of the CPU engine; default: every core this process may use."""
-    startup_timeout_s: float = Field(300.0, gt=0)
+    startup_timeout_s: float = Field(default=300.0, gt=0)
     """Longest wait until the engine generates its first token, in seconds."""
     extra_args: list[str] = []
     """Further vLLM command-line arguments, passed through as they are."""
@@ -77,34 +77,34 @@ class BrokerSection(Section):
 
 
 class WorkersSection(Section):
-    count: int = Field(1, ge=0)
+    count: int = Field(default=1, ge=0)
     """Celery workers to start as children; 0 when they run elsewhere."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     """CPU threads each worker's torch may use; default: torch's own choice."""
 
 
 class EntropySection(Section):
     probes: Path | None = None
     """JSONL file of probe prompts ({"messages": [...]} or {"prompt": "..."}); default: the bundled set."""
-    probe_count: int = Field(32, ge=2)
+    probe_count: int = Field(default=32, ge=2)
     """Probe prompts sampled per window."""
-    max_tokens: int = Field(48, ge=1)
+    max_tokens: int = Field(default=48, ge=1)
     """Tokens sampled per probe."""
-    top_k: int = Field(20, ge=1, le=63)
+    top_k: int = Field(default=20, ge=1, le=63)
     """Top logprobs per token that the estimator uses."""
-    interval_s: float = Field(120.0, gt=0)
+    interval_s: float = Field(default=120.0, gt=0)
     """Seconds between monitoring windows."""
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Level of the confidence intervals."""
-    baseline_windows: int = Field(3, ge=1)
+    baseline_windows: int = Field(default=3, ge=1)
     """Windows of the reference policy that make the baseline."""
-    collapse_ratio: float = Field(0.5, gt=0, lt=1)
+    collapse_ratio: float = Field(default=0.5, gt=0, lt=1)
     """Collapsed: the upper confidence limit is below this share of the baseline for `patience` windows."""
-    warning_ratio: float = Field(0.75, gt=0, le=1)
+    warning_ratio: float = Field(default=0.75, gt=0, le=1)
     """Warning: the estimate is below this share of the baseline."""
-    recovery_ratio: float = Field(0.6, gt=0, le=1)
+    recovery_ratio: float = Field(default=0.6, gt=0, le=1)
     """A collapsed policy is `ok` or `warning` again once the estimate is above this share of the baseline."""
-    patience: int = Field(2, ge=1)
+    patience: int = Field(default=2, ge=1)
     """Consecutive windows below the collapse threshold before the verdict is `collapsed`."""
 
     @model_validator(mode="after")
@@ -122,84 +122,84 @@ class TaskSection(Section):
     """JSONL file of verifiable problems ({"prompt" | "messages", "answer"}); default: bundled arithmetic."""
     reward: str = "numeric"
     """Reward: `numeric`, `exact`, or `module:function` called as f(completion: str, answer: str) -> float."""
-    eval_count: int = Field(48, ge=1)
+    eval_count: int = Field(default=48, ge=1)
     """Held-out problems used to compare accuracy before and after a job."""
 
 
 class ControlSection(Section):
     mode: Literal["observe", "approve", "auto"] = "auto"
     """What a collapse leads to: nothing, a job that waits for `reheatd jobs approve`, or a job at once."""
-    cooldown_s: float = Field(600.0, ge=0)
+    cooldown_s: float = Field(default=600.0, ge=0)
     """Least time between two reheats that the daemon starts by itself, in seconds."""
-    max_queued: int = Field(4, ge=1)
+    max_queued: int = Field(default=4, ge=1)
     """Jobs that may wait; more are refused."""
     continue_rl: bool = True
     """Whether continued RL follows a reheat that the daemon started by itself."""
-    heartbeat_timeout_s: float = Field(120.0, gt=0)
+    heartbeat_timeout_s: float = Field(default=120.0, gt=0)
     """A job whose worker has not reported for so long has failed, in seconds."""
 
 
 class GateSection(Section):
-    entropy_tolerance: float = Field(0.15, gt=0, lt=1)
+    entropy_tolerance: float = Field(default=0.15, gt=0, lt=1)
     """Relative distance from the target entropy within which a reheat passes."""
-    accuracy_tolerance: float = Field(0.05, ge=0, le=1)
+    accuracy_tolerance: float = Field(default=0.05, ge=0, le=1)
     """Most accuracy on the verifiable task a new version may lose against its parent."""
-    rl_entropy_floor: float = Field(0.5, ge=0)
+    rl_entropy_floor: float = Field(default=0.5, ge=0)
     """A version from continued RL must keep this share of the entropy baseline."""
-    proof_tolerance: float = Field(0.1, gt=0)
+    proof_tolerance: float = Field(default=0.1, gt=0)
     """Proof of delivery: largest mean absolute difference between engine and trainer, nats per token."""
 
 
 class ReheatSection(Section):
-    target_ratio: float = Field(0.85, gt=0)
+    target_ratio: float = Field(default=0.85, gt=0)
     """Entropy target of a reheat the daemon starts by itself, as a share of the baseline."""
-    steps: int = Field(60, ge=1)
+    steps: int = Field(default=60, ge=1)
     """Most optimiser steps of a reheat."""
     teacher: Literal["frozen", "live"] = "frozen"
     """Teacher: the collapsed policy as it was (`frozen`) or the student itself, without gradient (`live`)."""
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
     """Divergence between teacher and student."""
-    min_p: float | None = Field(None, gt=0, lt=1)
+    min_p: float | None = Field(default=None, gt=0, lt=1)
     """Tail-safe teacher: re-temper only tokens with p >= min_p * max p, leave the tail as it was."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """Adam learning rate of the LoRA weights."""
-    prompts_per_step: int = Field(8, ge=1)
+    prompts_per_step: int = Field(default=8, ge=1)
     """Rollouts per optimiser step."""
-    max_tokens: int = Field(48, ge=1)
+    max_tokens: int = Field(default=48, ge=1)
     """Tokens per rollout."""
-    refresh_every: int = Field(4, ge=1)
+    refresh_every: int = Field(default=4, ge=1)
     """Optimiser steps between two refreshes of the rollouts from the served engine."""
 
 
 class RLSection(Section):
-    steps: int = Field(20, ge=1)
+    steps: int = Field(default=20, ge=1)
     """Optimiser steps of one continued-RL job."""
-    prompts_per_step: int = Field(4, ge=1)
+    prompts_per_step: int = Field(default=4, ge=1)
     """Problems per optimiser step."""
-    group_size: int = Field(4, ge=2)
+    group_size: int = Field(default=4, ge=2)
     """Rollouts per problem."""
-    max_tokens: int = Field(48, ge=1)
+    max_tokens: int = Field(default=48, ge=1)
     """Tokens per rollout."""
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
     """Adam learning rate of the LoRA weights."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature of the rollouts."""
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(default=1, ge=1)
     """Optimiser steps taken on each batch of rollouts."""
-    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
     """The ratio to the policy before the batch's first optimiser step is clipped at 1 - clip_low."""
-    clip_high: float = Field(0.28, gt=0)
+    clip_high: float = Field(default=0.28, gt=0)
     """The same ratio is clipped at 1 + clip_high; above clip_low it leaves room to explore."""
-    importance_cap: float = Field(2.0, gt=0)
+    importance_cap: float = Field(default=2.0, gt=0)
     """Truncation of the importance weight between the trainer's and the engine's log-probabilities."""
     normalise_std: bool = False
     """Whether advantages are divided by their group's standard deviation."""
 
 
 class LoraSection(Section):
-    rank: int = Field(16, ge=1)
+    rank: int = Field(default=16, ge=1)
     """LoRA rank."""
-    alpha: float = Field(32.0, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
     """LoRA alpha; the update is scaled by alpha / rank."""
     target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     """Modules that get a LoRA; the LM head never does."""
@@ -269,7 +269,8 @@ def load_settings(file: Path | None = None, overrides: dict[str, Any] | None = N
             settings_cls: type[BaseSettings],
             init_settings: PydanticBaseSettingsSource,
             env_settings: PydanticBaseSettingsSource,
-            **_: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=source_file)
 

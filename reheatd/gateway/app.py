@@ -17,6 +17,7 @@ import aiohttp
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from reheatd.adapters.lineage import ALIAS_NAME, BASE_MODEL_NAME, version_name
 from reheatd.adapters.store import AdapterStore
@@ -126,9 +127,7 @@ class Gateway:
             answer_headers[VERSION_HEADER] = target if version is None else version_name(version)
             if upstream.content_type == "text/event-stream":
                 handed_over = True
-                return StreamingResponse(
-                    self._relay(upstream, lease), status_code=upstream.status, headers=answer_headers
-                )
+                return _LeasedStream(self._relay(upstream), upstream, lease, answer_headers)
             content = await _unless_disconnected(request, upstream.read())
             if content is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -162,10 +161,8 @@ class Gateway:
             if version != self._swaps.promoted:
                 self._slots.mark_evictable(target)
 
-    async def _relay(
-        self, upstream: aiohttp.ClientResponse, lease: AbstractContextManager[None]
-    ) -> AsyncIterator[bytes]:
-        """The engine's bytes as they come; leaving early closes the connection, which makes the engine stop."""
+    async def _relay(self, upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """The engine's bytes as they come."""
         try:
             async for chunk in upstream.content.iter_any():
                 yield chunk
@@ -174,9 +171,6 @@ class Gateway:
             log.warning("the engine broke off a stream: %s", error)
             broken = EngineUnavailableError(f"the engine broke off the stream ({type(error).__name__}); try again")
             yield b"data: " + json.dumps(broken.openai_object()).encode() + b"\n\n"
-        finally:
-            upstream.close()
-            lease.__exit__(None, None, None)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -186,6 +180,31 @@ class Gateway:
                 auto_decompress=False,
             )
         return self._session
+
+
+class _LeasedStream(StreamingResponse):
+    """Gives the lease back when it is over, also when the client left before the first byte was sent.
+
+    Leaving early closes the connection to the engine, which makes it stop generating.
+    """
+
+    def __init__(
+        self,
+        content: AsyncIterator[bytes],
+        upstream: aiohttp.ClientResponse,
+        lease: AbstractContextManager[None],
+        headers: dict[str, str],
+    ) -> None:
+        super().__init__(content, status_code=upstream.status, headers=headers)
+        self._upstream = upstream
+        self._lease = lease
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._upstream.close()
+            self._lease.__exit__(None, None, None)
 
 
 def error_response(error: ReheatdError) -> JSONResponse:

@@ -44,12 +44,11 @@ def running_engine(model: Path, log: Path, **engine: Any) -> Iterator[str]:
 async def _wait_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     async with EngineClient(url) as client:
         ready = asyncio.create_task(client.wait_ready(240))
-        died = asyncio.create_task(asyncio.to_thread(process.wait))
-        await asyncio.wait({ready, died}, return_when=asyncio.FIRST_COMPLETED)
-        if not ready.done():
-            ready.cancel()
-            raise RuntimeError(f"the engine exited with {process.returncode}:\n{log.read_text()[-4000:]}")
-        died.cancel()
+        while not ready.done():
+            await asyncio.wait({ready}, timeout=1)
+            if process.poll() is not None:
+                ready.cancel()
+                raise RuntimeError(f"the engine exited with {process.returncode}:\n{log.read_text()[-4000:]}")
         await ready
 
 

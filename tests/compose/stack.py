@@ -1,0 +1,90 @@
+"""Drives `compose.yaml` with whatever runs compose files here: Docker's own, or podman-compose."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+IMAGES = {"full": "reheatd-full", "daemon": "reheatd-daemon"}
+
+
+class Stack:
+    """A compose project under its own name, so that it never touches another one's volumes.
+
+    `BUILD_FLAGS` in the environment is handed to the image build (mounts, network, proxies of the machine).
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        docker = shutil.which("docker") is not None and _succeeds(["docker", "info"])
+        if not docker and shutil.which("podman-compose") is None:
+            raise RuntimeError("neither a Docker engine nor podman-compose is here; install one of them")
+        self._engine = "docker" if docker else "podman"
+        self._compose = ["docker", "compose"] if docker else ["podman-compose"]
+        self._environment = {**os.environ, **environment}
+        self._stopping = threading.Event()
+        self._health = threading.Thread(target=self._run_health_checks, name="health")
+
+    def build(self) -> None:
+        for target, image in IMAGES.items():
+            flags = shlex.split(os.environ.get("BUILD_FLAGS", ""))
+            command = [self._engine, "build", *flags, "--target", target, "-t", image, "-f", "docker/Dockerfile", "."]
+            subprocess.run(command, cwd=REPOSITORY, check=True)
+
+    def up(self) -> None:
+        if self._engine == "podman":
+            self._health.start()
+        self._run("up", "-d", "--no-build")
+
+    def down(self) -> None:
+        self._stopping.set()
+        if self._health.is_alive():
+            self._health.join()
+        self._run("down", "-v")
+
+    def logs(self, service: str) -> str:
+        done = subprocess.run(
+            [*self._compose, "logs", service],
+            cwd=REPOSITORY,
+            env=self._environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        return done.stdout[-6000:]
+
+    def containers(self) -> list[str]:
+        return self._podman_names("--filter", "label=io.podman.compose.project=reheatd")
+
+    def exec(self, service: str, *command: str) -> str:
+        done = subprocess.run(
+            [*self._compose, "exec", "-T", service, *command],
+            cwd=REPOSITORY,
+            env=self._environment,
+            text=True,
+            capture_output=True,
+            check=True,
+        )
+        return done.stdout
+
+    def _run(self, *arguments: str) -> None:
+        subprocess.run([*self._compose, *arguments], cwd=REPOSITORY, env=self._environment, check=True)
+
+    def _run_health_checks(self) -> None:
+        # Podman leaves the timer of a health check to systemd; where there is none, nobody runs it.
+        while not self._stopping.wait(3):
+            for name in self.containers():
+                subprocess.run(["podman", "healthcheck", "run", name], capture_output=True)
+
+    def _podman_names(self, *filters: str) -> list[str]:
+        done = subprocess.run(
+            ["podman", "ps", "--format", "json", *filters], text=True, capture_output=True, check=True
+        )
+        return [container["Names"][0] for container in json.loads(done.stdout or "[]")]
+
+
+def _succeeds(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True).returncode == 0
