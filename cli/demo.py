@@ -1,0 +1,347 @@
+"""`reheatd demo`: the main job in the open, on the real parts.
+
+Starts the daemon exactly as `reheatd serve` does, measures the baseline, collapses the policy on purpose (a reheat job
+with tau < 1 cools it), and then only watches: the daemon notices, reheats, gates, swaps and continues RL by itself,
+while a client keeps asking questions over the OpenAI API.
+"""
+
+import importlib.util
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli import render
+from cli.client import DaemonClient
+from cli.demo_client import AskingClient, Tally
+from cli.demo_plot import plot_timeline
+from cli.options import JsonOption
+from reheatd.config import load_settings
+from reheatd.errors import DaemonUnreachableError, EngineError, MissingExtraError, ReheatdError
+from reheatd.jobs.contracts import Job
+
+T = TypeVar("T")
+
+CONFIG = """\
+# Written by `reheatd demo`: the defaults, on a schedule that fits a demonstration.
+data_dir = {data_dir}
+
+[server]
+port = {port}
+
+[entropy]
+interval_s = 30.0
+
+[rl]
+steps = 4
+"""
+COLLAPSE_TAU = 0.5
+COLLAPSE_RATIO = 0.35
+TARGET_TOLERANCE = 0.15
+STEP_TIMEOUT_S = 900.0
+POLL_S = 1.0
+TELL_EVERY_S = 10.0
+
+
+class DemoError(ReheatdError, RuntimeError):
+    """The demonstration did not get where it should."""
+
+    code = "demo_failed"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table: a version that was promoted and the entropy measured on it, nats per token."""
+
+    name: str
+    version: int
+    parent: int | None
+    entropy: float
+    low: float
+    high: float
+    windows: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `--json` prints and `result.json` keeps."""
+
+    stages: list[Stage]
+    target_entropy: float
+    target_error: float
+    """Relative distance of the reheated version's entropy, as measured after the swap, from its target."""
+    seconds: dict[str, float]
+    """From the collapsed version's promotion to detection, dispatch and swap; to the swap after RL; of the run."""
+    requests_sent: int
+    requests_failed: int
+    answers_by_model: dict[str, int]
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the daemon's data, the timeline and the result.")] = Path(
+        "demo-output"
+    ),
+    config: Annotated[Path | None, typer.Option(help="Configuration to use instead of the demo's own.")] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Collapse a policy on purpose and watch the daemon bring it back."""
+    missing = [name for name in ("matplotlib", "openai", "torch", "vllm") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"the demo needs {', '.join(missing)}; install everything with `make setup`, or "
+            "`pip install 'reheatd[worker,engine-cpu]'`"
+        )
+    console = Console(stderr=json_output, highlight=False, soft_wrap=True)
+    run_dir = output / time.strftime("run-%Y%m%d-%H%M%S")
+    run_dir.mkdir(parents=True)
+    if config is None:
+        config = run_dir / "reheatd.toml"
+        config.write_text(CONFIG.format(data_dir=json.dumps(str(run_dir / "data")), port=_free_port()))
+    outcome = Demonstration(console, run_dir, config).run()
+    (run_dir / "result.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
+    _print_tables(console, outcome)
+    console.print(f"timeline: {run_dir / 'timeline.png'}; everything else: {run_dir}")
+    if json_output:
+        render.print_json(asdict(outcome))
+    if outcome.requests_failed or outcome.target_error > TARGET_TOLERANCE:
+        raise DemoError(
+            f"{outcome.requests_failed} of {outcome.requests_sent} requests failed, reheated entropy "
+            f"{outcome.target_error:.0%} off its target; the daemon's log is {run_dir / 'serve.log'}"
+        )
+
+
+class Demonstration:
+    """One run: the daemon as a child, the client in a thread, and the story told from the daemon's own records."""
+
+    def __init__(self, console: Console, run_dir: Path, config: Path) -> None:
+        self._console = console
+        self._run_dir = run_dir
+        self._config = config
+        self._settings = load_settings(config)
+        self._daemon = DaemonClient(f"http://127.0.0.1:{self._settings.server.port}")
+        self._started = time.time()
+        self._told_entries = 0
+        self._told_windows = 0
+        self._told_job_at = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> Outcome:
+        self._say(f"starting the daemon: reheatd serve --config {self._config}")
+        with (self._run_dir / "serve.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "cli.main", "serve", "--config", str(self._config)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self._wait("the daemon to be ready", self._ready)
+            client = AskingClient(self._daemon.url)
+            client.start()
+            try:
+                self._play()
+            finally:
+                tally = client.stop()
+            return self._outcome(tally)
+        finally:
+            self._say("stopping the daemon")
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait()
+
+    def _play(self) -> None:
+        status = self._wait("the baseline", lambda: _if(self._status(), lambda status: status["baseline"]))
+        baseline = status["baseline"]
+        self._say(
+            f"baseline entropy {baseline['mean']:.3f} [{baseline['low']:.3f}, {baseline['high']:.3f}] nats per token; "
+            "a client asks questions from here to the end"
+        )
+        request = {"kind": "reheat", "tau": COLLAPSE_TAU, "target_ratio": COLLAPSE_RATIO}
+        job = self._daemon.post("/reheatd/v1/jobs", request)
+        self._say(f"collapsing the policy on purpose with {job['job_id']} (tau {COLLAPSE_TAU}); hands off after that")
+        for trigger, what in (
+            ("manual", "the collapse"),
+            ("collapse", "the daemon to notice and reheat"),
+            ("follow_up", "continued RL"),
+        ):
+            job = self._wait(what, lambda trigger=trigger: self._finished(trigger))
+        self._wait("the last version's entropy", lambda: self._windows(job.version) or None)
+
+    def _outcome(self, tally: Tally) -> Outcome:
+        entries = self._entries()
+        jobs = {job.trigger: job for job in self._jobs()}
+        cooled, reheated, continued = jobs["manual"], jobs["collapse"], jobs["follow_up"]
+        status = self._status()
+        baseline = status["baseline"]
+        target = self._settings.reheat.target_ratio * baseline["mean"]
+        live = {entry["version"]: entry["time"] for entry in entries if entry["event"] == "promoted"}
+        collapsed_at = live[cooled.version]
+        detected_at = next(entry["time"] for entry in entries if entry["to_state"] == "collapsed")
+        dispatched_at = next(
+            entry["time"]
+            for entry in entries
+            if entry["job_id"] == reheated.job_id and entry["to_state"] == "reheating"
+        )
+        stages = [Stage("baseline", 0, None, baseline["mean"], baseline["low"], baseline["high"], 0)]
+        for name, job in (("collapsed", cooled), ("reheated", reheated), ("after RL", continued)):
+            stages.append(self._stage(name, job))
+        plot_timeline(
+            self._run_dir / "timeline.png",
+            started=self._started,
+            windows=self._daemon.get("/reheatd/v1/entropy", last=1000)["windows"],
+            baseline=baseline["mean"],
+            collapse_ratio=self._settings.entropy.collapse_ratio,
+            target=target,
+            promotions=[(when, f"policy-v{version}") for version, when in live.items()],
+            latencies=tally.latencies,
+        )
+        for error in tally.errors[:5]:
+            self._say(f"the client saw: {error}")
+        return Outcome(
+            stages=stages,
+            target_entropy=target,
+            target_error=abs(stages[2].entropy / target - 1),
+            seconds={
+                "collapse to detection": detected_at - collapsed_at,
+                "collapse to dispatch": dispatched_at - collapsed_at,
+                "collapse to reheated policy live": live[reheated.version] - collapsed_at,
+                "collapse to RL-continued policy live": live[continued.version] - collapsed_at,
+                "whole run": time.time() - self._started,
+            },
+            requests_sent=tally.sent,
+            requests_failed=tally.failed,
+            answers_by_model=dict(sorted(tally.by_model.items())),
+        )
+
+    def _stage(self, name: str, job: Job) -> Stage:
+        """Entropy of the version a job made: the mean over its windows, with the mean window's interval."""
+        assert job.version is not None
+        estimates = [window["estimate"] for window in self._windows(job.version)]
+        if not estimates:
+            raise DemoError(f"policy-v{job.version} was replaced before its entropy was measured; see the journal")
+        mean, low, high = (sum(e[key] for e in estimates) / len(estimates) for key in ("mean", "low", "high"))
+        return Stage(name, job.version, job.parent_version, mean, low, high, len(estimates))
+
+    def _wait(self, what: str, poll: Callable[[], T | None]) -> T:
+        """Polls until there is a result, telling meanwhile what the daemon records.
+
+        Raises:
+            DemoError: Nothing within `STEP_TIMEOUT_S`, or the daemon ended.
+        """
+        assert self._process is not None
+        deadline = time.monotonic() + STEP_TIMEOUT_S
+        while True:
+            if self._process.poll() is not None:
+                last = (self._run_dir / "serve.log").read_text(errors="replace").strip().splitlines()[-1:]
+                raise DemoError(f"the daemon ended while waiting for {what}: {' '.join(last)}")
+            if (result := poll()) is not None:
+                return result
+            if time.monotonic() > deadline:
+                raise DemoError(f"waited {STEP_TIMEOUT_S:.0f} s for {what}; see {self._run_dir / 'serve.log'}")
+            time.sleep(POLL_S)
+
+    def _ready(self) -> bool | None:
+        try:
+            return True if self._daemon.get("/health")["status"] == "ready" else None
+        except (DaemonUnreachableError, EngineError):
+            return None
+
+    def _finished(self, trigger: str) -> Job | None:
+        """The newest job with this trigger once it has succeeded.
+
+        Raises:
+            DemoError: It ended otherwise.
+        """
+        self._tell()
+        jobs = [job for job in self._jobs() if job.trigger == trigger]
+        if not jobs or not jobs[-1].status.is_final:
+            return None
+        if jobs[-1].status != "succeeded":
+            raise DemoError(f"{jobs[-1].job_id} {jobs[-1].status}: {jobs[-1].error}; see {self._run_dir / 'serve.log'}")
+        return jobs[-1]
+
+    def _tell(self) -> None:
+        """Prints what is new: journal entries, entropy windows, and the running job's progress now and then."""
+        entries = self._entries()
+        for entry in entries[self._told_entries :]:
+            what = "policy-v{version} is live" if entry["event"] == "promoted" else "{from_state} -> {to_state}"
+            self._say(f"{what.format(**entry)}: {entry['reason']}", entry["time"])
+        self._told_entries = len(entries)
+        windows = self._daemon.get("/reheatd/v1/entropy", last=1000)["windows"]
+        for window in windows[self._told_windows :]:
+            estimate = window["estimate"]
+            self._say(
+                f"entropy of {window['model']} {estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}], "
+                f"{window['ratio']:.0%} of baseline: {window['verdict']}",
+                window["time"],
+            )
+        self._told_windows = len(windows)
+        job = self._status()["job"]
+        if job and job["steps"] and time.monotonic() - self._told_job_at > TELL_EVERY_S:
+            self._told_job_at = time.monotonic()
+            shown = ("tau", "loss", "entropy", "probe_entropy", "reward")
+            metrics = ", ".join(f"{key} {job['metrics'][key]:.3f}" for key in shown if key in job["metrics"])
+            self._say(f"  {job['job_id']} {job['phase']} {job['step']}/{job['steps']}  {metrics}")
+
+    def _say(self, text: str, at: float | None = None) -> None:
+        self._console.print(
+            f"[dim]\\[{(at or time.time()) - self._started:6.1f} s][/] {text.replace('[', chr(92) + '[')}"
+        )
+
+    def _status(self) -> dict[str, Any]:
+        return self._daemon.get("/reheatd/v1/status")
+
+    def _jobs(self) -> list[Job]:
+        return sorted(
+            (Job.model_validate(job) for job in self._daemon.get("/reheatd/v1/jobs")["jobs"]),
+            key=lambda j: j.created_at,
+        )
+
+    def _entries(self) -> list[dict[str, Any]]:
+        return self._daemon.get("/reheatd/v1/journal", last=1000)["entries"]
+
+    def _windows(self, version: int | None) -> list[dict[str, Any]]:
+        windows = self._daemon.get("/reheatd/v1/entropy", last=1000)["windows"]
+        return [window for window in windows if window["version"] == version]
+
+
+def _print_tables(console: Console, outcome: Outcome) -> None:
+    table = Table(title="Entropy, nats per token", title_justify="left")
+    for column in ("stage", "version", "parent", "entropy", "95% interval", "windows"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage in outcome.stages:
+        table.add_row(
+            stage.name,
+            f"policy-v{stage.version}",
+            "" if stage.parent is None else f"policy-v{stage.parent}",
+            f"{stage.entropy:.3f}",
+            f"{stage.low:.3f} to {stage.high:.3f}",
+            str(stage.windows) if stage.windows else "pooled",
+        )
+    console.print(table)
+    console.print(f"reheat target {outcome.target_entropy:.3f}, reached within {outcome.target_error:.1%}")
+    facts = Table(show_header=False)
+    for name, value in outcome.seconds.items():
+        facts.add_row(name, f"{value:.1f} s")
+    facts.add_row("requests sent", str(outcome.requests_sent))
+    facts.add_row("requests failed", str(outcome.requests_failed))
+    facts.add_row("answered by", ", ".join(f"{model} {count}" for model, count in outcome.answers_by_model.items()))
+    console.print(facts)
+
+
+def _if(value: T, condition: Callable[[T], Any]) -> T | None:
+    return value if condition(value) else None
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
