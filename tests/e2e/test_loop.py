@@ -1,0 +1,94 @@
+"""The whole loop on the real parts: `reheatd demo` with a tiny policy, the user's own task and reward.
+
+One run of the real daemon, vLLM, Celery, Valkey and training: collapse, detection, reheat, gates, swap, continued RL,
+swap, while a client keeps asking.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import free_port
+
+REWARD = '''
+def reward(completion: str, answer: str) -> float:
+    """Share of ASCII letters: a sampled completion always has some and never only those."""
+    return sum(c.isascii() and c.isalpha() for c in completion) / max(len(completion), 1)
+'''
+
+CONFIG = """
+data_dir = "{folder}/data"
+[policy]
+model = "{model}"
+max_model_len = 512
+[server]
+port = {port}
+[engine]
+kv_cache_bytes = 67108864
+[entropy]
+interval_s = 10.0
+max_tokens = 32
+[task]
+path = "{folder}/task.jsonl"
+reward = "letters:reward"
+eval_count = 8
+[reheat]
+learning_rate = 5e-3
+steps = 80
+max_tokens = 32
+[rl]
+steps = 2
+max_tokens = 16
+"""
+
+
+@pytest.fixture(scope="module")
+def outcome(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "letters.py").write_text(REWARD)
+    problems = [{"prompt": f"Write the word number {i}.", "answer": "letters"} for i in range(40)]
+    (folder / "task.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    (folder / "reheatd.toml").write_text(CONFIG.format(folder=folder, model=tiny_policy, port=free_port()))
+    command = [sys.executable, "-m", "cli.main", "demo", "--json", "--config", "reheatd.toml", "--output", "out"]
+    environment = {**os.environ, "PYTHONPATH": f"{Path.cwd()}:{folder}"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stderr[-6000:]}\n{done.stdout[-2000:]}"
+    return json.loads(done.stdout), folder
+
+
+@pytest.mark.timeout(900)
+def test_a_collapsed_policy_is_noticed_reheated_and_trained_on(outcome: tuple[dict[str, Any], Path]) -> None:
+    result, _ = outcome
+    baseline, collapsed, reheated, continued = result["stages"]
+    assert [stage["parent"] for stage in result["stages"]] == [None, 0, 1, 2]
+    assert [stage["version"] for stage in result["stages"]] == [0, 1, 2, 3]
+    assert collapsed["high"] < 0.5 * baseline["entropy"]
+    assert reheated["entropy"] > collapsed["high"]
+    assert result["target_error"] <= 0.15
+    assert continued["entropy"] > 0.5 * baseline["entropy"]
+    seconds = result["seconds"]
+    assert 0 < seconds["collapse to detection"] <= seconds["collapse to dispatch"]
+    assert seconds["collapse to dispatch"] < seconds["collapse to reheated policy live"]
+
+
+def test_the_client_noticed_nothing(outcome: tuple[dict[str, Any], Path]) -> None:
+    result, _ = outcome
+    assert result["requests_failed"] == 0
+    assert result["requests_sent"] == sum(result["answers_by_model"].values()) > 0
+    assert {"base", "policy-v1", "policy-v2"} <= set(result["answers_by_model"])
+
+
+def test_what_is_left_is_complete(outcome: tuple[dict[str, Any], Path]) -> None:
+    _, folder = outcome
+    (run,) = (folder / "out").iterdir()
+    assert (run / "timeline.png").read_bytes().startswith(b"\x89PNG")
+    versions = sorted((folder / "data" / "adapters").iterdir())
+    assert [version.name.rsplit("-", 1)[0] for version in versions] == ["policy-v1", "policy-v2", "policy-v3"]
+    kinds = [json.loads((version / "lineage.json").read_text())["kind"] for version in versions]
+    assert kinds == ["cool", "reheat", "rl"]
+    assert not list((folder / "data" / "adapters").glob(".*"))
