@@ -1,0 +1,85 @@
+"""`compose.yaml` for real: images built, the stack up, a reheat and a swap through the one published port.
+
+Run with `make test-compose`; not part of `make test`, since it needs a container engine and builds images of several
+gigabytes.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.compose.stack import Stack
+from tests.integration.conftest import free_port
+from tests.tiny_policy import build_tiny_policy
+
+START_TIMEOUT_S = 600.0
+JOB_TIMEOUT_S = 600.0
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, str]]:
+    models = tmp_path_factory.mktemp("models")
+    build_tiny_policy(models / "tiny")
+    for folder in (models, *models.parents[:1]):
+        folder.chmod(0o755)
+    port = free_port()
+    stack = Stack(
+        {
+            "REHEATD_MODELS": str(models),
+            "REHEATD_POLICY__MODEL": "/models/tiny",
+            "REHEATD_PORT": str(port),
+        }
+    )
+    stack.build()
+    stack.up()
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_ready(stack, url)
+        yield stack, url
+    finally:
+        stack.down()
+
+
+def _wait_ready(stack: Stack, url: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(2)
+    raise AssertionError("\n".join(f"== {name}\n{stack.logs(name)}" for name in ("engine", "worker", "reheatd")))
+
+
+def _ask(url: str, model: str) -> httpx.Response:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+
+
+@pytest.mark.timeout(3000)
+def test_reheat_and_swap_through_the_published_port(stack: tuple[Stack, str]) -> None:
+    containers, url = stack
+    assert _ask(url, "policy").headers["x-reheatd-version"] == "policy-v0"
+    request = {"kind": "reheat", "tau": 1.5, "steps": 8, "learning_rate": 5e-3}
+    job: dict[str, Any] = httpx.post(f"{url}/reheatd/v1/jobs", json=request, timeout=60).raise_for_status().json()
+    deadline = time.monotonic() + JOB_TIMEOUT_S
+    while job["status"] not in ("succeeded", "rejected", "failed", "cancelled"):
+        assert time.monotonic() < deadline, f"{job}\n{containers.logs('worker')}"
+        time.sleep(2)
+        job = httpx.get(f"{url}/reheatd/v1/jobs/{job['job_id']}", timeout=60).json()
+    assert job["status"] == "succeeded", f"{job}\n{containers.logs('worker')}\n{containers.logs('reheatd')}"
+    answer = _ask(url, "policy")
+    assert answer.status_code == 200
+    assert answer.headers["x-reheatd-version"] == "policy-v1"
+    assert "policy-v1" in containers.exec("reheatd", "reheatd", "adapters", "list", "--json")
+
+
+def test_nothing_but_the_gateway_is_published() -> None:
+    text = (Path(__file__).parents[2] / "compose.yaml").read_text()
+    assert text.count("ports:") == 1
+    assert '"127.0.0.1:${REHEATD_PORT:-8000}:8000"' in text
