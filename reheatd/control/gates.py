@@ -8,7 +8,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from reheatd.jobs.contracts import Accuracy, EntropyEstimate
+from reheatd.config import GateSection
+from reheatd.jobs.contracts import Accuracy, EntropyEstimate, ReheatSpec, RLSpec
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,29 @@ class GateResult:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def entropy_gate(
+    spec: ReheatSpec | RLSpec,
+    before: EntropyEstimate,
+    measured: EntropyEstimate,
+    baseline: float,
+    settings: GateSection,
+) -> GateResult:
+    """The entropy gate that fits the job: its target if it has one, else the direction of its tau, or RL's floor.
+
+    Args:
+        before: Of the version the job started from, nats per token.
+        measured: Of the version it made, measured by the daemon through the engine.
+        baseline: Of the base model.
+    """
+    if isinstance(spec, RLSpec):
+        return floor_gate(measured, baseline, settings.rl_entropy_floor)
+    if spec.target_entropy is not None:
+        return target_gate(measured, spec.target_entropy, settings.entropy_tolerance)
+    if spec.tau is not None:
+        return direction_gate(before, measured, spec.tau)
+    return GateResult("entropy", False, "the job has neither target nor tau, so nothing can be checked")
 
 
 def target_gate(measured: EntropyEstimate, target: float, tolerance: float) -> GateResult:

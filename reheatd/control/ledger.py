@@ -6,9 +6,9 @@ import time
 from typing import Literal
 
 from reheatd.control.journal import Journal
-from reheatd.control.machine import IDLE, State, check_status
+from reheatd.control.machine import State, check_status
 from reheatd.jobs.contracts import Job, JobRequest, JobStatus
-from reheatd.jobs.store import JobRecord, JobStore
+from reheatd.jobs.store import ACTIVE, JobRecord, JobStore
 
 Trigger = Literal["manual", "collapse", "follow_up"]
 
@@ -39,10 +39,10 @@ class Ledger:
         with self._db:
             self.journal.transition(state, reason, version=version)
 
-    def promoted(self, version: int, reason: str) -> None:
-        """Records a promotion that no job made."""
+    def promoted(self, version: int, reason: str, *, job_id: str | None = None, at: float | None = None) -> None:
+        """Records a promotion that is not the successful end of a job."""
         with self._db:
-            self.journal.promoted(version, reason)
+            self.journal.promoted(version, reason, job_id=job_id, at=at)
 
     def advance(self, record: JobRecord, status: JobStatus, state: State, reason: str) -> None:
         """Moves a job and the control state on together."""
@@ -54,10 +54,11 @@ class Ledger:
                 self.journal.transition(state, reason, job_id=record.job.job_id, version=record.job.version)
 
     def finish(self, record: JobRecord, status: JobStatus, error: str | None, state: State) -> None:
-        """Ends a job; a busy control state becomes `state`."""
+        """Ends a job; if it was the one at work, the control state becomes `state`."""
+        was_active = record.job.status in ACTIVE
         with self._db:
             self._end(record, status, error)
-            if self.state not in IDLE:
+            if was_active and self.state is not state:
                 reason = f"{record.job.job_id} {status}" + (f": {error}" if error else "")
                 self.journal.transition(state, reason, job_id=record.job.job_id, version=record.job.version)
 

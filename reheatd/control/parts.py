@@ -1,7 +1,8 @@
 """What the control loop is made of: the parts it drives, by the surface it uses of each."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -88,3 +89,5 @@ class Parts:
     dispatcher: Dispatcher
     validate: Callable[[Path], None]
     """Raises `AdapterInvalidError` when the adapter in a folder does not fit the policy; runs in a thread."""
+    swap_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the promoted version changes, so that a job never overrules a user's promotion it did not see."""

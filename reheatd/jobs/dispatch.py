@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -68,6 +70,8 @@ class JobDispatcher:
         # No socket timeout: the blocking read below has its own.
         self._redis = Redis.from_url(broker_url, decode_responses=True)
         self._celery_lock = asyncio.Lock()
+        self._census = -math.inf, 0
+        """When workers were last counted, and how many there were."""
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -103,13 +107,17 @@ class JobDispatcher:
         """
         await self._call(self._celery.control.revoke, job_id, terminate=True, signal="SIGKILL")
 
-    async def connected_workers(self) -> int:
-        """How many Celery workers answer within a second.
+    async def connected_workers(self, max_age_s: float = 0.0) -> int:
+        """How many Celery workers answer within a second; an answer not older than `max_age_s` is used again.
 
         Raises:
             BrokerError: The broker cannot be reached.
         """
-        return len(await self._call(self._celery.control.ping, timeout=PING_S) or [])
+        counted_at, count = self._census
+        if time.monotonic() - counted_at > max_age_s:
+            count = len(await self._call(self._celery.control.ping, timeout=PING_S) or [])
+            self._census = time.monotonic(), count
+        return count
 
     async def events(self, job_id: str, after_id: str = "0") -> AsyncIterator[tuple[str, JobEvent]]:
         """The job's events after stream id `after_id`, up to and including its last one.

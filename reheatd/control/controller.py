@@ -1,0 +1,252 @@
+"""The control loop: verdicts and requests in, jobs out, one at a time."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from reheatd.adapters.lineage import version_name
+from reheatd.adapters.swap import SwapReport
+from reheatd.control.machine import IDLE, State
+from reheatd.control.parts import Parts
+from reheatd.control.runner import JobRunner
+from reheatd.control.specs import check_request
+from reheatd.entropy.series import Window
+from reheatd.errors import ConflictError, QueueFullError
+from reheatd.jobs.contracts import Job, JobRequest, JobStatus
+from reheatd.jobs.store import JobRecord
+
+logger = logging.getLogger(__name__)
+
+
+class Controller:
+    """Owns the control state. Every decision is in the ledger before it is acted on, so `run` carries on after a crash.
+
+    A collapse leads to a reheat as `control.mode` says: `observe` leaves it at the state `collapsed`, `approve` makes a
+    job that waits for approval, `auto` one that runs at once. Reheats the daemon starts by itself are at least
+    `control.cooldown_s` apart, from the end of one to the start of the next, however the first ended. Requests of users
+    run in the order in which they came.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._settings = parts.settings.control
+        self._ledger = parts.ledger
+        self._wake = asyncio.Event()
+        self._runner: JobRunner | None = None
+
+    @property
+    def state(self) -> State:
+        return self._ledger.state
+
+    async def run(self) -> None:
+        """Runs until cancelled; a job that is running then is picked up by the next start."""
+        while True:
+            self._wake.clear()
+            record = self._next()
+            if record is None:
+                await self._sleep()
+                continue
+            self._runner = JobRunner(self._parts, record)
+            try:
+                await self._runner.run()
+            finally:
+                self._runner = None
+
+    def on_verdict(self, window: Window) -> None:
+        """Takes a window of the promoted version; for `EntropyMonitor.on_verdict`."""
+        state = self.state
+        if state not in IDLE:
+            return
+        name, estimate = version_name(window.version), window.estimate
+        figures = (
+            f"entropy of {name} is {estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}] nats per token, "
+            f"{window.ratio:.0%} of the baseline"
+        )
+        if state is State.SERVING and window.verdict == "collapsed":
+            self._ledger.transition(State.COLLAPSED, f"collapsed: {figures}", version=window.version)
+            logger.warning("collapsed: %s", figures)
+        elif state is State.COLLAPSED and window.verdict != "collapsed":
+            self._leave_collapsed(f"recovered: {figures}", window.version)
+        self._wake.set()
+
+    def submit(self, request: JobRequest) -> Job:
+        """Queues a user's job.
+
+        Raises:
+            BadInputError: The request makes no sense; `param` names the field.
+            QueueFullError: `control.max_queued` jobs wait already.
+        """
+        check_request(request)
+        queued = [job for job in self.waiting() if job.status is JobStatus.QUEUED]
+        if len(queued) >= self._settings.max_queued:
+            raise QueueFullError(
+                f"{len(queued)} jobs are queued, which is the limit (control.max_queued); wait, or cancel one with "
+                "`reheatd jobs cancel`"
+            )
+        record = self._ledger.create(request, "manual", JobStatus.QUEUED, self._parts.swaps.promoted)
+        self._wake.set()
+        return record.job
+
+    def approve(self, job_id: str) -> Job:
+        """Raises:
+        NotFoundError: There is no such job.
+        ConflictError: It does not wait for approval.
+        """
+        record = self._record(job_id)
+        if record.job.status is not JobStatus.AWAITING_APPROVAL:
+            raise ConflictError(f"job {job_id} is {record.job.status}; only one awaiting approval can be approved")
+        record.job.status = JobStatus.QUEUED
+        self._ledger.save(record)
+        self._wake.set()
+        return record.job
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancels a job: at once while it waits, else as soon as worker or gates let go of it.
+
+        Raises:
+            NotFoundError: There is no such job.
+            ConflictError: It is over.
+        """
+        record = self._record(job_id)
+        if record.job.status.is_final:
+            raise ConflictError(f"job {job_id} is over already: {record.job.status}")
+        if self._runner is not None and self._runner.record is record:
+            self._runner.cancel()
+        elif record.job.status in (JobStatus.QUEUED, JobStatus.AWAITING_APPROVAL):
+            self._ledger.finish(record, JobStatus.CANCELLED, "cancelled", self.state)
+        else:
+            record.cancel_requested = True
+            self._ledger.save(record)
+        self._wake.set()
+        return record.job
+
+    async def promote(self, version: int) -> SwapReport:
+        """Promotes a version on a user's word: staged and proven like any other.
+
+        Raises:
+            NotFoundError: There is no such version.
+            ConflictError: It is promoted already, or a job is being swapped in.
+            DeliveryError, EngineError: The old version keeps serving.
+        """
+        return await self._change(lambda: self._parts.swaps.promote(version), "promoted by request")
+
+    async def rollback(self) -> SwapReport:
+        """Promotes the version before the present one; raises like `promote`."""
+        return await self._change(self._parts.swaps.rollback, "rolled back by request")
+
+    async def load_rollout_adapter(self, job_id: str, path: Path, step: int) -> str:
+        """The model name under which a running job samples from its snapshot in `path`.
+
+        Raises:
+            NotFoundError: There is no such job.
+            ConflictError: The job is not running, or no adapter slot is free.
+            BadInputError: `path` is no adapter of this policy inside the job's folder.
+        """
+        runner = self._running(job_id)
+        return await runner.rollouts.load(runner.record, path, step)
+
+    async def drop_rollout_adapters(self, job_id: str) -> None:
+        """Unloads what `load_rollout_adapter` loaded; raises like it."""
+        runner = self._running(job_id)
+        await runner.rollouts.drop(runner.record)
+
+    @property
+    def current_job(self) -> Job | None:
+        """The job that is being run."""
+        if self._runner is not None:
+            return self._runner.record.job
+        record = self._ledger.jobs.active()
+        return record.job if record else None
+
+    def job(self, job_id: str) -> Job:
+        """Raises:
+        NotFoundError: There is no such job.
+        """
+        return self._record(job_id).job
+
+    def waiting(self) -> list[Job]:
+        """Queued jobs and those awaiting approval, the next one first."""
+        current = self.current_job
+        jobs = [record.job for record in self._ledger.jobs.waiting()]
+        return [job for job in jobs if current is None or job.job_id != current.job_id]
+
+    @property
+    def cooldown_remaining_s(self) -> float:
+        """Seconds until the daemon may start a reheat by itself; 0 when it may now."""
+        last = self._ledger.jobs.last_of_trigger("collapse")
+        if last is None or last.finished_at is None:
+            return 0.0
+        return max(0.0, last.finished_at + self._settings.cooldown_s - time.time())
+
+    def _next(self) -> JobRecord | None:
+        """The job to run now, made on the spot if a collapse calls for one."""
+        jobs = self._ledger.jobs
+        active = jobs.active()
+        if active is not None:
+            return active
+        queued = [record for record in jobs.waiting() if record.job.status is JobStatus.QUEUED]
+        if self.state not in IDLE and not (queued and queued[0].job.trigger == "follow_up"):
+            self._ledger.transition(self._idle_state(), "the job that was to follow is gone")
+        if queued:
+            return queued[0]
+        return self._answer_collapse()
+
+    def _answer_collapse(self) -> JobRecord | None:
+        mode = self._settings.mode
+        if self.state is not State.COLLAPSED or mode == "observe" or self.cooldown_remaining_s > 0:
+            return None
+        # A state from before a restart is not enough: the probes or the policy may be others now.
+        if self._parts.monitor.verdict != "collapsed":
+            return None
+        if any(record.job.trigger == "collapse" for record in self._ledger.jobs.waiting()):
+            return None
+        status = JobStatus.QUEUED if mode == "auto" else JobStatus.AWAITING_APPROVAL
+        request = JobRequest(kind="reheat", target_ratio=self._parts.settings.reheat.target_ratio)
+        record = self._ledger.create(request, "collapse", status, self._parts.swaps.promoted)
+        logger.info("%s answers the collapse: %s", record.job.job_id, status)
+        return record if mode == "auto" else None
+
+    async def _sleep(self) -> None:
+        """Until something happened, or the cool-down is over while the policy is collapsed."""
+        cooling = self.state is State.COLLAPSED and self.cooldown_remaining_s > 0
+        try:
+            async with asyncio.timeout(self.cooldown_remaining_s if cooling else None):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _change(self, swap: Callable[[], Awaitable[SwapReport]], why: str) -> SwapReport:
+        async with self._parts.swap_lock:
+            if self.state is State.SWAPPING:
+                current = self.current_job
+                raise ConflictError(
+                    f"{current.job_id if current else 'a job'} is being swapped in; try again in a moment"
+                )
+            report = await swap()
+            name = version_name(report.to_version)
+            self._ledger.promoted(report.to_version, f"{name} {why}")
+            if self.state is State.COLLAPSED:
+                self._leave_collapsed(f"{name} {why}", report.to_version)
+        self._parts.monitor.trigger()
+        self._wake.set()
+        return report
+
+    def _leave_collapsed(self, reason: str, version: int) -> None:
+        self._ledger.transition(State.SERVING, reason, version=version)
+        self._ledger.withdraw_collapse_jobs(reason)
+
+    def _idle_state(self) -> State:
+        return State.COLLAPSED if self._parts.monitor.verdict == "collapsed" else State.SERVING
+
+    def _record(self, job_id: str) -> JobRecord:
+        if self._runner is not None and self._runner.record.job.job_id == job_id:
+            return self._runner.record
+        return self._ledger.jobs.get(job_id)
+
+    def _running(self, job_id: str) -> JobRunner:
+        record = self._record(job_id)
+        if self._runner is None or self._runner.record is not record or record.job.status is not JobStatus.RUNNING:
+            raise ConflictError(f"job {job_id} is not running but {record.job.status}", param="job_id")
+        return self._runner

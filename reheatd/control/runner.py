@@ -1,0 +1,287 @@
+"""One job from the queue to its end: train, gate, swap.
+
+Every step can be repeated: after a restart of the daemon a runner picks the job up where the ledger says it was.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from typing import TypeVar
+
+from reheatd.adapters.lineage import version_name
+from reheatd.adapters.swap import SwapReport
+from reheatd.control.gates import GateResult, accuracy_gate, delivery_gate, entropy_gate
+from reheatd.control.machine import State
+from reheatd.control.parts import Parts
+from reheatd.control.rollouts import RolloutAdapters
+from reheatd.control.specs import build_spec, lineage_fields
+from reheatd.control.training import Training
+from reheatd.control.waiting import JobStopped, patiently, stop_if, unless_cancelled
+from reheatd.entropy.meter import Measurement
+from reheatd.errors import AdapterInvalidError, DeliveryError, ReheatdError
+from reheatd.jobs.contracts import EntropyEstimate, JobRequest, JobResult, JobStatus, ReheatSpec, RLSpec
+from reheatd.jobs.store import JobRecord
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class JobRunner:
+    """Runs `record`, which is the one copy of the job in memory while it runs."""
+
+    def __init__(self, parts: Parts, record: JobRecord) -> None:
+        self.record = record
+        self.rollouts = RolloutAdapters(parts.slots, parts.ledger, parts.validate)
+        self._parts = parts
+        self._ledger = parts.ledger
+        self._patience_s = parts.settings.engine.startup_timeout_s
+        self._cancelled = asyncio.Event()
+        if record.cancel_requested:
+            self._cancelled.set()
+
+    def cancel(self) -> None:
+        """Asks the job to end as soon as it safely can."""
+        self.record.cancel_requested = True
+        self.record.job.phase = "cancelling"
+        self._ledger.save(self.record)
+        self._cancelled.set()
+
+    async def run(self) -> None:
+        """Returns when the job has ended and what it left in engine and broker is cleaned up."""
+        job = self.record.job
+        try:
+            if job.status is JobStatus.QUEUED:
+                await self._dispatch()
+            if job.status is JobStatus.RUNNING:
+                await self._train()
+            if job.status is JobStatus.GATING:
+                await self._gate()
+            await self._swap()
+        except JobStopped as stopped:
+            self._end(stopped.status, stopped.reason)
+        except AdapterInvalidError as error:
+            job.gates.append(GateResult("validation", False, error.message).as_dict())
+            in_gates = job.status in (JobStatus.GATING, JobStatus.SWAPPING)
+            self._end(JobStatus.REJECTED if in_gates else JobStatus.FAILED, error.message)
+        except ReheatdError as error:
+            self._end(JobStatus.FAILED, error.message)
+        except Exception as error:
+            logger.exception("%s failed", job.job_id)
+            self._end(JobStatus.FAILED, f"internal error, see the daemon's log: {error!r}")
+        await self._clean_up()
+
+    async def _dispatch(self) -> None:
+        """Fixes parent and specification, and records that the job runs."""
+        parts, job = self._parts, self.record.job
+        baseline = await unless_cancelled(self._cancelled, patiently(parts.monitor.ensure_baseline, self._patience_s))
+        parent = parts.swaps.promoted
+        spec = build_spec(
+            job.request,
+            parts.settings,
+            parts.policy,
+            job_id=job.job_id,
+            gateway_url=parts.gateway_url,
+            parent_version=parent,
+            parent_adapter=parts.versions.path(parent) if parent else None,
+            baseline=baseline.mean,
+        )
+        spec.output_dir.mkdir(parents=True, exist_ok=True)
+        self.record.spec = spec
+        job.parent_version = parent
+        job.steps = spec.steps
+        state = State.REHEATING if job.kind == "reheat" else State.CONTINUING_RL
+        why = f"{job.job_id} ({job.trigger}) dispatched from {version_name(parent)}"
+        self._ledger.advance(self.record, JobStatus.RUNNING, state, why)
+
+    async def _train(self) -> None:
+        job = self.record.job
+        training = Training(self._parts, self.record, self.rollouts, self._cancelled)
+        result = await training.run(self._spec)
+        self.record.result = result
+        job.phase = ""
+        why = f"{job.job_id} trained {result.steps} steps, stopped by {result.stopped}"
+        self._ledger.advance(self.record, JobStatus.GATING, State.GATING, why)
+
+    async def _gate(self) -> None:
+        """Publishes the version, stages it and measures it.
+
+        Raises:
+            JobStopped: Cancelled, or a gate rejected the version.
+        """
+        parts, job, result = self._parts, self.record.job, self._result
+        stop_if(self._cancelled)
+        await self.rollouts.drop(self.record)
+        version = job.version if job.version is not None else await self._publish(result)
+        self._stop_if_overtaken()
+        measuring = patiently(lambda: self._measure(version), self._patience_s)
+        measured, baseline = await unless_cancelled(self._cancelled, measuring)
+        gate = parts.settings.gate
+        self._judge(
+            entropy_gate(self._spec, result.entropy_before, measured.estimate, baseline.mean, gate),
+            accuracy_gate(result.accuracy_before, result.accuracy_after, gate.accuracy_tolerance),
+        )
+        self._stop_if_overtaken()
+        why = f"{version_name(version)} passed the gates"
+        self._ledger.advance(self.record, JobStatus.SWAPPING, State.SWAPPING, why)
+
+    async def _publish(self, result: JobResult) -> int:
+        parts, job = self._parts, self.record.job
+        await asyncio.to_thread(parts.validate, result.adapter_dir)
+        # A crash right after publishing leaves a version that the job's row does not know yet.
+        known = [info.version for info in parts.versions.list() if info.lineage and info.lineage.job_id == job.job_id]
+        if known:
+            version = known[-1]
+        else:
+            fields = lineage_fields(self._spec, result, parts.policy)
+            version = parts.versions.publish(result.adapter_dir, **fields).version
+        job.version = version
+        self._ledger.save(self.record)
+        return version
+
+    async def _measure(self, version: int) -> tuple[Measurement, EntropyEstimate]:
+        name = await self._parts.swaps.stage(version)
+        baseline = await self._parts.monitor.ensure_baseline()
+        return await self._parts.monitor.measure_version(name), baseline
+
+    async def _swap(self) -> None:
+        """Proves and promotes the version; one that is promoted already was so before a restart."""
+        parts, job = self._parts, self.record.job
+        version = self._version
+        if parts.swaps.promoted == version:
+            promoted_at, detail = time.time(), "proved before the daemon was restarted"
+        else:
+            try:
+                promoted_at, detail = await patiently(lambda: self._promote(version), self._patience_s)
+            except DeliveryError as error:
+                self._judge(delivery_gate(False, error.message))
+                raise
+        self._judge(delivery_gate(True, detail))
+        if self._cancelled.is_set():
+            await self._take_back(version, promoted_at)
+        follows = job.trigger == "collapse" and parts.settings.control.continue_rl
+        self._ledger.succeed(
+            self.record,
+            version,
+            f"{version_name(version)} by {job.job_id} is promoted",
+            promoted_at=promoted_at,
+            follow_up=JobRequest(kind="rl", seed=job.request.seed) if follows else None,
+        )
+        self._ledger.withdraw_collapse_jobs(f"{version_name(version)} was promoted")
+        parts.monitor.trigger()
+
+    async def _promote(self, version: int) -> tuple[float, str]:
+        """When the alias was flipped, in seconds since the epoch, and the figures of the proof."""
+        swaps = self._parts.swaps
+        async with self._parts.swap_lock:
+            stop_if(self._cancelled)
+            self._stop_if_overtaken()
+            began = time.time()
+            try:
+                report = await swaps.promote(version)
+            except ReheatdError as error:
+                if swaps.promoted != version:
+                    raise
+                # Flipped: clients have the new version. What failed is tidying up after the old one.
+                logger.warning("%s is promoted, but: %s", version_name(version), error)
+                return time.time(), f"proved; then {error.message}"
+        return began + report.seconds, _describe(report)
+
+    async def _take_back(self, version: int, promoted_at: float) -> None:
+        """Undoes a promotion that a cancellation came too late for.
+
+        Raises:
+            JobStopped: Always.
+        """
+        job = self.record.job
+        self._ledger.promoted(version, f"by {job.job_id}", job_id=job.job_id, at=promoted_at)
+        await patiently(lambda: self._promote_parent(version), self._patience_s)
+        self._parts.monitor.trigger()
+        raise JobStopped(JobStatus.CANCELLED, "cancelled")
+
+    async def _promote_parent(self, version: int) -> None:
+        job, swaps = self.record.job, self._parts.swaps
+        async with self._parts.swap_lock:
+            if swaps.promoted == version:
+                await swaps.promote(job.parent_version)
+                self._ledger.promoted(job.parent_version, f"{job.job_id} was cancelled", job_id=job.job_id)
+
+    def _judge(self, *gates: GateResult) -> None:
+        """Records the gates' results.
+
+        Raises:
+            JobStopped: One of them failed.
+        """
+        self.record.job.gates += [gate.as_dict() for gate in gates]
+        failed = [gate for gate in gates if not gate.passed]
+        if failed:
+            raise JobStopped(JobStatus.REJECTED, "; ".join(f"gate {gate.name}: {gate.detail}" for gate in failed))
+
+    def _stop_if_overtaken(self) -> None:
+        """What was promoted meanwhile was somebody's decision; a job does not overrule it."""
+        promoted, parent = self._parts.swaps.promoted, self.record.job.parent_version
+        if promoted != parent:
+            raise JobStopped(
+                JobStatus.REJECTED,
+                f"{version_name(promoted)} was promoted meanwhile, the job started from {version_name(parent)}; "
+                f"`reheatd adapters promote {self.record.job.version}` promotes its version all the same",
+            )
+
+    def _end(self, status: JobStatus, reason: str) -> None:
+        logger.warning("%s %s: %s", self.record.job.job_id, status, reason)
+        version = self.record.job.version
+        if version is not None and status in (JobStatus.REJECTED, JobStatus.CANCELLED):
+            self._parts.versions.set_state(version, "rejected")
+        idle = State.COLLAPSED if self._parts.monitor.verdict == "collapsed" else State.SERVING
+        self._ledger.finish(self.record, status, reason, idle)
+
+    async def _clean_up(self) -> None:
+        """Frees what the job holds in engine and broker; whatever cannot be reached now forgets it when restarted."""
+        job = self.record.job
+        with _warned(f"rollout adapters of {job.job_id} stay loaded"):
+            await self.rollouts.drop(self.record)
+        if job.status is JobStatus.SUCCEEDED:
+            return
+        if self.record.spec is not None:
+            with _warned(f"a worker may still run {job.job_id}"):
+                await self._parts.dispatcher.cancel(job.job_id)
+        if job.version is not None and job.version != self._parts.swaps.promoted:
+            with _warned(f"{version_name(job.version)} stays loaded"):
+                await self._parts.swaps.discard(job.version)
+
+    @property
+    def _spec(self) -> ReheatSpec | RLSpec:
+        return _present(self.record.spec, "specification", self.record)
+
+    @property
+    def _result(self) -> JobResult:
+        return _present(self.record.result, "result", self.record)
+
+    @property
+    def _version(self) -> int:
+        return _present(self.record.job.version, "version", self.record)
+
+
+def _present(value: T | None, what: str, record: JobRecord) -> T:
+    if value is None:
+        raise RuntimeError(f"job {record.job.job_id} is {record.job.status} without a {what}")
+    return value
+
+
+def _describe(report: SwapReport) -> str:
+    proof = report.proof
+    if proof is None:
+        return "promoted without proof"
+    return (
+        f"engine and trainer differ by {proof.mean_difference:.4f} nats per token, slope {proof.slope:.3f} over "
+        f"{proof.tokens} tokens; flipped after {report.seconds:.2f} s"
+    )
+
+
+@contextlib.contextmanager
+def _warned(consequence: str) -> Iterator[None]:
+    try:
+        yield
+    except ReheatdError as error:
+        logger.warning("%s: %s", consequence, error)

@@ -1,0 +1,109 @@
+"""The part of a job that happens on a worker, seen from the daemon."""
+
+import asyncio
+
+from reheatd.broker import BrokerError
+from reheatd.control.parts import Parts
+from reheatd.control.rollouts import RolloutAdapters
+from reheatd.control.waiting import JobStopped, abandon, patiently, unless_cancelled
+from reheatd.jobs.contracts import JobEvent, JobResult, JobStatus, ReheatSpec, RLSpec
+from reheatd.jobs.store import JobRecord
+
+CANCEL_GRACE_S = 20.0
+"""How long a worker may take to react to a cancellation before its process is killed, in seconds."""
+WORKER_CHECK_S = 5.0
+WAITING = "waiting for a worker"
+NO_WORKER = "waiting for a worker: none is connected; start one with `reheatd worker`"
+
+
+class Training:
+    """Hands a dispatched job to a worker and follows it; also one that was handed over before a restart."""
+
+    def __init__(self, parts: Parts, record: JobRecord, rollouts: RolloutAdapters, cancelled: asyncio.Event) -> None:
+        self._dispatcher = parts.dispatcher
+        self._ledger = parts.ledger
+        self._patience_s = parts.settings.engine.startup_timeout_s
+        self._record = record
+        self._rollouts = rollouts
+        self._cancelled = cancelled
+
+    async def run(self, spec: ReheatSpec | RLSpec) -> JobResult:
+        """The worker's result.
+
+        Raises:
+            JobStopped: The job failed or was cancelled.
+            WorkerLostError: The worker died.
+        """
+        await self._begin(spec)
+        following = asyncio.create_task(self._follow())
+        waiting = asyncio.create_task(self._show_wait_for_worker())
+        cancelling = asyncio.create_task(self._cancelled.wait())
+        try:
+            await asyncio.wait({following, cancelling}, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                await self._stop_worker(following)
+            return following.result()
+        finally:
+            await abandon(following, waiting, cancelling)
+
+    async def _begin(self, spec: ReheatSpec | RLSpec) -> None:
+        await unless_cancelled(self._cancelled, patiently(self._restore_rollouts, self._patience_s))
+        if not self._record.submitted:
+            submitting = patiently(lambda: self._dispatcher.submit(spec), self._patience_s)
+            await unless_cancelled(self._cancelled, submitting)
+            self._record.submitted = True
+            self._ledger.save(self._record)
+
+    async def _restore_rollouts(self) -> None:
+        await self._rollouts.restore(self._record)
+
+    async def _follow(self) -> JobResult:
+        """Takes events as they come. The last one is left for the status it leads to: both are recorded together."""
+        async for event_id, event in self._dispatcher.events(self._record.job.job_id, self._record.event_id):
+            if event.kind == "succeeded" and event.result is not None:
+                return event.result
+            if event.kind == "failed":
+                raise JobStopped(JobStatus.FAILED, event.error or "the worker gave no reason; see its log")
+            if event.kind == "cancelled":
+                raise JobStopped(JobStatus.CANCELLED, "cancelled")
+            self._show(event_id, event)
+        raise JobStopped(JobStatus.FAILED, "the worker reported no result; see its log")
+
+    def _show(self, event_id: str, event: JobEvent) -> None:
+        job = self._record.job
+        self._record.event_id = event_id
+        job.started_at = job.started_at or event.time
+        if not self._cancelled.is_set():
+            job.phase = event.phase or "starting"
+        job.step = event.step
+        job.steps = event.steps or job.steps
+        job.metrics.update(event.metrics)
+        self._ledger.save(self._record)
+
+    async def _show_wait_for_worker(self) -> None:
+        """Says what the job waits for until a worker has taken it."""
+        job = self._record.job
+        while job.started_at is None and not self._cancelled.is_set():
+            try:
+                phase = WAITING if await self._dispatcher.connected_workers() else NO_WORKER
+            except BrokerError as error:
+                phase = f"waiting for the broker: {error.message}"
+            if job.started_at is None and not self._cancelled.is_set() and phase != job.phase:
+                job.phase = phase
+                self._ledger.save(self._record)
+            await asyncio.sleep(WORKER_CHECK_S)
+
+    async def _stop_worker(self, following: "asyncio.Task[JobResult]") -> None:
+        """Returns when the worker has ended the job by itself.
+
+        Raises:
+            JobStopped: It had not begun, or did not react and was killed.
+        """
+        job = self._record.job
+        await self._dispatcher.cancel(job.job_id)
+        if job.started_at is not None:
+            await asyncio.wait({following}, timeout=CANCEL_GRACE_S)
+            if following.done():
+                return
+        await self._dispatcher.terminate(job.job_id)
+        raise JobStopped(JobStatus.CANCELLED, "cancelled")
