@@ -97,15 +97,15 @@ class AdapterStore:
         """Folder of a version >= 1; raises NotFoundError when there is no such version."""
         return (self._folder / self._row(version)["folder"]).resolve()
 
-    def list(self) -> list[VersionInfo]:
-        """Every version, the base first."""
-        rows = self._db.execute("SELECT version FROM adapter_versions WHERE folder != '' ORDER BY version").fetchall()
-        return [self.get(0), *(self.get(row["version"]) for row in rows)]
-
     def versions(self) -> list[int]:
         """The numbers of every version, the base's 0 first."""
         rows = self._db.execute("SELECT version FROM adapter_versions WHERE folder != '' ORDER BY version").fetchall()
         return [0, *(row["version"] for row in rows)]
+
+    def list(self) -> list[VersionInfo]:
+        """Every version, the base first."""
+        rows = self._db.execute("SELECT version FROM adapter_versions WHERE folder != '' ORDER BY version").fetchall()
+        return [self.get(0), *(self.get(row["version"]) for row in rows)]
 
     def set_state(self, version: int, state: VersionState) -> None:
         if version:
