@@ -194,8 +194,8 @@ class JobRequest(Contract):
     """Entropy target as a share of the baseline."""
     target_entropy: float | None = None
     steps: int | None = Field(default=None, ge=1)
-    learning_rate: float | None = Field(default=None, gt=0)
-    temperature: float | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     teacher: Literal["frozen", "live"] | None = None
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] | None = None
     min_p: float | None = Field(default=None, gt=0, lt=1)

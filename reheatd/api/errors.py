@@ -1,0 +1,45 @@
+"""Every error of the API as an OpenAI-style object."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from reheatd.errors import ReheatdError
+from reheatd.gateway.app import error_response
+
+Handler = Callable[[Request, Exception], Coroutine[Any, Any, Response]]
+
+
+class InternalError(ReheatdError):
+    """A bug."""
+
+
+async def _reheatd_error(request: Request, error: Exception) -> Response:
+    return error_response(error if isinstance(error, ReheatdError) else InternalError(repr(error)))
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own 404 and 405."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    what = {404: "does not exist", 405: "does not take this method"}.get(status, str(error))
+    body = {
+        "message": f"{request.method} {request.url.path} {what}",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": {404: "not_found", 405: "method_not_allowed"}.get(status),
+    }
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return JSONResponse({"error": body}, status, headers=dict(headers or {}))
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    # Starlette raises it again after this answer, so the server logs the traceback.
+    return error_response(InternalError("internal error; the daemon's log has the traceback"))
+
+
+def exception_handlers() -> dict[Any, Handler]:
+    """For `Starlette(exception_handlers=...)`."""
+    return {ReheatdError: _reheatd_error, HTTPException: _http_exception, Exception: _bug}

@@ -1,0 +1,257 @@
+"""The admin API: status, entropy, versions, jobs, journal. JSON in and out; errors as OpenAI-style objects."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from reheatd.adapters.lineage import version_name
+from reheatd.adapters.store import AdapterStore, VersionInfo
+from reheatd.adapters.swap import SwapReport
+from reheatd.api.schemas import (
+    AdapterList,
+    EntropyReport,
+    JobList,
+    JournalReport,
+    PartHealth,
+    PromotedVersion,
+    PromotionReport,
+    Readiness,
+    RequestTotals,
+    RolloutAdapterReport,
+    RolloutAdapterRequest,
+    StatusReport,
+    WorkersHealth,
+)
+from reheatd.broker import BrokerError
+from reheatd.config import Settings
+from reheatd.control.controller import Controller
+from reheatd.control.ledger import Ledger
+from reheatd.engine.slots import AdapterSlots
+from reheatd.entropy.monitor import EntropyMonitor
+from reheatd.entropy.series import EntropySeries
+from reheatd.errors import BadInputError
+from reheatd.gateway.app import RequestCounts
+from reheatd.jobs.contracts import JobRequest
+from reheatd.jobs.dispatch import JobDispatcher
+
+Model = TypeVar("Model", bound=BaseModel)
+
+PREFIX = "/reheatd/v1"
+CENSUS_AGE_S = 10.0
+"""Workers are counted again when the last count is older than this; counting takes a second."""
+
+
+@dataclass(frozen=True)
+class ApiContext:
+    """What the routes answer from.
+
+    `readiness` says `ready` once a token can be generated, else what the daemon waits for. `engine_healthy` and
+    `broker_healthy` ask the part now.
+    """
+
+    settings: Settings
+    controller: Controller
+    ledger: Ledger
+    versions: AdapterStore
+    slots: AdapterSlots
+    monitor: EntropyMonitor
+    series: EntropySeries
+    dispatcher: JobDispatcher
+    requests: RequestCounts
+    readiness: Callable[[], str]
+    engine_healthy: Callable[[], Awaitable[bool]]
+    broker_healthy: Callable[[], Awaitable[bool]]
+    started_at: float
+    """Seconds since the epoch."""
+
+
+def api_routes(context: ApiContext) -> list[Route]:
+    """Routes of the admin API and `/health`; use them with `reheatd.api.errors.exception_handlers`."""
+    api = Api(context)
+    job = f"{PREFIX}/jobs/{{job_id}}"
+    return [
+        Route("/health", api.health, methods=["GET"]),
+        Route(f"{PREFIX}/status", api.status, methods=["GET"]),
+        Route(f"{PREFIX}/entropy", api.entropy, methods=["GET"]),
+        Route(f"{PREFIX}/entropy/measure", api.measure, methods=["POST"]),
+        Route(f"{PREFIX}/adapters", api.adapters, methods=["GET"]),
+        Route(f"{PREFIX}/adapters/rollback", api.rollback, methods=["POST"]),
+        Route(f"{PREFIX}/adapters/{{version}}", api.adapter, methods=["GET"]),
+        Route(f"{PREFIX}/adapters/{{version}}/promote", api.promote, methods=["POST"]),
+        Route(f"{PREFIX}/jobs", api.submit_job, methods=["POST"]),
+        Route(f"{PREFIX}/jobs", api.jobs, methods=["GET"]),
+        Route(job, api.job, methods=["GET"]),
+        Route(f"{job}/cancel", api.cancel_job, methods=["POST"]),
+        Route(f"{job}/approve", api.approve_job, methods=["POST"]),
+        Route(f"{job}/rollout-adapter", api.load_rollout_adapter, methods=["POST"]),
+        Route(f"{job}/rollout-adapter", api.drop_rollout_adapters, methods=["DELETE"]),
+        Route(f"{PREFIX}/journal", api.journal, methods=["GET"]),
+    ]
+
+
+class Api:
+    """The endpoints; each is named for its route."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+        self._controller = context.controller
+
+    async def health(self, request: Request) -> Response:
+        status = self._context.readiness()
+        return _answer(Readiness(status=status), 200 if status == "ready" else 503)
+
+    async def status(self, request: Request) -> Response:
+        context, controller = self._context, self._controller
+        version = context.versions.promoted()
+        windows = context.series.last(1, version)
+        waiting = controller.waiting()
+        report = StatusReport(
+            state=controller.state,
+            mode=context.settings.control.mode,
+            policy=context.settings.policy.model,
+            promoted=PromotedVersion(version=version, name=version_name(version)),
+            verdict=context.monitor.verdict,
+            entropy=windows[0].estimate if windows else None,
+            baseline=context.monitor.baseline,
+            ratio=windows[0].ratio if windows else None,
+            job=controller.current_job,
+            queued=len(waiting),
+            waiting=waiting,
+            cooldown_remaining_s=controller.cooldown_remaining_s,
+            uptime_s=time.time() - context.started_at,
+            engine=_health("engine", await context.engine_healthy()),
+            broker=_health("broker", await context.broker_healthy()),
+            workers=await self._workers(),
+            in_flight=context.slots.in_flight(),
+            requests=RequestTotals(total=context.requests.total, failed=context.requests.failed),
+        )
+        return _answer(report)
+
+    async def entropy(self, request: Request) -> Response:
+        baseline = self._context.monitor.baseline
+        ratio = self._context.settings.entropy.collapse_ratio
+        report = EntropyReport(
+            baseline=baseline,
+            threshold=baseline.mean * ratio if baseline else None,
+            windows=self._context.series.last(_last(request)),
+        )
+        return _answer(report)
+
+    async def measure(self, request: Request) -> Response:
+        """Takes a window now and answers with it."""
+        return _answer(await self._context.monitor.take_window())
+
+    async def adapters(self, request: Request) -> Response:
+        store = self._context.versions
+        return _answer(AdapterList(promoted=store.promoted(), adapters=[_brief(info) for info in store.list()]))
+
+    async def adapter(self, request: Request) -> Response:
+        return _answer(self._context.versions.get(_version(request)))
+
+    async def promote(self, request: Request) -> Response:
+        return _answer(_promotion(await self._controller.promote(_version(request))))
+
+    async def rollback(self, request: Request) -> Response:
+        return _answer(_promotion(await self._controller.rollback()))
+
+    async def submit_job(self, request: Request) -> Response:
+        return _answer(self._controller.submit(await _body(request, JobRequest)), 202)
+
+    async def jobs(self, request: Request) -> Response:
+        current = self._controller.current_job
+        jobs = self._context.ledger.jobs.all()
+        return _answer(JobList(jobs=[current if current and current.job_id == job.job_id else job for job in jobs]))
+
+    async def job(self, request: Request) -> Response:
+        return _answer(self._controller.job(request.path_params["job_id"]))
+
+    async def cancel_job(self, request: Request) -> Response:
+        return _answer(self._controller.cancel(request.path_params["job_id"]))
+
+    async def approve_job(self, request: Request) -> Response:
+        return _answer(self._controller.approve(request.path_params["job_id"]))
+
+    async def load_rollout_adapter(self, request: Request) -> Response:
+        asked = await _body(request, RolloutAdapterRequest)
+        if asked.step < 0:
+            raise BadInputError(f"step = {asked.step} is below 0", param="step")
+        job_id = request.path_params["job_id"]
+        model = await self._controller.load_rollout_adapter(job_id, Path(asked.path), asked.step)
+        return _answer(RolloutAdapterReport(model=model))
+
+    async def drop_rollout_adapters(self, request: Request) -> Response:
+        await self._controller.drop_rollout_adapters(request.path_params["job_id"])
+        return Response(status_code=204)
+
+    async def journal(self, request: Request) -> Response:
+        return _answer(JournalReport(entries=self._context.ledger.journal.last(_last(request))))
+
+    async def _workers(self) -> WorkersHealth:
+        configured = self._context.settings.workers.count
+        try:
+            connected = await self._context.dispatcher.connected_workers(CENSUS_AGE_S)
+        except BrokerError as error:
+            return WorkersHealth(ok=False, detail=error.message, configured=configured, connected=None)
+        detail = "" if connected else "no worker is connected; jobs wait until `reheatd worker` runs somewhere"
+        return WorkersHealth(ok=connected > 0, detail=detail, configured=configured, connected=connected)
+
+
+def _answer(model: BaseModel, status: int = 200) -> JSONResponse:
+    return JSONResponse(model.model_dump(mode="json"), status)
+
+
+def _health(part: str, ok: bool) -> PartHealth:
+    return PartHealth(ok=ok, detail="" if ok else f"the {part} does not answer; see its log")
+
+
+def _brief(info: VersionInfo) -> VersionInfo:
+    return (
+        info
+        if info.lineage is None
+        else info.model_copy(update={"lineage": info.lineage.model_copy(update={"proof": []})})
+    )
+
+
+def _promotion(report: SwapReport) -> PromotionReport:
+    return PromotionReport(
+        version=report.to_version,
+        name=version_name(report.to_version),
+        from_version=report.from_version,
+        seconds=report.seconds,
+        proof=asdict(report.proof) if report.proof else None,
+    )
+
+
+async def _body(request: Request, model: type[Model]) -> Model:
+    """Raises:
+    BadInputError: The body is not valid JSON, or a field is unknown or unusable; `param` names it.
+    """
+    try:
+        return model.model_validate_json(await request.body())
+    except ValidationError as error:
+        first: Any = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"]) or "body"
+        value = "" if first["type"] in ("json_invalid", "missing") else f" = {first['input']!r}"
+        raise BadInputError(f"{param}{value}: {first['msg']}", param=param) from error
+
+
+def _last(request: Request) -> int:
+    text = request.query_params.get("last", "100")
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 100_000):
+        raise BadInputError(f"last = {text!r} is not a number from 1 to 100000", param="last")
+    return int(text)
+
+
+def _version(request: Request) -> int:
+    text: str = request.path_params["version"]
+    digits = text.removeprefix("policy-v")
+    if not (digits.isascii() and digits.isdigit()):
+        raise BadInputError(f"{text!r} is not a version; name one like 3 or policy-v3", param="version")
+    return int(digits)

@@ -1,0 +1,123 @@
+"""What the admin API answers with, where it is not a contract that exists elsewhere."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from reheatd.adapters.store import VersionInfo
+from reheatd.control.journal import JournalEntry
+from reheatd.control.machine import State
+from reheatd.entropy.detector import Verdict
+from reheatd.entropy.series import Window
+from reheatd.jobs.contracts import EntropyEstimate, Job
+
+
+class Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class Readiness(Schema):
+    status: str
+    """`ready`, or what the daemon waits for, e.g. `starting`."""
+
+
+class PromotedVersion(Schema):
+    version: int
+    name: str
+
+
+class PartHealth(Schema):
+    ok: bool
+    detail: str
+    """One line; empty when there is nothing to say."""
+
+
+class WorkersHealth(PartHealth):
+    configured: int
+    """Workers that the daemon starts itself."""
+    connected: int | None
+    """Workers that answer over the broker, local or not; None when the broker cannot be asked."""
+
+
+class RequestTotals(Schema):
+    total: int
+    failed: int
+
+
+class StatusReport(Schema):
+    """`GET /reheatd/v1/status`. Entropies in nats per token."""
+
+    state: State
+    mode: Literal["observe", "approve", "auto"]
+    policy: str
+    """The base model, as configured."""
+    promoted: PromotedVersion
+    verdict: Verdict | None
+    """On the promoted version; None until a window of it was measured."""
+    entropy: EntropyEstimate | None
+    """Of the promoted version's newest window."""
+    baseline: EntropyEstimate | None
+    ratio: float | None
+    """Entropy over baseline."""
+    job: Job | None
+    """The job that is being run."""
+    queued: int
+    """Jobs that wait, for their turn or for approval."""
+    waiting: list[Job]
+    """Those jobs, the next one first."""
+    cooldown_remaining_s: float
+    uptime_s: float
+    engine: PartHealth
+    broker: PartHealth
+    workers: WorkersHealth
+    in_flight: int
+    requests: RequestTotals
+
+
+class EntropyReport(Schema):
+    """`GET /reheatd/v1/entropy`; nats per token."""
+
+    baseline: EntropyEstimate | None
+    threshold: float | None
+    """A window whose upper confidence limit is below this is low."""
+    windows: list[Window]
+    """Oldest first."""
+
+
+class AdapterList(Schema):
+    promoted: int
+    adapters: list[VersionInfo]
+    """Without proof items, which the single version's answer has."""
+
+
+class PromotionReport(Schema):
+    """The answer to a promotion or rollback."""
+
+    version: int
+    name: str
+    from_version: int
+    seconds: float
+    """From the start of staging to the flip."""
+    proof: dict[str, float] | None
+    """Figures of the proof of delivery; None for the base model."""
+
+
+class JobList(Schema):
+    jobs: list[Job]
+    """Oldest first."""
+
+
+class JournalReport(Schema):
+    entries: list[JournalEntry]
+    """Oldest first."""
+
+
+class RolloutAdapterRequest(Schema):
+    path: str
+    """Folder of the snapshot, inside the job's own."""
+    step: int
+
+
+class RolloutAdapterReport(Schema):
+    model: str
+    """Name to sample from."""
