@@ -6,6 +6,7 @@ uniform, far from collapsed.
 
 import json
 from pathlib import Path
+from typing import Any
 
 HEAD_SCALE = 0.35
 VOCABULARY = 320
@@ -50,7 +51,7 @@ def build_tiny_policy(folder: Path, seed: int = 0) -> Path:
         pad_token_id=vocabulary["<|endoftext|>"],
         bos_token_id=None,
     )
-    model = Qwen3ForCausalLM(config)
+    model: Any = Qwen3ForCausalLM(config)
     with torch.no_grad():
         for weight in model.model.parameters():
             if weight.ndim == 2:

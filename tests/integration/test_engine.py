@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import pytest
 
-from reheatd.engine.client import EngineClient
+from reheatd.engine.client import EngineClient, Sample
 from reheatd.errors import AdapterInvalidError, EngineError
 
 T = TypeVar("T")
@@ -23,10 +23,10 @@ def with_client(url: str, body: Callable[[EngineClient], Awaitable[T]]) -> T:
 
 
 def test_chat_samples_carry_the_k_largest_logprobs_whatever_was_sampled(engine: str) -> None:
-    async def sample(client: EngineClient) -> list:
+    async def ask(client: EngineClient) -> list[Sample]:
         return await client.chat("base", QUESTION, n=4, max_tokens=24, top_k=5, seed=1)
 
-    samples = with_client(engine, sample)
+    samples = with_client(engine, ask)
     assert len(samples) == 4
     displaced = 0
     for sample in samples:
