@@ -47,18 +47,29 @@ async def prove(client: EngineClient, model: str, items: list[ProofItem], *, tol
 
     Raises:
         DeliveryError: Nothing to compare, the adapter changes nothing, or the engine's answers are not the trainer's.
+        EngineError: The engine cannot be reached or refuses to score.
     """
     if not items:
         raise DeliveryError(f"{model} comes without proof items, so its delivery cannot be proven")
+    for item in items:
+        if not len(item.completion_ids) == len(item.logprobs) == len(item.base_logprobs) > 0:
+            raise DeliveryError(f"{model} has a proof item without one logprob per token; its trainer is at fault")
+    # Every answer is awaited, also after one has failed: the adapter may be unloaded as soon as this returns.
     scored = await asyncio.gather(
         *(
             client.score(name, item.prompt_ids, item.completion_ids)
             for name in (model, BASE_MODEL_NAME)
             for item in items
-        )
+        ),
+        return_exceptions=True,
     )
-    engine_new = np.concatenate(scored[: len(items)])
-    engine_base = np.concatenate(scored[len(items) :])
+    logprobs: list[list[float]] = []
+    for answer in scored:
+        if isinstance(answer, BaseException):
+            raise answer
+        logprobs.append(answer)
+    engine_new = np.concatenate(logprobs[: len(items)])
+    engine_base = np.concatenate(logprobs[len(items) :])
     trainer_new = np.concatenate([item.logprobs for item in items])
     trainer_base = np.concatenate([item.base_logprobs for item in items])
     return judge(model, engine_new, engine_base, trainer_new, trainer_base, tolerance=tolerance)
@@ -78,6 +89,8 @@ def judge(
     Raises:
         DeliveryError: As `prove`.
     """
+    if not (np.isfinite(trainer_new).all() and np.isfinite(trainer_base).all()):
+        raise DeliveryError(f"the trainer's logprobs of {model} are not finite; training broke")
     if not np.isfinite(engine_new).all():
         raise DeliveryError(f"{model} answers with logprobs that are not finite; its weights are broken")
     change = trainer_new - trainer_base

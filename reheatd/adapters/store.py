@@ -4,7 +4,9 @@ A version is a folder `policy-vN-<digest>` with weights, configuration and linea
 its name. Its number is never used again, not even after it was deleted.
 """
 
+import asyncio
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -17,7 +19,9 @@ from pydantic import BaseModel, ConfigDict
 
 from reheatd.adapters.lineage import BASE_MODEL_NAME, Lineage, version_name
 from reheatd.adapters.validate import CONFIG_FILE, WEIGHTS_FILE
-from reheatd.errors import ConflictError, NotFoundError
+from reheatd.errors import AdapterInvalidError, ConflictError, NotFoundError
+
+log = logging.getLogger(__name__)
 
 LINEAGE_FILE = "lineage.json"
 VersionState = Literal["candidate", "promoted", "retired", "rejected"]
@@ -72,14 +76,18 @@ class AdapterStore:
         record = Lineage(version=version, digest=digest, **lineage)
         final = self._folder / f"{version_name(version)}-{digest[:12]}"
         scratch = self._folder / f".{final.name}.tmp"
-        scratch.mkdir()
-        for name in (WEIGHTS_FILE, CONFIG_FILE):
-            shutil.copyfile(source / name, scratch / name)
-        (scratch / LINEAGE_FILE).write_text(record.model_dump_json(indent=2))
-        for file in scratch.iterdir():
-            _fsync(file)
-        _fsync(scratch)
-        scratch.rename(final)
+        try:
+            scratch.mkdir()
+            for name in (WEIGHTS_FILE, CONFIG_FILE):
+                shutil.copyfile(source / name, scratch / name)
+            (scratch / LINEAGE_FILE).write_text(record.model_dump_json(indent=2))
+            for file in scratch.iterdir():
+                _fsync(file)
+            _fsync(scratch)
+            scratch.rename(final)
+        except OSError:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
         _fsync(self._folder)
         with self._db:
             self._db.execute("UPDATE adapter_versions SET folder = ? WHERE version = ?", (final.name, version))
@@ -119,12 +127,20 @@ class AdapterStore:
         return 0 if row is None else row["version"]
 
     def previous(self) -> int | None:
-        """The version that was promoted before the present one and is another; None when there was none."""
+        """The version last promoted that is another than the present one, still there and not rejected.
+
+        So two roll-backs in a row return to where they began. None when there was none; the base counts as promoted
+        before the first promotion.
+        """
         current = self.promoted()
-        if current == 0 and self._db.execute("SELECT 1 FROM adapter_promotions").fetchone() is None:
-            return None
-        rows = self._db.execute("SELECT version FROM adapter_promotions ORDER BY id DESC").fetchall()
-        return next((row["version"] for row in rows if row["version"] != current), 0 if current else None)
+        row = self._db.execute(
+            "SELECT p.version FROM adapter_promotions p LEFT JOIN adapter_versions v USING (version) "
+            "WHERE p.version != ? AND (p.version = 0 OR v.state != 'rejected') ORDER BY p.id DESC LIMIT 1",
+            (current,),
+        ).fetchone()
+        if row is not None:
+            return row["version"]
+        return 0 if current else None
 
     def promote(self, version: int) -> None:
         """Records, in one transaction, that the alias means `version` from now on."""
@@ -134,6 +150,28 @@ class AdapterStore:
             self._db.execute("UPDATE adapter_versions SET state = 'retired' WHERE state = 'promoted'")
             self._db.execute("UPDATE adapter_versions SET state = 'promoted' WHERE version = ?", (version,))
             self._db.execute("INSERT INTO adapter_promotions (time, version) VALUES (?, ?)", (time.time(), version))
+
+    async def intact_path(self, version: int) -> Path:
+        """Folder of a version >= 1, its files compared with the digest they were published with.
+
+        Raises:
+            NotFoundError: There is no such version.
+            AdapterInvalidError: Its files are gone or were changed.
+        """
+        folder = self.path(version)
+        try:
+            lineage = self.get(version).lineage
+            digest = await asyncio.to_thread(content_digest, folder)
+        except OSError as error:
+            raise AdapterInvalidError(
+                f"{version_name(version)} cannot be read from {folder}: {error.strerror}; promote another version"
+            ) from error
+        if lineage is None or digest != lineage.digest:
+            raise AdapterInvalidError(
+                f"the files of {version_name(version)} in {folder} are not those that were published; "
+                "promote another version"
+            )
+        return folder
 
     def delete(self, version: int) -> None:
         """Deletes the files of a version that is not promoted; the engine must not know it any more.
@@ -169,15 +207,32 @@ class AdapterStore:
         return row
 
     def _remove_leftovers(self) -> None:
-        """A crash while publishing leaves a scratch folder, a folder without a record, or a record without one."""
+        """A crash while publishing or deleting leaves a scratch folder, a folder without a record, or the reverse.
+
+        A folder whose number was never given out is no such leftover but comes from a database that was lost: it is
+        taken up again.
+        """
         for scratch in self._folder.glob(".*.tmp"):
             shutil.rmtree(scratch)
+        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'adapter_versions'").fetchone()
+        last_given = 0 if row is None else row["seq"]
         known = {row["folder"] for row in self._db.execute("SELECT folder FROM adapter_versions")}
-        for folder in self._folder.glob("policy-v*"):
-            if folder.name not in known:
+        for folder in sorted(self._folder.glob("policy-v*")):
+            version = self.parse_name(folder.name.rpartition("-")[0])
+            if version is None or folder.name in known:
+                continue
+            if version <= last_given:
                 shutil.rmtree(folder)
-        with self._db:
-            self._db.execute("DELETE FROM adapter_versions WHERE folder = ''")
+                continue
+            log.warning("%s is not in the database; it is taken up as a retired version", folder.name)
+            with self._db:
+                self._db.execute("INSERT INTO adapter_versions VALUES (?, ?, 'retired')", (version, folder.name))
+        for row in self._db.execute("SELECT version, folder FROM adapter_versions").fetchall():
+            if not (row["folder"] and (self._folder / row["folder"] / LINEAGE_FILE).is_file()):
+                if row["folder"]:
+                    log.error("%s is gone from %s; the version is given up", row["folder"], self._folder)
+                with self._db:
+                    self._db.execute("DELETE FROM adapter_versions WHERE version = ?", (row["version"],))
 
 
 def content_digest(folder: Path) -> str:

@@ -16,11 +16,11 @@ from reheatd.adapters.proof import ProofReport, prove
 from reheatd.adapters.store import AdapterStore
 from reheatd.engine.client import EngineClient
 from reheatd.engine.slots import AdapterSlots
-from reheatd.errors import ConflictError, ModelNotFoundError
+from reheatd.errors import AdapterInvalidError, ConflictError, EngineError, ModelNotFoundError, NotFoundError
 
 log = logging.getLogger(__name__)
 
-SwapStage = Literal["stage", "verify", "flip", "drain", "unload"]
+SwapStage = Literal["stage", "verify", "flip", "drain"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class SwapManager:
         self._drain_timeout_s = drain_timeout_s
         self._on_stage = on_stage
         self._promoted = store.promoted()
+        self._staged: set[int] = set()
         self._changing = asyncio.Lock()
 
     @property
@@ -89,20 +90,60 @@ class SwapManager:
         raise ModelNotFoundError(f"model {name!r} does not exist; GET /v1/models lists those that do", param="model")
 
     async def restore(self) -> None:
-        """Loads the promoted version after a start of the daemon."""
-        if self._promoted:
-            await self._load(self._promoted)
+        """Loads the promoted version after a start of the daemon.
+
+        When its files were lost or changed meanwhile, the version promoted before it takes its place: better than
+        not to serve at all.
+
+        Raises:
+            AdapterInvalidError, EngineError: The engine refuses it or cannot be reached.
+        """
+        while version := self._promoted:
+            try:
+                await self._store.intact_path(version)
+            except (AdapterInvalidError, NotFoundError) as error:
+                if not isinstance(error, NotFoundError):
+                    self._store.set_state(version, "rejected")
+                fallback = self._store.previous() or 0
+                log.error("%s; serving %s in its place", error, version_name(fallback))
+                self._flip(fallback)
+            else:
+                await self._load(version)
+                return
 
     async def stage(self, version: int) -> str:
-        """Loads `version` under its own name, beside the one that serves, and returns that name."""
+        """Loads `version` under its own name, beside the one that serves, and returns that name.
+
+        Raises:
+            NotFoundError: There is no such version.
+            AdapterInvalidError: Its files were lost or changed, or the engine refuses them.
+            ConflictError: No adapter slot is free.
+            EngineError: The engine cannot be reached.
+        """
         if version:
             await self._load(version)
+            self._staged.add(version)
         return engine_name(version)
 
     async def discard(self, version: int) -> None:
-        """Unloads a staged version that is not going to be promoted."""
+        """Unloads a staged version that is not going to be promoted; later, when requests still run on it."""
+        self._staged.discard(version)
         if version and version != self._promoted:
-            await self._slots.unload(engine_name(version), self._drain_timeout_s)
+            await self._give_up(engine_name(version))
+
+    async def load_on_demand(self, name: str) -> None:
+        """Loads the version that a request pins by `name`, until its slot is needed for something else.
+
+        Raises:
+            ModelNotFoundError: There is no such version.
+            AdapterInvalidError, ConflictError, EngineError: As `stage`.
+        """
+        version = self._store.parse_name(name)
+        if not version:
+            raise ModelNotFoundError(f"model {name!r} does not exist any more", param="model")
+        await self._slots.load(name, await self._store.intact_path(version))
+        if version != self._promoted and version not in self._staged:
+            self._slots.mark_evictable(name)
 
     async def promote(self, version: int, *, prove_delivery: bool = True) -> SwapReport:
         """Makes `version` the one that the alias means.
@@ -127,57 +168,68 @@ class SwapManager:
                 if prove_delivery and info.lineage is not None:
                     self._tell("verify", version)
                     report = await prove(self._client, name, info.lineage.proof, tolerance=self._proof_tolerance)
+                self._tell("flip", version)
+                old = self._flip(version)
             except BaseException:
                 await self.discard(version)
                 raise
-            self._tell("flip", version)
-            old = self._flip(version)
             seconds = time.monotonic() - started
-            await self._retire(old)
+            if old:
+                self._tell("drain", old)
+                await self._give_up(engine_name(old))
             return SwapReport(old, version, seconds, report)
 
     async def rollback(self) -> SwapReport:
-        """Promotes the version that was promoted before.
+        """Promotes the version that was promoted before; one promoted without a proof is so again.
 
         Raises:
             ConflictError: There is none.
+            DeliveryError, EngineError, AdapterInvalidError: As `promote`.
         """
         previous = self._store.previous()
         if previous is None:
             raise ConflictError("nothing to roll back to: no version was promoted before this one")
-        return await self.promote(previous)
+        lineage = self._store.get(previous).lineage
+        return await self.promote(previous, prove_delivery=bool(lineage and lineage.proof))
 
     async def delete(self, version: int) -> None:
-        """Deletes a version that is not promoted: unregistered and drained first, its files last."""
+        """Deletes a version that is neither promoted nor staged: drained and unregistered first, its files last.
+
+        Raises:
+            NotFoundError: There is no such version.
+            ConflictError: It is promoted or staged, or requests still run on it.
+            EngineError: The engine cannot be reached.
+        """
         async with self._changing:
             self._store.get(version)
-            if version == self._promoted:
-                raise ConflictError(f"{version_name(version)} is being served; promote another version first")
-            await self._slots.unload(engine_name(version), self._drain_timeout_s)
+            name = version_name(version)
+            if version in (0, self._promoted) or version in self._staged:
+                raise ConflictError(f"{name} is being served; promote another version first", param="version")
+            await self._slots.unload(name, self._drain_timeout_s)
+            if self._slots.is_loaded(name):
+                raise ConflictError(f"a request for {name} came in; delete it when nobody uses it", param="version")
+            # No await from here: a request that still waits for this version finds that it does not exist any more.
             self._store.delete(version)
 
     def _flip(self, version: int) -> int:
-        # The durable record first: a crash in between restarts with the new version, which is loaded and proven.
+        # The durable record first: a crash in between restarts with the new version, which is proven.
         old = self._promoted
         self._store.promote(version)
         self._promoted = version
+        self._staged.discard(version)
         return old
 
-    async def _retire(self, old: int) -> None:
-        if old == 0:
-            return
-        name = engine_name(old)
-        self._tell("drain", old)
-        if not await self._slots.drain(name, self._drain_timeout_s):
-            log.warning("%d requests still run on %s; it stays loaded for them", self._slots.in_flight(name), name)
+    async def _give_up(self, name: str) -> None:
+        """Drains and unregisters an adapter; what cannot be unregistered now gives its slot up when that is needed."""
+        try:
+            await self._slots.unload(name, self._drain_timeout_s)
+        except (ConflictError, EngineError) as error:
+            log.warning("%s stays loaded for now: %s", name, error)
             self._slots.mark_evictable(name)
-            return
-        self._tell("unload", old)
-        await self._slots.unload(name)
 
     async def _load(self, version: int) -> None:
         name = engine_name(version)
-        await self._slots.load(name, self._store.path(version))
+        await self._slots.load(name, await self._store.intact_path(version))
         self._slots.keep(name)
 
     def _tell(self, stage: SwapStage, version: int) -> None:

@@ -1,6 +1,7 @@
 """Reads safetensors without torch: the daemon checks adapters, and numpy alone knows no bfloat16."""
 
 import json
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,8 +32,11 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
         raise AdapterInvalidError(f"{file} does not exist; an adapter folder needs it") from error
     except (struct.error, ValueError) as error:
         raise AdapterInvalidError(f"{file} is truncated or no safetensors file; write it again") from error
-    header.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    try:
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise AdapterInvalidError(f"{file} has a broken header ({error}); write it again") from error
     if 8 + length + end != size:
         raise AdapterInvalidError(f"{file} has {size} bytes, its header says {8 + length + end}; write it again")
     return header
@@ -42,7 +46,7 @@ def read_tensors(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
     """(name, values as a floating-point array) of every tensor, one at a time.
 
     Raises:
-        AdapterInvalidError: As `read_header`, or a tensor is not floating-point.
+        AdapterInvalidError: As `read_header`, or a tensor is not floating-point, or not as long as its shape says.
     """
     header = read_header(file)
     with file.open("rb") as handle:
@@ -51,6 +55,8 @@ def read_tensors(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
             if entry["dtype"] not in DTYPES:
                 raise AdapterInvalidError(f"{name} in {file} is {entry['dtype']}; adapters are F32, F16 or BF16")
             start, end = entry["data_offsets"]
+            if end - start != math.prod(entry["shape"]) * np.dtype(DTYPES[entry["dtype"]]).itemsize:
+                raise AdapterInvalidError(f"{name} in {file} is not as long as its shape {entry['shape']} says")
             handle.seek(8 + length + start)
             values = np.frombuffer(handle.read(end - start), dtype=DTYPES[entry["dtype"]]).reshape(entry["shape"])
             if entry["dtype"] == "BF16":

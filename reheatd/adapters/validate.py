@@ -39,6 +39,10 @@ def validate_adapter(folder: Path, model_path: Path, *, max_rank: int) -> None:
             "smaller one",
             param="rank",
         )
+    if config.get("peft_type") != "LORA":
+        raise AdapterInvalidError(
+            f"{folder.name}: peft_type = {config.get('peft_type')!r}; the engine serves LORA only"
+        )
     for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias"):
         if config.get(key):
             raise AdapterInvalidError(f"{folder.name}: {key} = {config[key]} is not supported by the engine; unset it")
@@ -46,12 +50,11 @@ def validate_adapter(folder: Path, model_path: Path, *, max_rank: int) -> None:
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not targets:
         raise AdapterInvalidError(f"{folder.name}: target_modules = {targets!r} is not a list of module names")
-    expected = {name for name in shapes if name.rsplit(".", 1)[-1] in targets}
-    unknown = [target for target in targets if not any(name.endswith(f".{target}") for name in shapes)]
-    if unknown or not expected:
-        raise AdapterInvalidError(
-            f"{folder.name}: target modules {unknown or targets} do not exist in {model_path.name}"
-        )
+    modules = {target: {name for name in shapes if f".{name}".endswith(f".{target}")} for target in targets}
+    unknown = [target for target, names in modules.items() if not names]
+    if unknown:
+        raise AdapterInvalidError(f"{folder.name}: target modules {unknown} do not exist in {model_path.name}")
+    expected = set().union(*modules.values())
     outside = sorted(name for name in expected if ".layers." not in name)
     if outside:
         raise AdapterInvalidError(f"{folder.name}: {outside[0]} is a target; head and embeddings stay frozen")

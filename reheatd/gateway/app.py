@@ -23,7 +23,7 @@ from reheatd.adapters.lineage import ALIAS_NAME, BASE_MODEL_NAME, version_name
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager
 from reheatd.engine.slots import AdapterSlots
-from reheatd.errors import BadInputError, EngineUnavailableError, ModelNotFoundError, ReheatdError
+from reheatd.errors import BadInputError, EngineUnavailableError, ReheatdError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,10 +36,10 @@ CLIENT_CLOSED_REQUEST = 499
 NOT_FORWARDED = frozenset(
     (
         "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",
-        "upgrade", "host", "content-length", "accept-encoding",
+        "upgrade", "host", "content-length", "accept-encoding", "date", "server",
     )
 )  # fmt: skip
-"""Headers that belong to one connection, not to the request."""
+"""Headers that belong to one connection or to the server that sends them, not to the request."""
 
 
 @dataclass
@@ -55,6 +55,8 @@ class Gateway:
 
     def __init__(self, engine_url: str, slots: AdapterSlots, swaps: SwapManager, store: AdapterStore) -> None:
         self.counts = RequestCounts()
+        self.engine_ready = True
+        """False while the engine starts or has not got its adapters back; requests are turned away meanwhile."""
         self._engine_url = engine_url.rstrip("/")
         self._slots = slots
         self._swaps = swaps
@@ -102,6 +104,8 @@ class Gateway:
 
     async def _forward(self, request: Request, request_id: str) -> Response:
         body = _parse(await request.body())
+        if not self.engine_ready:
+            raise EngineUnavailableError(f"the engine is starting; try again in {RETRY_AFTER_S} s")
         name = body.get("model", ALIAS_NAME)
         if not isinstance(name, str):
             raise BadInputError(f"model must be a string, got {name!r}; GET /v1/models lists the names", param="model")
@@ -131,6 +135,9 @@ class Gateway:
             content = await _unless_disconnected(request, upstream.read())
             if content is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
+            if upstream.status == 404 and self._slots.is_loaded(target):
+                # The engine was restarted a moment ago and does not have its adapters back yet.
+                raise EngineUnavailableError(f"{target} is being loaded again; try again in {RETRY_AFTER_S} s")
             if upstream.status >= 500:
                 self.counts.failed += 1
             return Response(content, upstream.status, headers=answer_headers)
@@ -154,12 +161,7 @@ class Gateway:
                 lease = self._slots.lease(target)
                 lease.__enter__()
                 return target, lease
-            version = self._store.parse_name(target)
-            if version is None:
-                raise ModelNotFoundError(f"model {name!r} does not exist any more", param="model")
-            await self._slots.load(target, self._store.path(version))
-            if version != self._swaps.promoted:
-                self._slots.mark_evictable(target)
+            await self._swaps.load_on_demand(target)
 
     async def _relay(self, upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         """The engine's bytes as they come."""
