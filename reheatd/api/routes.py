@@ -244,7 +244,7 @@ async def _body(request: Request, model: type[Model]) -> Model:
 
 def _last(request: Request) -> int:
     text = request.query_params.get("last", "100")
-    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 100_000):
+    if not (text.isascii() and text.isdigit() and len(text) < 7 and 0 < int(text) <= 100_000):
         raise BadInputError(f"last = {text!r} is not a number from 1 to 100000", param="last")
     return int(text)
 
@@ -252,6 +252,6 @@ def _last(request: Request) -> int:
 def _version(request: Request) -> int:
     text: str = request.path_params["version"]
     digits = text.removeprefix("policy-v")
-    if not (digits.isascii() and digits.isdigit()):
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 10):
         raise BadInputError(f"{text!r} is not a version; name one like 3 or policy-v3", param="version")
     return int(digits)

@@ -1,0 +1,62 @@
+"""A Celery worker whose jobs train nothing: `task.reward` of the specification says how they behave."""
+
+import os
+import threading
+import time
+from typing import Any
+
+from reheatd.jobs import reporter
+from reheatd.jobs.contracts import Accuracy, EntropyEstimate, JobResult, ProofItem
+from reheatd.jobs.dispatch import CONTINUE_RL_TASK, REHEAT_TASK, make_celery
+from reheatd.jobs.reporter import JobReporter
+
+# Quick heartbeats, so that a test sees them end.
+reporter.BEAT_S = 0.2
+reporter.ALIVE_S = 2
+
+URL = os.environ["REHEATD_BROKER_URL"]
+app = make_celery(URL)
+STEPS = 3
+
+
+def result(spec: dict[str, Any]) -> JobResult:
+    accuracy = Accuracy(value=0.5, low=0.36, high=0.64, problems=48)
+    return JobResult(
+        adapter_dir=spec["output_dir"],
+        steps=STEPS,
+        entropy_before=EntropyEstimate(mean=1.0, low=0.9, high=1.1, tokens=900, sequences=32),
+        entropy_after=EntropyEstimate(mean=1.7, low=1.6, high=1.8, tokens=900, sequences=32),
+        accuracy_before=accuracy,
+        accuracy_after=accuracy,
+        proof=[ProofItem(prompt_ids=[1], completion_ids=[2], logprobs=[-1.0], base_logprobs=[-2.0])],
+        stopped="steps",
+        seconds=0.1,
+    )
+
+
+@app.task(name=REHEAT_TASK)
+def reheat(spec: dict[str, Any]) -> None:
+    behaviour = spec["task"]["reward"]
+    with JobReporter(URL, spec["job_id"]) as report:
+        report.started()
+        if behaviour == "die":
+            os._exit(1)
+        if behaviour == "hang":
+            threading.Event().wait()
+        for step in range(1, STEPS + 1):
+            report.progress("training", step, STEPS, {"loss": 1.0 / step})
+        if behaviour == "fail":
+            report.failed("out of memory; use fewer prompts_per_step")
+            return
+        deadline = time.monotonic() + {"obey": 60, "slow": 6}.get(behaviour, 0)
+        while time.monotonic() < deadline:
+            if report.is_cancelled():
+                report.cancelled()
+                return
+            time.sleep(0.05)
+        report.succeeded(result(spec))
+
+
+@app.task(name=CONTINUE_RL_TASK)
+def continue_rl(spec: dict[str, Any]) -> None:
+    reheat(spec)

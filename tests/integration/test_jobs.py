@@ -1,0 +1,258 @@
+"""Jobs over a real broker and a real Celery worker; only the training is left out."""
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from redis import Redis
+
+from reheatd.broker import EmbeddedBroker, embedded_broker, wait_for_broker
+from reheatd.errors import WorkerLostError
+from reheatd.jobs.contracts import JobEvent, ReheatSpec, TaskConfig
+from reheatd.jobs.dispatch import JobDispatcher
+from reheatd.jobs.keys import events_key
+
+NUMBERS = itertools.count(1)
+
+
+class Broker:
+    """The embedded broker as the daemon starts it; can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._embedded: EmbeddedBroker = embedded_broker(folder)
+        self.url = self._embedded.url
+        self.start()
+
+    def start(self) -> None:
+        with (self._folder / "broker.log").open("ab") as log:
+            self._process = subprocess.Popen(self._embedded.command.argv, stdout=log, stderr=log)
+        asyncio.run(wait_for_broker(self.url))
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@contextmanager
+def running_worker(url: str, log: Path) -> Iterator[psutil.Process]:
+    arguments = "-A tests.integration.job_tasks worker --concurrency 1 --max-tasks-per-child 1 --loglevel INFO"
+    with log.open("wb") as output:
+        process = psutil.Popen(
+            [sys.executable, "-m", "celery", *arguments.split(), "--hostname", f"{log.stem}@%h"],
+            env={**os.environ, "REHEATD_BROKER_URL": url},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process
+    finally:
+        kill_tree(process)
+
+
+def kill_tree(process: psutil.Process) -> None:
+    if process.is_running():
+        family = [*process.children(recursive=True), process]
+        for member in family:
+            member.kill()
+        psutil.wait_procs(family, timeout=10)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    broker = Broker(tmp_path_factory.mktemp("broker"))
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture(scope="module")
+def worker(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[psutil.Process]:
+    with running_worker(broker.url, tmp_path_factory.mktemp("worker") / "shared.log") as process:
+        yield process
+
+
+def make_spec(behaviour: str) -> ReheatSpec:
+    return ReheatSpec(
+        job_id=f"reheat-{next(NUMBERS)}",
+        parent_version=0,
+        parent_adapter=None,
+        model_path=Path("/model"),
+        gateway_url="http://127.0.0.1:1",
+        output_dir=Path("/job"),
+        task=TaskConfig(reward=behaviour),
+        tau=1.5,
+    )
+
+
+def with_dispatcher(
+    broker: Broker, work: Callable[[JobDispatcher], Coroutine[Any, Any, None]], heartbeat_timeout_s: float = 60
+) -> None:
+    async def run() -> None:
+        dispatcher = JobDispatcher(broker.url, heartbeat_timeout_s=heartbeat_timeout_s)
+        try:
+            async with asyncio.timeout(90):
+                await work(dispatcher)
+        finally:
+            await dispatcher.close()
+
+    asyncio.run(run())
+
+
+async def follow(dispatcher: JobDispatcher, spec: ReheatSpec, after_id: str = "0") -> list[tuple[str, JobEvent]]:
+    return [entry async for entry in dispatcher.events(spec.job_id, after_id)]
+
+
+async def follow_until(dispatcher: JobDispatcher, spec: ReheatSpec, kind: str) -> None:
+    async for _, event in dispatcher.events(spec.job_id):
+        if event.kind == kind:
+            return
+
+
+def test_a_job_reports_step_by_step_and_returns_its_result(broker: Broker, worker: psutil.Process) -> None:
+    async def work(dispatcher: JobDispatcher) -> None:
+        spec = make_spec("succeed")
+        await dispatcher.submit(spec)
+        entries = await follow(dispatcher, spec)
+        assert [event.kind for _, event in entries] == ["started", *["progress"] * 3, "succeeded"]
+        assert [(event.phase, event.step, event.steps) for _, event in entries[1:4]] == [
+            ("training", step, 3) for step in (1, 2, 3)
+        ]
+        result = entries[-1][1].result
+        assert result is not None and result.adapter_dir == spec.output_dir and result.entropy_after.mean == 1.7
+        # What a daemon does that restarts after it had handled two events.
+        assert await follow(dispatcher, spec, after_id=entries[1][0]) == entries[2:]
+
+    with_dispatcher(broker, work)
+
+
+def test_a_failure_comes_with_its_reason(broker: Broker, worker: psutil.Process) -> None:
+    async def work(dispatcher: JobDispatcher) -> None:
+        spec = make_spec("fail")
+        await dispatcher.submit(spec)
+        last = (await follow(dispatcher, spec))[-1][1]
+        assert (last.kind, last.error) == ("failed", "out of memory; use fewer prompts_per_step")
+
+    with_dispatcher(broker, work)
+
+
+def test_a_running_job_is_cancelled(broker: Broker, worker: psutil.Process) -> None:
+    async def work(dispatcher: JobDispatcher) -> None:
+        spec = make_spec("obey")
+        await dispatcher.submit(spec)
+        await follow_until(dispatcher, spec, "progress")
+        await dispatcher.cancel(spec.job_id)
+        assert (await follow(dispatcher, spec))[-1][1].kind == "cancelled"
+
+    with_dispatcher(broker, work)
+
+
+def test_a_job_that_was_delivered_twice_runs_once(broker: Broker, worker: psutil.Process) -> None:
+    async def work(dispatcher: JobDispatcher) -> None:
+        spec, last = make_spec("succeed"), make_spec("succeed")
+        await dispatcher.submit(spec)
+        await dispatcher.submit(spec)
+        await dispatcher.submit(last)
+        # The one worker takes them in order: when the last is done, both deliveries of the first are.
+        await follow(dispatcher, last)
+        entries: Any = Redis.from_url(broker.url).xrange(events_key(spec.job_id))
+        assert len(entries) == len(await follow(dispatcher, spec)) == 5
+
+    with_dispatcher(broker, work)
+
+
+def test_a_worker_process_that_dies_is_noticed(broker: Broker, worker: psutil.Process) -> None:
+    async def work(dispatcher: JobDispatcher) -> None:
+        spec = make_spec("die")
+        await dispatcher.submit(spec)
+        with pytest.raises(WorkerLostError, match=spec.job_id):
+            await follow(dispatcher, spec)
+
+    with_dispatcher(broker, work)
+
+
+def test_a_worker_that_ignores_cancellation_is_killed(broker: Broker, worker: psutil.Process) -> None:
+    async def work(dispatcher: JobDispatcher) -> None:
+        spec, after = make_spec("hang"), make_spec("succeed")
+        await dispatcher.submit(spec)
+        await follow_until(dispatcher, spec, "started")
+        await dispatcher.cancel(spec.job_id)
+        await dispatcher.terminate(spec.job_id)
+        await dispatcher.submit(after)
+        assert (await follow(dispatcher, after))[-1][1].kind == "succeeded"
+
+    with_dispatcher(broker, work)
+
+
+def test_workers_are_counted(broker: Broker, worker: psutil.Process) -> None:
+    async def work(dispatcher: JobDispatcher) -> None:
+        assert await dispatcher.connected_workers() == 1
+
+    with_dispatcher(broker, work)
+
+
+def test_a_worker_machine_that_vanishes_is_noticed_by_its_silence(tmp_path: Path) -> None:
+    own = Broker(tmp_path)
+    try:
+        with running_worker(own.url, tmp_path / "vanishing.log") as process:
+
+            async def work(dispatcher: JobDispatcher) -> None:
+                spec = make_spec("hang")
+                await dispatcher.submit(spec)
+                await follow_until(dispatcher, spec, "started")
+                kill_tree(process)
+                with pytest.raises(WorkerLostError, match="silent"):
+                    await follow(dispatcher, spec)
+                assert await dispatcher.connected_workers() == 0
+
+            with_dispatcher(own, work, heartbeat_timeout_s=3)
+    finally:
+        own.kill()
+
+
+def test_a_job_cancelled_before_any_worker_came_never_runs(tmp_path: Path) -> None:
+    own = Broker(tmp_path)
+    try:
+        cancelled, wanted = make_spec("succeed"), make_spec("succeed")
+
+        async def before(dispatcher: JobDispatcher) -> None:
+            await dispatcher.submit(cancelled)
+            await dispatcher.cancel(cancelled.job_id)
+            await dispatcher.submit(wanted)
+
+        async def after(dispatcher: JobDispatcher) -> None:
+            assert (await follow(dispatcher, wanted))[-1][1].kind == "succeeded"
+            assert [event.kind for _, event in await follow(dispatcher, cancelled)] == ["cancelled"]
+
+        with_dispatcher(own, before)
+        with running_worker(own.url, tmp_path / "late.log"):
+            with_dispatcher(own, after)
+    finally:
+        own.kill()
+
+
+def test_a_job_survives_a_broker_that_is_killed_and_comes_back(tmp_path: Path) -> None:
+    own = Broker(tmp_path)
+    try:
+        with running_worker(own.url, tmp_path / "steady.log"):
+
+            async def work(dispatcher: JobDispatcher) -> None:
+                spec = make_spec("slow")
+                await dispatcher.submit(spec)
+                await follow_until(dispatcher, spec, "progress")
+                following = asyncio.create_task(follow(dispatcher, spec))
+                await asyncio.sleep(1.5)  # the append-only file is written once a second
+                await asyncio.to_thread(own.kill)
+                await asyncio.to_thread(own.start)
+                assert (await following)[-1][1].kind == "succeeded"
+
+            with_dispatcher(own, work)
+    finally:
+        own.kill()
