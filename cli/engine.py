@@ -1,0 +1,27 @@
+"""`reheatd engine`: the engine alone, in the foreground, for a daemon that runs elsewhere (`engine.url`)."""
+
+import os
+
+from cli.options import ConfigOption, JsonOption
+from reheatd.config import load_settings
+
+
+def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None:
+    """Run vLLM with adapter slots as the daemon would, for a daemon elsewhere.
+
+    The daemon names it in `engine.url` and must see the same data folder. Its adapter endpoints know no keys: keep it
+    off public networks.
+    """
+    settings = load_settings(config)
+    from reheatd.broker import free_port
+    from reheatd.engine.launch import detect_device, engine_command
+    from reheatd.engine.policy_model import resolve_policy
+    from reheatd.extras import require_engine_extra
+
+    device = detect_device() if settings.engine.device == "auto" else settings.engine.device
+    require_engine_extra(device)
+    port = settings.engine.port or free_port(settings.engine.host)
+    command = engine_command(settings, resolve_policy(settings.policy.model), port, device)
+    if not json_output:
+        print(f"reheatd: engine for {settings.policy.model} on http://{settings.engine.host}:{port}", flush=True)
+    os.execve(command.argv[0], command.argv, {**os.environ, **command.env})

@@ -1,0 +1,63 @@
+"""`reheatd init`: a commented configuration file with every key at its default."""
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic.fields import FieldInfo
+
+from cli.options import JsonOption
+from cli.render import console, print_json
+from reheatd.config import DEFAULT_CONFIG_FILE, Section, Settings
+from reheatd.errors import ConflictError
+
+HEADER = """\
+# Settings of reheatd. Every key is here with its default; take the `# ` away from those you change;
+# a key without a value is unset.
+# Environment variables (REHEATD_SERVER__PORT=8001) win over this file, command-line options over both.
+"""
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path(DEFAULT_CONFIG_FILE),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Write a commented reheatd.toml."""
+    if path.exists() and not force:
+        raise ConflictError(f"{path} is there already; --force overwrites it")
+    path.write_text(configuration_text())
+    if json_output:
+        print_json({"file": str(path)})
+    else:
+        console.print(f"wrote {path}; `reheatd serve` reads it")
+
+
+def configuration_text() -> str:
+    """Every setting as a commented TOML line under its description."""
+    lines = [HEADER]
+    sections: list[tuple[str, type[Section]]] = []
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            sections.append((name, field.annotation))
+        else:
+            lines += _entry(name, field)
+    for name, section in sections:
+        lines += [f"\n[{name}]"]
+        for key, field in section.model_fields.items():
+            lines += _entry(key, field)
+    return "\n".join(lines) + "\n"
+
+
+def _entry(key: str, field: FieldInfo) -> list[str]:
+    comment = textwrap.wrap(field.description or "", width=110, initial_indent="# ", subsequent_indent="# ")
+    if field.default is None:
+        return [*comment, f"# {key} ="]
+    return [*comment, f"# {key} = {_toml(field.default)}"]
+
+
+def _toml(value: Any) -> str:
+    # JSON's booleans, numbers, strings and lists are TOML's too.
+    return json.dumps(str(value) if isinstance(value, Path) else value)

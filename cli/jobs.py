@@ -1,0 +1,158 @@
+"""`reheatd jobs`: the jobs of the daemon."""
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from cli import render
+from cli.client import DaemonClient
+from cli.options import DEFAULT_URL, JsonOption, UrlOption
+from reheatd.adapters.lineage import version_name
+from reheatd.errors import ReheatdError
+from reheatd.jobs.contracts import Job, JobStatus
+
+app = typer.Typer(help="List, show, cancel or approve jobs.", no_args_is_help=True)
+
+POLL_S = 0.5
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as `reheatd jobs list` shows it.")]
+
+
+class JobEndedBadly(ReheatdError, RuntimeError):
+    """A job that was waited for failed, was rejected by a gate or cancelled."""
+
+    code = "job_failed"
+
+
+@app.command("list")
+def list_jobs(url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+    """All jobs, the newest last."""
+    jobs = [Job.model_validate(job) for job in DaemonClient(url).get("/reheatd/v1/jobs")["jobs"]]
+    if json_output:
+        render.print_json([job.model_dump(mode="json") for job in jobs])
+        return
+    if not jobs:
+        render.console.print("no jobs yet; `reheatd reheat` starts one")
+        return
+    rows = render.table("job", "kind", "trigger", "status", "from", "to", "progress", "started", "#took")
+    for job in jobs:
+        took = (job.finished_at or time.time()) - job.started_at if job.started_at else None
+        rows.add_row(
+            job.job_id,
+            job.kind,
+            job.trigger,
+            render.job_status(job.status),
+            version_name(job.parent_version),
+            render.NOTHING if job.version is None else version_name(job.version),
+            render.job_progress(job),
+            render.age(job.started_at),
+            render.NOTHING if took is None else render.duration(took),
+        )
+    render.console.print(rows)
+
+
+@app.command("show")
+def show_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+    """One job: what was asked, how far it is, what the gates said."""
+    _print_job(DaemonClient(url).get(f"/reheatd/v1/jobs/{job_id}"), json_output)
+
+
+@app.command("cancel")
+def cancel_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+    """Cancel a waiting or running job; the served version stays."""
+    _print_job(DaemonClient(url).post(f"/reheatd/v1/jobs/{job_id}/cancel"), json_output)
+
+
+@app.command("approve")
+def approve_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+    """Let a job start that waits for approval (`control.mode = "approve"`)."""
+    _print_job(DaemonClient(url).post(f"/reheatd/v1/jobs/{job_id}/approve"), json_output)
+
+
+def submit(client: DaemonClient, request: dict[str, Any], *, wait: bool, json_output: bool) -> None:
+    """Asks for a job and, with `wait`, follows it to its end.
+
+    Raises:
+        JobEndedBadly: The job that was waited for did not succeed.
+    """
+    body = {name: value for name, value in request.items() if value is not None}
+    job = Job.model_validate(client.post("/reheatd/v1/jobs", body))
+    if wait:
+        try:
+            job = follow(lambda: Job.model_validate(client.get(f"/reheatd/v1/jobs/{job.job_id}")), quiet=json_output)
+        except KeyboardInterrupt:
+            render.console.print(f"{job.job_id} goes on; `reheatd jobs cancel {job.job_id}` ends it")
+            raise
+        if job.status is not JobStatus.SUCCEEDED:
+            raise JobEndedBadly(
+                f"{job.job_id} {job.status.value}: {job.error or _failed_gates(job) or 'no reason given'}"
+            )
+    if json_output:
+        render.print_json(job.model_dump(mode="json"))
+    elif wait:
+        _print_job(job.model_dump(mode="json"), json_output)
+    else:
+        render.console.print(
+            f"{job.job_id} {render.job_status(job.status)}; `reheatd jobs show {job.job_id}` follows it"
+        )
+
+
+def follow(poll: Callable[[], Job], *, quiet: bool = False) -> Job:
+    """Shows a job's progress until it has ended."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[metrics]}"),
+    )
+    console = Console(quiet=True) if quiet else render.console
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=None, metrics="")
+        while not (job := poll()).status.is_final:
+            label = job.phase or job.status.value if job.status is JobStatus.RUNNING else job.status.value
+            progress.update(
+                bar,
+                description=f"{job.job_id} {label}",
+                completed=job.step,
+                total=job.steps or None,
+                metrics=_metrics(job),
+            )
+            time.sleep(POLL_S)
+    return job
+
+
+def _metrics(job: Job) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in list(job.metrics.items())[:4])
+
+
+def _failed_gates(job: Job) -> str:
+    return "; ".join(f"gate {gate.get('name')}: {gate.get('detail')}" for gate in job.gates if not gate.get("passed"))
+
+
+def _print_job(body: dict[str, Any], json_output: bool) -> None:
+    if json_output:
+        render.print_json(body)
+        return
+    job = Job.model_validate(body)
+    facts = render.facts()
+    facts.add_row("job", f"{job.job_id}  {render.job_status(job.status)}  {render.job_progress(job)}")
+    facts.add_row("kind", f"{job.kind}, {job.trigger}")
+    asked = job.request.model_dump(exclude_none=True, exclude={"kind"})
+    facts.add_row("asked", ", ".join(f"{name} {value}" for name, value in asked.items()))
+    made = render.NOTHING if job.version is None else version_name(job.version)
+    facts.add_row("version", f"{version_name(job.parent_version)} -> {made}")
+    if job.started_at is not None:
+        facts.add_row("took", render.duration((job.finished_at or time.time()) - job.started_at))
+    if job.metrics:
+        facts.add_row("metrics", _metrics(job))
+    for gate in job.gates:
+        mark = "[green]passed[/]" if gate.get("passed") else "[red]failed[/]"
+        facts.add_row(f"gate {gate.get('name')}", f"{mark}  {gate.get('detail')}")
+    if job.error:
+        facts.add_row("error", f"[red]{job.error}[/]")
+    render.console.print(facts)

@@ -1,0 +1,88 @@
+"""`reheatd`: the command line. One file per command; this one puts them together and turns errors into one line."""
+
+import json
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from cli import adapters, demo, doctor, engine, entropy, init, jobs, reheat, rl, serve, status, worker
+from reheatd.errors import ReheatdError
+
+app = typer.Typer(
+    name="reheatd",
+    help="Serves an RL policy, watches its entropy, reheats it when it collapses and swaps the adapter in.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.command("serve")(serve.serve)
+app.command("status")(status.status)
+app.command("entropy")(entropy.entropy)
+app.command("reheat")(reheat.reheat)
+app.command("rl")(rl.rl)
+app.add_typer(adapters.app, name="adapters")
+app.add_typer(jobs.app, name="jobs")
+app.command("doctor")(doctor.doctor)
+app.command("init")(init.init)
+app.command("demo")(demo.demo)
+app.command("worker")(worker.worker)
+app.command("engine")(engine.engine)
+app.command("demo")(demo.demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(metadata.version("reheatd"))
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: an error a user can meet is one line on stderr, or one JSON object on stdout with `--json`."""
+    try:
+        code = app(standalone_mode=False)
+    except ReheatdError as error:
+        code = error.exit_code
+        _report(error.message, error.openai_object())
+    except TyperException as error:
+        code = error.exit_code
+        message = f"{error.format_message()} (`reheatd --help` lists commands, `reheatd COMMAND --help` their options)"
+        _report(message, ReheatdUsage(message).openai_object())
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except BrokenPipeError:
+        # `reheatd status | head`: the reader has what it wanted.
+        sys.stderr.close()
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+class ReheatdUsage(ReheatdError):
+    """The command line itself cannot be understood."""
+
+    code = "usage"
+    type = "invalid_request_error"
+    exit_code = 2
+
+
+def _report(message: str, body: dict[str, object]) -> None:
+    if "--json" in sys.argv:
+        print(json.dumps(body))
+    else:
+        print("reheatd: " + " ".join(message.split()), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""How the commands print: compact tables for people, JSON for programs."""
+
+import json
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from reheatd.jobs.contracts import Accuracy, EntropyEstimate, Job, JobStatus
+
+console = Console(highlight=False)
+
+STATUS_STYLE = {
+    JobStatus.SUCCEEDED: "green",
+    JobStatus.FAILED: "red",
+    JobStatus.REJECTED: "red",
+    JobStatus.CANCELLED: "dim",
+    JobStatus.AWAITING_APPROVAL: "yellow",
+}
+VERDICT_STYLE = {"ok": "green", "warning": "yellow", "collapsed": "bold red"}
+NOTHING = "[dim]-[/]"
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value))
+
+
+def table(*columns: str) -> Table:
+    """A table without frame; columns whose name starts with `#` are aligned to the right."""
+    made = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        made.add_column(column.removeprefix("#"), justify="right" if column.startswith("#") else "left")
+    return made
+
+
+def facts() -> Table:
+    """A two-column list of names and values."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column()
+    return grid
+
+
+def entropy(estimate: EntropyEstimate | None) -> str:
+    """Mean and interval, nats per token."""
+    return NOTHING if estimate is None else f"{estimate.mean:.3f} [dim]\\[{estimate.low:.3f}, {estimate.high:.3f}][/]"
+
+
+def accuracy(value: Accuracy | None) -> str:
+    return NOTHING if value is None else f"{value.value:.0%} [dim]\\[{value.low:.0%}, {value.high:.0%}][/]"
+
+
+def verdict(name: str | None) -> str:
+    return NOTHING if name is None else f"[{VERDICT_STYLE.get(name, 'default')}]{name}[/]"
+
+
+def job_status(status: JobStatus) -> str:
+    return f"[{STATUS_STYLE.get(status, 'cyan')}]{status.value}[/]"
+
+
+def job_progress(job: Job) -> str:
+    if job.status.is_final or not job.steps:
+        return job.phase if not job.status.is_final else ""
+    return f"{job.phase} {job.step}/{job.steps}"
+
+
+def duration(seconds: float) -> str:
+    """E.g. `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def age(timestamp: float | None) -> str:
+    return NOTHING if timestamp is None else f"{duration(time.time() - timestamp)} ago"

@@ -1,0 +1,46 @@
+"""`reheatd serve`: the daemon, in the foreground."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.options import ConfigOption, JsonOption
+from cli.render import print_json
+from reheatd.config import load_settings
+
+
+def serve(
+    config: ConfigOption = None,
+    model: Annotated[str | None, typer.Option(help="Hugging Face model id or local folder.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of everything the daemon keeps.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers to start here; 0 when they run elsewhere.")] = None,
+    mode: Annotated[str | None, typer.Option(help="On a collapse: observe, approve or auto.")] = None,
+    interval: Annotated[float | None, typer.Option(help="Seconds between entropy windows.")] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Serve a policy: gateway, engine, broker and workers, until SIGTERM or Ctrl-C.
+
+    Options win over environment variables (`REHEATD_SERVER__PORT=8001`), which win over the configuration file.
+    With `--json`, one object with the daemon's address is printed once it is ready; the log goes to stderr.
+    """
+    overrides: dict[str, Any] = {}
+    if data_dir is not None:
+        overrides["data_dir"] = data_dir
+    for section, key, value in (
+        ("policy", "model", model),
+        ("server", "host", host),
+        ("server", "port", port),
+        ("workers", "count", workers),
+        ("control", "mode", mode),
+        ("entropy", "interval_s", interval),
+    ):
+        if value is not None:
+            overrides.setdefault(section, {})[key] = value
+    settings = load_settings(config, overrides)
+    from reheatd.serve import serve as run_daemon
+
+    asyncio.run(run_daemon(settings, on_ready=print_json if json_output else None))

@@ -1,0 +1,77 @@
+"""`reheatd status`: what the daemon serves and does."""
+
+import time
+from typing import Annotated
+
+import typer
+from rich.console import RenderableType
+from rich.live import Live
+
+from cli import render
+from cli.client import DaemonClient
+from cli.options import DEFAULT_URL, JsonOption, UrlOption
+from reheatd.api.schemas import PartHealth, StatusReport
+from reheatd.errors import DaemonUnreachableError
+
+WATCH_S = 1.0
+
+
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, until Ctrl-C.")] = False,
+    url: UrlOption = DEFAULT_URL,
+    json_output: JsonOption = False,
+) -> None:
+    """Show state, version, entropy against its baseline, the running job and the health of the parts.
+
+    With `--watch --json`, one object a second, each on its own line.
+    """
+    client = DaemonClient(url)
+
+    def report() -> StatusReport:
+        return StatusReport.model_validate(client.get("/reheatd/v1/status"))
+
+    if not watch:
+        first = report()
+        if json_output:
+            render.print_json(first.model_dump(mode="json"))
+        else:
+            render.console.print(describe(first))
+    elif json_output:
+        while True:
+            print(report().model_dump_json(), flush=True)
+            time.sleep(WATCH_S)
+    else:
+        with Live(describe(report()), console=render.console, auto_refresh=False) as live:
+            while True:
+                time.sleep(WATCH_S)
+                try:
+                    live.update(describe(report()), refresh=True)
+                except DaemonUnreachableError as error:
+                    live.update(f"[red]{error.message}[/]", refresh=True)
+
+
+def describe(status: StatusReport) -> RenderableType:
+    facts = render.facts()
+    facts.add_row("policy", f"[bold]{status.promoted.name}[/] of {status.policy}")
+    facts.add_row("state", f"{status.state.value} [dim](mode {status.mode}, up {render.duration(status.uptime_s)})[/]")
+    measured = "not measured yet"
+    if status.entropy is not None and status.ratio is not None:
+        measured = f"{render.entropy(status.entropy)} nats per token, {status.ratio:.0%} of the baseline"
+    facts.add_row("entropy", f"{measured}  {render.verdict(status.verdict)}")
+    facts.add_row("baseline", render.entropy(status.baseline) if status.baseline else "being measured")
+    for job in [status.job, *status.waiting]:
+        if job is not None:
+            what = f"{job.job_id}  {render.job_status(job.status)}  {render.job_progress(job)}"
+            facts.add_row("job", f"{what} [dim]({job.kind}, {job.trigger})[/]")
+    if status.cooldown_remaining_s > 0:
+        facts.add_row("cool-down", f"{render.duration(status.cooldown_remaining_s)} until a reheat may start by itself")
+    failed = f", [red]{status.requests.failed} failed[/]" if status.requests.failed else ", none failed"
+    facts.add_row("requests", f"{status.requests.total}{failed}, {status.in_flight} in flight")
+    parts = (("engine", status.engine), ("broker", status.broker), ("workers", status.workers))
+    facts.add_row("parts", "  ".join(_health(name, part) for name, part in parts))
+    return facts
+
+
+def _health(name: str, part: PartHealth) -> str:
+    mark = "[green]ok[/]" if part.ok else "[red]down[/]"
+    return f"{name} {mark}" + (f" [dim]({part.detail})[/]" if part.detail else "")

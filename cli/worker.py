@@ -1,0 +1,38 @@
+"""`reheatd worker`: a worker on this or another machine, in the foreground."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from cli.options import ConfigOption, JsonOption
+from reheatd.config import load_settings
+from reheatd.errors import BadInputError
+
+
+def worker(
+    broker_url: Annotated[
+        str | None, typer.Option(help="Redis URL the daemon uses; default: broker.url of the configuration.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads for torch; default: its own choice.", min=1)] = None,
+    config: ConfigOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Run a worker for jobs of a daemon that serves elsewhere.
+
+    The daemon's data folder must be reachable here under the same path, and the daemon's gateway under the address in
+    its `server.public_url`.
+    """
+    settings = load_settings(config, {"workers": {"threads": threads}} if threads else {})
+    url = broker_url or settings.broker.url
+    if url is None:
+        raise BadInputError("a worker needs --broker-url redis://host:6379/0, or broker.url in the configuration")
+    from reheatd.broker import address
+    from reheatd.extras import require_worker_extra
+    from reheatd.worker import worker_command
+
+    require_worker_extra()
+    command = worker_command(url, index=os.getpid(), threads=settings.workers.threads)
+    if not json_output:
+        print(f"reheatd: worker for {address(url)}", flush=True)
+    os.execve(command.argv[0], command.argv, {**os.environ, **command.env})

@@ -1,0 +1,334 @@
+"""The daemon: claims what it needs, starts the parts in order, keeps them running, stops them in order."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sqlite3
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+from starlette.applications import Starlette
+
+from reheatd.adapters.lineage import version_name
+from reheatd.adapters.store import AdapterStore
+from reheatd.adapters.swap import SwapManager, engine_name
+from reheatd.adapters.validate import base_digest, validate_adapter
+from reheatd.api.errors import exception_handlers
+from reheatd.api.routes import ApiContext, api_routes
+from reheatd.broker import address, embedded_broker, free_port, ping, wait_for_broker
+from reheatd.config import Settings
+from reheatd.control.controller import Controller
+from reheatd.control.ledger import Ledger
+from reheatd.control.parts import Parts, ServedPolicy
+from reheatd.database import connect
+from reheatd.engine.client import EngineClient, Sample
+from reheatd.engine.launch import Device, detect_device, engine_command
+from reheatd.engine.policy_model import resolve_policy
+from reheatd.engine.slots import AdapterSlots
+from reheatd.entropy.detector import CollapseDetector
+from reheatd.entropy.meter import EntropyMeter, vocabulary_size
+from reheatd.entropy.monitor import EntropyMonitor
+from reheatd.entropy.probes import load_probes
+from reheatd.entropy.series import EntropySeries, series_key
+from reheatd.errors import EngineError, ReheatdError
+from reheatd.extras import require_engine_extra, require_worker_extra
+from reheatd.gateway.app import Gateway
+from reheatd.http_server import HttpServer
+from reheatd.instance import claim_data_dir, listen, url_of, write_daemon_file
+from reheatd.jobs.dispatch import JobDispatcher
+from reheatd.supervisor import Child, Command, Supervisor
+from reheatd.worker import worker_command
+
+logger = logging.getLogger(__name__)
+
+ENGINE_GRACE_S = 10.0
+ENGINE_WATCH_S = 2.0
+RETRY_S = 10.0
+"""Pause before a part of the daemon that failed unexpectedly is started again."""
+
+
+class StartError(ReheatdError, RuntimeError):
+    """A part that the daemon needs did not come up."""
+
+    code = "start_failed"
+    exit_code = 2
+
+
+async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] | None = None) -> None:
+    """Runs the daemon until SIGTERM or SIGINT, then drains and stops every child.
+
+    Args:
+        on_ready: Called once a token can be generated, with the daemon's `url` and `pid`.
+
+    Raises:
+        ReheatdError: It cannot start; nothing is left running.
+    """
+    configure_logging()
+    device = detect_device() if settings.engine.device == "auto" else settings.engine.device
+    if settings.engine.url is None:
+        require_engine_extra(device)
+    if settings.workers.count:
+        require_worker_extra()
+    with listen(settings.server.host, settings.server.port) as listener:
+        lock = await claim_data_dir(settings.data_dir)
+        try:
+            model_path = await asyncio.to_thread(resolve_policy, settings.policy.model)
+            digest = await asyncio.to_thread(base_digest, model_path)
+            with closing(connect(settings.database_path)) as db:
+                policy = ServedPolicy(settings.policy.model, model_path, digest)
+                await Daemon(settings, device, policy, listener, lock, db).run(on_ready)
+        finally:
+            os.close(lock)
+
+
+class Daemon:
+    """All parts of one daemon. Where they run: broker, engine and workers are children, the rest is this process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        device: Device,
+        policy: ServedPolicy,
+        listener: socket.socket,
+        lock: int,
+        db: sqlite3.Connection,
+    ) -> None:
+        self._settings = settings
+        self._started = time.monotonic()
+        self._readiness = "starting"
+        self._supervisor = Supervisor(settings.logs_dir, inherited=(lock,))
+        self._background: list[asyncio.Task[None]] = []
+        self._workers: list[Child] = []
+        self.url = url_of(settings.server.host, listener.getsockname()[1])
+
+        if settings.broker.url is None:
+            self._broker = embedded_broker(settings.broker_dir)
+            self._broker_url = self._broker.url
+        else:
+            self._broker = None
+            self._broker_url = settings.broker.url
+        engine = settings.engine
+        port = engine.port or free_port(engine.host)
+        self._engine_url = engine.url or url_of(engine.host, port)
+        self._engine_command = None if engine.url else engine_command(settings, policy.path, port, device)
+
+        store = AdapterStore(settings.adapters_dir, db)
+        self._client = EngineClient(self._engine_url)
+        self._slots = AdapterSlots(self._client, engine.max_loras)
+        self._swaps = SwapManager(
+            store,
+            self._slots,
+            self._client,
+            proof_tolerance=settings.gate.proof_tolerance,
+            drain_timeout_s=settings.server.drain_timeout_s,
+        )
+        self._gateway = Gateway(self._engine_url, self._slots, self._swaps, store)
+        self._gateway.engine_ready = False
+        self._probe_client = LeasingClient(self._engine_url, self._slots)
+        series, self._monitor = build_monitor(settings, policy, db, self._probe_client, self._swaps)
+        self._dispatcher = JobDispatcher(self._broker_url, heartbeat_timeout_s=settings.control.heartbeat_timeout_s)
+        parts = Parts(
+            settings=settings,
+            policy=policy,
+            gateway_url=settings.server.public_url or self.url,
+            ledger=Ledger(db),
+            versions=store,
+            swaps=self._swaps,
+            slots=self._slots,
+            monitor=self._monitor,
+            dispatcher=self._dispatcher,
+            validate=lambda folder: validate_adapter(folder, policy.path, max_rank=engine.max_lora_rank),
+        )
+        self._controller = Controller(parts)
+        self._monitor.on_verdict = self._controller.on_verdict
+        context = ApiContext(
+            settings=settings,
+            controller=self._controller,
+            ledger=parts.ledger,
+            versions=store,
+            slots=self._slots,
+            monitor=self._monitor,
+            series=series,
+            dispatcher=self._dispatcher,
+            requests=self._gateway.counts,
+            readiness=lambda: self._readiness,
+            engine_healthy=self._client.is_healthy,
+            broker_healthy=lambda: ping(self._broker_url),
+            started_at=time.time(),
+        )
+        app = Starlette(routes=[*self._gateway.routes(), *api_routes(context)], exception_handlers=exception_handlers())
+        self._http = HttpServer(app, listener, drain_timeout_s=settings.server.drain_timeout_s)
+
+    async def run(self, on_ready: Callable[[dict[str, Any]], None] | None) -> None:
+        """Starts everything, runs until a signal, stops everything; also when starting fails."""
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, stopped)
+        running = asyncio.create_task(self._start_and_run(on_ready), name="daemon")
+        stopping = asyncio.create_task(stopped.wait())
+        try:
+            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+        finally:
+            for task in (running, stopping, *self._background):
+                task.cancel()
+            await asyncio.gather(running, stopping, *self._background, return_exceptions=True)
+            await self._stop()
+
+    async def _start_and_run(self, on_ready: Callable[[dict[str, Any]], None] | None) -> None:
+        settings = self._settings
+        self._http.start()
+        if self._broker is not None:
+            child = await self._supervisor.start(self._broker.command)
+            await child.ready_when(wait_for_broker(self._broker_url))
+            child.keep_running()
+        else:
+            await wait_for_broker(self._broker_url)
+        logger.info("broker ready at %s", address(self._broker_url))
+        await self._start_engine()
+        await self._swaps.restore()
+        for index in range(1, settings.workers.count + 1):
+            command = worker_command(self._broker_url, index=index, threads=settings.workers.threads)
+            child = await self._supervisor.start(command)
+            child.keep_running()
+            self._workers.append(child)
+        write_daemon_file(settings.data_dir / "daemon.json", self.url)
+        self._set_ready()
+        logger.info(
+            "serving %s at %s, ready in %.0f s",
+            version_name(self._swaps.promoted),
+            self.url,
+            time.monotonic() - self._started,
+        )
+        if on_ready is not None:
+            on_ready({"url": self.url, "pid": os.getpid()})
+        self._in_background("entropy monitor", self._monitor.run)
+        self._in_background("control loop", self._controller.run)
+        await self._http.wait()
+
+    async def _start_engine(self) -> None:
+        """Returns when the engine, ours or another's, has generated a token."""
+        timeout_s = self._settings.engine.startup_timeout_s
+        started = time.monotonic()
+        self._readiness = "starting: waiting for the engine"
+        try:
+            if self._engine_command is None:
+                await self._client.wait_ready(timeout_s)
+                self._in_background("engine watch", self._watch_engine)
+            else:
+                made = self._engine_command
+                child = await self._supervisor.start(Command("engine", made.argv, made.env, ENGINE_GRACE_S))
+                await child.ready_when(self._client.wait_ready(timeout_s))
+                child.keep_running(on_exit=self._on_engine_exit, on_restart=self._on_engine_restart)
+        except EngineError as error:
+            raise StartError(error.message) from error
+        logger.info("engine ready in %.0f s", time.monotonic() - started)
+
+    async def _watch_engine(self) -> None:
+        """Notices when an engine that is not our child has gone and come back, which loses its adapters."""
+        while True:
+            await asyncio.sleep(ENGINE_WATCH_S)
+            if not await self._client.is_healthy():
+                logger.warning("the engine at %s does not answer", self._engine_url)
+                self._on_engine_exit()
+                await self._on_engine_restart()
+
+    def _on_engine_exit(self) -> None:
+        self._readiness = "the engine ended and is being started again"
+        self._gateway.engine_ready = False
+
+    async def _on_engine_restart(self) -> None:
+        await self._client.wait_ready(self._settings.engine.startup_timeout_s)
+        await self._slots.reload_all()
+        self._set_ready()
+        logger.info("engine is back with %s", ", ".join(self._slots.loaded()) or "no adapter")
+
+    def _set_ready(self) -> None:
+        self._readiness = "ready"
+        self._gateway.engine_ready = True
+
+    def _in_background(self, name: str, part: Callable[[], Awaitable[None]]) -> None:
+        self._background.append(asyncio.create_task(keep_going(name, part), name=name))
+
+    def _on_signal(self, stopped: asyncio.Event) -> None:
+        if stopped.is_set():
+            self._http.hurry()
+        stopped.set()
+
+    async def _stop(self) -> None:
+        in_flight = self._slots.in_flight()
+        logger.info("stopping" + (f": waiting for {in_flight} requests" if in_flight else ""))
+        self._readiness = "stopping"
+        # A job's rollouts are requests too: its worker goes at once, or the drain would wait for it.
+        try:
+            await asyncio.gather(self._http.drain(), *(worker.stop() for worker in self._workers))
+        finally:
+            await self._supervisor.stop_all()
+            for part in (self._gateway, self._client, self._probe_client, self._dispatcher):
+                await part.close()
+        (self._settings.data_dir / "daemon.json").unlink(missing_ok=True)
+        logger.info("stopped")
+
+
+class LeasingClient(EngineClient):
+    """Samples straight from the engine, and holds leases as the gateway does, so that a swap waits for the probes."""
+
+    def __init__(self, base_url: str, slots: AdapterSlots) -> None:
+        super().__init__(base_url)
+        self._slots = slots
+
+    async def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[Sample]:
+        with self._slots.lease(model):
+            return await super().chat(model, messages, **options)
+
+
+def build_monitor(
+    settings: Settings, policy: ServedPolicy, db: sqlite3.Connection, client: EngineClient, swaps: SwapManager
+) -> tuple[EntropySeries, EntropyMonitor]:
+    section = settings.entropy
+    probes = load_probes(section.probes, section.probe_count)
+    meter = EntropyMeter(
+        client,
+        probes,
+        max_tokens=section.max_tokens,
+        top_k=section.top_k,
+        confidence=section.confidence,
+        vocab_size=vocabulary_size(policy.path),
+    )
+    key = series_key(
+        policy.digest,
+        probes.digest,
+        max_tokens=section.max_tokens,
+        top_k=section.top_k,
+        windows=section.baseline_windows,
+    )
+    series = EntropySeries(db, key)
+    detector = CollapseDetector.from_settings(section)
+    return series, EntropyMonitor(
+        meter, series, detector, section, lambda: (swaps.promoted, engine_name(swaps.promoted))
+    )
+
+
+async def keep_going(name: str, part: Callable[[], Awaitable[None]]) -> None:
+    """Runs a part that is not needed to serve; serving outlives its failures, which are logged with their traceback."""
+    while True:
+        try:
+            await part()
+        except Exception:
+            logger.exception("the %s failed; it starts again in %.0f s", name, RETRY_S)
+        await asyncio.sleep(RETRY_S)
+
+
+def configure_logging() -> None:
+    """One line per event on stderr."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S"
+    )
+    logging.getLogger("reheatd").setLevel(logging.INFO)

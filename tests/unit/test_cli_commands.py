@@ -1,0 +1,188 @@
+"""The command line against a daemon's answers: JSON is valid, errors are one line, exit codes are right."""
+
+import contextlib
+import http.server
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+COMMANDS = [
+    ["status"],
+    ["entropy"],
+    ["reheat", "--tau", "1.5"],
+    ["rl"],
+    ["adapters", "list"],
+    ["adapters", "show", "1"],
+    ["adapters", "promote", "1"],
+    ["adapters", "rollback"],
+    ["jobs", "list"],
+    ["jobs", "show", "j1"],
+    ["jobs", "cancel", "j1"],
+    ["jobs", "approve", "j1"],
+]
+
+JOB: dict[str, Any] = {
+    "job_id": "j1",
+    "kind": "reheat",
+    "status": "queued",
+    "trigger": "manual",
+    "created_at": time.time(),
+    "parent_version": 0,
+    "request": {"kind": "reheat", "tau": 1.5},
+}
+
+
+class FakeDaemon(http.server.BaseHTTPRequestHandler):
+    """Answers what a test put into `answers`, and records what it was asked."""
+
+    answers: ClassVar[dict[str, list[tuple[int, Any]]]] = {}
+    asked: ClassVar[list[tuple[str, Any]]] = []
+
+    def do_GET(self) -> None:
+        self._answer("GET", None)
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers.get("content-length", 0)))
+        self._answer("POST", json.loads(raw) if raw and raw != b"null" else None)
+
+    def _answer(self, method: str, body: Any) -> None:
+        route = f"{method} {self.path}"
+        self.asked.append((route, body))
+        queue = self.answers[route]
+        status, answer = queue.pop(0) if len(queue) > 1 else queue[0]
+        raw = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def fake_daemon(**answers: list[tuple[int, Any]]) -> Iterator[str]:
+    FakeDaemon.answers, FakeDaemon.asked = answers, []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeDaemon) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def reheatd(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "cli.main", *arguments], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_without_a_daemon_one_line_says_what_to_do(command: list[str]) -> None:
+    done = reheatd(*command, "--url", "http://127.0.0.1:9")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert "http://127.0.0.1:9" in line
+    assert "`reheatd serve`" in line
+
+
+def test_with_json_an_error_is_an_object_on_stdout() -> None:
+    done = reheatd("status", "--json", "--url", "http://127.0.0.1:9")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert json.loads(done.stdout)["error"]["code"] == "daemon_unreachable"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["reheat", "--tau", "nan"],
+        ["reheat", "--tau", "0"],
+        ["reheat", "--tau", "-1"],
+        ["reheat", "--tau", "inf"],
+        ["reheat", "--tau", "warm"],
+        ["reheat", "--target-ratio", "0"],
+        ["reheat", "--steps", "0"],
+        ["reheat", "--teacher", "wise"],
+        ["rl", "--steps", "-3"],
+        ["adapters", "show", "newest"],
+        ["serve", "--mode", "sometimes"],
+        ["serve", "--config", "no-such.toml"],
+        ["serve", "--model", "no-such-model"],
+        ["worker"],
+        ["status", "--url", "nonsense"],
+        ["dance"],
+        ["jobs", "show"],
+    ],
+    ids=" ".join,
+)
+def test_bad_input_is_one_line_that_names_it(arguments: list[str]) -> None:
+    done = reheatd(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert arguments[-1] in line or "missing" in line.lower() or arguments[0] == "worker"
+
+
+def test_the_daemons_own_words_reach_the_user() -> None:
+    refused = {"error": {"message": "version 7 does not exist; there are policy-v0", "type": "x", "code": "not_found"}}
+    with fake_daemon(**{"GET /reheatd/v1/adapters/7": [(404, refused)]}) as url:
+        done = reheatd("adapters", "show", "policy-v7", "--url", url)
+    assert done.returncode == 2
+    assert done.stderr == "reheatd: version 7 does not exist; there are policy-v0\n"
+
+
+def test_something_else_on_the_port_is_recognised() -> None:
+    with fake_daemon(**{"GET /reheatd/v1/jobs": [(200, "<html>")]}) as url:
+        done = reheatd("jobs", "list", "--url", url)
+    assert done.returncode == 2
+    assert "is not reheatd" in done.stderr
+
+
+def test_reheat_sends_only_what_was_asked_for() -> None:
+    with fake_daemon(**{"POST /reheatd/v1/jobs": [(202, JOB)]}) as url:
+        done = reheatd("reheat", "--tau", "1.5", "--steps", "9", "--teacher", "live", "--json", "--url", url)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["job_id"] == "j1"
+    expected = {"kind": "reheat", "tau": 1.5, "steps": 9, "teacher": "live", "seed": 0}
+    assert FakeDaemon.asked == [("POST /reheatd/v1/jobs", expected)]
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "said"),
+    [
+        ({"status": "succeeded", "version": 1}, 0, "policy-v1"),
+        ({"status": "failed", "error": "the worker ran out of memory"}, 1, "j1 failed: the worker ran out of memory"),
+        (
+            {"status": "rejected", "gates": [{"name": "accuracy", "passed": False, "detail": "0.40 < 0.55"}]},
+            1,
+            "gate accuracy: 0.40 < 0.55",
+        ),
+    ],
+)
+def test_wait_follows_the_job_to_its_end(last: dict[str, Any], code: int, said: str) -> None:
+    running = {**JOB, "status": "running", "phase": "training", "step": 3, "steps": 9, "metrics": {"loss": 0.5}}
+    answers = {
+        "POST /reheatd/v1/jobs": [(202, JOB)],
+        "GET /reheatd/v1/jobs/j1": [(200, running), (200, running), (200, {**JOB, **last})],
+    }
+    with fake_daemon(**answers) as url:
+        done = reheatd("reheat", "--tau", "1.5", "--wait", "--url", url)
+        quiet = reheatd("reheat", "--tau", "1.5", "--wait", "--json", "--url", url)
+    assert (done.returncode, quiet.returncode) == (code, code)
+    assert said in (done.stderr if code else done.stdout)
+    answer = json.loads(quiet.stdout)
+    assert answer["error"]["code"] == "job_failed" if code else answer["status"] == "succeeded"
+
+
+def test_doctor_reports_in_json_what_it_shows() -> None:
+    done = reheatd("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert checks["python"]["level"] == "ok"
+    assert {"torch", "vllm", "broker", "policy", "memory", "disk", "GPU", "CPU LoRA kernels"} <= set(checks)
+    assert all(check["fix"] for check in checks.values() if check["level"] != "ok")
+    assert done.returncode == any(check["level"] == "missing" for check in checks.values())
