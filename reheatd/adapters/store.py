@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS adapter_promotions (
     version INTEGER NOT NULL
 );
 """
-_NAME = re.compile(r"^policy-v(0|[1-9]\d*)$")
+_NAME = re.compile(r"policy-v(0|[1-9][0-9]{0,8})")
 
 
 class VersionInfo(BaseModel):
@@ -191,7 +191,7 @@ class AdapterStore:
         """The version a model name pins (`policy-v3`, `base`), or None when it is no such name."""
         if name == BASE_MODEL_NAME:
             return 0
-        match = _NAME.match(name)
+        match = _NAME.fullmatch(name)
         return int(match[1]) if match else None
 
     def _base_state(self) -> VersionState:

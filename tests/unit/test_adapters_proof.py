@@ -1,0 +1,110 @@
+"""The decision whether what answers is what was trained."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reheatd.adapters.proof import judge, prove
+from reheatd.errors import DeliveryError, EngineError
+from reheatd.jobs.contracts import ProofItem
+
+TOKENS = 400
+NOISE = 0.03
+"""Standard deviation between two implementations in bfloat16, nats."""
+
+
+def figures(arrived: float, change: float = 0.3) -> dict[str, Any]:
+    """Trainer's and engine's logprobs when the engine has `arrived` times the trainer's change."""
+    rng = np.random.default_rng(0)
+    base, delta = -rng.exponential(2, TOKENS), rng.normal(0, change, TOKENS)
+    return {
+        "engine_new": base + arrived * delta + rng.normal(0, NOISE, TOKENS),
+        "engine_base": base + rng.normal(0, NOISE, TOKENS),
+        "trainer_new": base + delta,
+        "trainer_base": base,
+    }
+
+
+def test_a_delivered_adapter_holds() -> None:
+    report = judge("policy-v1", **figures(1.0), tolerance=0.1)
+    assert report.tokens == TOKENS
+    assert report.slope == pytest.approx(1, abs=3 * report.slope_error)
+    assert report.mean_difference < 0.05
+
+
+def test_a_small_but_real_change_holds() -> None:
+    """Smaller than the rounding between the two implementations."""
+    assert judge("policy-v1", **figures(1.0, change=0.02), tolerance=0.1).slope > 0.5
+
+
+@pytest.mark.parametrize("arrived", [0.0, 0.5, 2.0, -1.0])
+def test_an_adapter_that_did_not_arrive_or_is_scaled_is_refused(arrived: float) -> None:
+    with pytest.raises(DeliveryError, match="what answers is not what was trained"):
+        judge("policy-v1", **figures(arrived), tolerance=0.1)
+
+
+@pytest.mark.parametrize("arrived", [0.0, 0.5, 2.0, -1.0])
+def test_the_slope_catches_what_the_distance_does_not(arrived: float) -> None:
+    with pytest.raises(DeliveryError):
+        judge("policy-v1", **figures(arrived, change=0.06), tolerance=10.0)
+
+
+def test_another_adapter_of_the_same_size_is_refused() -> None:
+    mine, other = figures(1.0), figures(1.0)
+    mine["engine_new"] = mine["engine_base"] + np.random.default_rng(1).permutation(
+        other["trainer_new"] - other["trainer_base"]
+    )
+    with pytest.raises(DeliveryError, match="slope"):
+        judge("policy-v1", **mine, tolerance=10.0)
+
+
+def test_what_cannot_be_proven_is_refused() -> None:
+    with pytest.raises(DeliveryError, match="too little to prove"):
+        judge("policy-v1", **figures(1.0, change=1e-4), tolerance=0.1)
+    broken = figures(1.0)
+    broken["engine_new"][3] = np.nan
+    with pytest.raises(DeliveryError, match="not finite"):
+        judge("policy-v1", **broken, tolerance=0.1)
+    broken = figures(1.0)
+    broken["trainer_new"][3] = np.nan
+    with pytest.raises(DeliveryError, match=r"trainer's logprobs .* not finite"):
+        judge("policy-v1", **broken, tolerance=0.1)
+
+
+class Scorer:
+    """Stands in for the engine; counts the answers that are still out."""
+
+    def __init__(self, failing: bool) -> None:
+        self.failing = failing
+        self.open = 0
+
+    async def score(self, model: str, prompt_ids: list[int], completion_ids: list[int]) -> list[float]:
+        if self.failing and prompt_ids == [0]:
+            raise EngineError("no")
+        self.open += 1
+        await asyncio.sleep(0.01)
+        self.open -= 1
+        return [-1.0] * len(completion_ids)
+
+
+def test_a_failure_waits_for_every_answer() -> None:
+    """The adapter is unloaded right after: no request may still be on its way."""
+    scorer: Any = Scorer(failing=True)
+    items = [
+        ProofItem(prompt_ids=[index], completion_ids=[1, 2], logprobs=[-1, -1], base_logprobs=[-2, -2])
+        for index in range(4)
+    ]
+    with pytest.raises(EngineError):
+        asyncio.run(prove(scorer, "policy-v1", items, tolerance=0.1))
+    assert scorer.open == 0
+
+
+def test_items_without_figures_are_refused() -> None:
+    scorer: Any = Scorer(failing=False)
+    with pytest.raises(DeliveryError, match="without proof items"):
+        asyncio.run(prove(scorer, "policy-v1", [], tolerance=0.1))
+    short = ProofItem(prompt_ids=[1], completion_ids=[1, 2], logprobs=[-1], base_logprobs=[-2, -2])
+    with pytest.raises(DeliveryError, match="one logprob per token"):
+        asyncio.run(prove(scorer, "policy-v1", [short], tolerance=0.1))
