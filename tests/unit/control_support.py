@@ -1,0 +1,328 @@
+"""In-memory stand-ins for what the control loop drives, so that tests can make every one of them fail."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from reheatd.adapters.store import AdapterStore
+from reheatd.adapters.swap import SwapReport, engine_name
+from reheatd.config import Settings
+from reheatd.control.controller import Controller
+from reheatd.control.ledger import Ledger
+from reheatd.control.parts import Parts, ServedPolicy
+from reheatd.database import connect
+from reheatd.entropy.estimators import SequenceTotals, TailMoments
+from reheatd.entropy.meter import Measurement
+from reheatd.entropy.series import Window
+from reheatd.errors import ConflictError, EngineError, NotFoundError, ReheatdError
+from reheatd.jobs.contracts import (
+    Accuracy,
+    EntropyEstimate,
+    Job,
+    JobEvent,
+    JobResult,
+    JobStatus,
+    ReheatSpec,
+    RLSpec,
+)
+
+BASELINE = 2.0
+Verdict = Literal["ok", "warning", "collapsed"]
+
+
+def entropy(mean: float, half_width: float = 0.05) -> EntropyEstimate:
+    return EntropyEstimate(mean=mean, low=mean - half_width, high=mean + half_width, tokens=1000, sequences=32)
+
+
+def accuracy(solved: int, problems: int = 48) -> Accuracy:
+    """With its 95% Wilson interval."""
+    z, share = 1.96, solved / problems
+    centre = (share + z**2 / (2 * problems)) / (1 + z**2 / problems)
+    half = z * np.sqrt(share * (1 - share) / problems + z**2 / (4 * problems**2)) / (1 + z**2 / problems)
+    return Accuracy(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), problems=problems)
+
+
+def window(version: int, verdict: Verdict, mean: float) -> Window:
+    return Window(
+        version=version,
+        model=engine_name(version),
+        source="schedule",
+        verdict=verdict,
+        streak=0,
+        baseline=BASELINE,
+        ratio=mean / BASELINE,
+        estimate=entropy(mean),
+        monte_carlo=entropy(mean),
+        truncated=entropy(mean),
+        lower=mean,
+        upper=None,
+        distinct=1.0,
+        seed=0,
+        seconds=1.0,
+    )
+
+
+class FakeSwaps:
+    """Promotes in the real store; `failures` are raised, one per promotion, before the flip."""
+
+    def __init__(self, store: AdapterStore) -> None:
+        self._store = store
+        self.staged: set[int] = set()
+        self.failures: list[ReheatdError] = []
+        self.failures_after_flip: list[ReheatdError] = []
+        self.before_flip: Callable[[], Awaitable[None]] | None = None
+
+    @property
+    def promoted(self) -> int:
+        return self._store.promoted()
+
+    async def stage(self, version: int) -> str:
+        self.staged.add(version)
+        return engine_name(version)
+
+    async def discard(self, version: int) -> None:
+        self.staged.discard(version)
+
+    async def promote(self, version: int) -> SwapReport:
+        if version == self.promoted:
+            raise ConflictError(f"policy-v{version} is promoted already")
+        self._store.get(version)
+        if self.failures:
+            self.staged.discard(version)
+            raise self.failures.pop(0)
+        if self.before_flip is not None:
+            before_flip, self.before_flip = self.before_flip, None
+            await before_flip()
+        old = self.promoted
+        self._store.promote(version)
+        self.staged.discard(version)
+        if self.failures_after_flip:
+            raise self.failures_after_flip.pop(0)
+        return SwapReport(old, version, 0.5, None)
+
+    async def rollback(self) -> SwapReport:
+        previous = self._store.previous()
+        if previous is None:
+            raise ConflictError("nothing to roll back to")
+        return await self.promote(previous)
+
+
+class FakeSlots:
+    def __init__(self) -> None:
+        self.adapters: dict[str, Path] = {}
+        self.busy: set[str] = set()
+
+    async def load(self, name: str, path: Path) -> None:
+        self.adapters[name] = path
+
+    async def unload(self, name: str) -> None:
+        if name in self.busy:
+            raise ConflictError(f"requests are in flight on {name}")
+        self.adapters.pop(name, None)
+
+
+class FakeMonitor:
+    """Measures what `entropies` says for a name; `failures` are raised first, one per measurement."""
+
+    def __init__(self) -> None:
+        self.verdict: Verdict | None = None
+        self.entropies: dict[str, EntropyEstimate] = {}
+        self.failures: list[ReheatdError] = []
+        self.triggered = 0
+        self.measuring = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def ensure_baseline(self) -> EntropyEstimate:
+        return entropy(BASELINE)
+
+    async def measure_version(self, name: str) -> Measurement:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.measuring.set()
+        await self.gate.wait()
+        estimate = self.entropies.get(name, entropy(0.85 * BASELINE))
+        return Measurement(
+            model=name,
+            seed=0,
+            seconds=0.0,
+            estimate=estimate,
+            monte_carlo=estimate,
+            truncated=estimate,
+            lower=estimate.low,
+            upper=None,
+            distinct=1.0,
+            totals=SequenceTotals.of([np.ones(3)]),
+            tail=TailMoments(),
+        )
+
+    def trigger(self) -> None:
+        self.triggered += 1
+
+
+class FakeDispatcher:
+    """A broker with one worker that a test plays: `report` sends an event, `lose_worker` kills it."""
+
+    def __init__(self) -> None:
+        self.submitted: list[ReheatSpec | RLSpec] = []
+        self.cancelled: list[str] = []
+        self.terminated: list[str] = []
+        self.workers = 1
+        self.failures: list[ReheatdError] = []
+        self._streams: dict[str, list[JobEvent | ReheatdError]] = {}
+        self._news = asyncio.Condition()
+
+    async def submit(self, spec: ReheatSpec | RLSpec) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.submitted.append(spec)
+
+    async def cancel(self, job_id: str) -> None:
+        self.cancelled.append(job_id)
+
+    async def terminate(self, job_id: str) -> None:
+        self.terminated.append(job_id)
+
+    async def connected_workers(self) -> int:
+        return self.workers
+
+    async def report(self, job_id: str, *events: "JobEvent | ReheatdError") -> None:
+        async with self._news:
+            self._streams.setdefault(job_id, []).extend(events)
+            self._news.notify_all()
+
+    async def events(self, job_id: str, after_id: str = "0") -> AsyncIterator[tuple[str, JobEvent]]:
+        position = int(after_id)
+        stream = self._streams.setdefault(job_id, [])
+        while True:
+            async with self._news:
+                while len(stream) <= position:
+                    await self._news.wait()
+            event = stream[position]
+            if isinstance(event, ReheatdError):
+                raise event
+            position += 1
+            yield str(position), event
+            if event.kind in ("succeeded", "failed", "cancelled"):
+                return
+
+
+class World:
+    """A controller and everything around it; `restart` is a crash of the daemon: what is durable stays, broker too."""
+
+    def __init__(self, folder: Path, **sections: dict[str, Any]) -> None:
+        self.folder = folder
+        self.settings = Settings.model_validate({"data_dir": folder, **sections})
+        self.dispatcher = FakeDispatcher()
+        self.invalid: ReheatdError | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._build()
+
+    def _build(self) -> None:
+        self.db = connect(self.settings.database_path)
+        self.store = AdapterStore(self.settings.adapters_dir, self.db)
+        self.swaps = FakeSwaps(self.store)
+        self.slots = FakeSlots()
+        self.monitor = FakeMonitor()
+        self.ledger = Ledger(self.db)
+        self.controller = Controller(
+            Parts(
+                settings=self.settings,
+                policy=ServedPolicy("tiny", self.folder / "model", "digest"),
+                gateway_url="http://127.0.0.1:8000",
+                ledger=self.ledger,
+                versions=self.store,
+                swaps=self.swaps,
+                slots=self.slots,
+                monitor=self.monitor,
+                dispatcher=self.dispatcher,
+                validate=self._validate,
+            )
+        )
+
+    def _validate(self, folder: Path) -> None:
+        if self.invalid is not None:
+            raise self.invalid
+
+    async def __aenter__(self) -> "World":
+        self.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.crash()
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self.controller.run())
+
+    async def crash(self) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        outcome = await asyncio.gather(self._task, return_exceptions=True)
+        assert isinstance(outcome[0], asyncio.CancelledError), outcome
+        self.db.close()
+
+    async def restart(self) -> None:
+        await self.crash()
+        self._build()
+        self.start()
+
+    def see(self, verdict: Verdict, mean: float) -> None:
+        """The monitor records a window of the promoted version."""
+        self.monitor.verdict = verdict
+        self.controller.on_verdict(window(self.swaps.promoted, verdict, mean))
+
+    async def until(self, condition: Callable[[], Any], timeout_s: float = 5.0) -> Any:
+        deadline = time.monotonic() + timeout_s
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"never came true; journal: {self.states()}, {self.jobs()}"
+            await asyncio.sleep(0.002)
+        return value
+
+    async def until_status(self, job_id: str, status: JobStatus) -> Job:
+        await self.until(lambda: self.controller.job(job_id).status is status)
+        return self.controller.job(job_id)
+
+    async def until_submitted(self, count: int = 1) -> ReheatSpec | RLSpec:
+        await self.until(lambda: len(self.dispatcher.submitted) >= count)
+        return self.dispatcher.submitted[count - 1]
+
+    async def train(self, spec: ReheatSpec | RLSpec, **result: Any) -> None:
+        """The worker runs the job and reports success."""
+        done = JobEvent(kind="succeeded", result=self.result(spec, **result))
+        await self.dispatcher.report(spec.job_id, JobEvent(kind="started"), done)
+
+    def result(self, spec: ReheatSpec | RLSpec, **changes: Any) -> JobResult:
+        folder = spec.output_dir / "result"
+        folder.mkdir(exist_ok=True)
+        (folder / "adapter_model.safetensors").write_bytes(spec.job_id.encode())
+        (folder / "adapter_config.json").write_text("{}")
+        values = {
+            "adapter_dir": folder,
+            "steps": spec.steps,
+            "entropy_before": entropy(1.0),
+            "entropy_after": entropy(1.7),
+            "accuracy_before": accuracy(24),
+            "accuracy_after": accuracy(24),
+            "proof": [],
+            "stopped": "target",
+            "seconds": 1.0,
+        }
+        return JobResult.model_validate({**values, **changes})
+
+    def states(self) -> list[str]:
+        """The control states in order, `serving` first."""
+        entries = self.ledger.journal.last(1000)
+        return ["serving", *(entry.to_state for entry in entries if entry.event == "transition")]
+
+    def promotions(self) -> list[int | None]:
+        return [entry.version for entry in self.ledger.journal.last(1000) if entry.event == "promoted"]
+
+    def jobs(self) -> list[tuple[str, str, str | None]]:
+        return [(job.trigger, job.status.value, job.error) for job in self.ledger.jobs.all()]
+
+
+__all__ = ["EngineError", "NotFoundError", "World", "accuracy", "entropy", "window"]

@@ -1,0 +1,102 @@
+"""From requests and settings to specifications."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reheatd.config import Settings
+from reheatd.control.parts import ServedPolicy
+from reheatd.control.specs import build_spec, check_request, lineage_kind
+from reheatd.errors import BadInputError
+from reheatd.jobs.contracts import JobRequest, ReheatSpec, RLSpec
+from tests.unit.control_support import World, entropy
+
+
+def spec_of(tmp_path: Path, **request: Any) -> ReheatSpec | RLSpec:
+    settings = Settings.model_validate(
+        {
+            "data_dir": "relative",
+            "reheat": {"target_ratio": 0.8, "steps": 7, "min_p": 0.1},
+            "rl": {"steps": 9, "group_size": 3},
+            "lora": {"rank": 4},
+            "task": {"path": "tasks.jsonl"},
+            "entropy": {"probe_count": 5},
+        }
+    )
+    return build_spec(
+        JobRequest.model_validate(request),
+        settings,
+        ServedPolicy("tiny", tmp_path, "digest"),
+        job_id="reheat-1",
+        gateway_url="http://gateway",
+        parent_version=3,
+        parent_adapter=tmp_path / "policy-v3",
+        baseline=2.0,
+    )
+
+
+def test_unset_fields_come_from_the_settings_and_paths_are_absolute(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, kind="reheat", tau=1.5)
+    assert isinstance(spec, ReheatSpec)
+    assert (spec.steps, spec.min_p, spec.lora.rank, spec.probes.count) == (7, 0.1, 4, 5)
+    assert (spec.tau, spec.target_entropy, spec.parent_version) == (1.5, None, 3)
+    assert spec.output_dir == Path("relative/jobs/reheat-1").resolve()
+    assert spec.task.path == Path("tasks.jsonl").resolve()
+
+
+def test_a_request_wins_over_the_settings(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, kind="rl", steps=2, temperature=0.7, learning_rate=0.5, seed=4)
+    assert isinstance(spec, RLSpec)
+    assert (spec.steps, spec.temperature, spec.learning_rate, spec.seed, spec.group_size) == (2, 0.7, 0.5, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "target"),
+    [
+        ({}, 1.6),
+        ({"target_ratio": 0.5}, 1.0),
+        ({"target_entropy": 0.3}, 0.3),
+        ({"tau": 2.0}, None),
+        ({"tau": 0.5, "target_ratio": 0.35}, 0.7),
+    ],
+)
+def test_ratios_become_targets_in_nats(tmp_path: Path, request_fields: dict[str, Any], target: float | None) -> None:
+    spec = spec_of(tmp_path, kind="reheat", **request_fields)
+    assert isinstance(spec, ReheatSpec)
+    assert spec.target_entropy == (target if target is None else pytest.approx(target))
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "param"),
+    [
+        ({"kind": "reheat", "tau": 1.0}, "tau"),
+        ({"kind": "rl", "tau": 1.5}, "tau"),
+        ({"kind": "rl", "target_ratio": 0.5}, "target_ratio"),
+        ({"kind": "reheat", "temperature": 0.5}, "temperature"),
+        ({"kind": "reheat", "target_ratio": 0.5, "target_entropy": 1.0}, "target_ratio"),
+    ],
+)
+def test_requests_that_make_no_sense_name_the_field(request_fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadInputError) as raised:
+        check_request(JobRequest.model_validate(request_fields))
+    assert raised.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "before", "kind"),
+    [
+        ({"kind": "rl"}, 1.0, "rl"),
+        ({"kind": "reheat", "tau": 1.5}, 1.0, "reheat"),
+        ({"kind": "reheat", "tau": 0.5}, 1.0, "cool"),
+        ({"kind": "reheat", "target_entropy": 1.5}, 1.0, "reheat"),
+        ({"kind": "reheat", "target_entropy": 1.5}, 1.9, "cool"),
+    ],
+)
+def test_lineage_says_whether_a_version_was_heated_or_cooled(
+    tmp_path: Path, request_fields: dict[str, Any], before: float, kind: str
+) -> None:
+    spec = spec_of(tmp_path, **request_fields)
+    spec = spec.model_copy(update={"output_dir": tmp_path})
+    result = World(tmp_path / "world").result(spec, entropy_before=entropy(before))
+    assert lineage_kind(spec, result) == kind
