@@ -75,10 +75,10 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
     if settings.workers.count:
         require_worker_extra()
     with listen(settings.server.host, settings.server.port) as listener:
+        model_path = await asyncio.to_thread(resolve_policy, settings.policy.model)
+        digest = await asyncio.to_thread(base_digest, model_path)
         lock = await claim_data_dir(settings.data_dir)
         try:
-            model_path = await asyncio.to_thread(resolve_policy, settings.policy.model)
-            digest = await asyncio.to_thread(base_digest, model_path)
             with closing(connect(settings.database_path)) as db:
                 policy = ServedPolicy(settings.policy.model, model_path, digest)
                 await Daemon(settings, device, policy, listener, lock, db).run(on_ready)
