@@ -1,0 +1,260 @@
+"""The admin API over HTTP, on a real controller with stand-ins behind it."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from reheatd.api.errors import exception_handlers
+from reheatd.api.routes import ApiContext, api_routes
+from reheatd.api.schemas import AdapterList, EntropyReport, JobList, JournalReport, PromotionReport, StatusReport
+from reheatd.broker import BrokerError
+from reheatd.engine.slots import AdapterSlots
+from reheatd.entropy.estimators import TailMoments
+from reheatd.entropy.monitor import EntropyMonitor
+from reheatd.entropy.series import EntropySeries, Window
+from reheatd.gateway.app import RequestCounts
+from reheatd.jobs.contracts import Job, JobStatus
+from reheatd.jobs.dispatch import JobDispatcher
+from tests.unit.control_support import BASELINE, World, entropy, window
+
+Client = httpx.AsyncClient
+
+
+class ApiWorld(World):
+    """A world with the API in front."""
+
+    def __init__(self, folder: Path, **sections: dict[str, Any]) -> None:
+        super().__init__(folder, **sections)
+        self.ready = "ready"
+        self.counts = RequestCounts(total=7, failed=1)
+        self.series = EntropySeries(self.db, "key")
+        self.census: int | BrokerError = 0
+
+    def app(self) -> Starlette:
+        context = ApiContext(
+            settings=self.settings,
+            controller=self.controller,
+            ledger=self.ledger,
+            versions=self.store,
+            slots=AdapterSlots(cast(Any, None), 4),
+            monitor=cast(EntropyMonitor, _Monitor(self)),
+            series=self.series,
+            dispatcher=cast(JobDispatcher, _Census(self)),
+            requests=self.counts,
+            readiness=lambda: self.ready,
+            engine_healthy=_yes,
+            broker_healthy=_no,
+            started_at=time.time() - 5,
+        )
+        return Starlette(routes=api_routes(context), exception_handlers=exception_handlers())
+
+
+class _Monitor:
+    verdict = "warning"
+    baseline = entropy(BASELINE)
+
+    def __init__(self, world: ApiWorld) -> None:
+        self._world = world
+
+    async def take_window(self) -> Window:
+        taken = window(0, "ok", 1.9)
+        self._world.series.append(taken, TailMoments())
+        return taken
+
+
+class _Census:
+    def __init__(self, world: ApiWorld) -> None:
+        self._world = world
+
+    async def connected_workers(self, max_age_s: float) -> int:
+        if isinstance(self._world.census, BrokerError):
+            raise self._world.census
+        return self._world.census
+
+
+async def _yes() -> bool:
+    return True
+
+
+async def _no() -> bool:
+    return False
+
+
+def talk(world: ApiWorld, story: Callable[[Client, ApiWorld], Coroutine[Any, Any, None]]) -> None:
+    async def run() -> None:
+        transport = httpx.ASGITransport(world.app(), raise_app_exceptions=False)
+        async with world, Client(transport=transport, base_url="http://daemon") as client:
+            await story(client, world)
+
+    asyncio.run(run())
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+def test_health_says_what_the_daemon_waits_for(tmp_path: Path) -> None:
+    async def story(client: Client, world: ApiWorld) -> None:
+        assert (await client.get("/health")).status_code == 200
+        world.ready = "starting"
+        answer = await client.get("/health")
+        assert (answer.status_code, answer.json()) == (503, {"status": "starting"})
+
+    talk(ApiWorld(tmp_path), story)
+
+
+def test_status_reports_every_part(tmp_path: Path) -> None:
+    async def story(client: Client, world: ApiWorld) -> None:
+        report = StatusReport.model_validate((await client.get("/reheatd/v1/status")).json())
+        assert (report.state, report.mode, report.promoted.name) == ("serving", "auto", "policy-v0")
+        assert report.entropy is None and report.ratio is None and report.job is None
+        assert report.engine.ok and not report.broker.ok and "broker" in report.broker.detail
+        assert report.workers.connected == 0 and "reheatd worker" in report.workers.detail
+        assert (report.requests.total, report.requests.failed) == (7, 1)
+        assert 5 <= report.uptime_s < 60
+
+        await client.post("/reheatd/v1/entropy/measure")
+        first = (await client.post("/reheatd/v1/jobs", json={"kind": "reheat", "tau": 1.5})).json()
+        await world.until_submitted()
+        await client.post("/reheatd/v1/jobs", json={"kind": "rl"})
+        world.census = BrokerError("the broker is away")
+        report = StatusReport.model_validate((await client.get("/reheatd/v1/status")).json())
+        assert report.state == "reheating" and report.job is not None and report.job.job_id == first["job_id"]
+        assert report.queued == 1 and report.waiting[0].kind == "rl"
+        assert report.entropy == entropy(1.9) and report.ratio == pytest.approx(0.95)
+        assert report.workers.connected is None and report.workers.detail == "the broker is away"
+
+    talk(ApiWorld(tmp_path), story)
+
+
+def test_a_job_from_request_to_version(tmp_path: Path) -> None:
+    async def story(client: Client, world: ApiWorld) -> None:
+        answer = await client.post("/reheatd/v1/jobs", json={"kind": "reheat", "tau": 1.5, "steps": 3})
+        assert answer.status_code == 202
+        job = Job.model_validate(answer.json())
+        spec = await world.until_submitted()
+        (spec.output_dir / "rollout-0").mkdir()
+        url = f"/reheatd/v1/jobs/{job.job_id}"
+        loaded = await client.post(
+            f"{url}/rollout-adapter", json={"path": str(spec.output_dir / "rollout-0"), "step": 0}
+        )
+        assert loaded.json() == {"model": f"job-{job.job_id}-0"}
+        assert (await client.delete(f"{url}/rollout-adapter")).status_code == 204
+        await world.train(spec)
+        await world.until_status(job.job_id, JobStatus.SUCCEEDED)
+        shown = Job.model_validate((await client.get(url)).json())
+        assert shown.version == 1 and shown.gates[-1]["name"] == "delivery"
+        jobs = JobList.model_validate((await client.get("/reheatd/v1/jobs")).json()).jobs
+        assert [listed.job_id for listed in jobs] == [job.job_id]
+
+        adapters = AdapterList.model_validate((await client.get("/reheatd/v1/adapters")).json())
+        assert adapters.promoted == 1 and [info.state for info in adapters.adapters] == ["retired", "promoted"]
+        assert (await client.get("/reheatd/v1/adapters/policy-v1")).json()["lineage"]["job_id"] == job.job_id
+        back = PromotionReport.model_validate((await client.post("/reheatd/v1/adapters/rollback")).json())
+        assert (back.from_version, back.version) == (1, 0)
+        again = PromotionReport.model_validate((await client.post("/reheatd/v1/adapters/1/promote")).json())
+        assert again.name == "policy-v1"
+        entries = JournalReport.model_validate((await client.get("/reheatd/v1/journal?last=2")).json()).entries
+        assert [(entry.event, entry.version) for entry in entries] == [("promoted", 0), ("promoted", 1)]
+
+    talk(ApiWorld(tmp_path), story)
+
+
+def test_the_series_has_its_baseline_and_threshold(tmp_path: Path) -> None:
+    async def story(client: Client, world: ApiWorld) -> None:
+        for _ in range(3):
+            taken = await client.post("/reheatd/v1/entropy/measure")
+            assert Window.model_validate(taken.json()).verdict == "ok"
+        report = EntropyReport.model_validate((await client.get("/reheatd/v1/entropy?last=2")).json())
+        assert len(report.windows) == 2 and report.threshold == pytest.approx(0.5 * BASELINE)
+
+    talk(ApiWorld(tmp_path), story)
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "says"),
+    [
+        ({"kind": "reheat", "tau": 0}, "tau", "above 0"),
+        ({"kind": "reheat", "tau": 1}, "tau", "changes nothing"),
+        ({"kind": "reheat", "tau": "hot"}, "tau", "hot"),
+        ({"kind": "reheat", "temprature": 2}, "temprature", "temprature"),
+        ({"kind": "dance"}, "kind", "dance"),
+        ({}, "kind", "required"),
+        ({"kind": "rl", "steps": 0}, "steps", "steps = 0"),
+        ({"kind": "rl", "tau": 1.5}, "tau", "no meaning"),
+        ([], "body", "body"),
+    ],
+)
+def test_a_bad_request_names_its_field(tmp_path: Path, body: Any, param: str, says: str) -> None:
+    async def story(client: Client, world: ApiWorld) -> None:
+        answer = await client.post("/reheatd/v1/jobs", json=body)
+        error = error_of(answer)
+        assert (answer.status_code, error["param"], error["type"]) == (400, param, "invalid_request_error")
+        assert says in error["message"] and "\n" not in error["message"]
+        assert not world.jobs()
+
+    talk(ApiWorld(tmp_path), story)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b'{"kind": "reheat", "tau": 1e999}', b'{"kind": "reheat", "tau": NaN}'])
+def test_a_body_that_is_no_usable_json_is_refused(tmp_path: Path, raw: bytes) -> None:
+    async def story(client: Client, world: ApiWorld) -> None:
+        answer = await client.post("/reheatd/v1/jobs", content=raw)
+        assert answer.status_code == 400
+        error_of(answer)
+
+    talk(ApiWorld(tmp_path), story)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "param"),
+    [
+        ("GET", "/reheatd/v1/jobs/reheat-x", 404, "job_id"),
+        ("POST", "/reheatd/v1/jobs/reheat-x/cancel", 404, "job_id"),
+        ("GET", "/reheatd/v1/adapters/7", 404, "version"),
+        ("POST", "/reheatd/v1/adapters/7/promote", 404, "version"),
+        ("GET", "/reheatd/v1/adapters/seven", 400, "version"),
+        ("GET", "/reheatd/v1/adapters/99999999999999999999", 400, "version"),
+        ("POST", "/reheatd/v1/adapters/rollback", 409, None),
+        ("GET", "/reheatd/v1/entropy?last=-1", 400, "last"),
+        ("GET", "/reheatd/v1/journal?last=many", 400, "last"),
+        ("GET", "/reheatd/v1/nowhere", 404, None),
+        ("DELETE", "/reheatd/v1/jobs", 405, None),
+    ],
+)
+def test_errors_are_openai_objects(tmp_path: Path, method: str, path: str, status: int, param: str | None) -> None:
+    async def story(client: Client, world: ApiWorld) -> None:
+        answer = await client.request(method, path)
+        assert (answer.status_code, error_of(answer)["param"]) == (status, param)
+
+    talk(ApiWorld(tmp_path), story)
+
+
+def test_a_full_queue_answers_429(tmp_path: Path) -> None:
+    async def story(client: Client, world: ApiWorld) -> None:
+        await client.post("/reheatd/v1/jobs", json={"kind": "rl"})
+        await world.until_submitted()
+        await client.post("/reheatd/v1/jobs", json={"kind": "rl"})
+        answer = await client.post("/reheatd/v1/jobs", json={"kind": "rl"})
+        assert (answer.status_code, error_of(answer)["code"]) == (429, "queue_full")
+
+    talk(ApiWorld(tmp_path, control={"max_queued": 1}), story)
+
+
+def test_a_bug_answers_500_without_its_insides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(client: Client, world: ApiWorld) -> None:
+        monkeypatch.setattr(world.controller, "job", lambda job_id: 1 / 0)
+        answer = await client.get("/reheatd/v1/jobs/reheat-x")
+        assert answer.status_code == 500
+        assert "division" not in json.dumps(error_of(answer))
+
+    talk(ApiWorld(tmp_path), story)
