@@ -218,7 +218,7 @@ def error_response(error: ReheatdError) -> JSONResponse:
 def _parse(raw: bytes) -> dict[str, Any]:
     try:
         body = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInputError(f"the request body is not valid JSON: {error}", param="body") from error
     if not isinstance(body, dict):
         raise BadInputError(f"the request body must be a JSON object, got {type(body).__name__}", param="body")
