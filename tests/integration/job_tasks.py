@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from reheatd.jobs import reporter
@@ -20,9 +21,14 @@ STEPS = 3
 
 
 def result(spec: dict[str, Any]) -> JobResult:
+    """A result whose adapter the store can publish, if the job's folder exists."""
+    folder = Path(spec["output_dir"])
+    if folder.is_dir():
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+        (folder / "adapter_config.json").write_text("{}")
     accuracy = Accuracy(value=0.5, low=0.36, high=0.64, problems=48)
     return JobResult(
-        adapter_dir=spec["output_dir"],
+        adapter_dir=folder,
         steps=STEPS,
         entropy_before=EntropyEstimate(mean=1.0, low=0.9, high=1.1, tokens=900, sequences=32),
         entropy_after=EntropyEstimate(mean=1.7, low=1.6, high=1.8, tokens=900, sequences=32),

@@ -16,9 +16,10 @@ from redis import Redis
 
 from reheatd.broker import EmbeddedBroker, embedded_broker, wait_for_broker
 from reheatd.errors import WorkerLostError
-from reheatd.jobs.contracts import JobEvent, ReheatSpec, TaskConfig
+from reheatd.jobs.contracts import JobEvent, JobRequest, JobStatus, ReheatSpec, TaskConfig
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.keys import events_key
+from tests.unit.control_support import World, entropy
 
 NUMBERS = itertools.count(1)
 
@@ -196,6 +197,31 @@ def test_workers_are_counted(broker: Broker, worker: psutil.Process) -> None:
         assert await dispatcher.connected_workers() == 1
 
     with_dispatcher(broker, work)
+
+
+def test_a_restarted_daemon_picks_its_running_job_up_from_the_stream(
+    broker: Broker, worker: psutil.Process, tmp_path: Path
+) -> None:
+    class RealWorld(World):
+        def _build(self) -> None:
+            self.dispatcher: Any = JobDispatcher(broker.url, heartbeat_timeout_s=60)
+            super()._build()
+
+    async def run() -> None:
+        async with asyncio.timeout(90), RealWorld(tmp_path, task={"reward": "slow"}) as world:
+            world.monitor.entropies["policy-v1"] = entropy(1.7)
+            job_id = world.controller.submit(JobRequest(kind="reheat", tau=1.5)).job_id
+            await world.until(lambda: world.controller.job(job_id).step == 3, timeout_s=30)
+            await world.dispatcher.close()
+            await world.restart()
+            job = world.controller.job(job_id)
+            assert (job.status, job.phase, job.metrics) == (JobStatus.RUNNING, "training", {"loss": 1 / 3})
+            await world.until(lambda: world.controller.job(job_id).status.is_final, timeout_s=30)
+            assert world.controller.job(job_id).status is JobStatus.SUCCEEDED
+            assert world.swaps.promoted == 1
+            await world.dispatcher.close()
+
+    asyncio.run(run())
 
 
 def test_a_worker_machine_that_vanishes_is_noticed_by_its_silence(tmp_path: Path) -> None:

@@ -190,6 +190,9 @@ class FakeDispatcher:
     async def connected_workers(self) -> int:
         return self.workers
 
+    async def close(self) -> None:
+        """Nothing to close: the stand-in outlives a restart as a broker does."""
+
     async def report(self, job_id: str, *events: "JobEvent | ReheatdError") -> None:
         async with self._news:
             self._streams.setdefault(job_id, []).extend(events)
