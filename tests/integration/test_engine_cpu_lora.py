@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from reheatd.config import Settings
+from reheatd.config import EngineSection, Settings
 from reheatd.engine.client import EngineClient, Sample
 from reheatd.engine.launch import detect_device, engine_command
 from tests.random_adapter import random_adapter
 
 PROMPTS = [f"Question {number}: what is {number * 3} plus {number * 7 + 1}?" for number in range(8)]
-NAMES = ("mixed-v1", "mixed-v2", "mixed-v3")
+NAMES = tuple(f"mixed-v{version}" for version in range(1, EngineSection().max_loras + 1))
+"""One for every slot: a kernel that takes "no adapter" for the last slot would go unseen while that one is empty."""
 
 Answers = dict[str, list[Sample]]
 

@@ -1,0 +1,69 @@
+"""Real vLLM as a child process, for tests and benchmarks."""
+
+import asyncio
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from reheatd.config import Settings
+from reheatd.engine.client import EngineClient
+from reheatd.engine.launch import engine_command
+
+STOCK_SERVER = "from vllm.entrypoints.launchers.api_server.entry import main; main()"
+STARTUP_TIMEOUT_S = 280
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def running_engine(model: Path, log: Path, *, stock: bool = False, **engine: Any) -> Iterator[str]:
+    """Real vLLM on the CPU as the daemon starts it; yields its URL.
+
+    Args:
+        log: File for its output.
+        stock: Leave our plugin out and the rest as it is. Base requests beside an adapter get wrong answers then.
+        engine: Settings of the engine.
+    """
+    settings = Settings.model_validate({"engine": {"kv_cache_bytes": 64 << 20, **engine}})
+    port = free_port()
+    command = engine_command(settings, model, port, "cpu")
+    argv, env = command.argv, {**os.environ, **command.env}
+    if stock:
+        argv = [argv[0], "-c", STOCK_SERVER, *argv[argv.index("--model") :]]
+        env["VLLM_PLUGINS"] = ""
+    with log.open("wb") as output:
+        process = subprocess.Popen(argv, env=env, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        asyncio.run(_wait_ready(url, process, log))
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+async def _wait_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    async with EngineClient(url) as client:
+        ready = asyncio.create_task(client.wait_ready(STARTUP_TIMEOUT_S))
+        died = asyncio.create_task(_exit_of(process))
+        try:
+            await asyncio.wait({ready, died}, return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                raise RuntimeError(f"the engine exited with {process.returncode}:\n{log.read_text()[-4000:]}")
+            await ready
+        finally:
+            ready.cancel()
+            died.cancel()
+
+
+async def _exit_of(process: "subprocess.Popen[bytes]") -> None:
+    while process.poll() is None:
+        await asyncio.sleep(0.25)
