@@ -1,7 +1,7 @@
 """`reheatd demo`: the main job in the open, on the real parts.
 
-Starts the daemon exactly as `reheatd serve` does, measures the baseline, collapses the policy on purpose (a reheat job
-with tau < 1 cools it), and then only watches: the daemon notices, reheats, gates, swaps and continues RL by itself,
+Starts the daemon exactly as `reheatd serve` does, measures the baseline, collapses the policy on purpose (TS-OPSD
+towards a lower entropy finds a tau < 1 and cools), and then only watches: the daemon notices, reheats, gates, swaps and continues RL by itself,
 while a client keeps asking questions over the OpenAI API.
 """
 
@@ -45,7 +45,6 @@ interval_s = 30.0
 [rl]
 steps = 4
 """
-COLLAPSE_TAU = 0.5
 COLLAPSE_RATIO = 0.35
 TARGET_TOLERANCE = 0.15
 STEP_TIMEOUT_S = 900.0
@@ -164,9 +163,11 @@ class Demonstration:
             f"baseline entropy {baseline['mean']:.3f} [{baseline['low']:.3f}, {baseline['high']:.3f}] nats per token; "
             "a client asks questions from here to the end"
         )
-        request = {"kind": "reheat", "tau": COLLAPSE_TAU, "target_ratio": COLLAPSE_RATIO}
+        request = {"kind": "reheat", "target_ratio": COLLAPSE_RATIO}
         job = self._daemon.post("/reheatd/v1/jobs", request)
-        self._say(f"collapsing the policy on purpose with {job['job_id']} (tau {COLLAPSE_TAU}); hands off after that")
+        self._say(
+            f"collapsing the policy on purpose to {COLLAPSE_RATIO:.0%} of that: {job['job_id']}; hands off after that"
+        )
         for trigger, what in (
             ("manual", "the collapse"),
             ("collapse", "the daemon to notice and reheat"),
