@@ -53,6 +53,8 @@ def status(
 def describe(status: StatusReport) -> RenderableType:
     facts = render.facts()
     facts.add_row("policy", f"[bold]{status.promoted.name}[/] of {status.policy}")
+    if status.readiness != "ready":
+        facts.add_row("serving", f"[yellow]not yet: {status.readiness}[/]")
     facts.add_row("state", f"{status.state.value} [dim](mode {status.mode}, up {render.duration(status.uptime_s)})[/]")
     measured = "not measured yet"
     if status.entropy is not None and status.ratio is not None:

@@ -113,6 +113,7 @@ class Api:
         windows = context.series.last(1, version)
         waiting = controller.waiting()
         report = StatusReport(
+            readiness=context.readiness(),
             state=controller.state,
             mode=context.settings.control.mode,
             policy=context.settings.policy.model,

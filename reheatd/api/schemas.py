@@ -47,6 +47,8 @@ class RequestTotals(Schema):
 class StatusReport(Schema):
     """`GET /reheatd/v1/status`. Entropies in nats per token."""
 
+    readiness: str
+    """`ready`, or what the daemon waits for."""
     state: State
     mode: Literal["observe", "approve", "auto"]
     policy: str
