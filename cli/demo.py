@@ -1,8 +1,8 @@
 """`reheatd demo`: the main job in the open, on the real parts.
 
 Starts the daemon exactly as `reheatd serve` does, measures the baseline, collapses the policy on purpose (TS-OPSD
-towards a lower entropy finds a tau < 1 and cools), and then only watches: the daemon notices, reheats, gates, swaps and continues RL by itself,
-while a client keeps asking questions over the OpenAI API.
+towards a lower entropy finds a tau < 1 and cools), and then only watches: the daemon notices, reheats, gates, swaps
+and continues RL by itself, while a client keeps asking questions over the OpenAI API.
 """
 
 import importlib.util
