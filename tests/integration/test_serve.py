@@ -1,0 +1,226 @@
+"""`reheatd serve` with the tiny policy: comes up, survives what kills its parts, leaves nothing behind."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import pytest
+
+from reheatd.adapters.store import AdapterStore
+from reheatd.database import connect
+from tests.random_adapter import random_adapter
+
+T = TypeVar("T")
+PROMPT = [{"role": "user", "content": "Tell me something."}]
+
+
+class Daemon:
+    """A real `reheatd serve` on a port and a data folder of its own."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.data_dir = folder / "data"
+        self._log = folder / "serve.log"
+        config = folder / "reheatd.toml"
+        config.write_text(
+            f'data_dir = "{self.data_dir}"\n'
+            f'[policy]\nmodel = "{model}"\nmax_model_len = 512\n'
+            "[server]\nport = 0\n"
+            "[engine]\nkv_cache_bytes = 67108864\nstartup_timeout_s = 500.0\n"
+            "[entropy]\ninterval_s = 3600.0\nprobe_count = 4\nmax_tokens = 8\nbaseline_windows = 1\n"
+        )
+        self.command = [sys.executable, "-m", "cli.main", "serve", "--json", "--config", str(config)]
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self.process.stdout is not None
+        with self.process.stdout as stdout:
+            ready = stdout.readline()
+        assert ready, f"{self._log.read_text()[-4000:]}"
+        self.url: str = json.loads(ready)["url"]
+        self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def tree(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def answer(self) -> httpx.Response:
+        return self.http.post("/v1/chat/completions", json={"model": "policy", "messages": PROMPT, "max_tokens": 4})
+
+    def reheatd(self, *arguments: str) -> Any:
+        command = [sys.executable, "-m", "cli.main", *arguments, "--json", "--url", self.url]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        return json.loads(done.stdout)
+
+    def close(self) -> None:
+        self.http.close()
+        self.process.terminate()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def running(folder: Path, model: Path) -> Iterator[Daemon]:
+    daemon = Daemon(folder, model)
+    try:
+        yield daemon
+    finally:
+        daemon.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder whose promoted version is 1."""
+    folder = tmp_path_factory.mktemp("serve")
+    with contextlib.closing(connect(folder / "data" / "reheatd.sqlite3")) as db:
+        store = AdapterStore(folder / "data" / "adapters", db)
+        adapter = random_adapter(folder / "adapter", tiny_policy)
+        store.publish(adapter, parent=0, base_model="tiny", base_digest="", kind="imported")
+        store.promote(1)
+    return folder
+
+
+def wait_for(poll: Callable[[], T | None], timeout_s: float = 120) -> T:
+    deadline = time.monotonic() + timeout_s
+    while not (result := poll()):
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.1)
+    return result
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.timeout(600)
+def test_serves_the_promoted_version_and_kill_9_leaves_no_child(
+    folder: Path, tiny_policy: Path, tmp_path: Path
+) -> None:
+    with running(folder, tiny_policy) as daemon:
+        answer = daemon.answer()
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-reheatd-version"] == "policy-v1"
+        assert answer.json()["choices"][0]["message"]["content"] is not None
+        assert daemon.http.get("/health").json() == {"status": "ready"}
+        status = wait_for(lambda: _if_measured(daemon.reheatd("status")))
+        assert status["promoted"] == {"version": 1, "name": "policy-v1"}
+        assert status["engine"]["ok"] and status["broker"]["ok"]
+        assert status["requests"] == {"total": 1, "failed": 0}
+        assert [adapter["state"] for adapter in daemon.reheatd("adapters", "list")["adapters"]] == [
+            "retired",
+            "promoted",
+        ]
+        assert json.loads((daemon.data_dir / "daemon.json").read_text())["pid"] == daemon.process.pid
+
+        second = subprocess.run([*daemon.command], capture_output=True, text=True)
+        assert second.returncode == 2
+        assert str(daemon.process.pid) in json.loads(second.stdout)["error"]["message"]
+
+        tree = wait_for(lambda: _if_complete(daemon.tree()))
+        daemon.process.send_signal(signal.SIGKILL)
+        daemon.process.wait()
+        wait_for(lambda: not alive(tree), timeout_s=30)
+
+
+@pytest.mark.timeout(600)
+def test_the_next_serve_carries_on_and_an_engine_that_dies_comes_back(folder: Path, tiny_policy: Path) -> None:
+    with running(folder, tiny_policy) as daemon:
+        assert daemon.answer().headers["x-reheatd-version"] == "policy-v1"
+
+        (engine,) = [process for process in daemon.tree() if "reheatd.engine.server" in process.cmdline()[2:3]]
+        engine.kill()
+        refused = wait_for(lambda: _if_refused(daemon.answer()))
+        assert refused.json()["error"]["code"] == "engine_unavailable"
+        assert "retry-after" in refused.headers
+        back = wait_for(lambda: _if_ok(daemon.answer()), timeout_s=300)
+        assert back.headers["x-reheatd-version"] == "policy-v1"
+        assert "the engine was ended by SIGKILL" in daemon.log
+
+        assert daemon.reheatd("adapters", "rollback")["version"] == 0
+        assert daemon.answer().headers["x-reheatd-version"] == "policy-v0"
+
+        tree = daemon.tree()
+        finished = _stream_during(daemon, lambda: daemon.process.send_signal(signal.SIGTERM))
+        assert daemon.process.wait(timeout=60) == 0
+        assert finished == ["length"]
+        assert not alive(tree)
+        assert not (daemon.data_dir / "daemon.json").exists()
+
+
+def test_a_port_in_use_starts_nothing(tiny_policy: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        data_dir = tmp_path / "data"
+        options = ["--model", str(tiny_policy), "--port", str(port), "--data-dir", str(data_dir)]
+        done = subprocess.run([sys.executable, "-m", "cli.main", "serve", *options], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"port {port} " in done.stderr
+    assert "--port" in done.stderr
+    assert not data_dir.exists()
+
+
+@pytest.mark.timeout(120)
+def test_an_engine_that_cannot_start_leaves_nothing_running(tiny_policy: Path, tmp_path: Path) -> None:
+    options = ["--model", str(tiny_policy), "--port", "0", "--data-dir", str(tmp_path)]
+    environment = {**os.environ, "REHEATD_ENGINE__EXTRA_ARGS": '["--no-such-flag"]'}
+    command = [sys.executable, "-m", "cli.main", "serve", *options]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    _, stderr = process.communicate()
+    assert process.returncode == 2
+    assert "--no-such-flag" in stderr.splitlines()[-1]
+    assert "engine.log" in stderr.splitlines()[-1]
+    named = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
+    assert not named
+
+
+def _stream_during(daemon: Daemon, act: Callable[[], None]) -> list[str]:
+    """Finish reasons of a stream during which `act` was called, after its first token."""
+    reasons: list[str] = []
+    began = threading.Event()
+
+    def stream() -> None:
+        body = {"model": "policy", "messages": PROMPT, "max_tokens": 150, "stream": True, "ignore_eos": True}
+        with daemon.http.stream("POST", "/v1/chat/completions", json=body) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: {"):
+                    choices = json.loads(line.removeprefix("data: "))["choices"]
+                    reasons.extend(choice["finish_reason"] for choice in choices if choice["finish_reason"])
+                    began.set()
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    assert began.wait(30)
+    act()
+    thread.join()
+    return reasons
+
+
+def _if_measured(status: dict[str, Any]) -> dict[str, Any] | None:
+    return status if status["entropy"] else None
+
+
+def _if_complete(tree: list[psutil.Process]) -> list[psutil.Process] | None:
+    """The daemon's children once each kind of them is there."""
+    commands = [" ".join(process.cmdline()) for process in tree]
+    kinds = ("valkey-server", "reheatd.engine.server", "celery")
+    return tree if all(any(kind in command for command in commands) for kind in kinds) else None
+
+
+def _if_refused(answer: httpx.Response) -> httpx.Response | None:
+    return answer if answer.status_code == 503 else None
+
+
+def _if_ok(answer: httpx.Response) -> httpx.Response | None:
+    return answer if answer.status_code == 200 else None
