@@ -166,9 +166,7 @@ class Api:
         return _answer(self._controller.submit(await _body(request, JobRequest)), 202)
 
     async def jobs(self, request: Request) -> Response:
-        current = self._controller.current_job
-        jobs = self._context.ledger.jobs.all()
-        return _answer(JobList(jobs=[current if current and current.job_id == job.job_id else job for job in jobs]))
+        return _answer(JobList(jobs=self._context.ledger.jobs.all()))
 
     async def job(self, request: Request) -> Response:
         return _answer(self._controller.job(request.path_params["job_id"]))

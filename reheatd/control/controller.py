@@ -68,7 +68,7 @@ class Controller:
             self._ledger.transition(State.COLLAPSED, f"collapsed: {figures}", version=window.version)
             logger.warning("collapsed: %s", figures)
         elif state is State.COLLAPSED and window.verdict != "collapsed":
-            self._leave_collapsed(f"recovered: {figures}", window.version)
+            self._ledger.recover(f"recovered: {figures}", window.version)
         self._wake.set()
 
     def submit(self, request: JobRequest) -> Job:
@@ -156,7 +156,8 @@ class Controller:
     def current_job(self) -> Job | None:
         """The job that is being run."""
         if self._runner is not None:
-            return self._runner.record.job
+            job = self._runner.record.job
+            return None if job.status.is_final else job
         record = self._ledger.jobs.active()
         return record.job if record else None
 
@@ -228,14 +229,10 @@ class Controller:
             name = version_name(report.to_version)
             self._ledger.promoted(report.to_version, f"{name} {why}")
             if self.state is State.COLLAPSED:
-                self._leave_collapsed(f"{name} {why}", report.to_version)
+                self._ledger.recover(f"{name} {why}", report.to_version)
         self._parts.monitor.trigger()
         self._wake.set()
         return report
-
-    def _leave_collapsed(self, reason: str, version: int) -> None:
-        self._ledger.transition(State.SERVING, reason, version=version)
-        self._ledger.withdraw_collapse_jobs(reason)
 
     def _idle_state(self) -> State:
         return State.COLLAPSED if self._parts.monitor.verdict == "collapsed" else State.SERVING

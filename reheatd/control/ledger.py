@@ -70,6 +70,7 @@ class Ledger:
         with self._db:
             self.journal.promoted(version, reason, job_id=job.job_id, at=promoted_at)
             self._end(record, JobStatus.SUCCEEDED, None)
+            self._withdraw_collapse_jobs(reason)
             if follow_up is None:
                 self.journal.transition(State.SERVING, reason, job_id=job.job_id, version=version)
             else:
@@ -78,12 +79,16 @@ class Ledger:
                 why = f"{following.job.job_id} follows {job.job_id}"
                 self.journal.transition(State.CONTINUING_RL, why, job_id=following.job.job_id, version=version)
 
-    def withdraw_collapse_jobs(self, reason: str) -> None:
-        """Cancels waiting jobs that answer a collapse which is over."""
+    def recover(self, reason: str, version: int) -> None:
+        """From `collapsed` back to `serving`; jobs that wait to answer the collapse are withdrawn."""
         with self._db:
-            for record in self.jobs.waiting():
-                if record.job.trigger == "collapse":
-                    self._end(record, JobStatus.CANCELLED, reason)
+            self.journal.transition(State.SERVING, reason, version=version)
+            self._withdraw_collapse_jobs(reason)
+
+    def _withdraw_collapse_jobs(self, reason: str) -> None:
+        for record in self.jobs.waiting():
+            if record.job.trigger == "collapse":
+                self._end(record, JobStatus.CANCELLED, reason)
 
     def _end(self, record: JobRecord, status: JobStatus, error: str | None) -> None:
         check_status(record.job.status, status)

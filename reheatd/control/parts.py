@@ -1,6 +1,7 @@
 """What the control loop is made of: the parts it drives, by the surface it uses of each."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,9 @@ class Dispatcher(Protocol):
     async def cancel(self, job_id: str) -> None: ...
     async def terminate(self, job_id: str) -> None: ...
     async def connected_workers(self) -> int: ...
-    def events(self, job_id: str, after_id: str = "0") -> AsyncIterator[tuple[str, JobEvent]]: ...
+    def events(
+        self, job_id: str, after_id: str = "0", *, workers_since: float | None = None
+    ) -> AsyncIterator[tuple[str, JobEvent]]: ...
 
 
 @dataclass(frozen=True)
@@ -89,5 +92,7 @@ class Parts:
     dispatcher: Dispatcher
     validate: Callable[[Path], None]
     """Raises `AdapterInvalidError` when the adapter in a folder does not fit the policy; runs in a thread."""
+    started_at: float = field(default_factory=time.time)
+    """When the daemon was started, seconds since the epoch; its own workers are younger."""
     swap_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the promoted version changes, so that a job never overrules a user's promotion it did not see."""

@@ -168,7 +168,6 @@ class JobRunner:
             promoted_at=promoted_at,
             follow_up=JobRequest(kind="rl", seed=job.request.seed) if follows else None,
         )
-        self._ledger.withdraw_collapse_jobs(f"{version_name(version)} was promoted")
         parts.monitor.trigger()
 
     async def _promote(self, version: int) -> tuple[float, str]:

@@ -23,6 +23,8 @@ class Training:
         self._dispatcher = parts.dispatcher
         self._ledger = parts.ledger
         self._patience_s = parts.settings.engine.startup_timeout_s
+        # An embedded broker serves this daemon's own workers only, and they stop with it.
+        self._workers_since = parts.started_at if parts.settings.broker.url is None else None
         self._record = record
         self._rollouts = rollouts
         self._cancelled = cancelled
@@ -48,7 +50,8 @@ class Training:
 
     async def _begin(self, spec: ReheatSpec | RLSpec) -> None:
         await unless_cancelled(self._cancelled, patiently(self._restore_rollouts, self._patience_s))
-        if not self._record.submitted:
+        # Again after a restart if no worker was seen: the broker may have lost its last second of writes in a crash.
+        if not self._record.submitted or self._record.job.started_at is None:
             submitting = patiently(lambda: self._dispatcher.submit(spec), self._patience_s)
             await unless_cancelled(self._cancelled, submitting)
             self._record.submitted = True
@@ -59,7 +62,10 @@ class Training:
 
     async def _follow(self) -> JobResult:
         """Takes events as they come. The last one is left for the status it leads to: both are recorded together."""
-        async for event_id, event in self._dispatcher.events(self._record.job.job_id, self._record.event_id):
+        events = self._dispatcher.events(
+            self._record.job.job_id, self._record.event_id, workers_since=self._workers_since
+        )
+        async for event_id, event in events:
             if event.kind == "succeeded" and event.result is not None:
                 return event.result
             if event.kind == "failed":

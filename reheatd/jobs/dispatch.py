@@ -119,11 +119,17 @@ class JobDispatcher:
             self._census = time.monotonic(), count
         return count
 
-    async def events(self, job_id: str, after_id: str = "0") -> AsyncIterator[tuple[str, JobEvent]]:
+    async def events(
+        self, job_id: str, after_id: str = "0", *, workers_since: float | None = None
+    ) -> AsyncIterator[tuple[str, JobEvent]]:
         """The job's events after stream id `after_id`, up to and including its last one.
 
         Waits for a worker as long as it takes; once one has begun it must report. A broker that cannot be reached is
         waited for, since it keeps the events.
+
+        Args:
+            workers_since: Every living worker was started after this time (seconds since the epoch, the broker's
+                clock), so a job that began before has lost its worker. None: workers may be older.
 
         Raises:
             WorkerLostError: The worker died, was silent for `heartbeat_timeout_s`, or sent what is no event.
@@ -133,6 +139,7 @@ class JobDispatcher:
             try:
                 entries = await self._read(job_id, after_id, block_ms=int(POLL_S * 1000))
                 if not entries:
+                    await self._check_begun_since(job_id, after_id, workers_since)
                     last_alive = await self._check_worker(job_id, after_id, last_alive)
             except (RedisError, OSError, BrokerError) as error:
                 logger.warning("events of %s cannot be read from the broker, will try again: %s", job_id, error)
@@ -150,6 +157,15 @@ class JobDispatcher:
             return []
         streams = answer.values() if isinstance(answer, dict) else [entries for _, entries in answer]
         return [entry for entries in streams for entry in entries]
+
+    async def _check_begun_since(self, job_id: str, after_id: str, workers_since: float | None) -> None:
+        if workers_since is None or after_id == "0":
+            return
+        first: Any = await self._redis.xrange(events_key(job_id), count=1)
+        if first and int(first[0][0].split("-")[0]) / 1000 < workers_since:
+            raise WorkerLostError(
+                f"the daemon and its workers were stopped while job {job_id} ran; ask for the job again"
+            )
 
     async def _check_worker(self, job_id: str, after_id: str, last_alive: float) -> float:
         """When the worker was last known to live, on the broker's clock, in seconds."""

@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -208,7 +209,10 @@ def test_a_restarted_daemon_picks_its_running_job_up_from_the_stream(
             super()._build()
 
     async def run() -> None:
-        async with asyncio.timeout(90), RealWorld(tmp_path, task={"reward": "slow"}) as world:
+        async with (
+            asyncio.timeout(90),
+            RealWorld(tmp_path, task={"reward": "slow"}, broker={"url": broker.url}) as world,
+        ):
             world.monitor.entropies["policy-v1"] = entropy(1.7)
             job_id = world.controller.submit(JobRequest(kind="reheat", tau=1.5)).job_id
             await world.until(lambda: world.controller.job(job_id).step == 3, timeout_s=30)
@@ -222,6 +226,23 @@ def test_a_restarted_daemon_picks_its_running_job_up_from_the_stream(
             await world.dispatcher.close()
 
     asyncio.run(run())
+
+
+def test_a_job_is_lost_with_the_daemon_whose_worker_ran_it(broker: Broker, worker: psutil.Process) -> None:
+    async def work(dispatcher: JobDispatcher) -> None:
+        spec, done = make_spec("obey"), make_spec("succeed")
+        await dispatcher.submit(done)
+        finished = await follow(dispatcher, done)
+        await dispatcher.submit(spec)
+        await follow_until(dispatcher, spec, "progress")
+        with pytest.raises(WorkerLostError, match="were stopped"):
+            [entry async for entry in dispatcher.events(spec.job_id, workers_since=time.time() + 1)]
+        await dispatcher.cancel(spec.job_id)
+        # What had ended by then counts.
+        again = [entry async for entry in dispatcher.events(done.job_id, workers_since=time.time() + 1)]
+        assert again == finished
+
+    with_dispatcher(broker, work)
 
 
 def test_a_worker_machine_that_vanishes_is_noticed_by_its_silence(tmp_path: Path) -> None:

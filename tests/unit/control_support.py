@@ -198,7 +198,9 @@ class FakeDispatcher:
             self._streams.setdefault(job_id, []).extend(events)
             self._news.notify_all()
 
-    async def events(self, job_id: str, after_id: str = "0") -> AsyncIterator[tuple[str, JobEvent]]:
+    async def events(
+        self, job_id: str, after_id: str = "0", *, workers_since: float | None = None
+    ) -> AsyncIterator[tuple[str, JobEvent]]:
         position = int(after_id)
         stream = self._streams.setdefault(job_id, [])
         while True:
