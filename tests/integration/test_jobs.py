@@ -100,7 +100,7 @@ def with_dispatcher(
     async def run() -> None:
         dispatcher = JobDispatcher(broker.url, heartbeat_timeout_s=heartbeat_timeout_s)
         try:
-            async with asyncio.timeout(90):
+            async with asyncio.timeout(150):
                 await work(dispatcher)
         finally:
             await dispatcher.close()
@@ -210,17 +210,17 @@ def test_a_restarted_daemon_picks_its_running_job_up_from_the_stream(
 
     async def run() -> None:
         async with (
-            asyncio.timeout(90),
+            asyncio.timeout(150),
             RealWorld(tmp_path, task={"reward": "slow"}, broker={"url": broker.url}) as world,
         ):
             world.monitor.entropies["policy-v1"] = entropy(1.7)
             job_id = world.controller.submit(JobRequest(kind="reheat", tau=1.5)).job_id
-            await world.until(lambda: world.controller.job(job_id).step == 3, timeout_s=30)
+            await world.until(lambda: world.controller.job(job_id).step == 3, timeout_s=60)
             await world.dispatcher.close()
             await world.restart()
             job = world.controller.job(job_id)
             assert (job.status, job.phase, job.metrics) == (JobStatus.RUNNING, "training", {"loss": 1 / 3})
-            await world.until(lambda: world.controller.job(job_id).status.is_final, timeout_s=30)
+            await world.until(lambda: world.controller.job(job_id).status.is_final, timeout_s=60)
             assert world.controller.job(job_id).status is JobStatus.SUCCEEDED
             assert world.swaps.promoted == 1
             await world.dispatcher.close()

@@ -280,7 +280,7 @@ class World:
         self.monitor.verdict = verdict
         self.controller.on_verdict(window(self.swaps.promoted, verdict, mean))
 
-    async def until(self, condition: Callable[[], Any], timeout_s: float = 5.0) -> Any:
+    async def until(self, condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
         deadline = time.monotonic() + timeout_s
         while not (value := condition()):
             assert time.monotonic() < deadline, f"never came true; journal: {self.states()}, {self.jobs()}"
