@@ -104,6 +104,14 @@ class EngineError(ReheatdError, RuntimeError):
     code = "engine_error"
     status = 502
 
+    upstream_status: int | None = None
+    """HTTP status of the engine's (or gateway's) answer; None when there was no answer."""
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same request may succeed later: no answer, too busy or restarting."""
+        return self.upstream_status is None or self.upstream_status == 429 or self.upstream_status >= 500
+
 
 class EngineUnavailableError(EngineError):
     """The engine cannot be reached at the moment, e.g. while it restarts."""

@@ -113,10 +113,9 @@ class Policy:
             BadInputError: The LoRA would target the head or embeddings, or the model transforms its logits.
         """
         torch_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=choose_dtype(dtype, torch_device))
+        model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=choose_dtype(dtype, torch_device))
         tokenizer = AutoTokenizer.from_pretrained(model_path)
-        model = cast(PreTrainedModel, model.to(torch_device))
-        return cls.on_model(model, tokenizer, lora, parent_adapter, seed=seed)
+        return cls.on_model(model.to(torch_device), tokenizer, lora, parent_adapter, seed=seed)
 
     @classmethod
     def on_model(

@@ -5,20 +5,22 @@ traffic of users. Training code is synchronous; the requests run on an event loo
 """
 
 import asyncio
+import logging
 import shutil
 import threading
-from collections.abc import Coroutine, Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+
+from reheatd.adapters.lineage import BASE_MODEL_NAME, version_name
 from reheatd.engine.client import EngineClient, Sample
 from reheatd.entropy.monitor import EntropyMeter
 from reheatd.entropy.probes import ProbeSet
-
-from reheatd.adapters.lineage import BASE_MODEL_NAME, version_name
-from reheatd.errors import BadInputError, EngineError
+from reheatd.errors import EngineError
 from reheatd.jobs.contracts import EntropyEstimate, JobBase
 from workers.policy import Policy
 from workers.sampling import Rollout
@@ -26,10 +28,13 @@ from workers.task_data import Messages
 
 Result = TypeVar("Result")
 
+logger = logging.getLogger(__name__)
+
 MAX_CONCURRENT = 16
 """Requests in flight at once; more only queue in the engine."""
-ATTEMPTS = 4
-"""Tries per request; waits of 1, 2 and 4 s between them outlast a short engine hiccup."""
+PATIENCE_S = 180.0
+"""How long requests are repeated while the engine is away: it needs half a minute or more to restart."""
+MAX_DELAY_S = 10.0
 
 
 class EventLoopThread(AbstractContextManager["EventLoopThread"]):
@@ -110,31 +115,30 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
     async def _sample_all(
         self, prompts: Sequence[Messages], n: int, max_tokens: int, temperature: float, seed: int
     ) -> list[list[Rollout]]:
-        limit = asyncio.Semaphore(MAX_CONCURRENT)
-        errors: list[EngineError] = []
+        slots = asyncio.Semaphore(MAX_CONCURRENT)
+        deadline = time.monotonic() + PATIENCE_S
 
-        async def one(index: int, messages: Messages) -> list[Rollout]:
+        async def one(index: int, messages: Messages) -> list[Rollout] | EngineError:
             request_seed = (seed * 100_003 + index) % 2**31
-            async with limit:
-                for attempt in range(ATTEMPTS):
-                    try:
-                        samples = await self._client.chat(
+            async with slots:
+                try:
+                    samples = await _patiently(
+                        deadline,
+                        lambda: self._client.chat(
                             self.model, messages, n=n, temperature=temperature, max_tokens=max_tokens, seed=request_seed
-                        )
-                        return [self._rollout(sample) for sample in samples if sample.token_ids]
-                    except BadInputError:
-                        raise
-                    except EngineError as error:
-                        failure = error
-                        if attempt + 1 < ATTEMPTS:
-                            await asyncio.sleep(2.0**attempt)
-            errors.append(failure)
-            return []
+                        ),
+                    )
+                except EngineError as error:
+                    return error
+            return [self._rollout(sample) for sample in samples if sample.token_ids]
 
-        groups = await asyncio.gather(*(one(index, messages) for index, messages in enumerate(prompts)))
+        answers = await asyncio.gather(*(one(index, messages) for index, messages in enumerate(prompts)))
+        errors = [answer for answer in answers if isinstance(answer, EngineError)]
+        for error in errors:
+            logger.warning("a prompt got no completion from %s: %s", self.model, error)
         if errors and len(errors) == len(prompts):
-            raise errors[-1]
-        return list(groups)
+            raise errors[0]
+        return [[] if isinstance(answer, EngineError) else answer for answer in answers]
 
     def _rollout(self, sample: Sample) -> Rollout:
         return Rollout(
@@ -147,4 +151,19 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         )
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
-        return self._io.run(self._meter.measure(self.model, seed=seed)).estimate
+        deadline = time.monotonic() + PATIENCE_S
+        measuring = _patiently(deadline, lambda: self._meter.measure(self.model, seed=seed))
+        return self._io.run(measuring).estimate
+
+
+async def _patiently(deadline: float, request: Callable[[], Awaitable[Result]]) -> Result:
+    """Repeats a request that fails for a passing reason, such as an engine that restarts, until `deadline`."""
+    delay = 1.0
+    while True:
+        try:
+            return await request()
+        except EngineError as error:
+            if not error.is_transient or time.monotonic() + delay > deadline:
+                raise
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, MAX_DELAY_S)

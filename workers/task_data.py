@@ -101,19 +101,13 @@ def _messages(where: str, record: dict[str, Any]) -> Messages:
         if not isinstance(prompt, str) or not prompt.strip():
             raise BadInputError(f'{where}: "prompt" must be text that is not empty, got {prompt!r}')
         return [{"role": "user", "content": prompt}]
-    usable = (
-        isinstance(messages, list)
-        and messages
-        and all(
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-            for message in messages
-        )
-    )
-    if not usable:
+    if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
         raise BadInputError(f'{where}: "messages" must be a list of {{"role", "content"}} objects')
     return messages
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
 
 
 def _digest(problem: Problem) -> str:

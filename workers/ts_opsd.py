@@ -62,30 +62,34 @@ class Reheater:
         self._progress.report("measuring", 0)
         before = measured = self._sampler.measure_entropy(spec.seed)
         step = 0
-        while step < spec.steps and not self._reached(before, measured):
+        while step < spec.steps and not self._reached(before.mean, measured.mean):
             rollouts = self._refresh(step)
             if spec.tau is None:
                 self._tau = self._search_tau(rollouts, before, measured)
             for first in range(0, len(rollouts), spec.prompts_per_step):
                 if step == spec.steps:
                     break
-                metrics = self._train_step(rollouts[first : first + spec.prompts_per_step], step)
+                part = rollouts[first : first + spec.prompts_per_step]
+                metrics = self._train_step(part, step)
                 step += 1
                 self._progress.report("training", step, metrics | {"tau": self._tau})
+                # The same states' entropy under the policy that sampled them and under the student as it is now
+                # predict the probe entropy; a prediction past the target is worth a measurement.
+                predicted = measured.mean * metrics["entropy"] / max(_sampled_entropy(part), 1e-3)
+                if self._reached(before.mean, predicted):
+                    break
             self._sampler.publish(self._policy, step)
             self._progress.report("measuring", step)
             measured = self._sampler.measure_entropy(spec.seed + step)
             self._progress.report("measuring", step, {"probe_entropy": measured.mean})
-        stopped = "target" if self._reached(before, measured) else "steps"
+        stopped = "target" if self._reached(before.mean, measured.mean) else "steps"
         return ReheatOutcome(step, self._tau, before, measured, stopped)
 
-    def _reached(self, before: EntropyEstimate, now: EntropyEstimate) -> bool:
+    def _reached(self, before: float, now: float) -> bool:
         target = self._spec.target_entropy
         if target is None:
             return False
-        if target >= before.mean:
-            return now.mean >= target * (1 - SLACK)
-        return now.mean <= target * (1 + SLACK)
+        return now >= target * (1 - SLACK) if target >= before else now <= target * (1 + SLACK)
 
     def _refresh(self, step: int) -> list[Rollout]:
         """Samples the rollouts of the next `refresh_every` steps, one per prompt."""
@@ -108,7 +112,7 @@ class Reheater:
         target = self._spec.target_entropy
         assert target is not None
         reach = TEACHER_REACH if target >= before.mean else 1 / TEACHER_REACH
-        batch = _batch(rollouts, self._policy.device)
+        batch = _batch(rollouts[: self._spec.prompts_per_step], self._policy.device)
         with torch.no_grad():
             student = self._policy.hidden(batch)
         student_entropy = float(entropy(logprobs_of_states(student, self._policy.head_VD, BISECTION_STATES)).mean())
@@ -154,3 +158,9 @@ class Reheater:
 
 def _batch(rollouts: Sequence[Rollout], device: torch.device) -> TokenBatch:
     return TokenBatch.build([(rollout.prompt_ids, rollout.token_ids) for rollout in rollouts], device)
+
+
+def _sampled_entropy(rollouts: Sequence[Rollout]) -> float:
+    """Monte Carlo entropy of the policy that sampled the rollouts, nats per token."""
+    surprisal = [-logprob for rollout in rollouts for logprob in rollout.logprobs]
+    return sum(surprisal) / len(surprisal)

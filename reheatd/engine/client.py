@@ -208,8 +208,12 @@ class EngineClient:
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
             raise EngineError(f"{method} {self.base_url}{path} failed: {reason}; is the engine running?") from error
-        kind = NotFoundError if status == 404 else EngineError
-        raise kind(f"{method} {path} answered {status}: {_message(text)}")
+        message = f"{method} {path} answered {status}: {_message(text)}"
+        if status == 404:
+            raise NotFoundError(message)
+        refusal = EngineError(message)
+        refusal.upstream_status = status
+        raise refusal
 
 
 def _message(text: str) -> str:

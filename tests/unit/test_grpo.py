@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from workers_support import InProcessSampler, SilentProgress, job_fields, number_prompts, tiny_model
 
 from reheatd.jobs.contracts import LoraConfig, RLSpec
+from tests.unit.workers_support import InProcessSampler, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.grpo import Grpo, RLOutcome, group_advantages, policy_gradient_loss
 from workers.policy import Policy
 from workers.rewards.verifier import Verifier

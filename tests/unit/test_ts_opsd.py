@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from workers_support import InProcessSampler, SilentProgress, job_fields, number_prompts, tiny_model
 
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import LoraConfig, ReheatSpec
+from tests.unit.workers_support import InProcessSampler, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.policy import Policy, TokenBatch, micro_batches
 from workers.ts_opsd import Reheater, ReheatOutcome
 

@@ -16,6 +16,8 @@ from workers.task_data import Messages
 
 VOCABULARY = 97
 
+torch.set_num_threads(1)  # tiny matrices: threads only wait for each other
+
 
 def tiny_model(seed: int = 0, head_scale: float = 6.0) -> Qwen3ForCausalLM:
     """Two layers, random weights, about 2.5 nats per token; float32."""

@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from reheatd.errors import BadInputError
 
@@ -34,4 +35,4 @@ def load_reward(name: str) -> Reward:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise BadInputError(f"reward {name!r}: {module_name} has no function {function_name}", param="task.reward")
-    return function
+    return cast(Reward, function)

@@ -1,0 +1,43 @@
+"""The Celery application of the workers: `celery -A workers.app worker`, see `reheatd worker`.
+
+Environment: REHEATD_BROKER_URL, the Redis URL of the daemon's broker; REHEATD_WORKER_DTYPE (auto, float32, bfloat16),
+the number format of the frozen base model here, default auto.
+"""
+
+import os
+from typing import Any
+
+from reheatd.errors import ConfigError
+from reheatd.jobs.contracts import ReheatSpec, RLSpec
+from reheatd.jobs.dispatch import CONTINUE_RL_TASK, REHEAT_TASK, make_celery
+
+BROKER_ENV = "REHEATD_BROKER_URL"
+
+
+def _broker_url() -> str:
+    try:
+        return os.environ[BROKER_ENV]
+    except KeyError:
+        raise ConfigError(f"{BROKER_ENV} is not set; start workers with `reheatd worker`, which sets it") from None
+
+
+app = make_celery(_broker_url())
+
+
+@app.task(name=REHEAT_TASK)
+def reheat(spec: dict[str, Any]) -> None:
+    """Runs a `ReheatSpec`."""
+    _run(ReheatSpec.model_validate(spec))
+
+
+@app.task(name=CONTINUE_RL_TASK)
+def continue_rl(spec: dict[str, Any]) -> None:
+    """Runs an `RLSpec`."""
+    _run(RLSpec.model_validate(spec))
+
+
+def _run(spec: ReheatSpec | RLSpec) -> None:
+    # Here and not above: the parent process, which only waits for jobs, stays without torch.
+    from workers.tasks import run_reported
+
+    run_reported(spec, _broker_url())
