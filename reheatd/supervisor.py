@@ -1,13 +1,14 @@
 """Child processes of the daemon: started under a guard, restarted with back-off, stopped in order.
 
-A child's life has two phases. At start-up its end is an error (`Child.ready_when` raises `ChildError`, with the last
-line of its log). Once `Child.keep_running` has been called it is restarted instead, after a back-off that doubles with
-every quick failure, and the reason is logged.
+A child's life has two phases. At start-up its end is an error (`Child.ready_when` raises `ChildError` with the line of
+its log that tells why). Once `Child.keep_running` has been called it is restarted instead, after a back-off that
+doubles with every quick failure, and the reason is logged.
 """
 
 import asyncio
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -25,8 +26,9 @@ FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
 STABLE_S = 60.0
 """A child that has run for so long starts again at the first back-off."""
-LOG_LINES = 5
-"""Lines of a child's log that its end is reported with."""
+LONGEST_LOOK_BACK = 64_000
+"""Bytes of a child's log that are searched for the reason of its end."""
+ERROR_LINE = re.compile(r"\b\w*(Error|Exception)\b(?!.*See root cause above)|\berror: ")
 
 T = TypeVar("T")
 
@@ -61,6 +63,7 @@ class Child:
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = False
         self._started_at = 0.0
+        self._log_start = 0
 
     @property
     def name(self) -> str:
@@ -74,7 +77,7 @@ class Child:
         """Awaits `ready` for as long as the process lives.
 
         Raises:
-            ChildError: The process ended first; the message holds how and the end of its log.
+            ChildError: The process ended first; the message says how, and why as far as its log tells.
         """
         assert self._process is not None
         waiting = asyncio.create_task(ready)
@@ -118,6 +121,7 @@ class Child:
         read_end, self._lifeline = os.pipe()
         try:
             with self.log_path.open("ab") as log:
+                self._log_start = log.tell()
                 self._process = await asyncio.create_subprocess_exec(
                     *argv,
                     *self.command.argv,
@@ -176,8 +180,8 @@ class Child:
             how = f"was ended by {names.get(number, f'signal {number}')}"
         else:
             how = f"exited with code {code}"
-        tail = last_lines(self.log_path)
-        return f"{how} after {time.monotonic() - self._started_at:.0f} s" + (f" ({tail})" if tail else "")
+        reason = telling_line(self.log_path, self._log_start)
+        return f"{how} after {time.monotonic() - self._started_at:.0f} s" + (f" ({reason})" if reason else "")
 
 
 class Supervisor:
@@ -206,13 +210,12 @@ class Supervisor:
             await child.stop()
 
 
-def last_lines(path: Path, count: int = LOG_LINES) -> str:
-    """The last non-empty lines of a log, joined by ` | ` into one."""
+def telling_line(path: Path, start: int) -> str:
+    """The line of a log, from byte `start` on, that most likely says why: the last error, else the last line."""
     with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - 16_384))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
-    return " | ".join([line for line in lines if line][-count:])
+        file.seek(max(start, path.stat().st_size - LONGEST_LOOK_BACK))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if ERROR_LINE.search(line)), lines[-1] if lines else "")
 
 
 async def _call(function: Callable[[], Awaitable[None]]) -> None:

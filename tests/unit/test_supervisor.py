@@ -143,6 +143,29 @@ def test_an_end_during_start_up_is_an_error_with_the_reason(tmp_path: Path) -> N
     asyncio.run(scenario())
 
 
+def test_the_cause_is_picked_from_the_log_of_this_run(tmp_path: Path) -> None:
+    code = """
+    import sys
+    print("ValueError: head_dim 24 is not supported")
+    print("RuntimeError: initialization failed. See root cause above.")
+    print("bye")
+    sys.exit(1)
+    """
+
+    async def scenario() -> None:
+        (tmp_path / "engine.log").write_text("ValueError: of the run before\n")
+        children = Supervisor(tmp_path)
+        child = await children.start(Command("engine", python(code)))
+        with pytest.raises(ChildError, match=r"\(ValueError: head_dim 24 is not supported\)"):
+            await child.ready_when(asyncio.sleep(60))
+        silent = await children.start(Command("engine", python("raise SystemExit(4)")))
+        with pytest.raises(ChildError, match=r"exited with code 4 after \d+ s; its log"):
+            await silent.ready_when(asyncio.sleep(60))
+        await children.stop_all()
+
+    asyncio.run(scenario())
+
+
 def test_a_command_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     async def scenario() -> None:
         children = Supervisor(tmp_path)
