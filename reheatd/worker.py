@@ -2,6 +2,7 @@
 
 import sys
 
+from reheatd.engine.launch import WAIT_POLICY
 from reheatd.supervisor import Command
 
 
@@ -15,7 +16,7 @@ def worker_command(broker_url: str, *, index: int, threads: int | None) -> Comma
         "--hostname", f"reheatd-{index}@%h",
         "--loglevel", "INFO",
     ]  # fmt: skip
-    env = {"REHEATD_BROKER_URL": broker_url, "TOKENIZERS_PARALLELISM": "false"}
+    env = {"REHEATD_BROKER_URL": broker_url, "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": WAIT_POLICY}
     if threads is not None:
         env["OMP_NUM_THREADS"] = str(threads)
     return Command(f"worker-{index}", argv, env)

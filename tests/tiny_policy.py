@@ -1,14 +1,18 @@
 """A tiny Qwen3-shaped policy that real vLLM, transformers and PEFT all accept: fast to build, fast to serve.
 
-Its weights are random, with an LM head scaled so that the entropy at temperature 1 is between 2 and 4 nats: far from
-uniform, far from collapsed.
+Its weights are random, with an LM head scaled so that the entropy at temperature 1 is between 2 and 3 nats: far from
+uniform, far from collapsed. The first dimensions of the hidden state hold a constant that the LM head does not read;
+as the final norm fixes the state's length, a LoRA that changes this constant changes the temperature. So the policy
+can be cooled and reheated in a few steps, as a trained LLM can, which random weights alone do not allow.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-HEAD_SCALE = 0.35
+HEAD_SCALE = 0.5
+QUIET_DIMENSIONS = 16
+QUIET_VALUE = 2.0
 VOCABULARY = 320
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -57,7 +61,9 @@ def build_tiny_policy(folder: Path, seed: int = 0) -> Path:
             if weight.ndim == 2:
                 weight.normal_(0, weight.shape[1] ** -0.5)
         model.model.embed_tokens.weight.normal_(0, 1)
+        model.model.embed_tokens.weight[:, :QUIET_DIMENSIONS] = QUIET_VALUE
         model.lm_head.weight.normal_(0, HEAD_SCALE)
+        model.lm_head.weight[:, :QUIET_DIMENSIONS] = 0
         # Rows without a text of their own (beyond the bytes) and a quick end of text help nobody.
         model.lm_head.weight[len(vocabulary) :] = 0
         model.lm_head.weight[: vocabulary["<|im_end|>"] + 1] = 0

@@ -28,6 +28,8 @@ TEACHER_REACH = 1.15
 asymptotically, so a teacher exactly at the target would never be reached."""
 SLACK = 0.05
 """The target counts as reached this share of it early: the probe estimate's own standard error is larger."""
+OVERSHOOT = 0.1
+"""Beyond the target by more than this share of it, training goes on, back towards the target."""
 MICRO_BATCH_TOKENS = 4096
 
 
@@ -74,9 +76,10 @@ class Reheater:
                 step += 1
                 self._progress.report("training", step, metrics | {"tau": self._tau})
                 # The same states' entropy under the policy that sampled them and under the student as it is now
-                # predict the probe entropy; a prediction past the target is worth a measurement.
+                # predict the probe entropy; a prediction at the target or across it is worth a measurement.
                 predicted = measured.mean * metrics["entropy"] / max(_sampled_entropy(part), 1e-3)
-                if self._reached(before.mean, predicted):
+                crossed = self._passed(before.mean, predicted) != self._passed(before.mean, measured.mean)
+                if crossed or self._reached(before.mean, predicted):
                     break
             self._sampler.publish(self._policy, step)
             self._progress.report("measuring", step)
@@ -85,11 +88,19 @@ class Reheater:
         stopped = "target" if self._reached(before.mean, measured.mean) else "steps"
         return ReheatOutcome(step, self._tau, before, measured, stopped)
 
-    def _reached(self, before: float, now: float) -> bool:
+    def _passed(self, before: float, now: float) -> bool:
+        """Whether entropy has come from `before` as far as the target, less the slack."""
         target = self._spec.target_entropy
         if target is None:
             return False
         return now >= target * (1 - SLACK) if target >= before else now <= target * (1 + SLACK)
+
+    def _reached(self, before: float, now: float) -> bool:
+        """Whether it has passed the target and is not far beyond."""
+        target = self._spec.target_entropy
+        if target is None or not self._passed(before, now):
+            return False
+        return now <= target * (1 + OVERSHOOT) if target >= before else now >= target * (1 - OVERSHOOT)
 
     def _refresh(self, step: int) -> list[Rollout]:
         """Samples the rollouts of the next `refresh_every` steps, one per prompt."""
@@ -105,13 +116,15 @@ class Reheater:
         return rollouts
 
     def _search_tau(self, rollouts: list[Rollout], before: EntropyEstimate, measured: EntropyEstimate) -> float:
-        """Temperature at which the teacher's entropy is the target (and a little more) on these rollouts.
+        """Temperature at which the teacher's entropy is the target (until passed, a little more) on these rollouts.
 
         Training prompts are not the probes, so the target is scaled by the student's own entropy on the two.
         """
         target = self._spec.target_entropy
         assert target is not None
         reach = TEACHER_REACH if target >= before.mean else 1 / TEACHER_REACH
+        if self._passed(before.mean, measured.mean):
+            reach = 1.0
         batch = _batch(rollouts[: self._spec.prompts_per_step], self._policy.device)
         with torch.no_grad():
             student = self._policy.hidden(batch)
