@@ -1,7 +1,7 @@
 """`reheatd demo`: the main job in the open, on the real parts.
 
 Starts the daemon exactly as `reheatd serve` does, measures the baseline, collapses the policy on purpose (TS-OPSD
-towards a lower entropy finds a tau < 1 and cools), and then only watches: the daemon notices, reheats, gates, swaps
+with tau < 1 cools), and then only watches: the daemon notices, reheats, gates, swaps
 and continues RL by itself, while a client keeps asking questions over the OpenAI API.
 """
 
@@ -33,19 +33,24 @@ from reheatd.jobs.contracts import Job
 T = TypeVar("T")
 
 CONFIG = """\
-# Written by `reheatd demo`: the defaults, on a schedule that fits a demonstration.
+# Written by `reheatd demo`: the defaults, but for narrower intervals, fewer held-out problems and a short run of RL.
 data_dir = {data_dir}
 
 [server]
 port = {port}
 
 [entropy]
-interval_s = 30.0
+probe_count = 40
+
+[task]
+eval_count = 32
 
 [rl]
-steps = 4
+steps = 3
 """
-COLLAPSE_RATIO = 0.35
+COLLAPSE_RATIO = 0.4
+COLLAPSE = {"kind": "reheat", "tau": 0.4, "target_ratio": COLLAPSE_RATIO, "divergence": "reverse_kl"}
+"""The reverse divergence makes the student drop what its cold teacher drops, and so cools fast."""
 TARGET_TOLERANCE = 0.15
 STEP_TIMEOUT_S = 900.0
 POLL_S = 1.0
@@ -163,8 +168,7 @@ class Demonstration:
             f"baseline entropy {baseline['mean']:.3f} [{baseline['low']:.3f}, {baseline['high']:.3f}] nats per token; "
             "a client asks questions from here to the end"
         )
-        request = {"kind": "reheat", "target_ratio": COLLAPSE_RATIO}
-        job = self._daemon.post("/reheatd/v1/jobs", request)
+        job = self._daemon.post("/reheatd/v1/jobs", COLLAPSE)
         self._say(
             f"collapsing the policy on purpose to {COLLAPSE_RATIO:.0%} of that: {job['job_id']}; hands off after that"
         )

@@ -1,4 +1,4 @@
-"""The demonstration's client: asks questions over the OpenAI API, without pause, and counts what it gets."""
+"""The demonstration's client: asks one question after another over the OpenAI API and counts what it gets."""
 
 import asyncio
 import itertools
@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+READING_S = 2.0
 QUESTIONS = (
     "What is 7 + 5?",
     "Name three colours of the rainbow.",
@@ -31,7 +32,7 @@ class Tally:
 
 
 class AskingClient:
-    """Streams chat completions of model `policy` from a thread of its own, one after another, until stopped.
+    """Streams chat completions of model `policy` from a thread of its own until stopped, and reads each for a moment.
 
     Retries are off: every failure a user would see is counted.
     """
@@ -57,7 +58,7 @@ class AskingClient:
 
         async with openai.AsyncOpenAI(base_url=f"{self._base_url}/v1", api_key="none", max_retries=0) as client:
             for question in itertools.cycle(QUESTIONS):
-                if self._stopping.is_set():
+                if self._stopping.wait(READING_S):
                     return
                 self.tally.sent += 1
                 started = time.time()

@@ -2,7 +2,7 @@
 
 import sys
 
-from reheatd.engine.launch import WAIT_POLICY
+from reheatd.engine.launch import SHARED_CORES_ENV
 from reheatd.supervisor import Command
 
 
@@ -16,7 +16,7 @@ def worker_command(broker_url: str, *, index: int, threads: int | None) -> Comma
         "--hostname", f"reheatd-{index}@%h",
         "--loglevel", "INFO",
     ]  # fmt: skip
-    env = {"REHEATD_BROKER_URL": broker_url, "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": WAIT_POLICY}
+    env = {"REHEATD_BROKER_URL": broker_url, "TOKENIZERS_PARALLELISM": "false", **SHARED_CORES_ENV}
     if threads is not None:
         env["OMP_NUM_THREADS"] = str(threads)
     return Command(f"worker-{index}", argv, env)

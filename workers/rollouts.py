@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-MAX_CONCURRENT = 16
+MAX_CONCURRENT = 64
 """Requests in flight at once; more only queue in the engine."""
 PATIENCE_S = 180.0
 """How long requests are repeated while the engine is away: it needs half a minute or more to restart."""

@@ -23,13 +23,18 @@ from workers.task_data import Messages
 
 BISECTION_STATES = 192
 """States whose full distributions are held while tau is searched."""
-TEACHER_REACH = 1.15
-"""How far beyond the target the teacher aims (1 / reach when cooling): the student approaches the teacher only
-asymptotically, so a teacher exactly at the target would never be reached."""
-SLACK = 0.05
-"""The target counts as reached this share of it early: the probe estimate's own standard error is larger."""
+TEACHER_REACH = 1.25
+"""How far beyond the target the teacher aims at first (1 / reach when cooling): the student approaches the teacher
+only asymptotically, so a teacher exactly at the target would never be reached."""
+AIM_GAIN = 0.5
+"""After every measurement the teacher's aim is multiplied by (target / measured) ** AIM_GAIN."""
+MAX_AIM = 2.0
+"""The aim stays within this factor of the target, either way."""
+SLACK = 0.03
+"""The target counts as reached this share of it early: less than the probe estimate's own standard error."""
 OVERSHOOT = 0.1
-"""Beyond the target by more than this share of it, training goes on, back towards the target."""
+"""Beyond the target by more than this share of it, training goes on, back towards the target; not with a tau that the
+user chose, which only leads further away."""
 MICRO_BATCH_TOKENS = 4096
 
 
@@ -57,17 +62,22 @@ class Reheater:
         self._progress = progress
         self._optimizer = make_optimizer(policy.parameters(), spec.learning_rate)
         self._tau = spec.tau or 1.0
+        self._aim = 0.0
+        """Probe entropy the teacher is given when tau is searched, nats per token."""
 
     def run(self) -> ReheatOutcome:
         """Trains until the target or the step budget; the sampler then serves the final student."""
         spec = self._spec
         self._progress.report("measuring", 0)
         before = measured = self._sampler.measure_entropy(spec.seed)
+        if spec.target_entropy is not None:
+            rising = spec.target_entropy >= before.mean
+            self._aim = spec.target_entropy * (TEACHER_REACH if rising else 1 / TEACHER_REACH)
         step = 0
         while step < spec.steps and not self._reached(before.mean, measured.mean):
             rollouts = self._refresh(step)
             if spec.tau is None:
-                self._tau = self._search_tau(rollouts, before, measured)
+                self._tau = self._search_tau(rollouts, measured)
             for first in range(0, len(rollouts), spec.prompts_per_step):
                 if step == spec.steps:
                     break
@@ -85,6 +95,7 @@ class Reheater:
             self._progress.report("measuring", step)
             measured = self._sampler.measure_entropy(spec.seed + step)
             self._progress.report("measuring", step, {"probe_entropy": measured.mean})
+            self._correct_aim(measured)
         stopped = "target" if self._reached(before.mean, measured.mean) else "steps"
         return ReheatOutcome(step, self._tau, before, measured, stopped)
 
@@ -96,10 +107,12 @@ class Reheater:
         return now >= target * (1 - SLACK) if target >= before else now <= target * (1 + SLACK)
 
     def _reached(self, before: float, now: float) -> bool:
-        """Whether it has passed the target and is not far beyond."""
+        """Whether it has passed the target and, where tau is ours to correct, is not far beyond."""
         target = self._spec.target_entropy
         if target is None or not self._passed(before, now):
             return False
+        if self._spec.tau is not None:
+            return True
         return now <= target * (1 + OVERSHOOT) if target >= before else now >= target * (1 - OVERSHOOT)
 
     def _refresh(self, step: int) -> list[Rollout]:
@@ -115,16 +128,18 @@ class Reheater:
             raise EngineError(f"{self._sampler.model} sampled no tokens for any of {count} prompts; is it broken?")
         return rollouts
 
-    def _search_tau(self, rollouts: list[Rollout], before: EntropyEstimate, measured: EntropyEstimate) -> float:
-        """Temperature at which the teacher's entropy is the target (until passed, a little more) on these rollouts.
-
-        Training prompts are not the probes, so the target is scaled by the student's own entropy on the two.
-        """
+    def _correct_aim(self, measured: EntropyEstimate) -> None:
+        """Integral control: how closely student follows teacher depends on the policy, LoRA and learning rate."""
         target = self._spec.target_entropy
-        assert target is not None
-        reach = TEACHER_REACH if target >= before.mean else 1 / TEACHER_REACH
-        if self._passed(before.mean, measured.mean):
-            reach = 1.0
+        if target is not None:
+            aim = self._aim * (target / max(measured.mean, 1e-3)) ** AIM_GAIN
+            self._aim = min(target * MAX_AIM, max(target / MAX_AIM, aim))
+
+    def _search_tau(self, rollouts: list[Rollout], measured: EntropyEstimate) -> float:
+        """Temperature at which the teacher's entropy is what it aims at on these rollouts.
+
+        Training prompts are not the probes, so the aim is scaled by the student's own entropy on the two.
+        """
         batch = _batch(rollouts[: self._spec.prompts_per_step], self._policy.device)
         with torch.no_grad():
             student = self._policy.hidden(batch)
@@ -136,7 +151,7 @@ class Reheater:
             states = student
         logprobs_TV = logprobs_of_states(states, self._policy.head_VD, BISECTION_STATES)
         prompts_to_probes = min(2.0, max(0.5, student_entropy / max(measured.mean, 1e-3)))
-        return find_tau(logprobs_TV, target * prompts_to_probes * reach, min_p=self._spec.min_p)
+        return find_tau(logprobs_TV, self._aim * prompts_to_probes, min_p=self._spec.min_p)
 
     def _train_step(self, rollouts: list[Rollout], step: int) -> dict[str, float]:
         """One optimiser step on the mean over rollouts of the mean divergence over their tokens."""

@@ -18,9 +18,10 @@ LORA_MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 full rank on every step, and on the CPU it breaks prompt logprobs."""
 BLOCK_TOKENS = 32
 """Prefix-cache block of the CPU engine; its default of 128 never caches a short prompt."""
-WAIT_POLICY = "PASSIVE"
-"""`OMP_WAIT_POLICY` of engine and workers on a CPU. Threads that spin while they wait take the cores from whoever
-shares them: a worker's steps took twice as long beside a busy engine."""
+SHARED_CORES_ENV = {"GOMP_SPINCOUNT": "5000"}
+"""Of engine and workers on a CPU. OpenMP threads that spin long while they wait take the cores from whoever shares
+them: a worker's steps took twice as long beside a busy engine. Never spinning costs the engine alone a fifth of its
+throughput; a short spin costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def engine_command(settings: Settings, model_path: Path, port: int, device: Devi
             "--block-size", str(BLOCK_TOKENS),
             "--kv-cache-memory-bytes", str(engine.kv_cache_bytes),
         ]  # fmt: skip
-        env["OMP_WAIT_POLICY"] = WAIT_POLICY
+        env |= SHARED_CORES_ENV
         env["VLLM_CPU_OMP_THREADS_BIND"] = engine.cpu_threads_bind or _allowed_cores()
     else:
         argv += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]

@@ -18,7 +18,7 @@ from reheatd.entropy.series import EntropySeries, Window
 from reheatd.errors import BadInputError, EngineError
 
 SETTINGS = EntropySection.model_validate(
-    {"probe_count": 24, "max_tokens": 40, "interval_s": 3600, "baseline_windows": 2}
+    {"probe_count": 40, "max_tokens": 24, "interval_s": 3600, "baseline_windows": 2}
 )
 NOISE = 0.15  # nats: far outside what a window of 960 independent tokens can be off by, whatever its seed
 LOGITS_V = np.random.default_rng(0).normal(0, 2, size=300)
@@ -130,7 +130,7 @@ def test_measurement_agrees_with_the_exact_entropy() -> None:
         assert measurement.truncated.mean < measurement.lower < exact < measurement.upper
         assert measurement.estimate.tokens == SETTINGS.probe_count * SETTINGS.max_tokens
         assert measurement.distinct == 1.0
-        assert engine.most_in_flight == 16
+        assert engine.most_in_flight == 32
 
     asyncio.run(story())
 
