@@ -47,7 +47,6 @@ from reheatd.worker import worker_command
 logger = logging.getLogger(__name__)
 
 ENGINE_GRACE_S = 10.0
-ENGINE_WATCH_S = 2.0
 RETRY_S = 10.0
 """Pause before a part of the daemon that failed unexpectedly is started again."""
 
@@ -226,7 +225,11 @@ class Daemon:
                 made = self._engine_command
                 child = await self._supervisor.start(Command("engine", made.argv, made.env, ENGINE_GRACE_S))
                 await child.ready_when(self._client.wait_ready(timeout_s))
-                child.keep_running(on_exit=self._on_engine_exit, on_restart=self._on_engine_restart)
+                child.keep_running(
+                    on_exit=self._on_engine_exit,
+                    on_restart=self._on_engine_restart,
+                    until_dead=self._client.until_dead,
+                )
         except EngineError as error:
             raise StartError(error.message) from error
         logger.info("engine ready in %.0f s", time.monotonic() - started)
@@ -234,11 +237,10 @@ class Daemon:
     async def _watch_engine(self) -> None:
         """Notices when an engine that is not our child has gone and come back, which loses its adapters."""
         while True:
-            await asyncio.sleep(ENGINE_WATCH_S)
-            if not await self._client.is_healthy():
-                logger.warning("the engine at %s does not answer", self._engine_url)
-                self._on_engine_exit()
-                await self._on_engine_restart()
+            await self._client.until_dead()
+            logger.warning("the engine at %s does not answer", self._engine_url)
+            self._on_engine_exit()
+            await self._on_engine_restart()
 
     def _on_engine_exit(self) -> None:
         self._readiness = "the engine ended and is being started again"

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from reheatd import guard
 from reheatd.errors import ReheatdError
@@ -81,31 +81,27 @@ class Child:
         """
         assert self._process is not None
         waiting = asyncio.create_task(ready)
-        ended = asyncio.create_task(self._process.wait())
-        try:
-            await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if waiting.done():
-                return waiting.result()
+        if await self._ended_before(waiting):
             raise ChildError(f"the {self.name} {self._obituary()}; its log is {self.log_path}")
-        finally:
-            for task in (waiting, ended):
-                task.cancel()
-            await asyncio.gather(waiting, ended, return_exceptions=True)
+        return waiting.result()
 
     def keep_running(
         self,
         *,
         on_exit: Callable[[], None] | None = None,
         on_restart: Callable[[], Awaitable[None]] | None = None,
+        until_dead: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """From here on the process is restarted when it ends.
 
         Args:
-            on_exit: Called as soon as the process has ended.
+            on_exit: Called as soon as the process has ended or is found dead.
             on_restart: Awaited after it has been started again, e.g. to wait until it is ready and restore its state.
                 A `ReheatdError` it raises is logged, and the process is stopped and started once more.
+            until_dead: Awaited while the process runs. It returns when the process, though it may still be there,
+                cannot do its work any more; it is stopped then, unless it ends by itself within its grace period.
         """
-        self._keeper = asyncio.create_task(self._keep(on_exit, on_restart), name=f"keep {self.name}")
+        self._keeper = asyncio.create_task(self._keep(on_exit, on_restart, until_dead), name=f"keep {self.name}")
 
     async def stop(self) -> None:
         """Ends the process with its grace period, and its whole tree with it; safe to call twice."""
@@ -136,6 +132,18 @@ class Child:
             os.close(read_end)
         self._started_at = time.monotonic()
 
+    async def _ended_before(self, task: "asyncio.Task[Any]") -> bool:
+        """Waits for the process to end or `task` to be done, and cancels the task in the first case."""
+        assert self._process is not None
+        ended = asyncio.create_task(self._process.wait())
+        try:
+            await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+            return not task.done()
+        finally:
+            for each in (task, ended):
+                each.cancel()
+            await asyncio.gather(task, ended, return_exceptions=True)
+
     async def _terminate(self) -> None:
         if self._process is not None:
             if self._process.returncode is None:
@@ -148,14 +156,25 @@ class Child:
             os.close(self._lifeline)
             self._lifeline = None
 
-    async def _keep(self, on_exit: Callable[[], None] | None, on_restart: Callable[[], Awaitable[None]] | None) -> None:
+    async def _keep(
+        self,
+        on_exit: Callable[[], None] | None,
+        on_restart: Callable[[], Awaitable[None]] | None,
+        until_dead: Callable[[], Awaitable[None]] | None,
+    ) -> None:
         backoff_s = FIRST_BACKOFF_S
         while True:
             assert self._process is not None
-            await self._process.wait()
-            self._close_lifeline()
+            if until_dead is None:
+                await self._process.wait()
+            else:
+                await self._ended_before(asyncio.create_task(_call(until_dead)))
             if on_exit is not None:
                 on_exit()
+            if self.is_running:
+                logger.warning("the %s runs but cannot go on", self.name)
+                await self._ended_before(asyncio.create_task(asyncio.sleep(self.command.grace_s)))
+            await self._terminate()
             if time.monotonic() - self._started_at >= STABLE_S:
                 backoff_s = FIRST_BACKOFF_S
             logger.warning("the %s %s; starting it again in %.0f s", self.name, self._obituary(), backoff_s)

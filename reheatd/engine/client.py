@@ -14,6 +14,10 @@ from reheatd.adapters.lineage import BASE_MODEL_NAME
 from reheatd.errors import AdapterInvalidError, EngineError, NotFoundError
 
 READY_POLL_S = 0.25
+WATCH_S = 2.0
+HEALTH_TIMEOUT_S = 5.0
+FIRST_TOKEN_S = 60.0
+"""Longest wait for the one token that proves an engine ready; one whose core has just died never answers."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,21 @@ class EngineClient:
 
     async def is_healthy(self) -> bool:
         try:
-            async with self._open().get(f"{self.base_url}/health", timeout=aiohttp.ClientTimeout(total=5)) as answer:
-                return answer.status == 200
+            return await self._health() == 200
         except (aiohttp.ClientError, TimeoutError):
             return False
+
+    async def until_dead(self) -> None:
+        """Returns when the engine refuses connections or says that it cannot go on. A slow answer is neither."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                if await self._health() == 503:
+                    return
+            except TimeoutError:
+                continue
+            except aiohttp.ClientError:
+                return
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Returns once a token can be generated.
@@ -86,9 +101,12 @@ class EngineClient:
                 while True:
                     if await self.is_healthy():
                         try:
-                            await self.complete(BASE_MODEL_NAME, "1", max_tokens=1)
+                            async with asyncio.timeout(FIRST_TOKEN_S):
+                                await self.complete(BASE_MODEL_NAME, "1", max_tokens=1)
                         except EngineError as error:
                             last = error.message
+                        except TimeoutError:
+                            last = f"healthy, but no token within {FIRST_TOKEN_S:.0f} s"
                         else:
                             return
                     # Nothing tells when another process starts to listen: this is the one place that polls.
@@ -192,6 +210,11 @@ class EngineClient:
         answer = await self._request("POST", "/v1/completions", body)
         entries = answer["choices"][0]["prompt_logprobs"][len(prompt_ids) :]
         return [entry[str(token)]["logprob"] for entry, token in zip(entries, completion_ids, strict=True)]
+
+    async def _health(self) -> int:
+        timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
+        async with self._open().get(f"{self.base_url}/health", timeout=timeout) as answer:
+            return answer.status
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

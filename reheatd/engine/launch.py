@@ -68,6 +68,9 @@ def engine_command(settings: Settings, model_path: Path, port: int, device: Devi
     if device == "cpu":
         argv += [
             "--enforce-eager",
+            # A part of a prompt is sampled from and the draw taken back, which random generators on the CPU cannot do:
+            # vLLM 0.32 dies when a seeded request is prefilled in parts.
+            "--no-enable-chunked-prefill",
             "--block-size", str(BLOCK_TOKENS),
             "--kv-cache-memory-bytes", str(engine.kv_cache_bytes),
         ]  # fmt: skip

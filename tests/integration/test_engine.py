@@ -72,3 +72,14 @@ def test_errors_carry_the_engines_own_words(engine: str, tmp_path: Path) -> None
         with_client(engine, missing_adapter)
     with pytest.raises(EngineError, match="is the engine running"):
         with_client("http://127.0.0.1:9", unknown_model)
+
+
+def test_seeded_requests_beyond_one_step_of_prefill_are_answered(engine: str) -> None:
+    async def ask(client: EngineClient) -> list[list[Sample]]:
+        prompts = [[(7 * request + position) % 200 + 5 for position in range(300)] for request in range(16)]
+        return await asyncio.gather(
+            *(client.complete("base", prompt, max_tokens=4, seed=index) for index, prompt in enumerate(prompts))
+        )
+
+    answers = with_client(engine, ask)
+    assert [len(samples[0].token_ids) for samples in answers] == [4] * 16

@@ -215,3 +215,43 @@ def test_a_dead_child_is_restarted_with_backoff_and_the_reason_is_logged(
 
     asyncio.run(scenario())
     assert "the worker was ended by SIGSEGV after 0 s (out of memory)" in caplog.text
+
+
+def test_a_child_that_lives_but_cannot_go_on_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_BACKOFF_S", 0.05)
+    pids = tmp_path / "pids"
+    code = """
+    import os, pathlib, sys, time
+    with pathlib.Path(sys.argv[1]).open("a") as file:
+        file.write(f"{os.getpid()}\\n")
+    time.sleep(600)
+    """
+
+    async def scenario() -> None:
+        dead, replaced = asyncio.Event(), asyncio.Event()
+        events: list[str] = []
+
+        async def until_dead() -> None:
+            await dead.wait()
+            dead.clear()
+
+        async def on_restart() -> None:
+            await asyncio.to_thread(wait_until, lambda: len(pids.read_text().split()) == 2)
+            replaced.set()
+
+        children = Supervisor(tmp_path)
+        child = await children.start(Command("engine", python(code, pids), grace_s=0.2))
+        await asyncio.to_thread(wait_until, lambda: pids.exists() and pids.read_text().endswith("\n"))
+        child.keep_running(on_exit=lambda: events.append("exit"), on_restart=on_restart, until_dead=until_dead)
+        dead.set()
+        await asyncio.wait_for(replaced.wait(), 20)
+        first, second = pids.read_text().split()
+        assert not is_alive(int(first))
+        assert is_alive(int(second))
+        assert events == ["exit"]
+        await children.stop_all()
+
+    asyncio.run(scenario())
+    assert "the engine runs but cannot go on" in caplog.text
