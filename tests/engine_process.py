@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +11,10 @@ from typing import Any
 from reheatd.config import Settings
 from reheatd.engine.client import EngineClient
 from reheatd.engine.launch import engine_command
+from reheatd.ports import reserve_port
 
 STOCK_SERVER = "from vllm.entrypoints.launchers.api_server.entry import main; main()"
 STARTUP_TIMEOUT_S = 280
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @contextmanager
@@ -33,7 +27,7 @@ def running_engine(model: Path, log: Path, *, stock: bool = False, **engine: Any
         engine: Settings of the engine.
     """
     settings = Settings.model_validate({"engine": {"kv_cache_bytes": 64 << 20, **engine}})
-    port = free_port()
+    port = reserve_port()
     command = engine_command(settings, model, port, "cpu")
     argv, env = command.argv, {**os.environ, **command.env}
     if stock:

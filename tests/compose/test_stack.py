@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from reheatd.ports import reserve_port
 from tests.compose.stack import Stack
-from tests.integration.conftest import free_port
 from tests.tiny_policy import build_tiny_policy
 
 START_TIMEOUT_S = 600.0
@@ -26,7 +26,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, str
     build_tiny_policy(models / "tiny")
     for folder in (models, *models.parents[:1]):
         folder.chmod(0o755)
-    port = free_port()
+    port = reserve_port()
     stack = Stack(
         {
             "REHEATD_MODELS": str(models),

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import free_port
+from reheatd.ports import reserve_port
 
 REWARD = '''
 def reward(completion: str, answer: str) -> float:
@@ -53,7 +53,7 @@ def outcome(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     (folder / "letters.py").write_text(REWARD)
     problems = [{"prompt": f"Write the word number {i}.", "answer": "letters"} for i in range(40)]
     (folder / "task.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
-    (folder / "reheatd.toml").write_text(CONFIG.format(folder=folder, model=tiny_policy, port=free_port()))
+    (folder / "reheatd.toml").write_text(CONFIG.format(folder=folder, model=tiny_policy, port=reserve_port()))
     command = [sys.executable, "-m", "cli.main", "demo", "--json", "--config", "reheatd.toml", "--output", "out"]
     environment = {**os.environ, "PYTHONPATH": f"{Path.cwd()}:{folder}"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

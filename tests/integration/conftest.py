@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine_process import free_port, running_engine
+from tests.engine_process import running_engine
 
-__all__ = ["engine", "free_port", "running_engine"]
+__all__ = ["engine", "running_engine"]
 
 
 @pytest.fixture(scope="session")
