@@ -8,6 +8,10 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+KEEP_ALIVE_S = 75
+"""Longer than any client keeps an idle connection for its next request (httpx 5 s, aiohttp 15 s): a request that
+crosses with the server's closing of it is lost."""
+
 
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
@@ -28,6 +32,7 @@ class HttpServer:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=round(drain_timeout_s),
             )
         )

@@ -13,6 +13,9 @@ import aiohttp
 from reheatd.adapters.lineage import BASE_MODEL_NAME
 from reheatd.errors import AdapterInvalidError, EngineError, NotFoundError
 
+IDLE_CONNECTION_S = 2.0
+"""How long an idle connection to the engine is kept for the next request. vLLM closes it after 5 s, and a request that
+crosses with that is lost."""
 READY_POLL_S = 0.25
 WATCH_S = 2.0
 HEALTH_TIMEOUT_S = 5.0
@@ -218,7 +221,8 @@ class EngineClient:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout, connector=aiohttp.TCPConnector(limit=0))
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S)
+            self._session = aiohttp.ClientSession(timeout=self._timeout, connector=connector)
         return self._session
 
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:

@@ -64,6 +64,7 @@ def engine_command(settings: Settings, model_path: Path, port: int, device: Devi
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
     }
     if device == "cpu":
         argv += [

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from reheatd.adapters.lineage import ALIAS_NAME, BASE_MODEL_NAME, version_name
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager
+from reheatd.engine.client import IDLE_CONNECTION_S
 from reheatd.engine.slots import AdapterSlots
 from reheatd.errors import BadInputError, EngineUnavailableError, ReheatdError
 
@@ -178,7 +179,7 @@ class Gateway:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S),
                 auto_decompress=False,
             )
         return self._session

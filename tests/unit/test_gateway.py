@@ -224,6 +224,25 @@ def test_an_engine_that_is_restarting_is_a_503_to_try_again(tmp_path: Path) -> N
     in_world(tmp_path, body)
 
 
+def test_a_connection_that_was_idle_for_long_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reheatd.gateway.app.IDLE_CONNECTION_S", 0.2)
+    connections: list[object] = []
+
+    async def note(request: web.Request) -> web.StreamResponse:
+        connections.append(request.transport)
+        return web.Response()
+
+    async def body(world: World) -> None:
+        world.engine.answer = note
+        for pause in (0.0, 0.0, 0.4):
+            await asyncio.sleep(pause)
+            assert (await world.http.post(CHAT, json={})).status_code == 200
+
+    in_world(tmp_path, body)
+    assert connections[0] is connections[1]
+    assert connections[2] is not connections[1]
+
+
 def test_a_stream_the_engine_breaks_off_ends_with_an_error_event(tmp_path: Path) -> None:
     async def half(request: web.Request) -> web.StreamResponse:
         stream = web.StreamResponse(headers={"content-type": "text/event-stream"})
