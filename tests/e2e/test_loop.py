@@ -38,7 +38,7 @@ path = "{folder}/task.jsonl"
 reward = "letters:reward"
 eval_count = 8
 [reheat]
-learning_rate = 5e-3
+learning_rate = 2e-3
 steps = 80
 max_tokens = 32
 [rl]
