@@ -7,8 +7,8 @@ from workers.policy import Policy
 from workers.sampling import Sampler
 from workers.task_data import Messages
 
-ITEMS = 8
-COMPLETION_TOKENS = 24
+ITEMS = 16
+COMPLETION_TOKENS = 32
 
 
 def build_proof(policy: Policy, sampler: Sampler, prompts: Sequence[Messages], seed: int) -> list[ProofItem]:

@@ -1,10 +1,11 @@
 """Proof of delivery: the adapter that answers is the one that was trained.
 
 The trainer hands over probe completions with the logprobs it computed itself, under the new adapter and under the bare
-base. The same completions are scored through the engine under both names. Engine and trainer differ by rounding, and
-the base's rounding is much the same as the adapter's; so besides the plain distance, the *change* from base to adapter
-is compared: regressed on the trainer's change, the engine's has slope 1 when the adapter arrived, 0 when it did not,
-and s when it arrived scaled by s.
+base. The same completions are scored through the engine under both names. Engine and trainer differ by rounding; so
+besides the plain distance, the *change* from base to adapter is compared: regressed on the trainer's change, the
+engine's has slope 1 when the adapter arrived, 0 when it did not, and s when it arrived scaled by s. Rounding in the
+trainer flattens the slope of a small change; how much it can at most follows from how far engine and trainer are apart
+under the base.
 """
 
 import asyncio
@@ -33,6 +34,8 @@ class ProofReport:
     """Mean absolute difference between engine and trainer under the new adapter."""
     change: float
     """Root mean square change from base to adapter, as the trainer computes it."""
+    rounding: float
+    """Root mean square difference between engine and trainer under the base."""
     slope: float
     """Regression slope of the engine's change on the trainer's."""
     slope_error: float
@@ -100,19 +103,25 @@ def judge(
             f"{model} changes the base by {size:.1e} nats per token, too little to prove that it arrived; "
             "train longer or with a larger learning rate"
         )
+    rounding = float(np.sqrt(np.mean((engine_base - trainer_base) ** 2)))
+    flattened = max(0.0, 1 - (rounding / size) ** 2)
     engine_change = engine_new - engine_base
     slope = float(np.dot(change, engine_change) / np.dot(change, change))
     residual = engine_change - slope * change
     slope_error = float(np.sqrt(np.dot(residual, residual) / max(len(change) - 1, 1) / np.dot(change, change)))
     difference = float(np.mean(np.abs(engine_new - trainer_new)))
-    report = ProofReport(len(change), difference, size, slope, slope_error)
+    report = ProofReport(len(change), difference, size, rounding, slope, slope_error)
     figures = (
         f"engine and trainer differ by {difference:.3f} nats per token (allowed {tolerance}), slope of the change "
         f"{slope:.2f} ± {slope_error:.2f} (1 when delivered) over {len(change)} tokens"
     )
     margin = STANDARD_ERRORS * slope_error
-    if difference > tolerance or not SLOPE_LOW - margin <= slope <= SLOPE_HIGH + margin:
+    lowest = SLOPE_LOW * flattened
+    if difference <= tolerance and slope - margin <= 0 and (size <= rounding or slope + margin >= lowest):
+        raise DeliveryError(
+            f"{model} cannot be told from the base through the engine: it changes the base by {size:.3f} nats per "
+            f"token, rounding makes {rounding:.3f}; train longer or with a larger learning rate ({figures})"
+        )
+    if difference > tolerance or not lowest - margin <= slope <= SLOPE_HIGH + margin:
         raise DeliveryError(f"{model} was loaded, but what answers is not what was trained: {figures}")
-    if slope - margin <= 0:
-        raise DeliveryError(f"{model} cannot be told from the base through the engine: {figures}")
     return report

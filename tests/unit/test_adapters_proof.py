@@ -15,15 +15,15 @@ NOISE = 0.03
 """Standard deviation between two implementations in bfloat16, nats."""
 
 
-def figures(arrived: float, change: float = 0.3) -> dict[str, Any]:
+def figures(arrived: float, change: float = 0.3, trainer_noise: float = 0.0) -> dict[str, Any]:
     """Trainer's and engine's logprobs when the engine has `arrived` times the trainer's change."""
     rng = np.random.default_rng(0)
     base, delta = -rng.exponential(2, TOKENS), rng.normal(0, change, TOKENS)
     return {
         "engine_new": base + arrived * delta + rng.normal(0, NOISE, TOKENS),
         "engine_base": base + rng.normal(0, NOISE, TOKENS),
-        "trainer_new": base + delta,
-        "trainer_base": base,
+        "trainer_new": base + delta + rng.normal(0, trainer_noise, TOKENS),
+        "trainer_base": base + rng.normal(0, trainer_noise, TOKENS),
     }
 
 
@@ -37,6 +37,13 @@ def test_a_delivered_adapter_holds() -> None:
 def test_a_small_but_real_change_holds() -> None:
     """Smaller than the rounding between the two implementations."""
     assert judge("policy-v1", **figures(1.0, change=0.02), tolerance=0.1).slope > 0.5
+    judge("policy-v1", **figures(1.0, change=0.03, trainer_noise=NOISE), tolerance=0.1)
+
+
+@pytest.mark.parametrize("arrived", [0.0, 1.0])
+def test_a_change_that_drowns_in_rounding_proves_nothing(arrived: float) -> None:
+    with pytest.raises(DeliveryError, match=r"cannot be told from the base .* train longer"):
+        judge("policy-v1", **figures(arrived, change=0.003, trainer_noise=NOISE), tolerance=0.1)
 
 
 @pytest.mark.parametrize("arrived", [0.0, 0.5, 2.0, -1.0])
@@ -48,7 +55,7 @@ def test_an_adapter_that_did_not_arrive_or_is_scaled_is_refused(arrived: float) 
 @pytest.mark.parametrize("arrived", [0.0, 0.5, 2.0, -1.0])
 def test_the_slope_catches_what_the_distance_does_not(arrived: float) -> None:
     with pytest.raises(DeliveryError):
-        judge("policy-v1", **figures(arrived, change=0.06), tolerance=10.0)
+        judge("policy-v1", **figures(arrived, change=0.12), tolerance=10.0)
 
 
 def test_another_adapter_of_the_same_size_is_refused() -> None:
