@@ -146,6 +146,7 @@ class Daemon:
         )
         self._controller = Controller(parts)
         self._monitor.on_verdict = self._controller.on_verdict
+        self._swaps.on_flip = self._monitor.give_up_outdated
         context = ApiContext(
             settings=settings,
             controller=self._controller,

@@ -7,6 +7,8 @@ the number format of the frozen base model here, default auto.
 import os
 from typing import Any
 
+from celery.signals import worker_process_init
+
 from reheatd.errors import ConfigError
 from reheatd.jobs.contracts import ReheatSpec, RLSpec
 from reheatd.jobs.dispatch import CONTINUE_RL_TASK, REHEAT_TASK, make_celery
@@ -22,6 +24,17 @@ def _broker_url() -> str:
 
 
 app = make_celery(_broker_url())
+# Celery's four seconds are too few for a process that imports torch.
+app.conf.worker_proc_alive_timeout = 60.0
+
+
+@worker_process_init.connect
+def import_training_code(**_: Any) -> None:
+    """In the process that waits for the next job: the imports take as long as a few training steps.
+
+    The parent process, which only waits, stays without torch.
+    """
+    import workers.tasks  # noqa: F401
 
 
 @app.task(name=REHEAT_TASK)
@@ -37,7 +50,6 @@ def continue_rl(spec: dict[str, Any]) -> None:
 
 
 def _run(spec: ReheatSpec | RLSpec) -> None:
-    # Here and not above: the parent process, which only waits for jobs, stays without torch.
     from workers.tasks import run_reported
 
     run_reported(spec, _broker_url())

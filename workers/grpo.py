@@ -18,7 +18,7 @@ from workers.optimisation import make_optimizer, optimizer_step
 from workers.policy import Policy, TokenBatch, micro_batches
 from workers.progress import Progress
 from workers.rewards.verifier import Verifier
-from workers.sampling import Rollout, Sampler
+from workers.sampling import Rollout, Sampler, parent_entropy
 from workers.task_data import Problem
 
 MAX_RESAMPLES = 2
@@ -114,8 +114,7 @@ class Grpo:
     def run(self) -> RLOutcome:
         """Takes `spec.steps` steps; the sampler then serves the final student."""
         spec = self._spec
-        self._progress.report("measuring", 0)
-        before = self._sampler.measure_entropy(spec.seed)
+        before = parent_entropy(spec, self._sampler, self._progress)
         noops = 0
         for step in range(spec.steps):
             scored, metrics = self._collect(step)

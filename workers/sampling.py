@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.jobs.contracts import EntropyEstimate, JobBase
 from workers.policy import Policy
+from workers.progress import Progress
 from workers.task_data import Messages
 
 
@@ -50,3 +51,11 @@ class Sampler(Protocol):
     def measure_entropy(self, seed: int) -> EntropyEstimate:
         """Probe entropy of the version that is sampled from now."""
         ...
+
+
+def parent_entropy(spec: JobBase, sampler: Sampler, progress: Progress) -> EntropyEstimate:
+    """Probe entropy the job starts from: the daemon's own measurement where the specification has one."""
+    if spec.parent_entropy is not None:
+        return spec.parent_entropy
+    progress.report("measuring", 0)
+    return sampler.measure_entropy(spec.seed)

@@ -68,8 +68,10 @@ def run(spec: ReheatSpec | RLSpec, reporter: Reporter) -> JobResult:
         sampler = stack.enter_context(ServedSampler(spec, probes))
         torch.manual_seed(spec.seed)
         policy = Policy.load(spec.model_path, spec.lora, spec.parent_adapter, dtype=_dtype(), seed=spec.seed)
-        progress.report("evaluating", 0)
-        accuracy_before = measure_accuracy(sampler, task.held_out, verifier, max_tokens=EVAL_TOKENS)
+        accuracy_before = spec.parent_accuracy
+        if accuracy_before is None:
+            progress.report("evaluating", 0)
+            accuracy_before = measure_accuracy(sampler, task.held_out, verifier, max_tokens=EVAL_TOKENS)
         progress.report("evaluating", 0, {"accuracy": accuracy_before.value})
         outcome: ReheatOutcome | RLOutcome
         if isinstance(spec, ReheatSpec):

@@ -18,7 +18,7 @@ from workers.losses import chunked_divergence, entropy, find_tau, logprobs_of_st
 from workers.optimisation import make_optimizer, optimizer_step
 from workers.policy import Policy, TokenBatch, micro_batches
 from workers.progress import Progress
-from workers.sampling import Rollout, Sampler
+from workers.sampling import Rollout, Sampler, parent_entropy
 from workers.task_data import Messages
 
 BISECTION_STATES = 192
@@ -68,8 +68,7 @@ class Reheater:
     def run(self) -> ReheatOutcome:
         """Trains until the target or the step budget; the sampler then serves the final student."""
         spec = self._spec
-        self._progress.report("measuring", 0)
-        before = measured = self._sampler.measure_entropy(spec.seed)
+        before = measured = parent_entropy(spec, self._sampler, self._progress)
         if spec.target_entropy is not None:
             rising = spec.target_entropy >= before.mean
             self._aim = spec.target_entropy * (TEACHER_REACH if rising else 1 / TEACHER_REACH)

@@ -65,6 +65,8 @@ class SwapManager:
         self._proof_tolerance = proof_tolerance
         self._drain_timeout_s = drain_timeout_s
         self._on_stage = on_stage
+        self.on_flip: Callable[[], None] | None = None
+        """Called when the alias has been flipped, before requests on the old version are waited for."""
         self._promoted = store.promoted()
         self._staged: set[int] = set()
         self._changing = asyncio.Lock()
@@ -174,6 +176,8 @@ class SwapManager:
                 await self.discard(version)
                 raise
             seconds = time.monotonic() - started
+            if self.on_flip is not None:
+                self.on_flip()
             if old:
                 self._tell("drain", old)
                 await self._give_up(engine_name(old))

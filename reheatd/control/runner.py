@@ -86,6 +86,8 @@ class JobRunner:
             parent_version=parent,
             parent_adapter=parts.versions.path(parent) if parent else None,
             baseline=baseline.mean,
+            parent_entropy=parts.monitor.latest_estimate(parent),
+            parent_lineage=parts.versions.get(parent).lineage,
         )
         spec.output_dir.mkdir(parents=True, exist_ok=True)
         self.record.spec = spec

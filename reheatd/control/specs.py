@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from reheatd.adapters.lineage import Lineage
 from reheatd.config import Settings
 from reheatd.control.parts import ServedPolicy
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import (
+    Accuracy,
+    EntropyEstimate,
     JobRequest,
     JobResult,
     LoraConfig,
@@ -50,6 +53,8 @@ def build_spec(
     parent_version: int,
     parent_adapter: Path | None,
     baseline: float,
+    parent_entropy: EntropyEstimate | None = None,
+    parent_lineage: Lineage | None = None,
 ) -> ReheatSpec | RLSpec:
     """The specification of a checked request; what it leaves open comes from the settings. All paths are absolute.
 
@@ -57,7 +62,12 @@ def build_spec(
 
     Args:
         baseline: Mean entropy of the base model on the probes, nats per token.
+        parent_entropy: Newest estimate of the parent's entropy, if there is one.
+        parent_lineage: Of the parent; its accuracy is taken over where it was measured on the same problems.
     """
+    task = TaskConfig(
+        path=_absolute(settings.task.path), reward=settings.task.reward, eval_count=settings.task.eval_count
+    )
     common: dict[str, Any] = {
         "job_id": job_id,
         "parent_version": parent_version,
@@ -66,9 +76,7 @@ def build_spec(
         "gateway_url": gateway_url,
         "output_dir": (settings.jobs_dir / job_id).resolve(),
         "lora": LoraConfig(**settings.lora.model_dump()),
-        "task": TaskConfig(
-            path=_absolute(settings.task.path), reward=settings.task.reward, eval_count=settings.task.eval_count
-        ),
+        "task": task,
         "probes": ProbeConfig(
             path=_absolute(settings.entropy.probes),
             count=settings.entropy.probe_count,
@@ -76,6 +84,8 @@ def build_spec(
             top_k=settings.entropy.top_k,
             confidence=settings.entropy.confidence,
         ),
+        "parent_entropy": parent_entropy,
+        "parent_accuracy": _known_accuracy(parent_lineage, task),
         "seed": request.seed,
     }
     section = settings.reheat if request.kind == "reheat" else settings.rl
@@ -121,6 +131,12 @@ def lineage_kind(spec: ReheatSpec | RLSpec, result: JobResult) -> Literal["rehea
         return "cool" if tau < 1 else "reheat"
     target = spec.target_entropy
     return "cool" if target is not None and target < result.entropy_before.mean else "reheat"
+
+
+def _known_accuracy(lineage: Lineage | None, task: TaskConfig) -> Accuracy | None:
+    if lineage is None or lineage.spec.get("task") != task.model_dump(mode="json"):
+        return None
+    return lineage.accuracy_after
 
 
 def _absolute(path: Path | None) -> Path | None:

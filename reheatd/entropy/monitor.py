@@ -10,12 +10,16 @@ from reheatd.config import EntropySection
 from reheatd.entropy.detector import CollapseDetector, Verdict
 from reheatd.entropy.meter import EntropyMeter, Measurement
 from reheatd.entropy.series import EntropySeries, Source, Window
-from reheatd.errors import BadInputError, EngineError, NotFoundError
+from reheatd.errors import BadInputError, ConflictError, EngineError, NotFoundError
 from reheatd.jobs.contracts import EntropyEstimate
 
 __all__ = ["EntropyMeter", "EntropyMonitor", "Measurement"]
 
 logger = logging.getLogger(__name__)
+
+
+class OutdatedWindowError(ConflictError):
+    """The version was replaced while its entropy was being measured."""
 
 
 class EntropyMonitor:
@@ -52,6 +56,7 @@ class EntropyMonitor:
         self._state = series.detector_state()
         self._wake = asyncio.Event()
         self._wake_source: Source = "trigger"
+        self._window: tuple[int, asyncio.Task[Measurement]] | None = None
         # One measurement at a time: two at once would slow clients down and each other.
         self._measuring = asyncio.Lock()
 
@@ -84,12 +89,12 @@ class EntropyMonitor:
 
         Raises:
             EngineError: The engine could not be sampled; nothing was recorded.
-            NotFoundError: The version was unloaded meanwhile; nothing was recorded.
+            NotFoundError, OutdatedWindowError: The version was unloaded or replaced meanwhile; nothing was recorded.
         """
         async with self._measuring:
             baseline = await self._baseline()
             version, model = self._model_of_promoted()
-            measurement = await self._measure(model)
+            measurement = await self._measure_promoted(version, model)
             state = self._detector.step(self._state, version, measurement.estimate, baseline.mean)
             window = Window(
                 version=version,
@@ -128,6 +133,18 @@ class EntropyMonitor:
         async with self._measuring:
             return await self._measure(name)
 
+    def latest_estimate(self, version: int) -> EntropyEstimate | None:
+        """The newest estimate of a version's entropy; of version 0 the baseline, which pools several windows."""
+        if version == 0:
+            return self.baseline
+        windows = self._series.last(1, version)
+        return windows[0].estimate if windows else None
+
+    def give_up_outdated(self) -> None:
+        """Ends a window of a version that is not the promoted one any more: it would hold that one in the engine."""
+        if self._window is not None and self._window[0] != self._model_of_promoted()[0]:
+            self._window[1].cancel()
+
     def trigger(self) -> None:
         """Asks for a window now; one that is being taken is followed by another."""
         self._wake_up("trigger")
@@ -138,6 +155,8 @@ class EntropyMonitor:
         while True:
             try:
                 await self.take_window(source)
+            except OutdatedWindowError as error:
+                logger.info("%s", error)  # whoever replaced it asks for a window of the new one
             except (EngineError, NotFoundError) as error:
                 logger.warning(
                     "entropy window failed, next one in %.0f s or when triggered: %s", self._settings.interval_s, error
@@ -156,6 +175,18 @@ class EntropyMonitor:
     def _wake_up(self, source: Source) -> None:
         self._wake_source = source
         self._wake.set()
+
+    async def _measure_promoted(self, version: int, model: str) -> Measurement:
+        task = asyncio.create_task(self._measure(model))
+        self._window = version, task
+        try:
+            await asyncio.wait({task})
+            if task.cancelled():
+                raise OutdatedWindowError(f"{model} was replaced while its entropy was being measured")
+            return task.result()
+        finally:
+            self._window = None
+            task.cancel()
 
     async def _measure(self, model: str) -> Measurement:
         self._meter.tail_model = self._series.tail_moments().fit()

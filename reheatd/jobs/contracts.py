@@ -39,6 +39,25 @@ class ProbeConfig(Contract):
     confidence: float = 0.95
 
 
+class EntropyEstimate(Contract):
+    """Mean token entropy with a confidence interval clustered by sequence, nats per token."""
+
+    mean: float
+    low: float
+    high: float
+    tokens: int
+    sequences: int
+
+
+class Accuracy(Contract):
+    """Share of held-out problems solved, decoding greedily, with a Wilson interval."""
+
+    value: float
+    low: float
+    high: float
+    problems: int
+
+
 class JobBase(Contract):
     job_id: str
     parent_version: int
@@ -54,6 +73,10 @@ class JobBase(Contract):
     lora: LoraConfig = LoraConfig()
     task: TaskConfig = TaskConfig()
     probes: ProbeConfig = ProbeConfig()
+    parent_entropy: EntropyEstimate | None = None
+    """Probe entropy of the parent version as the daemon measured it last; None: the worker measures it."""
+    parent_accuracy: Accuracy | None = None
+    """The parent version's accuracy on the same problems; None: the worker measures it."""
     seed: int = 0
 
 
@@ -104,25 +127,6 @@ class RLSpec(JobBase):
 
 
 JobSpec = Annotated[ReheatSpec | RLSpec, Field(discriminator="kind")]
-
-
-class EntropyEstimate(Contract):
-    """Mean token entropy with a confidence interval clustered by sequence, nats per token."""
-
-    mean: float
-    low: float
-    high: float
-    tokens: int
-    sequences: int
-
-
-class Accuracy(Contract):
-    """Share of held-out problems solved, decoding greedily, with a Wilson interval."""
-
-    value: float
-    low: float
-    high: float
-    problems: int
 
 
 class ProofItem(Contract):

@@ -160,6 +160,9 @@ class FakeMonitor:
             tail=TailMoments(),
         )
 
+    def latest_estimate(self, version: int) -> EntropyEstimate | None:
+        return self.entropies.get(engine_name(version))
+
     def trigger(self) -> None:
         self.triggered += 1
 

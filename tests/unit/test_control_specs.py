@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 
+from reheatd.adapters.lineage import Lineage
 from reheatd.config import Settings
 from reheatd.control.parts import ServedPolicy
 from reheatd.control.specs import build_spec, check_request, lineage_kind
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import JobRequest, ReheatSpec, RLSpec
-from tests.unit.control_support import World, entropy
+from tests.unit.control_support import World, accuracy, entropy
 
 
-def spec_of(tmp_path: Path, **request: Any) -> ReheatSpec | RLSpec:
+def spec_of(tmp_path: Path, lineage: Lineage | None = None, **request: Any) -> ReheatSpec | RLSpec:
     settings = Settings.model_validate(
         {
             "data_dir": "relative",
@@ -33,6 +34,8 @@ def spec_of(tmp_path: Path, **request: Any) -> ReheatSpec | RLSpec:
         parent_version=3,
         parent_adapter=tmp_path / "policy-v3",
         baseline=2.0,
+        parent_entropy=entropy(0.9),
+        parent_lineage=lineage,
     )
 
 
@@ -49,6 +52,24 @@ def test_a_request_wins_over_the_settings(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, kind="rl", steps=2, temperature=0.7, learning_rate=0.5, seed=4)
     assert isinstance(spec, RLSpec)
     assert (spec.steps, spec.temperature, spec.learning_rate, spec.seed, spec.group_size) == (2, 0.7, 0.5, 4, 3)
+
+
+def test_what_is_known_of_the_parent_is_not_measured_again(tmp_path: Path) -> None:
+    first = spec_of(tmp_path, kind="rl")
+    assert (first.parent_entropy, first.parent_accuracy) == (entropy(0.9), None)
+    lineage = Lineage(
+        version=3,
+        parent=0,
+        base_model="tiny",
+        base_digest="d",
+        digest="d",
+        kind="rl",
+        spec=first.model_dump(mode="json"),
+        accuracy_after=accuracy(20),
+    )
+    assert spec_of(tmp_path, lineage, kind="reheat", tau=1.5).parent_accuracy == accuracy(20)
+    lineage.spec["task"]["eval_count"] += 1
+    assert spec_of(tmp_path, lineage, kind="reheat", tau=1.5).parent_accuracy is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from reheatd.config import EntropySection
 from reheatd.database import connect
 from reheatd.engine.client import EngineClient, Sample, TokenLogprobs
 from reheatd.entropy.detector import CollapseDetector
-from reheatd.entropy.monitor import EntropyMeter, EntropyMonitor
+from reheatd.entropy.monitor import EntropyMeter, EntropyMonitor, OutdatedWindowError
 from reheatd.entropy.probes import load_probes
 from reheatd.entropy.series import EntropySeries, Window
 from reheatd.errors import BadInputError, EngineError
@@ -273,6 +273,41 @@ def test_a_window_belongs_to_the_version_it_sampled_when_the_alias_flips_meanwhi
         assert daemon.series.last(1) == [window]
         assert daemon.seen == []  # nobody acts on a version that is no longer served
         assert daemon.monitor.verdict is None
+
+    drive(tmp_path, story)
+
+
+def test_a_window_of_a_version_that_was_replaced_is_given_up(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        engine.temperatures["policy-v1"] = 0.2
+        daemon.version = 1
+        await daemon.monitor.ensure_baseline()
+        daemon.monitor.give_up_outdated()  # nothing is being measured
+
+        def flip() -> None:
+            daemon.monitor.give_up_outdated()  # not replaced yet: goes on
+            daemon.version = 0
+            asyncio.get_running_loop().call_soon(daemon.monitor.give_up_outdated)
+
+        engine.before_answer = flip
+        with pytest.raises(OutdatedWindowError, match="policy-v1 was replaced"):
+            await daemon.monitor.take_window()
+        assert daemon.series.last(1) == []
+        assert (await daemon.monitor.take_window()).version == 0
+
+    drive(tmp_path, story)
+
+
+def test_the_latest_estimate_is_the_newest_window_and_of_the_base_the_baseline(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        engine.temperatures["policy-v1"] = 0.2
+        daemon.version = 1
+        assert daemon.monitor.latest_estimate(0) is None
+        await daemon.monitor.take_window()
+        newest = await daemon.monitor.take_window()
+        assert daemon.monitor.latest_estimate(1) == newest.estimate
+        assert daemon.monitor.latest_estimate(0) == daemon.monitor.baseline
+        assert daemon.monitor.latest_estimate(2) is None
 
     drive(tmp_path, story)
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from reheatd.errors import BadInputError
-from reheatd.jobs.contracts import LoraConfig, ReheatSpec
+from reheatd.jobs.contracts import EntropyEstimate, LoraConfig, ReheatSpec
 from tests.unit.workers_support import InProcessSampler, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.policy import Policy, TokenBatch, micro_batches
 from workers.ts_opsd import Reheater, ReheatOutcome
@@ -55,6 +55,13 @@ def test_an_overshot_target_is_come_back_to(tmp_path: Path) -> None:
     assert min(sampler.entropies) < 0.85 * target
     assert outcome.stopped == "target"
     assert outcome.entropy_after.mean == pytest.approx(target, rel=0.12)
+
+
+def test_entropy_that_the_daemon_has_measured_is_taken_over(tmp_path: Path) -> None:
+    known = EntropyEstimate(mean=1.5, low=1.4, high=1.6, tokens=100, sequences=10)
+    outcome, sampler = train(tmp_path, tau=2.0, steps=2, parent_entropy=known)
+    assert outcome.entropy_before == known
+    assert sampler.entropies == [outcome.entropy_after.mean]
 
 
 def test_a_target_already_met_trains_nothing(tmp_path: Path) -> None:
