@@ -33,7 +33,7 @@ from reheatd.ports import reserve_port
 T = TypeVar("T")
 
 CONFIG = """\
-# Written by `reheatd demo`: the defaults, but for narrower intervals, fewer held-out problems and a short run of RL.
+# Written by `reheatd demo`: the defaults, but for narrower intervals, fewer held-out problems and short training.
 data_dir = {data_dir}
 
 [server]
@@ -45,12 +45,22 @@ probe_count = 40
 [task]
 eval_count = 32
 
+[reheat]
+learning_rate = 2e-3
+
 [rl]
 steps = 3
 """
 COLLAPSE_RATIO = 0.4
-COLLAPSE = {"kind": "reheat", "tau": 0.4, "target_ratio": COLLAPSE_RATIO, "divergence": "reverse_kl"}
-"""The reverse divergence makes the student drop what its cold teacher drops, and so cools fast."""
+COLLAPSE = {
+    "kind": "reheat",
+    "tau": 0.4,
+    "target_ratio": COLLAPSE_RATIO,
+    "divergence": "reverse_kl",
+    "learning_rate": 1e-3,
+}
+"""The reverse divergence makes the student drop what its cold teacher drops, and so cools fast; a smaller learning rate
+than the reheat's, since a tau given by hand does not come back from beyond the target."""
 TARGET_TOLERANCE = 0.15
 STEP_TIMEOUT_S = 900.0
 POLL_S = 1.0
@@ -179,6 +189,7 @@ class Demonstration:
         ):
             job = self._wait(what, lambda trigger=trigger: self._finished(trigger))
         self._wait("the last version's entropy", lambda: self._windows(job.version) or None)
+        self._tell()
 
     def _outcome(self, tally: Tally) -> Outcome:
         entries = self._entries()

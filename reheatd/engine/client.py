@@ -21,6 +21,8 @@ WATCH_S = 2.0
 HEALTH_TIMEOUT_S = 5.0
 FIRST_TOKEN_S = 60.0
 """Longest wait for the one token that proves an engine ready; one whose core has just died never answers."""
+WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+"""Said in every request: an engine that is not ours may take other defaults from its model's folder."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ class EngineClient:
             "n": n,
             "temperature": temperature,
             "max_tokens": max_tokens,
+            **WHOLE_DISTRIBUTION,
             "logprobs": True,
             # One more than asked: a token drawn outside the top displaces the last entry.
             "top_logprobs": top_k + 1 if top_k else 0,
@@ -192,6 +195,7 @@ class EngineClient:
             "n": n,
             "temperature": temperature,
             "max_tokens": max_tokens,
+            **WHOLE_DISTRIBUTION,
             "logprobs": top_k + 1 if top_k else 0,
             "return_token_ids": True,
             # The top logprobs come as a dictionary keyed by text, where two tokens of equal text would be one.

@@ -157,7 +157,7 @@ class EntropyMonitor:
                 await self.take_window(source)
             except OutdatedWindowError as error:
                 logger.info("%s", error)  # whoever replaced it asks for a window of the new one
-            except (EngineError, NotFoundError) as error:
+            except (EngineError, NotFoundError, BadInputError) as error:
                 logger.warning(
                     "entropy window failed, next one in %.0f s or when triggered: %s", self._settings.interval_s, error
                 )
