@@ -67,7 +67,10 @@ def difference(first: list[Sample], second: list[Sample]) -> tuple[float, int]:
 
 
 async def mixed_batch(url: str, side: str, report: Report) -> None:
-    """Greedy answers of base and adapters: one at a time, each model's in a batch of its own, and all in one batch."""
+    """Greedy answers of base and adapters: one at a time, all in one batch, and each model alone in as large a batch.
+
+    The last is the engine's own noise: a batch of another size rounds another way.
+    """
     prompts = [f"Question {number}: what is {number * 3} plus {number * 7 + 1}?" for number in range(MIXED_PROMPTS)]
     models = ["base", *ADAPTERS]
     async with EngineClient(url) as client:
@@ -76,12 +79,15 @@ async def mixed_batch(url: str, side: str, report: Report) -> None:
             return (await client.complete(model, prompt, max_tokens=MIXED_TOKENS, temperature=0.0))[0]
 
         alone = {model: [await one(model, prompt) for prompt in prompts] for model in models}
-        own = {model: await asyncio.gather(*(one(model, prompt) for prompt in prompts)) for model in models}
+        own = {
+            model: await asyncio.gather(*(one(model, prompt) for _ in models for prompt in prompts)) for model in models
+        }
         rows = await asyncio.gather(*(one(model, prompt) for prompt in prompts for model in models))
     mixed = {model: rows[index :: len(models)] for index, model in enumerate(models)}
     for kind, names in (("base", ["base"]), ("adapter", list(ADAPTERS))):
         for against, answers in (("noise", own), ("mixed", mixed)):
-            found = [difference(alone[name], answers[name]) for name in names]
+            copies = len(answers["base"]) // len(prompts)
+            found = [difference(alone[name] * copies, answers[name]) for name in names]
             report.result(f"{side}_{against}_{kind}_max_logprob_diff", max(largest for largest, _ in found), "nats")
             report.result(f"{side}_{against}_{kind}_texts_changed", sum(changed for _, changed in found))
 

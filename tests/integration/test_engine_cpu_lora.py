@@ -64,15 +64,18 @@ def test_base_and_adapters_in_one_batch_answer_as_each_alone(engine: str, adapte
                 return (await client.complete(model, prompt, max_tokens=24, temperature=0.0))[0]
 
             alone = {model: [await one(model, prompt) for prompt in PROMPTS] for model in models}
-            together = {model: await asyncio.gather(*(one(model, p) for p in PROMPTS)) for model in models}
+            together = {
+                model: await asyncio.gather(*(one(model, prompt) for _ in models for prompt in PROMPTS))
+                for model in models
+            }
             rows = await asyncio.gather(*(one(model, prompt) for prompt in PROMPTS for model in models))
             return alone, together, {model: rows[index :: len(models)] for index, model in enumerate(models)}
 
     alone, together, mixed = asyncio.run(ask())
     for model in models:
-        # The engine's own noise: a batch of another size may round another way.
-        noise = difference(alone[model], together[model])
-        assert difference(alone[model], mixed[model]) <= 2 * noise + 1e-3, model
+        # The engine's own noise: a batch of another size rounds another way.
+        noise = difference(alone[model] * len(models), together[model])
+        assert difference(alone[model], mixed[model]) <= noise + 1e-3, model
         steady = [index for index in range(len(PROMPTS)) if texts(alone[model])[index] == texts(together[model])[index]]
         assert [texts(mixed[model])[index] for index in steady] == [texts(alone[model])[index] for index in steady]
         assert steady, model
