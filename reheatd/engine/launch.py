@@ -75,6 +75,8 @@ def engine_command(settings: Settings, model_path: Path, port: int, device: Devi
             "--block-size", str(BLOCK_TOKENS),
             "--kv-cache-memory-bytes", str(engine.kv_cache_bytes),
         ]  # fmt: skip
+        # vLLM compiles a small function of its sampler even when told to be eager, and then needs a C++ compiler.
+        env["TORCHDYNAMO_DISABLE"] = "1"
         env |= SHARED_CORES_ENV
         env["VLLM_CPU_OMP_THREADS_BIND"] = engine.cpu_threads_bind or _allowed_cores()
     else:
