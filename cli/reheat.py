@@ -26,7 +26,10 @@ class Divergence(StrEnum):
 def reheat(
     tau: Annotated[
         float | None,
-        typer.Option(help="Teacher temperature; above 1 reheats, below 1 cools; default: from the target."),
+        typer.Option(
+            help="Teacher temperature; above 1 reheats (up to reheat.ceiling_ratio unless a target is given), below 1 "
+            "cools; default: from the target."
+        ),
     ] = None,
     target_ratio: Annotated[
         float | None, typer.Option(help="Entropy to stop at, as a share of the baseline; default: reheat.target_ratio.")

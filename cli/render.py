@@ -27,10 +27,14 @@ def print_json(value: Any) -> None:
 
 
 def table(*columns: str) -> Table:
-    """A table without frame; columns whose name starts with `#` are aligned to the right."""
+    """A table without frame; columns whose name starts with `#` are aligned to the right.
+
+    The first column names the row: a narrow terminal never cuts it short.
+    """
     made = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        made.add_column(column.removeprefix("#"), justify="right" if column.startswith("#") else "left")
+    for index, column in enumerate(columns):
+        justify = "right" if column.startswith("#") else "left"
+        made.add_column(column.removeprefix("#"), justify=justify, no_wrap=index == 0)
     return made
 
 

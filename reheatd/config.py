@@ -153,7 +153,10 @@ class GateSection(Section):
 class ReheatSection(Section):
     target_ratio: float = Field(default=0.85, gt=0)
     """Entropy target of a reheat the daemon starts by itself, as a share of the baseline."""
-    steps: int = Field(default=60, ge=1)
+    ceiling_ratio: float = Field(default=1.2, gt=1)
+    """A reheat by tau alone stops at this share of the baseline, or of the entropy it starts from if that is higher:
+    a large vocabulary's tail heats far beyond what tau suggests."""
+    steps: int = Field(default=30, ge=1)
     """Most optimiser steps of a reheat."""
     teacher: Literal["frozen", "live"] = "frozen"
     """Teacher: the collapsed policy as it was (`frozen`) or the student itself, without gradient (`live`)."""

@@ -44,7 +44,7 @@ class ReheatOutcome:
     tau: float
     entropy_before: EntropyEstimate
     entropy_after: EntropyEstimate
-    stopped: Literal["target", "steps"]
+    stopped: Literal["target", "ceiling", "steps"]
 
 
 class Reheater:
@@ -62,6 +62,8 @@ class Reheater:
         self._progress = progress
         self._optimizer = make_optimizer(policy.parameters(), spec.learning_rate)
         self._tau = spec.tau or 1.0
+        self._goal = spec.max_entropy if spec.target_entropy is None else spec.target_entropy
+        """Probe entropy at which to stop, nats per token; None: nowhere."""
         self._aim = 0.0
         """Probe entropy the teacher is given when tau is searched, nats per token."""
 
@@ -95,19 +97,20 @@ class Reheater:
             measured = self._sampler.measure_entropy(spec.seed + step)
             self._progress.report("measuring", step, {"probe_entropy": measured.mean})
             self._correct_aim(measured)
-        stopped = "target" if self._reached(before.mean, measured.mean) else "steps"
-        return ReheatOutcome(step, self._tau, before, measured, stopped)
+        stop = "ceiling" if spec.target_entropy is None else "target"
+        reached = self._reached(before.mean, measured.mean)
+        return ReheatOutcome(step, self._tau, before, measured, stop if reached else "steps")
 
     def _passed(self, before: float, now: float) -> bool:
-        """Whether entropy has come from `before` as far as the target, less the slack."""
-        target = self._spec.target_entropy
+        """Whether entropy has come from `before` as far as the goal, less the slack."""
+        target = self._goal
         if target is None:
             return False
         return now >= target * (1 - SLACK) if target >= before else now <= target * (1 + SLACK)
 
     def _reached(self, before: float, now: float) -> bool:
-        """Whether it has passed the target and, where tau is ours to correct, is not far beyond."""
-        target = self._spec.target_entropy
+        """Whether it has passed the goal and, where tau is ours to correct, is not far beyond."""
+        target = self._goal
         if target is None or not self._passed(before, now):
             return False
         if self._spec.tau is not None:

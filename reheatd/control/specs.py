@@ -58,7 +58,8 @@ def build_spec(
 ) -> ReheatSpec | RLSpec:
     """The specification of a checked request; what it leaves open comes from the settings. All paths are absolute.
 
-    A ratio becomes a target in nats per token. A reheat without tau and without target gets `reheat.target_ratio`.
+    A ratio becomes a target in nats per token. A reheat without tau and without target gets `reheat.target_ratio`, one
+    with tau > 1 and without target a ceiling from `reheat.ceiling_ratio`.
 
     Args:
         baseline: Mean entropy of the base model on the probes, nats per token.
@@ -89,7 +90,7 @@ def build_spec(
         "seed": request.seed,
     }
     section = settings.reheat if request.kind == "reheat" else settings.rl
-    values = section.model_dump(exclude={"target_ratio"})
+    values = section.model_dump(exclude={"target_ratio", "ceiling_ratio"})
     asked = request.model_dump(exclude_none=True, include=set(values))
     if request.kind == "rl":
         return RLSpec(**common, **{**values, **asked})
@@ -99,7 +100,11 @@ def build_spec(
         ratio = settings.reheat.target_ratio
     if ratio is not None:
         target = ratio * baseline
-    return ReheatSpec(**common, **{**values, **asked}, tau=request.tau, target_entropy=target)
+    ceiling = None
+    if target is None and request.tau is not None and request.tau > 1:
+        start = baseline if parent_entropy is None else max(baseline, parent_entropy.mean)
+        ceiling = settings.reheat.ceiling_ratio * start
+    return ReheatSpec(**common, **{**values, **asked}, tau=request.tau, target_entropy=target, max_entropy=ceiling)
 
 
 def lineage_fields(spec: ReheatSpec | RLSpec, result: JobResult, policy: ServedPolicy) -> dict[str, Any]:

@@ -88,7 +88,9 @@ class ReheatSpec(JobBase):
     """Teacher temperature; > 1 reheats, < 1 cools; None: found by bisection from `target_entropy`."""
     target_entropy: float | None = None
     """Probe entropy, nats per token, at which to stop; None: run all steps."""
-    steps: int = 60
+    max_entropy: float | None = None
+    """Probe entropy, nats per token, at which a job with tau > 1 and without a target stops before its last step."""
+    steps: int = 30
     teacher: Literal["frozen", "live"] = "frozen"
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
     min_p: float | None = None
@@ -97,7 +99,7 @@ class ReheatSpec(JobBase):
     max_tokens: int = 48
     refresh_every: int = 4
 
-    @field_validator("tau", "target_entropy")
+    @field_validator("tau", "target_entropy", "max_entropy")
     @classmethod
     def _positive(cls, value: float | None) -> float | None:
         if value is not None and not (math.isfinite(value) and value > 0):
@@ -155,7 +157,7 @@ class JobResult(Contract):
     metrics: dict[str, float] = {}
     """Last values of the training metrics."""
     stopped: str
-    """Why training ended: `target`, `steps`."""
+    """Why training ended: `target`, `ceiling`, `steps`."""
     seconds: float
 
 

@@ -54,6 +54,18 @@ def test_a_request_wins_over_the_settings(tmp_path: Path) -> None:
     assert (spec.steps, spec.temperature, spec.learning_rate, spec.seed, spec.group_size) == (2, 0.7, 0.5, 4, 3)
 
 
+@pytest.mark.parametrize(
+    ("request_fields", "ceiling"),
+    [({"tau": 1.5}, 2.4), ({"tau": 0.5}, None), ({"tau": 1.5, "target_ratio": 0.9}, None), ({}, None)],
+)
+def test_heating_by_tau_alone_has_a_ceiling(
+    tmp_path: Path, request_fields: dict[str, Any], ceiling: float | None
+) -> None:
+    spec = spec_of(tmp_path, kind="reheat", **request_fields)
+    assert isinstance(spec, ReheatSpec)
+    assert spec.max_entropy == (ceiling if ceiling is None else pytest.approx(ceiling))
+
+
 def test_what_is_known_of_the_parent_is_not_measured_again(tmp_path: Path) -> None:
     first = spec_of(tmp_path, kind="rl")
     assert (first.parent_entropy, first.parent_accuracy) == (entropy(0.9), None)

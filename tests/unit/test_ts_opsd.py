@@ -57,6 +57,15 @@ def test_an_overshot_target_is_come_back_to(tmp_path: Path) -> None:
     assert outcome.entropy_after.mean == pytest.approx(target, rel=0.12)
 
 
+def test_a_fixed_tau_stops_at_its_ceiling(tmp_path: Path) -> None:
+    start, _ = train(tmp_path, tau=1.0, steps=1, learning_rate=1e-9)
+    ceiling = 1.2 * start.entropy_before.mean
+    outcome, _ = train(tmp_path, tau=4.0, max_entropy=ceiling, steps=80)
+    assert outcome.stopped == "ceiling"
+    assert outcome.steps < 80
+    assert outcome.entropy_after.mean == pytest.approx(ceiling, rel=0.15)
+
+
 def test_entropy_that_the_daemon_has_measured_is_taken_over(tmp_path: Path) -> None:
     known = EntropyEstimate(mean=1.5, low=1.4, high=1.6, tokens=100, sequences=10)
     outcome, sampler = train(tmp_path, tau=2.0, steps=2, parent_entropy=known)
