@@ -154,8 +154,8 @@ class ReheatSection(Section):
     target_ratio: float = Field(default=0.85, gt=0)
     """Entropy target of a reheat the daemon starts by itself, as a share of the baseline."""
     ceiling_ratio: float = Field(default=1.2, gt=1)
-    """A reheat by tau alone stops at this share of the baseline, or of the entropy it starts from if that is higher:
-    a large vocabulary's tail heats far beyond what tau suggests."""
+    """A reheat by tau alone stops at this share of the baseline, or of the entropy it starts from if that is higher; a
+    tau that leads beyond is lowered. The tail of a large vocabulary heats far more than a tau suggests."""
     steps: int = Field(default=30, ge=1)
     """Most optimiser steps of a reheat."""
     teacher: Literal["frozen", "live"] = "frozen"

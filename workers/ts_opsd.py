@@ -6,6 +6,7 @@ z_c are the logits of the policy the job started from (`frozen`) or of the stude
 tau < 1 cools; the code is the same.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -71,14 +72,13 @@ class Reheater:
         """Trains until the target or the step budget; the sampler then serves the final student."""
         spec = self._spec
         before = measured = parent_entropy(spec, self._sampler, self._progress)
-        if spec.target_entropy is not None:
-            rising = spec.target_entropy >= before.mean
-            self._aim = spec.target_entropy * (TEACHER_REACH if rising else 1 / TEACHER_REACH)
+        if self._goal is not None:
+            self._aim = self._goal * (TEACHER_REACH if self._goal >= before.mean else 1 / TEACHER_REACH)
         step = 0
         while step < spec.steps and not self._reached(before.mean, measured.mean):
             rollouts = self._refresh(step)
-            if spec.tau is None:
-                self._tau = self._search_tau(rollouts, measured)
+            if self._corrects_tau:
+                self._tau = min(spec.tau or math.inf, self._search_tau(rollouts, measured))
             for first in range(0, len(rollouts), spec.prompts_per_step):
                 if step == spec.steps:
                     break
@@ -101,6 +101,11 @@ class Reheater:
         reached = self._reached(before.mean, measured.mean)
         return ReheatOutcome(step, self._tau, before, measured, stop if reached else "steps")
 
+    @property
+    def _corrects_tau(self) -> bool:
+        """Whether tau follows the goal. One given with a target is the user's word; one with a ceiling is a maximum."""
+        return self._spec.tau is None or (self._spec.target_entropy is None and self._goal is not None)
+
     def _passed(self, before: float, now: float) -> bool:
         """Whether entropy has come from `before` as far as the goal, less the slack."""
         target = self._goal
@@ -113,7 +118,7 @@ class Reheater:
         target = self._goal
         if target is None or not self._passed(before, now):
             return False
-        if self._spec.tau is not None:
+        if not self._corrects_tau:
             return True
         return now <= target * (1 + OVERSHOOT) if target >= before else now >= target * (1 - OVERSHOOT)
 
@@ -132,7 +137,7 @@ class Reheater:
 
     def _correct_aim(self, measured: EntropyEstimate) -> None:
         """Integral control: how closely student follows teacher depends on the policy, LoRA and learning rate."""
-        target = self._spec.target_entropy
+        target = self._goal
         if target is not None:
             aim = self._aim * (target / max(measured.mean, 1e-3)) ** AIM_GAIN
             self._aim = min(target * MAX_AIM, max(target / MAX_AIM, aim))

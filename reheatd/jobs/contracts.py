@@ -89,7 +89,8 @@ class ReheatSpec(JobBase):
     target_entropy: float | None = None
     """Probe entropy, nats per token, at which to stop; None: run all steps."""
     max_entropy: float | None = None
-    """Probe entropy, nats per token, at which a job with tau > 1 and without a target stops before its last step."""
+    """Probe entropy, nats per token, at which a job with tau > 1 and without a target stops before its last step; a tau
+    that leads beyond is lowered."""
     steps: int = 30
     teacher: Literal["frozen", "live"] = "frozen"
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
