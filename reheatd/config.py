@@ -124,6 +124,8 @@ class TaskSection(Section):
     """Reward: `numeric`, `exact`, or `module:function` called as f(completion: str, answer: str) -> float."""
     eval_count: int = Field(default=48, ge=1)
     """Held-out problems used to compare accuracy before and after a job."""
+    eval_samples: int = Field(default=4, ge=0)
+    """Completions per held-out problem, at temperature 1, that pass@k is measured from; 0 turns pass@k off."""
 
 
 class ControlSection(Section):

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reheatd.jobs.contracts import Accuracy, EntropyEstimate, ProofItem
+from reheatd.jobs.contracts import Accuracy, EntropyEstimate, PassAtK, ProofItem
 
 BASE_MODEL_NAME = "base"
 """Name under which the engine serves the bare model."""
@@ -40,5 +40,7 @@ class Lineage(BaseModel):
     entropy_after: EntropyEstimate | None = None
     accuracy_before: Accuracy | None = None
     accuracy_after: Accuracy | None = None
+    pass_at_k_before: PassAtK | None = None
+    pass_at_k_after: PassAtK | None = None
     proof: list[ProofItem] = []
     created_at: float = Field(default_factory=time.time)

@@ -1,13 +1,12 @@
 """Immutable adapter versions on disk, and which of them is promoted.
 
-A version is a folder `policy-vN-<digest>` with weights, configuration and lineage, complete from the moment it has
-its name. Its number is never used again, not even after it was deleted.
+A version is a folder `policy-vN-<digest>` with weights, configuration, lineage and its job's report, complete from the
+moment it has its name. Its number is never used again, not even after it was deleted.
 """
 
 import asyncio
 import hashlib
 import logging
-import os
 import re
 import shutil
 import sqlite3
@@ -20,10 +19,12 @@ from pydantic import BaseModel, ConfigDict
 from reheatd.adapters.lineage import BASE_MODEL_NAME, Lineage, version_name
 from reheatd.adapters.validate import CONFIG_FILE, WEIGHTS_FILE
 from reheatd.errors import AdapterInvalidError, ConflictError, NotFoundError
+from reheatd.files import fsync
 
 log = logging.getLogger(__name__)
 
 LINEAGE_FILE = "lineage.json"
+REPORT_FOLDER = "report"
 VersionState = Literal["candidate", "promoted", "retired", "rejected"]
 
 TABLES = """
@@ -63,10 +64,11 @@ class AdapterStore:
             db.executescript(TABLES)
         self._remove_leftovers()
 
-    def publish(self, source: Path, **lineage: Any) -> Lineage:
+    def publish(self, source: Path, report: Path | None = None, **lineage: Any) -> Lineage:
         """Copies the adapter in `source` into a new version and returns its lineage.
 
         Args:
+            report: Folder of the job's report; it becomes `report/` and has no part in the digest.
             lineage: Fields of `Lineage` except `version` and `digest`, which are decided here.
         """
         digest = content_digest(source)
@@ -81,14 +83,16 @@ class AdapterStore:
             for name in (WEIGHTS_FILE, CONFIG_FILE):
                 shutil.copyfile(source / name, scratch / name)
             (scratch / LINEAGE_FILE).write_text(record.model_dump_json(indent=2))
-            for file in scratch.iterdir():
-                _fsync(file)
-            _fsync(scratch)
+            if report is not None:
+                shutil.copytree(report, scratch / REPORT_FOLDER)
+            for file in scratch.rglob("*"):
+                fsync(file)
+            fsync(scratch)
             scratch.rename(final)
         except OSError:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
-        _fsync(self._folder)
+        fsync(self._folder)
         with self._db:
             self._db.execute("UPDATE adapter_versions SET folder = ? WHERE version = ?", (final.name, version))
         return record
@@ -104,6 +108,11 @@ class AdapterStore:
     def path(self, version: int) -> Path:
         """Folder of a version >= 1; raises NotFoundError when there is no such version."""
         return (self._folder / self._row(version)["folder"]).resolve()
+
+    def report_path(self, version: int) -> Path | None:
+        """Folder of the report of the job that made a version; None where there is none, as for the base."""
+        folder = self.path(version) / REPORT_FOLDER if version else None
+        return folder if folder is not None and folder.is_dir() else None
 
     def versions(self) -> list[int]:
         """The numbers of every version, the base's 0 first."""
@@ -243,11 +252,3 @@ def content_digest(folder: Path) -> str:
             while block := handle.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

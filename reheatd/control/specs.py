@@ -13,6 +13,7 @@ from reheatd.jobs.contracts import (
     JobRequest,
     JobResult,
     LoraConfig,
+    PassAtK,
     ProbeConfig,
     ReheatSpec,
     RLSpec,
@@ -64,11 +65,15 @@ def build_spec(
     Args:
         baseline: Mean entropy of the base model on the probes, nats per token.
         parent_entropy: Newest estimate of the parent's entropy, if there is one.
-        parent_lineage: Of the parent; its accuracy is taken over where it was measured on the same problems.
+        parent_lineage: Of the parent; accuracy and pass@k are taken over where they were measured on the same task.
     """
     task = TaskConfig(
-        path=_absolute(settings.task.path), reward=settings.task.reward, eval_count=settings.task.eval_count
+        path=_absolute(settings.task.path),
+        reward=settings.task.reward,
+        eval_count=settings.task.eval_count,
+        eval_samples=settings.task.eval_samples,
     )
+    known_accuracy, known_pass_at_k = _known_scores(parent_lineage, task)
     common: dict[str, Any] = {
         "job_id": job_id,
         "parent_version": parent_version,
@@ -86,7 +91,8 @@ def build_spec(
             confidence=settings.entropy.confidence,
         ),
         "parent_entropy": parent_entropy,
-        "parent_accuracy": _known_accuracy(parent_lineage, task),
+        "parent_accuracy": known_accuracy,
+        "parent_pass_at_k": known_pass_at_k,
         "seed": request.seed,
     }
     section = settings.reheat if request.kind == "reheat" else settings.rl
@@ -123,6 +129,8 @@ def lineage_fields(spec: ReheatSpec | RLSpec, result: JobResult, policy: ServedP
         "entropy_after": result.entropy_after,
         "accuracy_before": result.accuracy_before,
         "accuracy_after": result.accuracy_after,
+        "pass_at_k_before": result.pass_at_k_before,
+        "pass_at_k_after": result.pass_at_k_after,
         "proof": result.proof,
     }
 
@@ -138,10 +146,10 @@ def lineage_kind(spec: ReheatSpec | RLSpec, result: JobResult) -> Literal["rehea
     return "cool" if target is not None and target < result.entropy_before.mean else "reheat"
 
 
-def _known_accuracy(lineage: Lineage | None, task: TaskConfig) -> Accuracy | None:
+def _known_scores(lineage: Lineage | None, task: TaskConfig) -> tuple[Accuracy | None, PassAtK | None]:
     if lineage is None or lineage.spec.get("task") != task.model_dump(mode="json"):
-        return None
-    return lineage.accuracy_after
+        return None, None
+    return lineage.accuracy_after, lineage.pass_at_k_after
 
 
 def _absolute(path: Path | None) -> Path | None:

@@ -27,6 +27,8 @@ class TaskConfig(Contract):
     """JSONL of verifiable problems; None is the bundled arithmetic task."""
     reward: str = "numeric"
     eval_count: int = 48
+    eval_samples: int = 4
+    """Completions per held-out problem for pass@k; 0: pass@k is not measured."""
 
 
 class ProbeConfig(Contract):
@@ -58,6 +60,25 @@ class Accuracy(Contract):
     problems: int
 
 
+class PassRate(Contract):
+    """pass@k: the chance that at least one of k completions solves a problem, with a 95% interval."""
+
+    k: int
+    value: float
+    low: float
+    high: float
+
+
+class PassAtK(Contract):
+    """Mean pass@k over held-out problems, completions sampled at temperature 1; unbiased (arXiv 2107.03374)."""
+
+    rates: list[PassRate]
+    """For k = 1, 2, 4, ... up to `samples`."""
+    problems: int
+    samples: int
+    """Completions per problem."""
+
+
 class JobBase(Contract):
     job_id: str
     parent_version: int
@@ -77,6 +98,8 @@ class JobBase(Contract):
     """Probe entropy of the parent version as the daemon measured it last; None: the worker measures it."""
     parent_accuracy: Accuracy | None = None
     """The parent version's accuracy on the same problems; None: the worker measures it."""
+    parent_pass_at_k: PassAtK | None = None
+    """The parent version's pass@k on the same problems; None: the worker measures it if `task.eval_samples` asks."""
     seed: int = 0
 
 
@@ -148,12 +171,16 @@ class JobResult(Contract):
 
     adapter_dir: Path
     """Folder with `adapter_model.safetensors` and `adapter_config.json`."""
+    report_dir: Path | None = None
+    """Folder with `report.json`, `report.md` and plots; it is published with the adapter."""
     steps: int
     tau: float | None = None
     entropy_before: EntropyEstimate
     entropy_after: EntropyEstimate
     accuracy_before: Accuracy
     accuracy_after: Accuracy
+    pass_at_k_before: PassAtK | None = None
+    pass_at_k_after: PassAtK | None = None
     proof: list[ProofItem]
     metrics: dict[str, float] = {}
     """Last values of the training metrics."""
