@@ -180,6 +180,12 @@ class Policy:
         output = self._model.base_model(input_ids=batch.ids_BL, use_cache=False)
         return output.last_hidden_state[batch.rows_T, batch.positions_T]
 
+    def hidden_layers(self, batch: TokenBatch) -> list[Tensor]:
+        """The same after every block, [T, D] each; the last one is taken after the final norm, as `hidden` is."""
+        output = self._model.base_model(input_ids=batch.ids_BL, use_cache=False, output_hidden_states=True)
+        states = [*output.hidden_states[1:-1], output.last_hidden_state]
+        return [states_BLD[batch.rows_T, batch.positions_T] for states_BLD in states]
+
     def logprobs(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
         """log p of every completion token under the adapter now active, nats, without gradient."""
         with torch.no_grad():
