@@ -121,7 +121,10 @@ class TaskSection(Section):
     path: Path | None = None
     """JSONL file of verifiable problems ({"prompt" | "messages", "answer"}); default: bundled arithmetic."""
     reward: str = "numeric"
-    """Reward: `numeric`, `exact`, or `module:function` called as f(completion: str, answer: str) -> float."""
+    """Reward: `numeric`, `exact`, `regex`, `json_schema`, `unit_tests`, the name of another that is installed, or
+    `module:function` called as f(completion: str, answer: str) -> float."""
+    reward_timeout_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    """Longest a reward may take for one completion, in seconds; one that takes longer is killed and scores 0."""
     eval_count: int = Field(default=48, ge=1)
     """Held-out problems used to compare accuracy before and after a job."""
     eval_samples: int = Field(default=4, ge=0)

@@ -70,6 +70,7 @@ def build_spec(
     task = TaskConfig(
         path=_absolute(settings.task.path),
         reward=settings.task.reward,
+        reward_timeout_s=settings.task.reward_timeout_s,
         eval_count=settings.task.eval_count,
         eval_samples=settings.task.eval_samples,
     )

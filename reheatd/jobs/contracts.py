@@ -26,6 +26,8 @@ class TaskConfig(Contract):
     path: Path | None = None
     """JSONL of verifiable problems; None is the bundled arithmetic task."""
     reward: str = "numeric"
+    reward_timeout_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    """Longest a reward may take for one completion, in seconds."""
     eval_count: int = 48
     eval_samples: int = 4
     """Completions per held-out problem for pass@k; 0: pass@k is not measured."""

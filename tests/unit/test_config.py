@@ -49,6 +49,13 @@ def test_unusable_value_names_key_and_value(tmp_path: Path) -> None:
         load_settings(write(tmp_path, "[server]\nport = 99999\n"))
 
 
+@pytest.mark.parametrize("value", ["0", "-1.5", "inf", "nan", '"soon"'])
+def test_reward_time_limit_that_limits_nothing_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"task\.reward_timeout_s = ") as caught:
+        load_settings(write(tmp_path, f"[task]\nreward_timeout_s = {value}\n"))
+    assert value.strip('"') in caught.value.message
+
+
 def test_thresholds_out_of_order_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="collapse_ratio <= recovery_ratio <= warning_ratio"):
         load_settings(write(tmp_path, "[entropy]\ncollapse_ratio = 0.9\n"))

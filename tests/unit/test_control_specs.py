@@ -21,7 +21,7 @@ def spec_of(tmp_path: Path, lineage: Lineage | None = None, **request: Any) -> R
             "reheat": {"target_ratio": 0.8, "steps": 7, "min_p": 0.1},
             "rl": {"steps": 9, "group_size": 3},
             "lora": {"rank": 4},
-            "task": {"path": "tasks.jsonl"},
+            "task": {"path": "tasks.jsonl", "reward_timeout_s": 2.5},
             "entropy": {"probe_count": 5},
         }
     )
@@ -46,6 +46,7 @@ def test_unset_fields_come_from_the_settings_and_paths_are_absolute(tmp_path: Pa
     assert (spec.tau, spec.target_entropy, spec.parent_version) == (1.5, None, 3)
     assert spec.output_dir == Path("relative/jobs/reheat-1").resolve()
     assert spec.task.path == Path("tasks.jsonl").resolve()
+    assert spec.task.reward_timeout_s == 2.5
 
 
 def test_a_request_wins_over_the_settings(tmp_path: Path) -> None:
