@@ -8,6 +8,7 @@ kept. Peak memory is O(chunk * V).
 Axes: T tokens, D hidden size, V vocabulary. All values are in nats.
 """
 
+import math
 from typing import Any, Literal, cast
 
 import torch
@@ -26,16 +27,17 @@ def chunk_tokens(vocabulary: int) -> int:
     return max(1, CHUNK_ELEMENTS // vocabulary)
 
 
-def temper(logprobs_TV: Tensor, tau: float, min_p: float | None = None) -> Tensor:
+def temper(logits_TV: Tensor, tau: float, min_p: float | None = None) -> Tensor:
     """Log-probabilities of the teacher: the policy's own distribution at temperature `tau`.
 
     Args:
-        logprobs_TV: The policy's log-probabilities at temperature 1.
+        logits_TV: The policy's logits or log-probabilities at temperature 1.
         min_p: Tail-safe teacher: only candidates with p >= min_p * max p are re-tempered, among themselves and
             keeping their total mass; every other token keeps its own probability.
     """
     if min_p is None:
-        return torch.log_softmax(logprobs_TV / tau, dim=-1)
+        return torch.log_softmax(logits_TV / tau, dim=-1)
+    logprobs_TV = torch.log_softmax(logits_TV, dim=-1)
     tail_TV = logprobs_TV < logprobs_TV.amax(-1, keepdim=True) + torch.tensor(min_p).log().to(logprobs_TV)
     log_mass_T1 = logprobs_TV.masked_fill(tail_TV, -torch.inf).logsumexp(-1, keepdim=True)
     candidates_TV = torch.log_softmax((logprobs_TV / tau).masked_fill(tail_TV, -torch.inf), dim=-1)
@@ -44,13 +46,14 @@ def temper(logprobs_TV: Tensor, tau: float, min_p: float | None = None) -> Tenso
 
 def entropy(logprobs_TV: Tensor) -> Tensor:
     """Entropy of each row, [T]."""
-    return -(logprobs_TV.exp() * logprobs_TV).sum(-1)
+    return -_row_dot(logprobs_TV.exp(), logprobs_TV)
 
 
 def divergence_and_grad(teacher_TV: Tensor, student_TV: Tensor, kind: Divergence) -> tuple[Tensor, Tensor]:
     """D(teacher, student) per row and its gradient with respect to the student's logits.
 
-    With q the teacher, p the student, M = b q + (1 - b) p and b = 0.5 (both arguments are log-probabilities):
+    With q the teacher, p the student, M = b q + (1 - b) p and b = 0.5 (both arguments are log-probabilities, and both
+    are overwritten: a chunk of logits is the largest tensor of a training step):
         forward KL  sum q log(q/p)                             dD/dz = p - q
         reverse KL  sum p log(p/q)                             dD/dz = p (log(p/q) - D)
         JSD(b)      b KL(q||M) + (1 - b) KL(p||M)              dD/dz = (1 - b) p (log(p/M) - sum p log(p/M))
@@ -58,16 +61,16 @@ def divergence_and_grad(teacher_TV: Tensor, student_TV: Tensor, kind: Divergence
     p_TV = student_TV.exp()
     if kind == "forward_kl":
         q_TV = teacher_TV.exp()
-        return (q_TV * (teacher_TV - student_TV)).sum(-1), p_TV.sub_(q_TV)
+        return _row_dot(q_TV, teacher_TV.sub_(student_TV)), p_TV.sub_(q_TV)
     if kind == "reverse_kl":
-        log_ratio_TV = student_TV - teacher_TV
-        value_T = (p_TV * log_ratio_TV).sum(-1)
+        log_ratio_TV = student_TV.sub_(teacher_TV)
+        value_T = _row_dot(p_TV, log_ratio_TV)
         return value_T, p_TV.mul_(log_ratio_TV.sub_(value_T[:, None]))
-    log_beta, log_rest = torch.tensor([JSD_BETA, 1 - JSD_BETA]).log().to(student_TV)
+    log_beta, log_rest = math.log(JSD_BETA), math.log(1 - JSD_BETA)
     mixture_TV = torch.logaddexp(teacher_TV + log_beta, student_TV + log_rest)
-    log_ratio_TV = student_TV - mixture_TV
-    student_T = (p_TV * log_ratio_TV).sum(-1)
-    teacher_T = (teacher_TV.exp() * (teacher_TV - mixture_TV)).sum(-1)
+    log_ratio_TV = student_TV.sub_(mixture_TV)
+    student_T = _row_dot(p_TV, log_ratio_TV)
+    teacher_T = _row_dot(teacher_TV.exp(), mixture_TV.neg_().add_(teacher_TV))
     value_T = JSD_BETA * teacher_T + (1 - JSD_BETA) * student_T
     return value_T, p_TV.mul_(log_ratio_TV.sub_(student_T[:, None])).mul_(1 - JSD_BETA)
 
@@ -112,8 +115,7 @@ class _ChunkedDivergence(torch.autograd.Function):
         for start in range(0, student_TD.shape[0], size):
             part = slice(start, start + size)
             student_cV = _logprobs(student_TD[part], head_VD)
-            policy_cV = student_cV if teacher_TD is None else _logprobs(teacher_TD[part], head_VD)
-            teacher_cV = temper(policy_cV, tau, min_p)
+            teacher_cV = temper(student_cV if teacher_TD is None else _logits(teacher_TD[part], head_VD), tau, min_p)
             student_entropies.append(entropy(student_cV))
             teacher_entropies.append(entropy(teacher_cV))
             value_c, grad_cV = divergence_and_grad(teacher_cV, student_cV, kind)
@@ -220,11 +222,21 @@ def logprobs_of_states(hidden_TD: Tensor, head_VD: Tensor, limit: int) -> Tensor
         return _logprobs(hidden_TD[::stride], head_VD)
 
 
+def _logits(hidden_cD: Tensor, head_VD: Tensor) -> Tensor:
+    """h W^T of one chunk, at least float32."""
+    logits_cV = hidden_cD.to(head_VD.dtype) @ head_VD.T
+    return logits_cV.to(torch.promote_types(logits_cV.dtype, torch.float32))
+
+
 def _logprobs(hidden_cD: Tensor, head_VD: Tensor, temperature: float = 1.0) -> Tensor:
     """log softmax(h W^T / temperature) of one chunk, at least float32."""
-    logits_cV = hidden_cD.to(head_VD.dtype) @ head_VD.T
-    logits_cV = logits_cV.to(torch.promote_types(logits_cV.dtype, torch.float32))
-    return torch.log_softmax(logits_cV if temperature == 1.0 else logits_cV / temperature, dim=-1)
+    logits_cV = _logits(hidden_cD, head_VD)
+    return torch.log_softmax(logits_cV if temperature == 1.0 else logits_cV.div_(temperature), dim=-1)
+
+
+def _row_dot(one_TV: Tensor, other_TV: Tensor) -> Tensor:
+    """Sum of the products of each row, [T], without a tensor of the products."""
+    return torch.bmm(one_TV[:, None, :], other_TV[:, :, None])[:, 0, 0]
 
 
 def _scaled(grad_T: Tensor, jacobian_TD: Tensor) -> Tensor:

@@ -19,10 +19,11 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import LoraConfig
+from workers.lora import use_fused_lora
 from workers.losses import chunked_logprobs
 
 STUDENT = "student"
@@ -89,6 +90,7 @@ class Policy:
         self._peft = peft
         self._has_teacher = has_teacher
         self.head_VD = _plain_head(model)
+        use_fused_lora(peft)
         peft.eval()  # the adapters have no dropout; nothing else here differs between training and evaluation
 
     @classmethod
@@ -185,6 +187,29 @@ class Policy:
         output = self._model.base_model(input_ids=batch.ids_BL, use_cache=False, output_hidden_states=True)
         states = [*output.hidden_states[1:-1], output.last_hidden_state]
         return [states_BLD[batch.rows_T, batch.positions_T] for states_BLD in states]
+
+    def decode_step(self, ids_BL: Tensor, positions_BL: Tensor, mask_BL: Tensor | None, cache: Cache) -> Tensor:
+        """Hidden state at the last of the new positions, [B, D]; their keys and values are added to `cache`.
+
+        Args:
+            positions_BL: Position of every new token in its sequence.
+            mask_BL: 1 for every real token, old and new, 0 for padding on the left; None where there is none.
+        """
+        output = self._model.base_model(
+            input_ids=ids_BL,
+            position_ids=positions_BL,
+            attention_mask=mask_BL,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state[:, -1]
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end a completion, as the model's generation configuration names them."""
+        config = self._model.generation_config
+        ids = config.eos_token_id if config is not None else None
+        return frozenset([ids] if isinstance(ids, int) else ids or [])
 
     def logprobs(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
         """log p of every completion token under the adapter now active, nats, without gradient."""

@@ -36,7 +36,7 @@ SLACK = 0.03
 OVERSHOOT = 0.1
 """Beyond the target by more than this share of it, training goes on, back towards the target; not with a tau that the
 user chose, which only leads further away."""
-MICRO_BATCH_TOKENS = 4096
+MICRO_BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True)

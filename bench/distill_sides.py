@@ -1,0 +1,116 @@
+"""One side of `bench.distill`'s comparison of whole training steps: `python -m bench.distill_sides SIDE OPTIONS`.
+
+Both sides take the same steps: SmolLM2-135M in bfloat16, a new rank-16 adapter on every linear layer, the frozen
+teacher at `tau`, forward KL, the same recorded rollouts in every step. TRL's teacher is a second copy of the model
+with its final norm divided by tau, which is the same distribution.
+"""
+
+import copy
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.recorded import RecordedSampler, Stopwatch
+from bench.rollout_file import policy_path, read_rollouts
+from bench.sides import PeakMemory
+from reheatd.jobs.contracts import LoraConfig, ReheatSpec
+from workers.policy import Policy
+from workers.ts_opsd import Reheater
+
+LEARNING_RATE = 1e-4
+
+
+def reheatd_side(rollouts: Path, tau: float, steps: int, teacher: str = "frozen") -> dict[str, Any]:
+    groups = read_rollouts(rollouts)
+    memory = PeakMemory()
+    policy = Policy.load(policy_path(), LoraConfig(), dtype="bfloat16")
+    spec = ReheatSpec(
+        job_id="bench",
+        parent_version=0,
+        parent_adapter=None,
+        model_path=policy_path(),
+        gateway_url="",
+        output_dir=Path(),
+        tau=tau,
+        steps=steps,
+        teacher=teacher,  # pyright: ignore[reportArgumentType]
+        learning_rate=LEARNING_RATE,
+        prompts_per_step=len(groups),
+        refresh_every=1,
+    )
+    watch = Stopwatch()
+    prompts = [[{"role": "user", "content": ""}]] * len(groups)
+    Reheater(policy, spec, RecordedSampler(groups), prompts, watch).run()
+    return {"seconds": watch.seconds, "loss": watch.metrics[0]["loss"], "peak_mib": memory.mib()}
+
+
+def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool) -> dict[str, Any]:
+    from datasets import Dataset
+    from peft import LoraConfig as PeftLoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl.trainer.distillation_config import DistillationConfig
+    from trl.trainer.distillation_trainer import DistillationTrainer
+
+    groups = read_rollouts(rollouts)
+    memory = PeakMemory()
+    model: Any = AutoModelForCausalLM.from_pretrained(policy_path(), dtype=torch.bfloat16)
+    teacher: Any = copy.deepcopy(model)
+    with torch.no_grad():
+        teacher.model.norm.weight.div_(tau)
+    tokenizer = AutoTokenizer.from_pretrained(policy_path())
+    lora = LoraConfig()
+    completions = {tokenizer.decode(group[0].prompt_ids): group[0].token_ids for group in groups}
+
+    class Recorded(DistillationTrainer):
+        def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> Any:
+            return [completions[tokenizer.decode(ids)] for ids in prompt_ids]
+
+    class Watch(TrainerCallback):
+        seconds: list[float] = []  # noqa: RUF012
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.begun = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.seconds.append(time.perf_counter() - self.begun)
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = DistillationConfig(
+            output_dir=folder,
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=len(groups) // 8,
+            gradient_checkpointing=checkpointing,
+            beta=0.0,
+            max_steps=steps,
+            learning_rate=LEARNING_RATE,
+            shuffle_dataset=False,
+            logging_steps=1,
+            report_to="none",
+            save_strategy="no",
+            bf16=True,
+            use_cpu=not torch.cuda.is_available(),
+        )
+        watch = Watch()
+        trainer = Recorded(
+            model=model,
+            teacher_model=teacher,
+            args=config,
+            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in completions] * steps),
+            processing_class=tokenizer,
+            callbacks=[watch],
+            peft_config=PeftLoraConfig(r=lora.rank, lora_alpha=int(lora.alpha), target_modules=lora.target_modules),
+        )
+        trainer.train()
+        loss = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+    return {"seconds": watch.seconds, "loss": loss, "peak_mib": memory.mib()}
+
+
+if __name__ == "__main__":
+    options = json.loads(sys.argv[2])
+    options["rollouts"] = Path(options["rollouts"])
+    print(json.dumps({"reheatd": reheatd_side, "trl": trl_side}[sys.argv[1]](**options)))

@@ -1,0 +1,46 @@
+"""Stand-ins on the reheatd side of a training benchmark: rollouts from a file, rewards from a list, a stopwatch."""
+
+import time
+from collections.abc import Sequence
+
+from reheatd.jobs.contracts import EntropyEstimate
+from workers.policy import Policy
+from workers.sampling import Rollout
+from workers.task_data import Messages
+
+
+class RecordedSampler:
+    """A `Sampler` that gives the same rollouts every time."""
+
+    model = "recorded"
+
+    def __init__(self, groups: list[list[Rollout]]) -> None:
+        self._groups = groups
+
+    def publish(self, policy: Policy, step: int) -> None:
+        pass
+
+    def sample(
+        self, prompts: Sequence[Messages], *, n: int, max_tokens: int, temperature: float, seed: int
+    ) -> list[list[Rollout]]:
+        if [len(group) for group in self._groups] != [n] * len(prompts):
+            raise ValueError(f"asked for {len(prompts)} x {n} rollouts, recorded are {len(self._groups)} groups")
+        return self._groups
+
+    def measure_entropy(self, seed: int) -> EntropyEstimate:
+        return EntropyEstimate(mean=1.0, low=1.0, high=1.0, tokens=1, sequences=1)
+
+
+class Stopwatch:
+    """A `Progress` that takes the time of every step, sampling excluded: there is none."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.metrics: list[dict[str, float]] = []
+        self._begun = time.perf_counter()
+
+    def report(self, phase: str, step: int, metrics: dict[str, float] | None = None) -> None:
+        if phase == "training" and metrics:
+            self.seconds.append(time.perf_counter() - self._begun)
+            self.metrics.append(metrics)
+        self._begun = time.perf_counter()

@@ -1,0 +1,33 @@
+"""Rollouts that both sides of a benchmark train on: SmolLM2-135M's own, kept in a file."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from reheatd.config import BUILTIN_POLICY
+from reheatd.engine.policy_model import resolve_policy
+from reheatd.jobs.contracts import LoraConfig
+from workers.in_process import ChatCodec, InProcessSampler
+from workers.policy import Policy
+from workers.sampling import Rollout
+from workers.task_data import load_prompts
+
+
+def policy_path() -> Path:
+    """Folder of SmolLM2-135M-Instruct, the policy of every benchmark here."""
+    return resolve_policy(BUILTIN_POLICY)
+
+
+def write_rollouts(path: Path, *, prompts: int, n: int, max_tokens: int) -> None:
+    """Samples `n` completions of each of the first bundled prompts at temperature 1."""
+    policy = Policy.load(policy_path(), LoraConfig())
+    messages = load_prompts()[:prompts]
+    sampler = InProcessSampler(policy, ChatCodec(policy), messages)
+    groups = sampler.sample(messages, n=n, max_tokens=max_tokens, temperature=1.0, seed=0)
+    path.write_text(json.dumps([[asdict(rollout) for rollout in group] for group in groups]))
+
+
+def read_rollouts(path: Path) -> list[list[Rollout]]:
+    groups: list[list[dict[str, Any]]] = json.loads(path.read_text())
+    return [[Rollout(**fields) for fields in group] for group in groups]

@@ -1,0 +1,55 @@
+"""Runs one side of a comparison in a process of its own, so that its peak memory is its own too."""
+
+import ctypes
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def run_side(module: str, side: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What `python -m module side options` prints as JSON on its last line.
+
+    Raises:
+        RuntimeError: It failed; its output was shown.
+    """
+    command = [sys.executable, "-m", module, side, json.dumps(options)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[1:4])} ended with {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+class PeakMemory:
+    """Largest resident memory since the object was made, less the resident memory at that moment, in MiB (Linux)."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+        self._before = _status_mib("VmRSS")
+
+    def mib(self) -> float:
+        return _status_mib("VmHWM") - self._before
+
+
+class CudaPeakMemory:
+    """The same of the memory that torch allocates on the GPU."""
+
+    def __init__(self) -> None:
+        torch.cuda.reset_peak_memory_stats()
+        self._before = torch.cuda.memory_allocated()
+
+    def mib(self) -> float:
+        return (torch.cuda.max_memory_allocated() - self._before) / 2**20
+
+
+def _status_mib(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")

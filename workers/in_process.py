@@ -1,0 +1,167 @@
+"""Rollouts sampled in the trainer's own process, with transformers: for experiments and tests, where no engine runs.
+
+The same `Sampler` interface as `workers.rollouts.ServedSampler`. It samples from the student as it is at that moment,
+so publishing only renames it.
+"""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from reheatd.jobs.contracts import EntropyEstimate
+from workers.losses import entropy
+from workers.policy import Policy
+from workers.sampling import Rollout
+from workers.task_data import Messages
+
+LOGITS_ELEMENTS = 1 << 25
+"""Largest [rows, V] tensor of one decoding step, which bounds how many sequences are decoded at once."""
+MAX_ROWS = 512
+
+
+class Codec(Protocol):
+    """What turns prompts into token ids and completions into text."""
+
+    @property
+    def stop_ids(self) -> frozenset[int]: ...
+
+    def encode(self, messages: Messages) -> list[int]: ...
+
+    def decode(self, token_ids: list[int]) -> str: ...
+
+
+class ChatCodec:
+    """The codec of a tokenizer with a chat template."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._tokenizer = cast(Any, policy.tokenizer)
+        self.stop_ids = policy.stop_ids
+
+    def encode(self, messages: Messages) -> list[int]:
+        return list(
+            self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True).input_ids
+        )
+
+    def decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
+@dataclass
+class _Completion:
+    token_ids: list[int]
+    logprobs: list[float]
+    entropies: list[float]
+    stopped: bool
+
+
+class InProcessSampler:
+    """Samples from a `Policy`.
+
+    Args:
+        probes: Prompts of `measure_entropy`.
+        probe_tokens: Longest completion of a probe, tokens.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        codec: Codec,
+        probes: Sequence[Messages],
+        *,
+        probe_tokens: int = 48,
+        confidence: float = 0.95,
+    ) -> None:
+        self.model = "in-process-0"
+        self._policy = policy
+        self._codec = codec
+        self._probes = probes
+        self._probe_tokens = probe_tokens
+        self._confidence = confidence
+        self._stop_ids = torch.tensor(sorted(codec.stop_ids), dtype=torch.long, device=policy.device)
+
+    def publish(self, policy: Policy, step: int) -> None:
+        self.model = f"in-process-{step}"
+
+    def sample(
+        self, prompts: Sequence[Messages], *, n: int, max_tokens: int, temperature: float, seed: int
+    ) -> list[list[Rollout]]:
+        encoded = [ids for ids in map(self._codec.encode, prompts) for _ in range(n)]
+        rollouts = [
+            Rollout(
+                prompt_ids=prompt,
+                token_ids=completion.token_ids,
+                text=self._codec.decode(completion.token_ids),
+                logprobs=completion.logprobs,
+                model=self.model,
+                truncated=not completion.stopped,
+            )
+            for prompt, completion in zip(encoded, self._complete(encoded, max_tokens, temperature, seed), strict=True)
+        ]
+        return [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
+
+    def measure_entropy(self, seed: int) -> EntropyEstimate:
+        """Exact full-vocabulary entropy of the states visited on the probes; the interval is clustered by sequence."""
+        encoded = [self._codec.encode(messages) for messages in self._probes]
+        sequences = [c.entropies for c in self._complete(encoded, self._probe_tokens, 1.0, seed)]
+        tokens = sum(map(len, sequences))
+        mean = sum(map(sum, sequences)) / tokens
+        # A ratio of two sums over sequences: its variance is that of the sequences' residual sums.
+        residuals = [sum(values) - mean * len(values) for values in sequences]
+        error = statistics.stdev(residuals) * len(sequences) ** 0.5 / tokens if len(sequences) > 1 else float("inf")
+        half = NormalDist().inv_cdf(0.5 + self._confidence / 2) * error
+        return EntropyEstimate(mean=mean, low=mean - half, high=mean + half, tokens=tokens, sequences=len(sequences))
+
+    def _complete(
+        self, prompts: list[list[int]], max_tokens: int, temperature: float, seed: int
+    ) -> Iterator[_Completion]:
+        generator = torch.Generator(self._policy.device).manual_seed(seed)
+        rows = max(1, min(MAX_ROWS, LOGITS_ELEMENTS // self._policy.head_VD.shape[0]))
+        for start in range(0, len(prompts), rows):
+            yield from self._decode(prompts[start : start + rows], max_tokens, temperature, generator)
+
+    @torch.no_grad()
+    def _decode(
+        self, prompts: list[list[int]], max_tokens: int, temperature: float, generator: torch.Generator
+    ) -> list[_Completion]:
+        """Decodes one batch token by token, B sequences; prompts are padded on the left."""
+        policy = self._policy
+        width = max(map(len, prompts))
+        ids_BL = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=policy.device)
+        mask_BL = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device)
+        padded = any(len(p) < width for p in prompts)
+        cache = DynamicCache()
+        alive_B = torch.ones(len(prompts), dtype=torch.bool, device=policy.device)
+        steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        for _ in range(max_tokens):
+            positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)[:, -ids_BL.shape[1] :]
+            hidden_BD = policy.decode_step(ids_BL, positions_BL, mask_BL if padded else None, cache)
+            logprobs_BV = torch.log_softmax((hidden_BD @ policy.head_VD.T).float(), -1)
+            if temperature == 0:
+                token_B = logprobs_BV.argmax(-1)
+            else:
+                probabilities_BV = torch.softmax(logprobs_BV / temperature, -1)
+                token_B = torch.multinomial(probabilities_BV, 1, generator=generator).squeeze(-1)
+            chosen_B = logprobs_BV.gather(-1, token_B[:, None]).squeeze(-1)
+            steps.append((token_B, chosen_B, entropy(logprobs_BV), alive_B))
+            alive_B = alive_B & ~torch.isin(token_B, self._stop_ids)
+            if not alive_B.any():
+                break
+            ids_BL = token_B[:, None]
+            mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(prompts), 1)], -1)
+        tokens, chosen, entropies, present = (torch.stack(parts, -1).cpu() for parts in zip(*steps, strict=True))
+        lengths = present.sum(-1).tolist()
+        return [
+            _Completion(
+                tokens[row, :length].tolist(),
+                chosen[row, :length].tolist(),
+                entropies[row, :length].tolist(),
+                stopped=not alive,
+            )
+            for row, (length, alive) in enumerate(zip(lengths, alive_B.tolist(), strict=True))
+        ]
