@@ -1,10 +1,12 @@
-"""Accuracy on held-out problems, decoding greedily through the served engine."""
+"""Accuracy (greedy) and pass@k (temperature 1) on held-out problems, through the served engine."""
 
+import math
+import statistics
 from collections.abc import Sequence
 from statistics import NormalDist
 
 from reheatd.errors import EngineError
-from reheatd.jobs.contracts import Accuracy
+from reheatd.jobs.contracts import Accuracy, PassAtK, PassRate
 from workers.rewards.verifier import Verifier
 from workers.sampling import Sampler
 from workers.task_data import Problem
@@ -13,7 +15,7 @@ SOLVED_REWARD = 0.5
 """A problem counts as solved when its reward is at least this."""
 
 
-def wilson_interval(successes: int, trials: int, confidence: float) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float, confidence: float) -> tuple[float, float]:
     """Wilson score interval of a proportion."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = successes / trials
@@ -41,3 +43,45 @@ def measure_accuracy(
     )
     low, high = wilson_interval(solved, len(problems), confidence)
     return Accuracy(value=solved / len(problems), low=low, high=high, problems=len(problems))
+
+
+def measure_pass_at_k(
+    sampler: Sampler, problems: Sequence[Problem], verifier: Verifier, *, samples: int, max_tokens: int, seed: int
+) -> PassAtK:
+    """pass@k for k = 1, 2, 4, ... up to `samples`, of the version now sampled from, at temperature 1.
+
+    Raises:
+        EngineError: A problem got fewer than `samples` answers.
+    """
+    sampled = sampler.sample(
+        [p.messages for p in problems], n=samples, max_tokens=max_tokens, temperature=1.0, seed=seed
+    )
+    short = sum(len(rollouts) < samples for rollouts in sampled)
+    if short:
+        raise EngineError(f"{sampler.model} gave fewer than {samples} answers to {short} of {len(problems)} problems")
+    solved = [
+        sum(verifier.score(rollout.text, problem.answer) >= SOLVED_REWARD for rollout in rollouts)
+        for problem, rollouts in zip(problems, sampled, strict=True)
+    ]
+    ks = [1 << power for power in range(samples.bit_length())]
+    return PassAtK(rates=[pass_rate(solved, samples, k) for k in ks], problems=len(problems), samples=samples)
+
+
+def pass_rate(solved: Sequence[int], samples: int, k: int) -> PassRate:
+    """Mean over problems of 1 - C(n - c, k) / C(n, k), the unbiased estimate of pass@k (arXiv 2107.03374), with a 95%
+    interval.
+
+    A normal or bootstrap interval has no width where every problem has the same value, as where none is solved. This
+    is Wilson's, at the number of independent trials that explains the variance between problems: from one per problem,
+    if its completions are all solved or all not, to `samples` per problem.
+
+    Args:
+        solved: Solved completions c of each problem, out of n = `samples`.
+    """
+    values = [1 - math.comb(samples - count, k) / math.comb(samples, k) for count in solved]
+    mean = statistics.fmean(values)
+    variance = statistics.variance(values, mean) if len(values) > 1 else 0.0
+    per_problem = min(samples, max(1.0, mean * (1 - mean) / variance)) if variance else 1.0
+    trials = len(values) * per_problem
+    low, high = wilson_interval(mean * trials, trials, 0.95)
+    return PassRate(k=k, value=mean, low=low, high=high)

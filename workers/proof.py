@@ -4,17 +4,15 @@ from collections.abc import Sequence
 
 from reheatd.jobs.contracts import ProofItem
 from workers.policy import Policy
-from workers.sampling import Sampler
-from workers.task_data import Messages
+from workers.sampling import Rollout
 
 ITEMS = 16
 COMPLETION_TOKENS = 32
 
 
-def build_proof(policy: Policy, sampler: Sampler, prompts: Sequence[Messages], seed: int) -> list[ProofItem]:
-    """Completions of the first prompts by the final student, scored by the trainer under student and base."""
-    groups = sampler.sample(prompts[:ITEMS], n=1, max_tokens=COMPLETION_TOKENS, temperature=1.0, seed=seed)
-    sequences = [(rollout.prompt_ids, rollout.token_ids) for group in groups for rollout in group]
+def build_proof(policy: Policy, rollouts: Sequence[Rollout]) -> list[ProofItem]:
+    """The first rollouts, sampled from the final student, cut and scored by the trainer under student and base."""
+    sequences = [(rollout.prompt_ids, rollout.token_ids[:COMPLETION_TOKENS]) for rollout in rollouts[:ITEMS]]
     new = policy.logprobs(sequences)
     with policy.as_base():
         base = policy.logprobs(sequences)

@@ -3,23 +3,28 @@
 import logging
 import os
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 
 from reheatd.entropy.probes import load_probes
 from reheatd.errors import ConfigError, ReheatdError
-from reheatd.jobs.contracts import JobResult, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import Accuracy, JobResult, PassAtK, ReheatSpec, RLSpec
 from reheatd.jobs.reporter import JobReporter
-from workers.evaluation import measure_accuracy
+from workers.comparison import compare
+from workers.evaluation import measure_accuracy, measure_pass_at_k
 from workers.grpo import Grpo, RLOutcome
 from workers.policy import DtypeName, Policy
-from workers.progress import JobCancelledError, ReportedProgress, Reporter
-from workers.proof import build_proof
+from workers.progress import JobCancelledError, Progress, ReportedProgress, Reporter
+from workers.proof import COMPLETION_TOKENS, build_proof
+from workers.report import make_report, write_report
 from workers.rewards.verifier import Verifier
 from workers.rollouts import ServedSampler
-from workers.task_data import load_prompts, load_task
+from workers.sampling import Rollout, Sampler
+from workers.task_data import Messages, Problem, load_prompts, load_task
 from workers.ts_opsd import Reheater, ReheatOutcome
 
 logger = logging.getLogger(__name__)
@@ -27,6 +32,8 @@ logger = logging.getLogger(__name__)
 DTYPE_ENV = "REHEATD_WORKER_DTYPE"
 EVAL_TOKENS = 48
 """Longest answer to a held-out problem, tokens."""
+REPORT_ROLLOUTS = 24
+"""Rollouts of parent and of student that the report compares them on."""
 
 
 def run_reported(spec: ReheatSpec | RLSpec, broker_url: str) -> None:
@@ -50,7 +57,7 @@ def run_reported(spec: ReheatSpec | RLSpec, broker_url: str) -> None:
 
 
 def run(spec: ReheatSpec | RLSpec, reporter: Reporter) -> JobResult:
-    """Trains as `spec` says and measures the outcome through the served engine.
+    """Trains as `spec` says, measures the outcome through the served engine and reports what changed.
 
     Raises:
         JobCancelledError: The job was cancelled; at the latest one step or one batch of samples after that.
@@ -68,35 +75,83 @@ def run(spec: ReheatSpec | RLSpec, reporter: Reporter) -> JobResult:
         sampler = stack.enter_context(ServedSampler(spec, probes))
         torch.manual_seed(spec.seed)
         policy = Policy.load(spec.model_path, spec.lora, spec.parent_adapter, dtype=_dtype(), seed=spec.seed)
-        accuracy_before = spec.parent_accuracy
-        if accuracy_before is None:
-            progress.report("evaluating", 0)
-            accuracy_before = measure_accuracy(sampler, task.held_out, verifier, max_tokens=EVAL_TOKENS)
-        progress.report("evaluating", 0, {"accuracy": accuracy_before.value})
+        # The probes are no training prompts; those only fill up where few probes are configured.
+        report_prompts = [*map(list, probes.probes), *prompts][:REPORT_ROLLOUTS]
+        evaluation = Evaluation(spec, sampler, task.held_out, verifier, report_prompts, progress)
+        accuracy_before = evaluation.accuracy(0, spec.parent_accuracy)
+        pass_at_k_before = evaluation.pass_at_k(0, spec.parent_pass_at_k)
+        parent_rollouts = evaluation.rollouts(0)
         outcome: ReheatOutcome | RLOutcome
         if isinstance(spec, ReheatSpec):
             outcome = Reheater(policy, spec, sampler, prompts, progress).run()
         else:
             outcome = Grpo(policy, spec, sampler, task.train, verifier, progress).run()
         progress.report("evaluating", outcome.steps, {"probe_entropy": outcome.entropy_after.mean})
-        accuracy_after = measure_accuracy(sampler, task.held_out, verifier, max_tokens=EVAL_TOKENS)
-        progress.report("evaluating", outcome.steps, {"accuracy": accuracy_after.value})
-        proof = build_proof(policy, sampler, prompts, spec.seed)
-        result_dir = spec.output_dir / "result"
-        policy.save(result_dir, spec.model_path)
-        return JobResult(
-            adapter_dir=result_dir,
+        accuracy_after = evaluation.accuracy(outcome.steps)
+        pass_at_k_after = evaluation.pass_at_k(outcome.steps)
+        student_rollouts = evaluation.rollouts(outcome.steps)
+        progress.report("reporting", outcome.steps)
+        comparison = compare(policy, parent_rollouts, student_rollouts)
+        result = JobResult(
+            adapter_dir=spec.output_dir / "result",
+            report_dir=spec.output_dir / "report",
             steps=outcome.steps,
             tau=outcome.tau if isinstance(outcome, ReheatOutcome) else None,
             entropy_before=outcome.entropy_before,
             entropy_after=outcome.entropy_after,
             accuracy_before=accuracy_before,
             accuracy_after=accuracy_after,
-            proof=proof,
+            pass_at_k_before=pass_at_k_before,
+            pass_at_k_after=pass_at_k_after,
+            proof=build_proof(policy, student_rollouts),
             metrics=progress.metrics,
             stopped=outcome.stopped if isinstance(outcome, ReheatOutcome) else "steps",
             seconds=time.monotonic() - started,
         )
+        write_report(spec.output_dir / "report", make_report(spec, result, comparison))
+        policy.save(result.adapter_dir, spec.model_path)
+        return result
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measures whatever version is sampled from at the moment; what is known of it already is taken over."""
+
+    spec: ReheatSpec | RLSpec
+    sampler: Sampler
+    held_out: Sequence[Problem]
+    verifier: Verifier
+    report_prompts: Sequence[Messages]
+    progress: Progress
+
+    def accuracy(self, step: int, known: Accuracy | None = None) -> Accuracy:
+        self.progress.report("evaluating", step)
+        accuracy = known or measure_accuracy(self.sampler, self.held_out, self.verifier, max_tokens=EVAL_TOKENS)
+        self.progress.report("evaluating", step, {"accuracy": accuracy.value})
+        return accuracy
+
+    def pass_at_k(self, step: int, known: PassAtK | None = None) -> PassAtK | None:
+        samples = self.spec.task.eval_samples
+        if not samples:
+            return None
+        measured = known or measure_pass_at_k(
+            self.sampler,
+            self.held_out,
+            self.verifier,
+            samples=samples,
+            max_tokens=EVAL_TOKENS,
+            seed=self.spec.seed,
+        )
+        best = measured.rates[-1]
+        self.progress.report("evaluating", step, {f"pass_at_{best.k}": best.value})
+        return measured
+
+    def rollouts(self, step: int) -> list[Rollout]:
+        """One completion of each of the report's prompts, as long as a probe's; the proof needs its own length."""
+        self.progress.report("evaluating", step)
+        length = max(self.spec.probes.max_tokens, COMPLETION_TOKENS)
+        groups = self.sampler.sample(self.report_prompts, n=1, max_tokens=length, temperature=1.0, seed=self.spec.seed)
+        return [rollout for group in groups for rollout in group]
 
 
 def _dtype() -> DtypeName:

@@ -1,0 +1,163 @@
+"""The report of a job, written beside its adapter: `report.json`, `report.md` and plots."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from reheatd.errors import ReheatdError
+from reheatd.files import fsync
+from reheatd.jobs.contracts import Accuracy, EntropyEstimate, JobResult, PassAtK, PassRate, ReheatSpec, RLSpec
+from reheatd.jobs.report import REPORT_FILE, Comparison, JobReport
+from workers.report_plots import plot_layers, plot_pass_at_k, plot_positions, plot_top_k
+
+MARKDOWN_FILE = "report.md"
+POSITIONS_PLOT = "entropy_by_position.png"
+LAYERS_PLOT = "hidden_similarity.png"
+TOP_K_PLOT = "top_k.png"
+PASS_PLOT = "pass_at_k.png"
+
+Row = tuple[str, ...]
+
+
+def make_report(spec: ReheatSpec | RLSpec, result: JobResult, comparison: Comparison) -> JobReport:
+    return JobReport(
+        job_id=spec.job_id,
+        kind=spec.kind,
+        parent_version=spec.parent_version,
+        steps=result.steps,
+        stopped=result.stopped,
+        seconds=result.seconds,
+        tau=result.tau,
+        target_entropy=spec.target_entropy if isinstance(spec, ReheatSpec) else None,
+        entropy_before=result.entropy_before,
+        entropy_after=result.entropy_after,
+        accuracy_before=result.accuracy_before,
+        accuracy_after=result.accuracy_after,
+        pass_at_k_before=result.pass_at_k_before,
+        pass_at_k_after=result.pass_at_k_after,
+        comparison=comparison,
+    )
+
+
+def write_report(folder: Path, report: JobReport) -> None:
+    """Writes the report atomically, world-readable.
+
+    Args:
+        folder: Must not exist yet; it appears complete or not at all.
+
+    Raises:
+        ReheatdError: It cannot be written.
+    """
+    scratch = folder.with_name(folder.name + ".tmp")
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        (scratch / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n")
+        (scratch / MARKDOWN_FILE).write_text("\n".join(markdown(report)) + "\n")
+        plot_positions(scratch / POSITIONS_PLOT, report.comparison)
+        plot_layers(scratch / LAYERS_PLOT, report.comparison)
+        plot_top_k(scratch / TOP_K_PLOT, report.comparison)
+        if report.pass_at_k_before is not None and report.pass_at_k_after is not None:
+            plot_pass_at_k(scratch / PASS_PLOT, report.pass_at_k_before, report.pass_at_k_after)
+        for file in scratch.iterdir():
+            file.chmod(0o644)
+            fsync(file)
+        fsync(scratch)
+        scratch.rename(folder)
+        fsync(folder.parent)
+    except OSError as error:
+        raise ReheatdError(
+            f"the report of {report.job_id} cannot be written to {folder}: {error.strerror or error}; "
+            "free or repair the disk that holds data_dir and run the job again"
+        ) from error
+
+
+def markdown(report: JobReport) -> Iterator[str]:
+    """The lines of `report.md`: one table with what matters, plots, then every figure."""
+    comparison = report.comparison
+    yield f"# {report.job_id}: {report.kind} from policy-v{report.parent_version}"
+    yield ""
+    yield from _table(("", "before", "after"), _summary(report))
+    yield ""
+    yield "Intervals are 95%. Entropy is in nats per token at temperature 1."
+    for title, plot in (
+        ("Entropy by completion position", POSITIONS_PLOT),
+        ("Top candidates in the same states", TOP_K_PLOT),
+        ("Hidden states in the same states", LAYERS_PLOT),
+        *([("pass@k on held-out problems", PASS_PLOT)] if report.pass_at_k_after is not None else []),
+    ):
+        yield from ("", f"## {title}", "", f"![{title}]({plot})")
+    yield from ("", f"## Candidates and divergence over {comparison.states} states", "")
+    yield f"KL(parent || student) {comparison.kl_parent_student:.4f}, "
+    yield f"KL(student || parent) {comparison.kl_student_parent:.4f} nats per token."
+    yield ""
+    columns = ("k", "overlap", "parent's mass on its own k", "on the student's k", "student's mass on its own k")
+    yield from _table(
+        columns,
+        [
+            (str(top.k), *(f"{v:.1%}" for v in (top.overlap, top.parent_mass, top.parent_mass_kept, top.student_mass)))
+            for top in comparison.top_k
+        ],
+    )
+    yield from ("", "## Cosine similarity of hidden states", "")
+    yield from _table(
+        ("layer", "mean", "least similar state"),
+        [(str(layer.layer), f"{layer.mean:.4f}", f"{layer.min:.4f}") for layer in comparison.layers],
+    )
+    yield from ("", "## Entropy by position, nats per token", "")
+    yield from _table(("position", "before", "after"), _positions(comparison))
+
+
+def _summary(report: JobReport) -> list[Row]:
+    comparison = report.comparison
+    top = comparison.top(10)
+    target = "none" if report.target_entropy is None else f"{report.target_entropy:.3f}"
+    rows: list[Row] = [
+        ("entropy on the probes, as served", _entropy(report.entropy_before), _entropy(report.entropy_after)),
+        ("entropy, exact", _entropy(comparison.parent_entropy), _entropy(comparison.student_entropy)),
+        ("target entropy", "", target),
+        ("tau", "", "none" if report.tau is None else f"{report.tau:.3f}"),
+        ("steps", "", f"{report.steps}, stopped by {report.stopped}"),
+        ("accuracy, greedy", _share(report.accuracy_before), _share(report.accuracy_after)),
+        *_pass_rows(report.pass_at_k_before, report.pass_at_k_after),
+        ("top-10 overlap", "", f"{top.overlap:.1%}"),
+        ("mass on its own top 10", f"{top.parent_mass:.1%}", f"{top.student_mass:.1%}"),
+        ("last-layer similarity", "", f"{comparison.layers[-1].mean:.4f}"),
+    ]
+    return rows
+
+
+def _pass_rows(before: PassAtK | None, after: PassAtK | None) -> list[Row]:
+    if before is None or after is None:
+        return []
+    pairs = zip(before.rates, after.rates, strict=True)
+    return [(f"pass@{old.k}, temperature 1", _share(old), _share(new)) for old, new in pairs]
+
+
+def _positions(comparison: Comparison) -> list[Row]:
+    """A row per bucket of either; a side that has none there is left empty."""
+    before = {bucket.first: bucket for bucket in comparison.parent_positions}
+    after = {bucket.first: bucket for bucket in comparison.student_positions}
+    rows: list[Row] = []
+    for first in sorted(before | after):
+        cells = [
+            f"{_entropy(b.estimate)}, {b.estimate.tokens} tokens" if b else ""
+            for b in (before.get(first), after.get(first))
+        ]
+        rows.append((str(first), *cells))
+    return rows
+
+
+def _table(header: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
+    yield f"| {' | '.join(header)} |"
+    yield f"|{' --- |' * len(header)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _entropy(estimate: EntropyEstimate) -> str:
+    return f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def _share(value: Accuracy | PassRate) -> str:
+    return f"{value.value:.1%} [{value.low:.1%}, {value.high:.1%}]"
