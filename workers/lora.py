@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 
 class LoraProduct(torch.autograd.Function):
-    """The layer above. W and b are frozen. A and B may be of a wider number format than x, and so are their gradients."""
+    """W and b are frozen; A and B may be of a wider number format than x, and so are their gradients."""
 
     @staticmethod
     def forward(
