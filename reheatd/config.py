@@ -202,6 +202,15 @@ class RLSection(Section):
     """Truncation of the importance weight between the trainer's and the engine's log-probabilities."""
     normalise_std: bool = False
     """Whether advantages are divided by their group's standard deviation."""
+    normalisation: Literal["tokens", "constant"] = "tokens"
+    """What the summed loss is divided by: the batch's tokens (DAPO), or its rollouts times max_tokens (`constant`, Dr.
+    GRPO), which does not favour short right answers and long wrong ones."""
+    max_resamples: int = Field(default=2, ge=0)
+    """A group whose rewards are all equal teaches nothing; so often per step, further problems replace such groups."""
+    mask_truncated: bool = False
+    """Whether rollouts that ended for length are left out of the loss."""
+    kl_coef: float = Field(default=0.0, ge=0)
+    """Weight of KL(student || parent) in the loss; 0 saves a forward pass per step."""
 
 
 class LoraSection(Section):

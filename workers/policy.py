@@ -26,6 +26,8 @@ from reheatd.jobs.contracts import LoraConfig
 from workers.lora import use_fused_lora
 from workers.losses import chunked_logprobs
 
+MICRO_BATCH_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
+"""Tokens times hidden size of one forward and backward pass. On a CPU larger ones are no faster, only larger."""
 STUDENT = "student"
 TEACHER = "teacher"
 DtypeName = Literal["auto", "float32", "bfloat16"]
@@ -203,6 +205,12 @@ class Policy:
             use_cache=True,
         )
         return output.last_hidden_state[:, -1]
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Padded tokens of one forward and backward pass."""
+        width = self.head_VD.shape[1]
+        return max(256, MICRO_BATCH_ELEMENTS[self.device.type] // width)
 
     @property
     def stop_ids(self) -> frozenset[int]:

@@ -36,7 +36,6 @@ SLACK = 0.03
 OVERSHOOT = 0.1
 """Beyond the target by more than this share of it, training goes on, back towards the target; not with a tau that the
 user chose, which only leads further away."""
-MICRO_BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ class Reheater:
         totals = {"loss": 0.0, "entropy": 0.0, "teacher_entropy": 0.0}
         tokens = sum(len(rollout.token_ids) for rollout in rollouts)
         lengths = [len(rollout.prompt_ids) + len(rollout.token_ids) for rollout in rollouts]
-        for indices in micro_batches(lengths, MICRO_BATCH_TOKENS):
+        for indices in micro_batches(lengths, policy.micro_batch_tokens):
             part = [rollouts[i] for i in indices]
             batch = _batch(part, policy.device)
             teacher_TD = None

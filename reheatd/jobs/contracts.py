@@ -152,6 +152,14 @@ class RLSpec(JobBase):
     """Truncation of the importance weight between trainer and sampler."""
     normalise_std: bool = False
     """Whether advantages are divided by their group's standard deviation."""
+    normalisation: Literal["tokens", "constant"] = "tokens"
+    """What a batch's summed loss is divided by: its tokens, or the tokens it could have had (`constant`)."""
+    max_resamples: int = 2
+    """Further batches that are sampled to replace groups whose rewards are all equal."""
+    mask_truncated: bool = False
+    """Whether rollouts that ended for length are left out of the loss."""
+    kl_coef: float = 0.0
+    """Weight of KL(student || parent) in the loss."""
 
 
 JobSpec = Annotated[ReheatSpec | RLSpec, Field(discriminator="kind")]

@@ -1,24 +1,25 @@
 """Continued RL on a tiny policy with an in-process sampler."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from reheatd.jobs.contracts import LoraConfig, RLSpec
 from tests.unit.workers_support import InProcessSampler, SilentProgress, job_fields, number_prompts, tiny_model
-from workers.grpo import Grpo, RLOutcome, group_advantages, policy_gradient_loss
+from workers.grpo import Grpo, RLOutcome
 from workers.policy import Policy
 from workers.rewards.verifier import Verifier
-from workers.task_data import Problem
+from workers.sampling import Rollout
+from workers.task_data import Messages, Problem
 
 LORA = LoraConfig(rank=8, alpha=16)
 
 
 class CountingVerifier(Verifier):
-    """Scores in this process."""
+    """Scores in this process; every completion of an easy problem is right."""
 
     def __init__(self, reward: Callable[[str], float]) -> None:
         super().__init__("exact")
@@ -27,7 +28,7 @@ class CountingVerifier(Verifier):
 
     def score(self, completion: str, answer: str) -> float:
         self.calls += 1
-        return self._function(completion)
+        return 1.0 if answer == "easy" else self._function(completion)
 
 
 def share_of_even_tokens(completion: str) -> float:
@@ -36,11 +37,15 @@ def share_of_even_tokens(completion: str) -> float:
 
 
 def train(
-    tmp_path: Path, reward: Callable[[str], float], **fields: Any
+    tmp_path: Path,
+    reward: Callable[[str], float],
+    answers: Sequence[str] = ("",),
+    sampler: type[InProcessSampler] = InProcessSampler,
+    **fields: Any,
 ) -> tuple[RLOutcome, list[dict[str, float]], CountingVerifier, InProcessSampler]:
     policy = Policy.on_model(tiny_model(), None, LORA)
-    sampler = InProcessSampler(policy, number_prompts(16))
-    problems = [Problem(messages, "") for messages in number_prompts(32)]
+    rollouts = sampler(policy, number_prompts(16))
+    problems = [Problem(messages, answer) for messages, answer in zip(number_prompts(32), cycle(answers))]
     defaults: dict[str, Any] = {
         "steps": 10,
         "prompts_per_step": 8,
@@ -50,8 +55,8 @@ def train(
     }
     spec = RLSpec(**job_fields(tmp_path), **(defaults | fields))
     verifier, progress = CountingVerifier(reward), SilentProgress()
-    outcome = Grpo(policy, spec, sampler, problems, verifier, progress).run()
-    return outcome, [metrics for phase, _, metrics in progress.reports if phase == "training"], verifier, sampler
+    outcome = Grpo(policy, spec, rollouts, problems, verifier, progress).run()
+    return outcome, [metrics for phase, _, metrics in progress.reports if phase == "training"], verifier, rollouts
 
 
 @pytest.mark.parametrize("fields", [{}, {"epochs": 2}, {"normalise_std": True}, {"temperature": 1.3}])
@@ -80,36 +85,39 @@ def test_groups_without_variance_are_resampled_then_a_noop_is_reported(tmp_path:
     assert "loss" not in metrics[-1]
 
 
+def test_groups_without_variance_are_replaced_by_further_problems(tmp_path: Path) -> None:
+    _, metrics, verifier, _ = train(tmp_path, share_of_even_tokens, ["easy", ""], steps=1, max_resamples=9)
+    assert metrics[0]["samples"] == verifier.calls == (8 + 4 + 2 + 1 + 1) * 8  # half of what is drawn is useful
+    assert metrics[0]["zero_variance_groups"] == 0.5
+    _, metrics, verifier, _ = train(tmp_path, share_of_even_tokens, ["easy", ""], steps=1, max_resamples=0)
+    assert metrics[0]["samples"] == verifier.calls == 8 * 8
+
+
+def test_truncated_rollouts_can_be_left_out(tmp_path: Path) -> None:
+    outcome, metrics, _, sampler = train(tmp_path, share_of_even_tokens, steps=1, mask_truncated=True)
+    assert metrics[0]["truncated"] == 1.0  # this policy never ends by itself
+    assert outcome.noop_steps == 1 and sampler.published == []
+
+
+def test_kl_keeps_the_student_near_its_parent(tmp_path: Path) -> None:
+    _, free, *_ = train(tmp_path, share_of_even_tokens, epochs=2, kl_coef=1e-9)
+    _, held, *_ = train(tmp_path, share_of_even_tokens, epochs=2, kl_coef=3.0)
+    assert free[0]["kl"] >= 0 and free[-1]["kl"] > 0.02
+    assert held[-1]["kl"] < 0.25 * free[-1]["kl"]
+    assert held[-1]["reward"] < free[-1]["reward"]
+
+
+def test_normalisation_by_a_constant_is_by_the_tokens_that_there_could_have_been(tmp_path: Path) -> None:
+    class HalfLength(InProcessSampler):
+        def sample(self, prompts: Sequence[Messages], *, max_tokens: int, **options: Any) -> list[list[Rollout]]:
+            return super().sample(prompts, max_tokens=max_tokens // 2, **options)
+
+    _, by_tokens, *_ = train(tmp_path, share_of_even_tokens, sampler=HalfLength, steps=1)
+    _, by_constant, *_ = train(tmp_path, share_of_even_tokens, sampler=HalfLength, steps=1, normalisation="constant")
+    assert by_constant[0]["grad_norm"] == pytest.approx(0.5 * by_tokens[0]["grad_norm"])
+
+
 def test_same_seed_gives_the_same_run(tmp_path: Path) -> None:
     first, first_metrics, *_ = train(tmp_path, share_of_even_tokens, steps=3)
     second, second_metrics, *_ = train(tmp_path, share_of_even_tokens, steps=3)
     assert first == second and first_metrics == second_metrics
-
-
-def test_group_advantages() -> None:
-    assert group_advantages([1.0, 0.0, 0.0, 1.0], normalise_std=False) == [0.5, -0.5, -0.5, 0.5]
-    assert group_advantages([1.0, 0.0, 0.0, 1.0], normalise_std=True) == [1.0, -1.0, -1.0, 1.0]
-    assert group_advantages([1.0, 1.0, 1.0], normalise_std=True) is None
-
-
-def test_policy_gradient_loss_clips_asymmetrically_and_weights_by_importance() -> None:
-    old = torch.zeros(4)
-    logprobs = torch.tensor([0.5, -0.5, 0.5, -0.5], requires_grad=True)
-    advantages = torch.tensor([1.0, 1.0, -1.0, -1.0])
-    importance = torch.tensor([1.0, 1.0, 0.5, 1.0])
-    loss, clipped = policy_gradient_loss(logprobs, old, advantages, importance, clip_low=0.2, clip_high=0.28)
-    loss.backward()
-    up, down = torch.tensor(0.5).exp(), torch.tensor(-0.5).exp()
-    assert clipped.tolist() == [True, False, False, True]
-    torch.testing.assert_close(loss.detach(), -(1.28 + down - 0.5 * up - 0.8))
-    assert logprobs.grad is not None
-    torch.testing.assert_close(logprobs.grad, torch.stack([0 * up, -down, 0.5 * up, 0 * up]))
-
-
-def test_first_step_is_the_plain_policy_gradient() -> None:
-    logprobs = torch.tensor([-1.0, -2.0], requires_grad=True)
-    advantages = torch.tensor([1.0, -0.5])
-    loss, _ = policy_gradient_loss(logprobs, logprobs.detach(), advantages, torch.ones(2), clip_low=0.2, clip_high=0.28)
-    loss.backward()
-    assert logprobs.grad is not None
-    torch.testing.assert_close(logprobs.grad, -advantages)

@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from reheatd.errors import BadInputError
@@ -65,6 +66,10 @@ class Verifier(AbstractContextManager["Verifier"]):
             self.last_failure = reply["error"]
             return 0.0
         return reply["reward"]
+
+    def score_all(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """The rewards of (completion, answer) pairs, in their order."""
+        return [self.score(completion, answer) for completion, answer in pairs]
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._buffer = b""

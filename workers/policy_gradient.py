@@ -1,0 +1,54 @@
+"""The arithmetic of group-relative policy gradients: advantages, the clipped surrogate and the KL term.
+
+Axes: T completion tokens of a batch. All log-probabilities are in nats.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def group_advantages(rewards: Sequence[float], *, normalise_std: bool) -> list[float] | None:
+    """Advantage of every rollout of a group over the group's mean; None when all rewards are equal."""
+    if max(rewards) - min(rewards) < 1e-9:
+        return None
+    mean = sum(rewards) / len(rewards)
+    centred = [reward - mean for reward in rewards]
+    if not normalise_std:
+        return centred
+    std = (sum(value * value for value in centred) / len(centred)) ** 0.5
+    return [value / std for value in centred]
+
+
+def clipped_surrogate(
+    logprobs_T: Tensor,
+    old_logprobs_T: Tensor,
+    advantages_T: Tensor,
+    importance_T: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+) -> tuple[Tensor, Tensor]:
+    """Loss of every token, [T], and which tokens were clipped, [T].
+
+    Args:
+        old_logprobs_T: The trainer's own log-probabilities before the first update on this batch.
+        importance_T: Truncated ratio of the trainer to the sampler; a constant weight.
+        clip_low, clip_high: The ratio to `old_logprobs_T` is clipped to [1 - clip_low, 1 + clip_high].
+    """
+    ratio_T = (logprobs_T - old_logprobs_T).exp()
+    clipped_T = ratio_T.clamp(1 - clip_low, 1 + clip_high)
+    surrogate_T = torch.minimum(ratio_T * advantages_T, clipped_T * advantages_T)
+    is_clipped_T = surrogate_T.detach() < (ratio_T * advantages_T).detach()
+    return -importance_T * surrogate_T, is_clipped_T
+
+
+def reference_kl(logprobs_T: Tensor, old_logprobs_T: Tensor, reference_T: Tensor) -> Tensor:
+    """Estimate of KL(policy || reference) from each sampled token, [T], never negative, with an unbiased gradient.
+
+    The k3 estimator r - log r - 1, r = p_ref / p. By itself its gradient is that of another divergence; times the ratio
+    to the policy that sampled, p / p_old, its expectation is KL and so is its gradient (arXiv 2512.02556).
+    """
+    log_ratio_T = reference_T - logprobs_T
+    return (logprobs_T - old_logprobs_T).exp() * (log_ratio_T.exp() - log_ratio_T - 1)

@@ -1,0 +1,104 @@
+"""Groups of scored rollouts for one step of continued RL.
+
+Dynamic sampling (DAPO, arXiv 2503.14476): a group whose rewards are all equal teaches nothing; further problems are
+sampled in its place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reheatd.jobs.contracts import RLSpec
+from workers.policy_gradient import group_advantages
+from workers.progress import Progress
+from workers.rewards.verifier import Verifier
+from workers.sampling import Rollout, Sampler
+from workers.task_data import Problem
+
+
+@dataclass(frozen=True)
+class ScoredRollout:
+    rollout: Rollout
+    reward: float
+    advantage: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from, and figures over everything that was sampled for it."""
+
+    scored: list[ScoredRollout]
+    """Rollouts of groups whose rewards differ."""
+    metrics: dict[str, float]
+
+
+class GroupCollector:
+    """Draws problems in order, again from the first after the last."""
+
+    def __init__(
+        self, spec: RLSpec, sampler: Sampler, problems: Sequence[Problem], verifier: Verifier, progress: Progress
+    ) -> None:
+        self._spec = spec
+        self._sampler = sampler
+        self._problems = problems
+        self._verifier = verifier
+        self._progress = progress
+        self.drawn = 0
+        """Problems drawn so far, the place in the data."""
+
+    def collect(self, step: int) -> Batch:
+        """Up to `prompts_per_step` groups with differing rewards; fewer when `max_resamples` refills do not suffice."""
+        spec = self._spec
+        rewards: list[float] = []
+        sampled: list[Rollout] = []
+        scored: list[ScoredRollout] = []
+        groups = useful = 0
+        for attempt in range(1 + spec.max_resamples):
+            missing = spec.prompts_per_step - useful
+            if not missing:
+                break
+            for rollouts, group in self._sample_groups(missing, step, attempt):
+                groups += 1
+                rewards += group
+                sampled += rollouts
+                advantages = group_advantages(group, normalise_std=spec.normalise_std)
+                if advantages is not None:
+                    useful += 1
+                    scored += [ScoredRollout(*row) for row in zip(rollouts, group, advantages, strict=True)]
+        count = max(1, len(rewards))
+        return Batch(
+            # A truncated rollout was scored on half an answer: with `mask_truncated` it says nothing about its tokens,
+            # but stays in the mean that the others are compared with.
+            [item for item in scored if not (spec.mask_truncated and item.rollout.truncated)],
+            {
+                "reward": sum(rewards) / count,
+                "zero_variance_groups": (groups - useful) / max(1, groups),
+                "completion_tokens": sum(len(rollout.token_ids) for rollout in sampled) / count,
+                "truncated": sum(rollout.truncated for rollout in sampled) / count,
+                "samples": float(len(rewards)),
+                "verifier_timeouts": float(self._verifier.timeouts),
+                "verifier_failures": float(self._verifier.failures),
+            },
+        )
+
+    def _sample_groups(self, count: int, step: int, attempt: int) -> list[tuple[list[Rollout], list[float]]]:
+        """Rollouts and rewards of the next `count` problems; a problem with fewer than two rollouts is left out."""
+        spec = self._spec
+        self._progress.report("sampling", step)
+        problems = [self._problems[(self.drawn + i) % len(self._problems)] for i in range(count)]
+        self.drawn += count
+        sampled = self._sampler.sample(
+            [problem.messages for problem in problems],
+            n=spec.group_size,
+            max_tokens=spec.max_tokens,
+            temperature=spec.temperature,
+            seed=spec.seed + step * (1 + spec.max_resamples) + attempt,
+        )
+        self._progress.report("scoring", step)
+        pairs = [
+            (rollout.text, problem.answer)
+            for problem, rollouts in zip(problems, sampled, strict=True)
+            for rollout in rollouts
+        ]
+        scores = iter(self._verifier.score_all(pairs))
+        groups = [(rollouts, [next(scores) for _ in rollouts]) for rollouts in sampled]
+        return [group for group in groups if len(group[0]) > 1]
