@@ -27,21 +27,23 @@ def chunk_tokens(vocabulary: int) -> int:
     return max(1, CHUNK_ELEMENTS // vocabulary)
 
 
-def temper(logits_TV: Tensor, tau: float, min_p: float | None = None) -> Tensor:
+def temper(logits_TV: Tensor, tau: float, min_p: float | None = None, *, out: Tensor | None = None) -> Tensor:
     """Log-probabilities of the teacher: the policy's own distribution at temperature `tau`.
 
     Args:
         logits_TV: The policy's logits or log-probabilities at temperature 1.
         min_p: Tail-safe teacher: only candidates with p >= min_p * max p are re-tempered, among themselves and
             keeping their total mass; every other token keeps its own probability.
+        out: Where the result goes; a new tensor by default.
     """
     if min_p is None:
-        return torch.log_softmax(logits_TV / tau, dim=-1)
+        scaled_TV = torch.div(logits_TV, tau, out=out)
+        return torch.log_softmax(scaled_TV, -1, out=out)
     logprobs_TV = torch.log_softmax(logits_TV, dim=-1)
     tail_TV = logprobs_TV < logprobs_TV.amax(-1, keepdim=True) + torch.tensor(min_p).log().to(logprobs_TV)
     log_mass_T1 = logprobs_TV.masked_fill(tail_TV, -torch.inf).logsumexp(-1, keepdim=True)
     candidates_TV = torch.log_softmax((logprobs_TV / tau).masked_fill(tail_TV, -torch.inf), dim=-1)
-    return torch.where(tail_TV, logprobs_TV, candidates_TV + log_mass_T1)
+    return torch.where(tail_TV, logprobs_TV, candidates_TV + log_mass_T1, out=out)
 
 
 def entropy(logprobs_TV: Tensor) -> Tensor:
@@ -49,19 +51,21 @@ def entropy(logprobs_TV: Tensor) -> Tensor:
     return -_row_dot(logprobs_TV.exp(), logprobs_TV)
 
 
-def divergence_and_grad(teacher_TV: Tensor, student_TV: Tensor, kind: Divergence) -> tuple[Tensor, Tensor]:
-    """D(teacher, student) per row and its gradient with respect to the student's logits.
+def divergence_and_grad(
+    teacher_TV: Tensor, student_TV: Tensor, p_TV: Tensor, kind: Divergence
+) -> tuple[Tensor, Tensor]:
+    """D(teacher, student) per row, [T], and its gradient with respect to the student's logits, [T, V].
 
-    With q the teacher, p the student, M = b q + (1 - b) p and b = 0.5 (both arguments are log-probabilities, and both
-    are overwritten: a chunk of logits is the largest tensor of a training step):
+    Teacher and student are log-probabilities, `p_TV` the student's probabilities. All three are overwritten: a chunk of
+    logits is the largest tensor of a training step. With q the teacher, p the student, M = b q + (1 - b) p and b = 0.5:
         forward KL  sum q log(q/p)                             dD/dz = p - q
         reverse KL  sum p log(p/q)                             dD/dz = p (log(p/q) - D)
         JSD(b)      b KL(q||M) + (1 - b) KL(p||M)              dD/dz = (1 - b) p (log(p/M) - sum p log(p/M))
     """
-    p_TV = student_TV.exp()
     if kind == "forward_kl":
-        q_TV = teacher_TV.exp()
-        return _row_dot(q_TV, teacher_TV.sub_(student_TV)), p_TV.sub_(q_TV)
+        log_ratio_TV = torch.sub(teacher_TV, student_TV, out=student_TV)
+        q_TV = teacher_TV.exp_()
+        return _row_dot(q_TV, log_ratio_TV), p_TV.sub_(q_TV)
     if kind == "reverse_kl":
         log_ratio_TV = student_TV.sub_(teacher_TV)
         value_T = _row_dot(p_TV, log_ratio_TV)
@@ -70,7 +74,8 @@ def divergence_and_grad(teacher_TV: Tensor, student_TV: Tensor, kind: Divergence
     mixture_TV = torch.logaddexp(teacher_TV + log_beta, student_TV + log_rest)
     log_ratio_TV = student_TV.sub_(mixture_TV)
     student_T = _row_dot(p_TV, log_ratio_TV)
-    teacher_T = _row_dot(teacher_TV.exp(), mixture_TV.neg_().add_(teacher_TV))
+    teacher_ratio_TV = torch.sub(teacher_TV, mixture_TV, out=mixture_TV)
+    teacher_T = _row_dot(teacher_TV.exp_(), teacher_ratio_TV)
     value_T = JSD_BETA * teacher_T + (1 - JSD_BETA) * student_T
     return value_T, p_TV.mul_(log_ratio_TV.sub_(student_T[:, None])).mul_(1 - JSD_BETA)
 
@@ -111,18 +116,21 @@ class _ChunkedDivergence(torch.autograd.Function):
         min_p: float | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         values, student_entropies, teacher_entropies, grads = [], [], [], []
-        size = chunk_tokens(head_VD.shape[0])
-        for start in range(0, student_TD.shape[0], size):
-            part = slice(start, start + size)
-            student_cV = _logprobs(student_TD[part], head_VD)
-            teacher_cV = temper(student_cV if teacher_TD is None else _logits(teacher_TD[part], head_VD), tau, min_p)
-            student_entropies.append(entropy(student_cV))
-            teacher_entropies.append(entropy(teacher_cV))
-            value_c, grad_cV = divergence_and_grad(teacher_cV, student_cV, kind)
+        head = _ChunkedHead(head_VD, student_TD.shape[0], buffers=3)
+        for part in head.parts:
+            student_cV, teacher_cV, scratch_cV = head.buffers(part)
+            head.logits(student_TD[part], scratch_cV)
+            torch.log_softmax(scratch_cV, -1, out=student_cV)
+            logits_cV = student_cV if teacher_TD is None else head.logits(teacher_TD[part], scratch_cV)
+            temper(logits_cV, tau, min_p, out=teacher_cV)
+            teacher_entropies.append(-_row_dot(torch.exp(teacher_cV, out=scratch_cV), teacher_cV))
+            p_cV = torch.exp(student_cV, out=scratch_cV)
+            student_entropies.append(-_row_dot(p_cV, student_cV))
+            value_c, grad_cV = divergence_and_grad(teacher_cV, student_cV, p_cV, kind)
             values.append(value_c)
             if ctx.needs_input_grad[0]:
                 # One row's divergence depends on that row's hidden state alone: this is the whole Jacobian.
-                grads.append(grad_cV.to(head_VD.dtype) @ head_VD)
+                grads.append(head.pull_back(grad_cV))
         if grads:
             ctx.save_for_backward(torch.cat(grads))
         outputs = torch.cat(values), torch.cat(student_entropies), torch.cat(teacher_entropies)
@@ -155,16 +163,18 @@ class _ChunkedLogprobs(torch.autograd.Function):
         ctx: Any, hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
         values, entropies, grads = [], [], []
-        size = chunk_tokens(head_VD.shape[0])
-        for start in range(0, hidden_TD.shape[0], size):
-            part = slice(start, start + size)
-            logprobs_cV = _logprobs(hidden_TD[part], head_VD, temperature)
+        head = _ChunkedHead(head_VD, hidden_TD.shape[0], buffers=2)
+        for part in head.parts:
+            logprobs_cV, scratch_cV = head.buffers(part)
+            logits_cV = head.logits(hidden_TD[part], scratch_cV)
+            torch.log_softmax(logits_cV if temperature == 1.0 else logits_cV.div_(temperature), -1, out=logprobs_cV)
             values.append(logprobs_cV.gather(-1, targets_T[part, None]).squeeze(-1))
-            entropies.append(entropy(logprobs_cV))
+            p_cV = torch.exp(logprobs_cV, out=scratch_cV)
+            entropies.append(-_row_dot(p_cV, logprobs_cV))
             if ctx.needs_input_grad[0]:
-                grad_cV = logprobs_cV.exp_().neg_()
+                grad_cV = p_cV.neg_()
                 grad_cV.scatter_add_(-1, targets_T[part, None], torch.ones_like(values[-1])[:, None])
-                grads.append(grad_cV.div_(temperature).to(head_VD.dtype) @ head_VD)
+                grads.append(head.pull_back(grad_cV.div_(temperature)))
         if grads:
             ctx.save_for_backward(torch.cat(grads), hidden_TD, head_VD)
         ctx.temperature = temperature
@@ -222,15 +232,42 @@ def logprobs_of_states(hidden_TD: Tensor, head_VD: Tensor, limit: int) -> Tensor
         return _logprobs(hidden_TD[::stride], head_VD)
 
 
-def _logits(hidden_cD: Tensor, head_VD: Tensor) -> Tensor:
-    """h W^T of one chunk, at least float32."""
-    logits_cV = hidden_cD.to(head_VD.dtype) @ head_VD.T
-    return logits_cV.to(torch.promote_types(logits_cV.dtype, torch.float32))
+class _ChunkedHead:
+    """The frozen LM head with memory for the logits of one chunk, which every chunk uses again.
+
+    Allocated anew for every chunk, tensors of this size leave holes in the heap that add up to several times as much.
+    """
+
+    def __init__(self, head_VD: Tensor, tokens: int, *, buffers: int) -> None:
+        vocabulary = head_VD.shape[0]
+        size = min(tokens, chunk_tokens(vocabulary))
+        dtype = torch.promote_types(head_VD.dtype, torch.float32)
+        self.parts = [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+        self._head_VD = head_VD
+        self._buffers = [head_VD.new_empty(size, vocabulary, dtype=dtype) for _ in range(buffers)]
+        self._product = head_VD.new_empty(0 if dtype == head_VD.dtype else size, vocabulary)
+
+    def buffers(self, part: slice) -> list[Tensor]:
+        return [buffer[: part.stop - part.start] for buffer in self._buffers]
+
+    def logits(self, hidden_cD: Tensor, out: Tensor) -> Tensor:
+        """h W^T, at least float32, written to `out`."""
+        hidden_cD = hidden_cD.to(self._head_VD.dtype)
+        if out.dtype == self._head_VD.dtype:
+            return torch.mm(hidden_cD, self._head_VD.T, out=out)
+        return out.copy_(torch.mm(hidden_cD, self._head_VD.T, out=self._product[: out.shape[0]]))
+
+    def pull_back(self, grad_cV: Tensor) -> Tensor:
+        """Gradient with respect to the hidden states, [c, D]."""
+        if grad_cV.dtype != self._head_VD.dtype:
+            grad_cV = self._product[: grad_cV.shape[0]].copy_(grad_cV)
+        return grad_cV @ self._head_VD
 
 
 def _logprobs(hidden_cD: Tensor, head_VD: Tensor, temperature: float = 1.0) -> Tensor:
     """log softmax(h W^T / temperature) of one chunk, at least float32."""
-    logits_cV = _logits(hidden_cD, head_VD)
+    logits_cV = hidden_cD.to(head_VD.dtype) @ head_VD.T
+    logits_cV = logits_cV.to(torch.promote_types(logits_cV.dtype, torch.float32))
     return torch.log_softmax(logits_cV if temperature == 1.0 else logits_cV.div_(temperature), dim=-1)
 
 

@@ -1,5 +1,7 @@
 """The fused losses against plain autograd on the full distributions, in float64."""
 
+import random
+
 import pytest
 import torch
 
@@ -7,6 +9,8 @@ from workers import losses
 from workers.losses import Divergence, chunked_divergence, chunked_logprobs, find_tau, temper, tempered_entropy
 
 SHAPES = [(1, 3, 5), (7, 16, 33), (40, 8, 101)]
+DRAW = random.Random(0)
+RANDOM_SHAPES = [(DRAW.randint(1, 60), DRAW.randint(2, 48), DRAW.randint(3, 400)) for _ in range(6)]
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +26,12 @@ def random_case(shape: tuple[int, int, int], seed: int = 0) -> tuple[torch.Tenso
     teacher = torch.randn(tokens, width, generator=generator, dtype=torch.float64)
     head = torch.randn(vocabulary, width, generator=generator, dtype=torch.float64)
     return student, teacher, head
+
+
+def assert_gradients_agree(fused: torch.Tensor, exact: torch.Tensor) -> None:
+    """Relative to the largest entry of the exact gradient, which is computed in float64 by autograd."""
+    tolerance = 1e-9 if fused.dtype == torch.float64 else 1e-4
+    assert float((fused.double() - exact).abs().max() / exact.abs().max()) < tolerance
 
 
 def plain_divergence(q: torch.Tensor, p: torch.Tensor, kind: Divergence) -> torch.Tensor:
@@ -58,6 +68,42 @@ def test_divergence_and_gradient_match_autograd(
     torch.testing.assert_close(gradient, expected_gradient)
     torch.testing.assert_close(student_entropy, -(p * p.log()).sum(-1))
     torch.testing.assert_close(teacher_entropy, -(q * q.log()).sum(-1))
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shape", RANDOM_SHAPES, ids=str)
+@pytest.mark.parametrize("teacher", ["frozen", "live"])
+def test_gradient_is_exact(kind: Divergence, dtype: torch.dtype, shape: tuple[int, int, int], teacher: str) -> None:
+    student, teacher_TD, head = random_case(shape)
+    tau = 0.5 + shape[0] / 25
+    q = torch.softmax((student.detach() if teacher == "live" else teacher_TD) @ head.T / tau, -1)
+    expected = plain_divergence(q, torch.softmax(student @ head.T, -1), kind)
+    (exact,) = torch.autograd.grad(expected.sum(), student)
+
+    rounded = student.detach().to(dtype).requires_grad_()
+    frozen = None if teacher == "live" else teacher_TD.to(dtype)
+    value, *_ = chunked_divergence(rounded, head.to(dtype), tau=tau, kind=kind, teacher_TD=frozen)
+    (gradient,) = torch.autograd.grad(value.sum(), rounded)
+    assert_gradients_agree(gradient, exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shape", RANDOM_SHAPES, ids=str)
+def test_policy_gradient_is_exact(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+    hidden, _, head = random_case(shape)
+    targets = torch.randint(0, shape[2], (shape[0],))
+    weights = torch.randn(shape[0], dtype=torch.float64)
+    full = torch.log_softmax(hidden @ head.T, -1)
+    entropies = -(full.exp() * full).sum(-1)
+    chosen = full.gather(-1, targets[:, None]).squeeze(-1)
+    (exact,) = torch.autograd.grad((weights * chosen).sum() + 0.1 * entropies.sum(), hidden)
+
+    rounded = hidden.detach().to(dtype).requires_grad_()
+    logprobs_T, entropy_T = chunked_logprobs(rounded, head.to(dtype), targets)
+    loss = (weights.to(dtype) * logprobs_T).sum() + 0.1 * entropy_T.sum()
+    (gradient,) = torch.autograd.grad(loss, rounded)
+    assert_gradients_agree(gradient, exact)
 
 
 @pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
