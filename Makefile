@@ -12,7 +12,7 @@ READY := $(VENV)/.ready-$(ENGINE)
 PIP   := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-lora test-compose lock clean
+.PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-lora bench-distill bench-rl test-compose lock clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ format: $(READY)  ## Format the code
 
 bench-cpu-lora: $(READY)  ## The CPU LoRA plugin against vLLM's stock kernels
 	@$(BIN)/python -m bench.cpu_lora
+
+bench-distill: $(READY)  ## The fused loss and a whole TS-OPSD step against TRL's
+	@$(BIN)/python -m bench.distill
+
+bench-rl: $(READY)  ## A whole RL update against TRL's GRPOTrainer on the same rollouts
+	@$(BIN)/python -m bench.rl
 
 test-compose: $(READY)  ## Build the images and drive a reheat and a swap through the compose stack
 	@$(BIN)/python -m pytest tests/compose

@@ -9,7 +9,6 @@ import copy
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def reheatd_side(rollouts: Path, tau: float, steps: int, teacher: str = "frozen"
         parent_adapter=None,
         model_path=policy_path(),
         gateway_url="",
-        output_dir=Path(),
+        output_dir=Path(tempfile.mkdtemp()),
         tau=tau,
         steps=steps,
         teacher=teacher,  # pyright: ignore[reportArgumentType]
@@ -52,9 +51,11 @@ def reheatd_side(rollouts: Path, tau: float, steps: int, teacher: str = "frozen"
 def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool) -> dict[str, Any]:
     from datasets import Dataset
     from peft import LoraConfig as PeftLoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.trainer.distillation_config import DistillationConfig
     from trl.trainer.distillation_trainer import DistillationTrainer
+
+    from bench.trl_watch import StepWatch
 
     groups = read_rollouts(rollouts)
     memory = PeakMemory()
@@ -69,15 +70,6 @@ def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool) -> dic
     class Recorded(DistillationTrainer):
         def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> Any:
             return [completions[tokenizer.decode(ids)] for ids in prompt_ids]
-
-    class Watch(TrainerCallback):
-        seconds: list[float] = []  # noqa: RUF012
-
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.begun = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seconds.append(time.perf_counter() - self.begun)
 
     with tempfile.TemporaryDirectory() as folder:
         config = DistillationConfig(
@@ -95,7 +87,7 @@ def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool) -> dic
             bf16=True,
             use_cpu=not torch.cuda.is_available(),
         )
-        watch = Watch()
+        watch = StepWatch()
         trainer = Recorded(
             model=model,
             teacher_model=teacher,

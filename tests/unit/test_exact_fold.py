@@ -1,5 +1,5 @@
-"""TS-OPSD with the frozen teacher and forward KL has an exact answer: the final norm divided by tau, which divides every
-logit by tau. With every parameter trainable the student gets there."""
+"""TS-OPSD with the frozen teacher and forward KL has an exact answer: the final norm divided by tau, which divides all
+logits by tau. With every parameter trainable the student gets there."""
 
 import copy
 from typing import Any, cast

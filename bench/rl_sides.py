@@ -1,0 +1,133 @@
+"""One side of `bench.rl`'s comparison of whole RL updates: `python -m bench.rl_sides SIDE OPTIONS`.
+
+Both sides take the same steps: SmolLM2-135M in bfloat16, a new rank-16 adapter on every linear layer, the same recorded
+groups with the same rewards in every step, advantages without division by the standard deviation, token-level
+normalisation, asymmetric clip, no KL term. An update is everything from the rollouts to the optimiser's step.
+"""
+
+import json
+import sys
+import tempfile
+import zlib
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.recorded import RecordedSampler, Stopwatch
+from bench.rollout_file import policy_path, read_rollouts
+from bench.sides import PeakMemory
+from reheatd.jobs.contracts import LoraConfig, RLSpec
+from workers.grpo import Grpo
+from workers.policy import Policy
+from workers.rewards.verifier import Verifier
+from workers.task_data import Problem
+
+LEARNING_RATE = 1e-5
+CLIP_LOW, CLIP_HIGH = 0.2, 0.28
+
+
+def coin(completion: str) -> float:
+    """A reward that takes no time, the same on both sides."""
+    return float(zlib.crc32(completion.encode()) % 2)
+
+
+class Coin(Verifier):
+    def score_all(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        return [coin(completion) for completion, _ in pairs]
+
+
+def reheatd_side(rollouts: Path, steps: int) -> dict[str, Any]:
+    groups = read_rollouts(rollouts)
+    memory = PeakMemory()
+    policy = Policy.load(policy_path(), LoraConfig(), dtype="bfloat16")
+    spec = RLSpec(
+        job_id="bench",
+        parent_version=0,
+        parent_adapter=None,
+        model_path=policy_path(),
+        gateway_url="",
+        output_dir=Path(tempfile.mkdtemp()),
+        steps=steps,
+        learning_rate=LEARNING_RATE,
+        prompts_per_step=len(groups),
+        group_size=len(groups[0]),
+        clip_low=CLIP_LOW,
+        clip_high=CLIP_HIGH,
+        max_resamples=0,
+    )
+    watch = Stopwatch()
+    problems = [Problem([{"role": "user", "content": ""}], "")] * len(groups)
+    Grpo(policy, spec, RecordedSampler(groups), problems, Coin("exact"), watch).run()
+    return {"seconds": watch.seconds, "entropy": watch.metrics[0]["entropy"], "peak_mib": memory.mib()}
+
+
+def trl_side(rollouts: Path, steps: int, checkpointing: bool) -> dict[str, Any]:
+    from datasets import Dataset
+    from peft import LoraConfig as PeftLoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    from bench.trl_watch import StepWatch
+
+    groups = read_rollouts(rollouts)
+    group_size = len(groups[0])
+    memory = PeakMemory()
+    model: Any = AutoModelForCausalLM.from_pretrained(policy_path(), dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained(policy_path())
+    lora = LoraConfig()
+    recorded = {
+        tokenizer.decode(group[0].prompt_ids): cycle(rollout.token_ids for rollout in group) for group in groups
+    }
+
+    class Recorded(GRPOTrainer):
+        def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> Any:
+            return [next(recorded[tokenizer.decode(ids)]) for ids in prompt_ids], None
+
+    def reward(completions: list[str], **_: Any) -> list[float | None]:
+        return [coin(completion) for completion in completions]
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = GRPOConfig(
+            output_dir=folder,
+            per_device_train_batch_size=group_size,
+            gradient_accumulation_steps=len(groups),
+            num_generations=group_size,
+            max_completion_length=max(len(rollout.token_ids) for group in groups for rollout in group),
+            gradient_checkpointing=checkpointing,
+            scale_rewards="none",
+            loss_type="dapo",
+            beta=0.0,
+            epsilon=CLIP_LOW,
+            epsilon_high=CLIP_HIGH,
+            max_steps=steps,
+            learning_rate=LEARNING_RATE,
+            shuffle_dataset=False,
+            logging_steps=1,
+            report_to="none",
+            save_strategy="no",
+            bf16=True,
+            use_cpu=not torch.cuda.is_available(),
+        )
+        watch = StepWatch()
+        trainer = Recorded(
+            model=model,
+            reward_funcs=reward,
+            args=config,
+            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in recorded] * steps),
+            processing_class=tokenizer,
+            callbacks=[watch],
+            peft_config=PeftLoraConfig(r=lora.rank, lora_alpha=int(lora.alpha), target_modules=lora.target_modules),
+        )
+        trainer.train()
+        entropy = next(entry["entropy"] for entry in trainer.state.log_history if "entropy" in entry)
+    return {"seconds": watch.seconds, "entropy": entropy, "peak_mib": memory.mib()}
+
+
+if __name__ == "__main__":
+    options = json.loads(sys.argv[2])
+    options["rollouts"] = Path(options["rollouts"])
+    print(json.dumps({"reheatd": reheatd_side, "trl": trl_side}[sys.argv[1]](**options)))
