@@ -1,0 +1,116 @@
+"""Countdown: reach a target with four numbers, each used once, and + - *.
+
+Every number and every sign is one token, so that a policy of under a million parameters learns the task in minutes. Most
+problems have several solutions: a policy that knows the task has entropy to lose.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from workers.task_data import Messages, Problem
+
+NUMBERS = range(1, 21)
+TARGETS = range(1, 100)
+SIGNS = ("+", "-", "*")
+PAD, END, REACH, BY = "<pad>", "<end>", ":", "="
+WORDS = (PAD, END, REACH, BY, *SIGNS, *map(str, range(100)))
+"""The vocabulary; a word's place is its token id."""
+COMPLETION_TOKENS = 8
+"""Four numbers, three signs, the end."""
+
+Split = Literal["train", "tuning", "held_out"]
+HELD_OUT_SHARE = 0.02
+"""Of all problems, in each of `tuning` and `held_out`."""
+
+
+class Solved(NamedTuple):
+    """A problem with one of its solutions, both as words."""
+
+    prompt: list[str]
+    solution: list[str]
+
+
+def value(expression: Sequence[str]) -> int | None:
+    """Value of numbers and signs in turn, multiplication first; None for anything else."""
+    if len(expression) % 2 == 0:
+        return None
+    total, sign = 0, 1
+    term: int | None = None
+    for place, word in enumerate(expression):
+        if place % 2 == 0:
+            if not word.isdecimal():
+                return None
+            term = int(word) if term is None else term * int(word)
+        elif word == "*":
+            continue
+        elif word in SIGNS and term is not None:
+            total, term, sign = total + sign * term, None, 1 if word == "+" else -1
+        else:
+            return None
+    return None if term is None else total + sign * term
+
+
+def reward(completion: str, answer: str) -> float:
+    """1 for an expression over exactly the problem's numbers with the target's value.
+
+    Args:
+        answer: The numbers and the target, "3 7 4 2 25".
+    """
+    words = completion.split()
+    *numbers, target = answer.split()
+    return float(sorted(words[::2]) == sorted(numbers) and value(words) == int(target))
+
+
+def solved_problems(generator: random.Random, split: Split) -> Iterator[Solved]:
+    """Endless random problems of a split, each with a random solution."""
+    while True:
+        numbers = [str(generator.choice(NUMBERS)) for _ in range(4)]
+        solution = numbers[:1]
+        for number in numbers[1:]:
+            solution += [generator.choice(SIGNS), number]
+        target = value(solution)
+        if target in TARGETS and split_of(numbers, target) == split:
+            generator.shuffle(numbers)
+            yield Solved([*numbers, REACH, str(target), BY], solution)
+
+
+def problems(count: int, split: Split, seed: int) -> list[Problem]:
+    """Different problems of a split."""
+    found: dict[str, Problem] = {}
+    for prompt, _ in solved_problems(random.Random(seed), split):
+        *numbers, _, target, _ = prompt
+        answer = " ".join([*sorted(numbers, key=int), target])
+        found.setdefault(answer, Problem([{"role": "user", "content": " ".join(prompt)}], answer))
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def split_of(numbers: Sequence[str], target: int) -> Split:
+    """By the content of the problem, so that no split shares one with another, in whatever order its numbers come."""
+    content = " ".join([*sorted(numbers), str(target)])
+    place = int.from_bytes(hashlib.sha256(content.encode()).digest()[:4]) / 2**32
+    if place < HELD_OUT_SHARE:
+        return "held_out"
+    return "tuning" if place < 2 * HELD_OUT_SHARE else "train"
+
+
+class WordCodec:
+    """The `Codec` of this vocabulary."""
+
+    stop_ids = frozenset([WORDS.index(END)])
+
+    def encode(self, messages: Messages) -> list[int]:
+        return token_ids(messages[-1]["content"].split())
+
+    def decode(self, token_ids: list[int]) -> str:
+        return " ".join(WORDS[token] for token in token_ids if token not in self.stop_ids)
+
+
+def token_ids(words: Sequence[str]) -> list[int]:
+    return [IDS[word] for word in words]
+
+
+IDS = {word: token for token, word in enumerate(WORDS)}
