@@ -22,21 +22,16 @@ from bench.sides import PeakMemory
 from reheatd.jobs.contracts import LoraConfig, RLSpec
 from workers.grpo import Grpo
 from workers.policy import Policy
-from workers.rewards.verifier import Verifier
+from workers.rewards.scoring import InProcessScorer
 from workers.task_data import Problem
 
 LEARNING_RATE = 1e-5
 CLIP_LOW, CLIP_HIGH = 0.2, 0.28
 
 
-def coin(completion: str) -> float:
+def coin(completion: str, answer: str = "") -> float:
     """A reward that takes no time, the same on both sides."""
     return float(zlib.crc32(completion.encode()) % 2)
-
-
-class Coin(Verifier):
-    def score_all(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        return [coin(completion) for completion, _ in pairs]
 
 
 def reheatd_side(rollouts: Path, steps: int) -> dict[str, Any]:
@@ -60,7 +55,7 @@ def reheatd_side(rollouts: Path, steps: int) -> dict[str, Any]:
     )
     watch = Stopwatch()
     problems = [Problem([{"role": "user", "content": ""}], "")] * len(groups)
-    Grpo(policy, spec, RecordedSampler(groups), problems, Coin("exact"), watch).run()
+    Grpo(policy, spec, RecordedSampler(groups), problems, InProcessScorer(coin), watch).run()
     return {"seconds": watch.seconds, "entropy": watch.metrics[0]["entropy"], "peak_mib": memory.mib()}
 
 

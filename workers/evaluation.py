@@ -7,8 +7,8 @@ from statistics import NormalDist
 
 from reheatd.errors import EngineError
 from reheatd.jobs.contracts import Accuracy, PassAtK, PassRate
-from workers.rewards.verifier import Verifier
-from workers.sampling import Sampler
+from workers.rewards.scoring import Scorer
+from workers.sampling import Rollout, Sampler
 from workers.task_data import Problem
 
 SOLVED_REWARD = 0.5
@@ -26,7 +26,7 @@ def wilson_interval(successes: float, trials: float, confidence: float) -> tuple
 
 
 def measure_accuracy(
-    sampler: Sampler, problems: Sequence[Problem], verifier: Verifier, *, max_tokens: int, confidence: float = 0.95
+    sampler: Sampler, problems: Sequence[Problem], scorer: Scorer, *, max_tokens: int, confidence: float = 0.95
 ) -> Accuracy:
     """Share of `problems` that the version now sampled from solves.
 
@@ -37,16 +37,13 @@ def measure_accuracy(
     missing = sum(not rollouts for rollouts in sampled)
     if missing:
         raise EngineError(f"{sampler.model} gave no answer to {missing} of {len(problems)} held-out problems")
-    solved = sum(
-        verifier.score(rollouts[0].text, problem.answer) >= SOLVED_REWARD
-        for problem, rollouts in zip(problems, sampled, strict=True)
-    )
+    solved = sum(_solved(problems, sampled, scorer))
     low, high = wilson_interval(solved, len(problems), confidence)
     return Accuracy(value=solved / len(problems), low=low, high=high, problems=len(problems))
 
 
 def measure_pass_at_k(
-    sampler: Sampler, problems: Sequence[Problem], verifier: Verifier, *, samples: int, max_tokens: int, seed: int
+    sampler: Sampler, problems: Sequence[Problem], scorer: Scorer, *, samples: int, max_tokens: int, seed: int
 ) -> PassAtK:
     """pass@k for k = 1, 2, 4, ... up to `samples`, of the version now sampled from, at temperature 1.
 
@@ -59,12 +56,16 @@ def measure_pass_at_k(
     short = sum(len(rollouts) < samples for rollouts in sampled)
     if short:
         raise EngineError(f"{sampler.model} gave fewer than {samples} answers to {short} of {len(problems)} problems")
-    solved = [
-        sum(verifier.score(rollout.text, problem.answer) >= SOLVED_REWARD for rollout in rollouts)
-        for problem, rollouts in zip(problems, sampled, strict=True)
-    ]
+    solved = _solved(problems, sampled, scorer)
     ks = [1 << power for power in range(samples.bit_length())]
     return PassAtK(rates=[pass_rate(solved, samples, k) for k in ks], problems=len(problems), samples=samples)
+
+
+def _solved(problems: Sequence[Problem], sampled: Sequence[list[Rollout]], scorer: Scorer) -> list[int]:
+    """Solved completions of each problem."""
+    pairs = [(r.text, problem.answer) for problem, rollouts in zip(problems, sampled, strict=True) for r in rollouts]
+    rewards = iter(scorer.score_all(pairs))
+    return [sum(next(rewards) >= SOLVED_REWARD for _ in rollouts) for rollouts in sampled]
 
 
 def pass_rate(solved: Sequence[int], samples: int, k: int) -> PassRate:

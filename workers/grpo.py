@@ -18,7 +18,7 @@ from workers.optimisation import make_optimizer, optimizer_step
 from workers.policy import Policy, TokenBatch, micro_batches
 from workers.policy_gradient import clipped_surrogate, reference_kl
 from workers.progress import Progress
-from workers.rewards.verifier import Verifier
+from workers.rewards.scoring import Scorer
 from workers.rollout_groups import GroupCollector, ScoredRollout
 from workers.sampling import Sampler, parent_entropy
 from workers.task_data import Problem
@@ -56,13 +56,13 @@ class Grpo:
         spec: RLSpec,
         sampler: Sampler,
         problems: Sequence[Problem],
-        verifier: Verifier,
+        scorer: Scorer,
         progress: Progress,
     ) -> None:
         self._policy = policy
         self._spec = spec
         self._sampler = sampler
-        self._groups = GroupCollector(spec, sampler, problems, verifier, progress)
+        self._groups = GroupCollector(spec, sampler, problems, scorer, progress)
         self._progress = progress
         self._optimizer = make_optimizer(policy.parameters(), spec.learning_rate)
         self._updates = 0

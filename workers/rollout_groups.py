@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from reheatd.jobs.contracts import RLSpec
 from workers.policy_gradient import group_advantages
 from workers.progress import Progress
-from workers.rewards.verifier import Verifier
+from workers.rewards.scoring import Scorer
 from workers.sampling import Rollout, Sampler
 from workers.task_data import Problem
 
@@ -35,12 +35,12 @@ class GroupCollector:
     """Draws problems in order, again from the first after the last."""
 
     def __init__(
-        self, spec: RLSpec, sampler: Sampler, problems: Sequence[Problem], verifier: Verifier, progress: Progress
+        self, spec: RLSpec, sampler: Sampler, problems: Sequence[Problem], scorer: Scorer, progress: Progress
     ) -> None:
         self._spec = spec
         self._sampler = sampler
         self._problems = problems
-        self._verifier = verifier
+        self._scorer = scorer
         self._progress = progress
         self.drawn = 0
         """Problems drawn so far, the place in the data."""
@@ -75,8 +75,9 @@ class GroupCollector:
                 "completion_tokens": sum(len(rollout.token_ids) for rollout in sampled) / count,
                 "truncated": sum(rollout.truncated for rollout in sampled) / count,
                 "samples": float(len(rewards)),
-                "verifier_timeouts": float(self._verifier.timeouts),
-                "verifier_failures": float(self._verifier.failures),
+                "verifier_timeouts": float(self._scorer.unscored.timeouts),
+                "verifier_crashes": float(self._scorer.unscored.crashes),
+                "verifier_failures": float(self._scorer.unscored.failures),
             },
         )
 
@@ -99,6 +100,6 @@ class GroupCollector:
             for problem, rollouts in zip(problems, sampled, strict=True)
             for rollout in rollouts
         ]
-        scores = iter(self._verifier.score_all(pairs))
+        scores = iter(self._scorer.score_all(pairs))
         groups = [(rollouts, [next(scores) for _ in rollouts]) for rollouts in sampled]
         return [group for group in groups if len(group[0]) > 1]

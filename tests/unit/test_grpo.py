@@ -11,22 +11,22 @@ from reheatd.jobs.contracts import LoraConfig, RLSpec
 from tests.unit.workers_support import InProcessSampler, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.grpo import Grpo, RLOutcome
 from workers.policy import Policy
-from workers.rewards.verifier import Verifier
+from workers.rewards.scoring import InProcessScorer
 from workers.sampling import Rollout
 from workers.task_data import Messages, Problem
 
 LORA = LoraConfig(rank=8, alpha=16)
 
 
-class CountingVerifier(Verifier):
-    """Scores in this process; every completion of an easy problem is right."""
+class CountingScorer(InProcessScorer):
+    """Counts its calls; every completion of an easy problem is right."""
 
     def __init__(self, reward: Callable[[str], float]) -> None:
-        super().__init__("exact")
+        super().__init__(self._score)
         self.calls = 0
         self._function = reward
 
-    def score(self, completion: str, answer: str) -> float:
+    def _score(self, completion: str, answer: str) -> float:
         self.calls += 1
         return 1.0 if answer == "easy" else self._function(completion)
 
@@ -42,7 +42,7 @@ def train(
     answers: Sequence[str] = ("",),
     sampler: type[InProcessSampler] = InProcessSampler,
     **fields: Any,
-) -> tuple[RLOutcome, list[dict[str, float]], CountingVerifier, InProcessSampler]:
+) -> tuple[RLOutcome, list[dict[str, float]], CountingScorer, InProcessSampler]:
     policy = Policy.on_model(tiny_model(), None, LORA)
     rollouts = sampler(policy, number_prompts(16))
     problems = [Problem(messages, answer) for messages, answer in zip(number_prompts(32), cycle(answers))]
@@ -54,7 +54,7 @@ def train(
         "learning_rate": 0.01,
     }
     spec = RLSpec(**job_fields(tmp_path), **(defaults | fields))
-    verifier, progress = CountingVerifier(reward), SilentProgress()
+    verifier, progress = CountingScorer(reward), SilentProgress()
     outcome = Grpo(policy, spec, rollouts, problems, verifier, progress).run()
     return outcome, [metrics for phase, _, metrics in progress.reports if phase == "training"], verifier, rollouts
 

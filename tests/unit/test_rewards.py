@@ -97,10 +97,11 @@ def test_hanging_dying_and_raising_verifiers_score_zero_and_are_counted(
         assert verifier.score("a", "a") == 0.25
         assert verifier.score("die", "a") == 0.0
         assert verifier.score("a", "a") == 0.25
-        assert verifier.timeouts == 2
+        assert verifier.unscored.timeouts == 1
+        assert verifier.unscored.crashes == 1
         assert verifier.score("raise", "a") == 0.0
         assert verifier.score("nan", "a") == 0.0
-        assert verifier.failures == 2
+        assert verifier.unscored.failures == 2
 
 
 def test_verifier_with_a_reward_that_cannot_load_fails_at_once() -> None:

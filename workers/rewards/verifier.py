@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from reheatd.errors import BadInputError
+from workers.rewards.scoring import Unscored
 
 START_TIMEOUT_S = 120.0
 """The child imports the reward's module first; math libraries take seconds."""
@@ -26,10 +27,7 @@ class Verifier(AbstractContextManager["Verifier"]):
     def __init__(self, reward: str, *, timeout_s: float = 5.0) -> None:
         self.reward = reward
         self.timeout_s = timeout_s
-        self.timeouts = 0
-        """Completions that scored 0 because the verifier did not answer in time or died."""
-        self.failures = 0
-        """Completions that scored 0 because the verifier raised or returned no finite number."""
+        self.unscored = Unscored()
         self.last_failure = ""
         self._child: subprocess.Popen[bytes] | None = None
         self._buffer = b""
@@ -58,11 +56,14 @@ class Verifier(AbstractContextManager["Verifier"]):
         except BrokenPipeError:
             pass  # the child died; handled as no reply
         if reply is None:
+            if child.poll() is None:
+                self.unscored.timeouts += 1
+            else:
+                self.unscored.crashes += 1
             self._kill()
-            self.timeouts += 1
             return 0.0
         if "error" in reply:
-            self.failures += 1
+            self.unscored.failures += 1
             self.last_failure = reply["error"]
             return 0.0
         return reply["reward"]

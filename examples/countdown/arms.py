@@ -1,0 +1,199 @@
+"""The four ways to go on from a collapsed policy, and the runs that compare them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from examples.countdown.policy import LORA, load_policy
+from examples.countdown.task import COMPLETION_TOKENS, Split, WordCodec, problems, reward
+from reheatd.jobs.contracts import EntropyEstimate, ReheatSpec, RLSpec
+from workers.evaluation import measure_accuracy, measure_pass_at_k
+from workers.grpo import Grpo
+from workers.in_process import InProcessSampler
+from workers.policy import Policy
+from workers.rewards.scoring import InProcessScorer
+from workers.sampling import Rollout
+from workers.task_data import Messages, Problem
+from workers.ts_opsd import Reheater
+
+ARMS = ("continued", "hot", "reheat", "fold")
+"""Continued RL; RL with rollouts at temperature tau; TS-OPSD, then RL; tau folded into the final norm, then RL."""
+
+COLLAPSE_LEARNING_RATE = 3e-4
+PROMPTS_PER_STEP = 16
+GROUP_SIZE = 16
+REHEAT_PROMPTS_PER_STEP = 64
+PASS_AT = 16
+PROBES = 64
+TRAINING_PROBLEMS = 4096
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is tuned."""
+
+    learning_rate: float
+    """Of the RL that follows."""
+    tau: float = 1.0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How long and how carefully; completions where nothing else is said."""
+
+    collapse: int
+    """Sampled from the pretrained policy's start until the arms part."""
+    budget: int
+    """Sampled by every arm, TS-OPSD's own rollouts and probes included."""
+    evaluate_every: int
+    evaluation_problems: int
+    reheat_steps: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A policy on problems it was not trained on."""
+
+    samples: int
+    """Completions sampled since the pretrained policy."""
+    pass1: float
+    pass16: float
+    greedy: float
+    entropy: float
+    """Exact, over the states that the policy visits; nats per token."""
+
+
+class CountingSampler(InProcessSampler):
+    """Counts the completions it samples."""
+
+    samples = 0
+
+    def sample(
+        self, prompts: Sequence[Messages], *, n: int, max_tokens: int, temperature: float, seed: int
+    ) -> list[list[Rollout]]:
+        self.samples += len(prompts) * n
+        return super().sample(prompts, n=n, max_tokens=max_tokens, temperature=temperature, seed=seed)
+
+    def measure_entropy(self, seed: int) -> EntropyEstimate:
+        self.samples += PROBES
+        return super().measure_entropy(seed)
+
+
+class Curve:
+    """A `Progress` that measures the policy every `evaluate_every` completions."""
+
+    def __init__(self, policy: Policy, sampler: CountingSampler, sizes: Sizes, split: Split, before: int) -> None:
+        self.points: list[Measured] = []
+        self._policy = policy
+        self._sampler = sampler
+        self._sizes = sizes
+        self._problems = problems(sizes.evaluation_problems, split, seed=0)
+        self._before = before
+
+    def report(self, phase: str, step: int, metrics: dict[str, float] | None = None) -> None:
+        if phase == "training" and self._sampler.samples >= len(self.points) * self._sizes.evaluate_every:
+            self.measure()
+
+    def measure(self) -> None:
+        asked = [problem.messages for problem in self._problems]
+        # A sampler of its own: what is spent on measuring is not part of the budget.
+        sampler = InProcessSampler(self._policy, WordCodec(), asked, probe_tokens=COMPLETION_TOKENS)
+        scorer = InProcessScorer(reward)
+        greedy = measure_accuracy(sampler, self._problems, scorer, max_tokens=COMPLETION_TOKENS)
+        rates = measure_pass_at_k(
+            sampler, self._problems, scorer, samples=PASS_AT, max_tokens=COMPLETION_TOKENS, seed=0
+        ).rates
+        self.points.append(
+            Measured(
+                samples=self._before + self._sampler.samples,
+                pass1=rates[0].value,
+                pass16=rates[-1].value,
+                greedy=greedy.value,
+                entropy=sampler.measure_entropy(0).mean,
+            )
+        )
+
+
+def collapse(pretrained: Path, folder: Path, sizes: Sizes, split: Split, seed: int) -> list[Measured]:
+    """RL on the pretrained policy; its adapter is written to `folder`."""
+    policy = load_policy(pretrained, seed=seed)
+    sampler = _sampler(policy)
+    curve = Curve(policy, sampler, sizes, split, before=0)
+    curve.measure()
+    _reinforce(policy, sampler, curve, COLLAPSE_LEARNING_RATE, 1.0, sizes.collapse, seed)
+    curve.measure()
+    policy.save(folder, pretrained)
+    return curve.points
+
+
+def run_arm(
+    arm: str, choice: Choice, pretrained: Path, collapsed: Path, sizes: Sizes, split: Split, seed: int
+) -> list[Measured]:
+    """One way on from `collapsed`."""
+    policy = load_policy(pretrained, collapsed, tau=choice.tau if arm == "fold" else 1.0)
+    sampler = _sampler(policy)
+    curve = Curve(policy, sampler, sizes, split, before=sizes.collapse)
+    curve.measure()
+    if arm == "reheat":
+        prompts = [problem.messages for problem in _problems(seed)]
+        spec = ReheatSpec(
+            **_job(seed),
+            tau=choice.tau,
+            steps=sizes.reheat_steps,
+            prompts_per_step=REHEAT_PROMPTS_PER_STEP,
+            max_tokens=COMPLETION_TOKENS,
+        )
+        Reheater(policy, spec, sampler, prompts, curve).run()
+        curve.measure()
+    temperature = choice.tau if arm == "hot" else 1.0
+    _reinforce(policy, sampler, curve, choice.learning_rate, temperature, sizes.budget - sampler.samples, seed)
+    curve.measure()
+    return curve.points
+
+
+def _reinforce(
+    policy: Policy,
+    sampler: CountingSampler,
+    curve: Curve,
+    learning_rate: float,
+    temperature: float,
+    samples: int,
+    seed: int,
+) -> None:
+    """RL with `samples` completions, the two entropy measurements included."""
+    spec = RLSpec(
+        **_job(seed),
+        steps=(samples - 2 * PROBES) // (PROMPTS_PER_STEP * GROUP_SIZE),
+        prompts_per_step=PROMPTS_PER_STEP,
+        group_size=GROUP_SIZE,
+        max_tokens=COMPLETION_TOKENS,
+        learning_rate=learning_rate,
+        temperature=temperature,
+        max_resamples=0,  # so that equal budgets are equal numbers of steps
+    )
+    Grpo(policy, spec, sampler, _problems(seed), InProcessScorer(reward), curve).run()
+
+
+def _sampler(policy: Policy) -> CountingSampler:
+    probes = [problem.messages for problem in problems(PROBES, "train", seed=-1)]
+    return CountingSampler(policy, WordCodec(), probes, probe_tokens=COMPLETION_TOKENS)
+
+
+def _problems(seed: int) -> list[Problem]:
+    return problems(TRAINING_PROBLEMS, "train", seed)
+
+
+def _job(seed: int) -> dict[str, Any]:
+    """The fields of a job that only a daemon has a use for, and a seed whose steps share none with another seed's."""
+    nowhere = Path()
+    return {
+        "job_id": "countdown",
+        "parent_version": 0,
+        "parent_adapter": None,
+        "model_path": nowhere,
+        "gateway_url": "",
+        "output_dir": nowhere,
+        "lora": LORA,
+        "seed": seed * 1_000_000,
+    }
