@@ -20,9 +20,10 @@ from workers.ts_opsd import Reheater
 ARMS = ("continued", "hot", "reheat", "fold")
 """Continued RL; RL with rollouts at temperature tau; TS-OPSD, then RL; tau folded into the final norm, then RL."""
 
-COLLAPSE_LEARNING_RATE = 3e-4
-PROMPTS_PER_STEP = 16
+PROMPTS_PER_STEP = 8
 GROUP_SIZE = 16
+STEP = PROMPTS_PER_STEP * GROUP_SIZE
+"""Completions of one step of RL."""
 REHEAT_PROMPTS_PER_STEP = 64
 PASS_AT = 16
 PROBES = 64
@@ -34,7 +35,7 @@ class Choice:
     """What is tuned."""
 
     learning_rate: float
-    """Of the RL that follows."""
+    """Of the RL; TS-OPSD keeps its own."""
     tau: float = 1.0
 
 
@@ -115,13 +116,13 @@ class Curve:
         )
 
 
-def collapse(pretrained: Path, folder: Path, sizes: Sizes, split: Split, seed: int) -> list[Measured]:
+def collapse(choice: Choice, pretrained: Path, folder: Path, sizes: Sizes, split: Split, seed: int) -> list[Measured]:
     """RL on the pretrained policy; its adapter is written to `folder`."""
     policy = load_policy(pretrained, seed=seed)
     sampler = _sampler(policy)
     curve = Curve(policy, sampler, sizes, split, before=0)
     curve.measure()
-    _reinforce(policy, sampler, curve, COLLAPSE_LEARNING_RATE, 1.0, sizes.collapse, seed)
+    _reinforce(policy, sampler, curve, choice.learning_rate, 1.0, sizes.collapse, seed)
     curve.measure()
     policy.save(folder, pretrained)
     return curve.points
@@ -164,7 +165,7 @@ def _reinforce(
     """RL with `samples` completions, the two entropy measurements included."""
     spec = RLSpec(
         **_job(seed),
-        steps=(samples - 2 * PROBES) // (PROMPTS_PER_STEP * GROUP_SIZE),
+        steps=(samples - 2 * PROBES) // STEP,
         prompts_per_step=PROMPTS_PER_STEP,
         group_size=GROUP_SIZE,
         max_tokens=COMPLETION_TOKENS,

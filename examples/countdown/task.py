@@ -1,7 +1,7 @@
 """Countdown: reach a target with four numbers, each used once, and + - *.
 
-Every number and every sign is one token, so that a policy of under a million parameters learns the task in minutes. Most
-problems have several solutions: a policy that knows the task has entropy to lose.
+Every number and every sign is one token, so that a policy of under a million parameters learns the task in minutes.
+Most problems have several solutions: a policy that knows the task has entropy to lose.
 """
 
 import hashlib
@@ -71,7 +71,7 @@ def solved_problems(generator: random.Random, split: Split) -> Iterator[Solved]:
         for number in numbers[1:]:
             solution += [generator.choice(SIGNS), number]
         target = value(solution)
-        if target in TARGETS and split_of(numbers, target) == split:
+        if target is not None and target in TARGETS and split_of(numbers, target) == split:
             generator.shuffle(numbers)
             yield Solved([*numbers, REACH, str(target), BY], solution)
 

@@ -1,0 +1,110 @@
+"""Is a reheated policy a better start for continued RL? Countdown, four arms, equal budgets of samples.
+
+    python -m examples.countdown.experiment [--quick] [--fresh]
+
+One pretrained policy; RL with LoRA until its entropy has collapsed, for every seed; then the arms, each with the
+learning rate and tau that served it best on another seed and other problems.
+"""
+
+import argparse
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from bench.report import RESULTS, Report
+from examples.countdown.arms import ARMS, STEP, Choice, Sizes
+from examples.countdown.outcome import Outcome
+from examples.countdown.plots import plot_curves, plot_differences
+from examples.countdown.policy import pretrain
+from examples.countdown.runs import PRETRAINED, Run, Runs
+
+DOCS = Path(__file__).parents[2] / "docs" / "experiment"
+TUNING_SEED = 0
+COLLAPSE = Choice(learning_rate=3e-4)
+
+
+@dataclass(frozen=True)
+class Plan:
+    pretraining_steps: int
+    sizes: Sizes
+    seeds: range
+    choices: dict[str, list[Choice]]
+    """Per arm, as many for each."""
+
+
+FULL = Plan(
+    pretraining_steps=800,
+    sizes=Sizes(
+        collapse=1000 * STEP,
+        budget=700 * STEP,
+        evaluate_every=140 * STEP,
+        evaluation_problems=384,
+        reheat_steps=40,
+    ),
+    seeds=range(1, 7),
+    choices={
+        "continued": [Choice(rate) for rate in (2e-5, 5e-5, 1e-4, 2e-4, 3e-4, 6e-4)],
+        **{arm: [Choice(*pair) for pair in product((5e-5, 1e-4, 3e-4), (1.25, 1.5))] for arm in ARMS[1:]},
+    },
+)
+QUICK = Plan(
+    pretraining_steps=40,
+    sizes=Sizes(collapse=6 * STEP, budget=6 * STEP, evaluate_every=3 * STEP, evaluation_problems=16, reheat_steps=4),
+    seeds=range(1, 3),
+    choices={arm: [Choice(3e-4, 1.0 if arm == "continued" else 1.5)] for arm in ARMS},
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Is a reheated policy a better start for continued RL?")
+    parser.add_argument("--quick", action="store_true", help="the same in a minute, at a size that shows nothing")
+    parser.add_argument("--fresh", action="store_true", help="forget the runs that are finished already")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    name = "experiment-quick" if arguments.quick else "experiment"
+    folder = RESULTS / name
+    if arguments.fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = QUICK if arguments.quick else FULL
+    if not (folder / PRETRAINED).exists():
+        pretrain(folder / PRETRAINED, plan.pretraining_steps)
+    outcome = run(plan, folder)
+    report = Report(name)
+    for figure, value in outcome.figures().items():
+        report.result(figure, value)
+    report.result("seconds", time.monotonic() - started)
+    report.write(choices={arm: asdict(choice) for arm, choice in outcome.choices.items()})
+    pictures = folder if arguments.quick else DOCS
+    pictures.mkdir(parents=True, exist_ok=True)
+    (pictures / "table.md").write_text(outcome.table())
+    plot_curves(pictures / "curves.png", outcome)
+    plot_differences(pictures / "differences.png", outcome)
+    print(f"table and plots are in {pictures}")
+
+
+def run(plan: Plan, folder: Path) -> Outcome:
+    runs = Runs(folder, plan.sizes)
+    parted = [Run("collapse", COLLAPSE, "tuning", TUNING_SEED)]
+    parted += [Run("collapse", COLLAPSE, "held_out", seed) for seed in plan.seeds]
+    collapses = runs.perform(parted)
+    trials = [Run(arm, choice, "tuning", TUNING_SEED) for arm in ARMS for choice in plan.choices[arm]]
+    tried = runs.perform(trials)
+    chosen = {
+        arm: max((trial for trial in trials if trial.arm == arm), key=lambda trial: tried[trial][-1].pass1)
+        for arm in ARMS
+    }
+    finals = {arm: [replace(chosen[arm], split="held_out", seed=seed) for seed in plan.seeds] for arm in ARMS}
+    results = runs.perform([final for arm in ARMS for final in finals[arm]])
+    return Outcome(
+        collapses=[collapses[one] for one in parted[1:]],
+        arms={arm: [results[final] for final in finals[arm]] for arm in ARMS},
+        choices={arm: chosen[arm].choice for arm in ARMS},
+        trials={trial: tried[trial] for trial in trials},
+    )
+
+
+if __name__ == "__main__":
+    main()

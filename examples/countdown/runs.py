@@ -1,0 +1,87 @@
+"""Runs of the experiment: in parallel, one thread each, and kept, so that an interrupted experiment goes on."""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from examples.countdown.arms import Choice, Measured, Sizes, collapse, run_arm
+from examples.countdown.task import Split
+from reheatd.errors import BadInputError
+from reheatd.files import fsync
+
+PRETRAINED = "pretrained"
+
+
+@dataclass(frozen=True)
+class Run:
+    arm: Literal["collapse", "continued", "hot", "reheat", "fold"]
+    choice: Choice
+    split: Split
+    """Of the problems it is measured on."""
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-{self.split}-seed{self.seed}-lr{self.choice.learning_rate:g}-tau{self.choice.tau:g}"
+
+
+class Runs:
+    """Results in a folder, which holds the pretrained policy in `PRETRAINED`.
+
+    Raises:
+        BadInputError: The folder has results of another size.
+    """
+
+    def __init__(self, folder: Path, sizes: Sizes) -> None:
+        self._folder = folder
+        self._sizes = sizes
+        settings = folder / "sizes.json"
+        if not settings.exists():
+            _write(settings, json.dumps(asdict(sizes), indent=2))
+        elif json.loads(settings.read_text()) != asdict(sizes):
+            raise BadInputError(f"{folder} has results for other sizes than {sizes}; begin again with --fresh")
+
+    def perform(self, runs: Sequence[Run]) -> dict[Run, list[Measured]]:
+        """Results of `runs`; those that are not in the folder yet are run, as many at once as there are cores."""
+        missing = [run for run in runs if not self._file(run).exists()]
+        processes = max(1, min(len(missing), len(os.sched_getaffinity(0))))
+        # Forked children would inherit torch's threads in an undefined state.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            waiting = {pool.submit(_perform, run, self._folder, self._sizes): run for run in missing}
+            for number, finished in enumerate(as_completed(waiting), start=1):
+                last = finished.result()[-1]
+                _write(self._file(waiting[finished]), json.dumps([asdict(point) for point in finished.result()]))
+                print(
+                    f"{number}/{len(missing)} {waiting[finished].name}: "
+                    f"pass@1 {last.pass1:.3f}, pass@16 {last.pass16:.3f}, entropy {last.entropy:.3f}",
+                    flush=True,
+                )
+        return {run: list(self._read(run)) for run in runs}
+
+    def _read(self, run: Run) -> Iterator[Measured]:
+        return (Measured(**point) for point in json.loads(self._file(run).read_text()))
+
+    def _file(self, run: Run) -> Path:
+        return self._folder / f"{run.name}.json"
+
+
+def _perform(run: Run, folder: Path, sizes: Sizes) -> list[Measured]:
+    collapsed = folder / f"collapsed-{run.seed}"
+    if run.arm == "collapse":
+        return collapse(run.choice, folder / PRETRAINED, collapsed, sizes, run.split, run.seed)
+    return run_arm(run.arm, run.choice, folder / PRETRAINED, collapsed, sizes, run.split, run.seed)
+
+
+def _write(file: Path, text: str) -> None:
+    scratch = file.with_suffix(".tmp")
+    scratch.write_text(text + "\n")
+    fsync(scratch)
+    scratch.rename(file)
