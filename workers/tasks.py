@@ -71,7 +71,7 @@ def run(spec: ReheatSpec | RLSpec, reporter: Reporter) -> JobResult:
     prompts = load_prompts()
     probes = load_probes(spec.probes.path, spec.probes.count)
     with ExitStack() as stack:
-        verifier = stack.enter_context(Verifier(spec.task.reward))
+        verifier = stack.enter_context(Verifier(spec.task.reward, timeout_s=spec.task.reward_timeout_s))
         sampler = stack.enter_context(ServedSampler(spec, probes))
         torch.manual_seed(spec.seed)
         policy = Policy.load(spec.model_path, spec.lora, spec.parent_adapter, dtype=_dtype(), seed=spec.seed)

@@ -1,8 +1,6 @@
-"""Rewards, the killable verifier process, task files and accuracy."""
+"""Named rewards, task files and accuracy."""
 
 import json
-import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from reheatd.errors import BadInputError, EngineError
 from workers.data.make_arithmetic import problems
 from workers.evaluation import measure_accuracy, wilson_interval
 from workers.rewards import load_reward
-from workers.rewards.verifier import Verifier
+from workers.rewards.scoring import InProcessScorer
 from workers.sampling import Rollout
 from workers.task_data import ARITHMETIC, Messages, Problem, load_prompts, load_task
 
@@ -45,7 +43,7 @@ def test_exact_reward_ignores_case_and_space_only() -> None:
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("fuzzy", "use numeric, exact or module:function"),
+        ("fuzzy", "use exact, json_schema, numeric, regex, unit_tests or module:function"),
         ("no_such_module_anywhere:f", "No module named"),
         ("json:no_such_function", "json has no function no_such_function"),
     ],
@@ -54,59 +52,6 @@ def test_unusable_reward_names_itself(name: str, part: str) -> None:
     with pytest.raises(BadInputError, match=part) as caught:
         load_reward(name)
     assert name in caught.value.message
-
-
-def write_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_reward.py").write_text(
-        "import os, time\n"
-        "def reward(completion, answer):\n"
-        "    print('noise on stdout')\n"
-        "    if completion == 'hang':\n"
-        "        time.sleep(60)\n"
-        "    if completion == 'die':\n"
-        "        os._exit(3)\n"
-        "    if completion == 'raise':\n"
-        "        raise RuntimeError('no')\n"
-        "    if completion == 'nan':\n"
-        "        return float('nan')\n"
-        "    return 0.25 if completion == answer else 0\n"
-    )
-    monkeypatch.chdir(tmp_path)
-
-
-def test_user_function_runs_in_one_persistent_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_reward(tmp_path, monkeypatch)
-    with Verifier("my_reward:reward") as verifier:
-        child = verifier._child
-        assert [verifier.score("a", "a"), verifier.score("b", "a"), verifier.score("é\n", "é\n")] == [0.25, 0.0, 0.25]
-        assert verifier._child is child
-
-
-def test_hanging_dying_and_raising_verifiers_score_zero_and_are_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_reward(tmp_path, monkeypatch)
-    with Verifier("my_reward:reward", timeout_s=0.5) as verifier:
-        hanging = verifier._child
-        assert hanging is not None
-        start = time.monotonic()
-        assert verifier.score("hang", "a") == 0.0
-        assert time.monotonic() - start < 5
-        with pytest.raises(ProcessLookupError):
-            os.kill(hanging.pid, 0)
-        assert verifier.score("a", "a") == 0.25
-        assert verifier.score("die", "a") == 0.0
-        assert verifier.score("a", "a") == 0.25
-        assert verifier.unscored.timeouts == 1
-        assert verifier.unscored.crashes == 1
-        assert verifier.score("raise", "a") == 0.0
-        assert verifier.score("nan", "a") == 0.0
-        assert verifier.unscored.failures == 2
-
-
-def test_verifier_with_a_reward_that_cannot_load_fails_at_once() -> None:
-    with pytest.raises(BadInputError, match="no_such_module_anywhere"), Verifier("no_such_module_anywhere:f"):
-        pass
 
 
 def test_task_split_is_fixed_and_disjoint(tmp_path: Path) -> None:
@@ -185,8 +130,8 @@ class ScriptedSampler:
 def test_accuracy_is_greedy_and_counts_solved_problems() -> None:
     held_out = [Problem([{"role": "user", "content": "q"}], answer) for answer in ("1", "2", "3", "4")]
     sampler = ScriptedSampler(["1", "It is 2.", "5", "no idea"])
-    with Verifier("numeric") as verifier:
-        accuracy = measure_accuracy(sampler, held_out, verifier, max_tokens=4)  # pyright: ignore[reportArgumentType]
+    scorer = InProcessScorer(load_reward("numeric"))
+    accuracy = measure_accuracy(sampler, held_out, scorer, max_tokens=4)  # pyright: ignore[reportArgumentType]
     assert sampler.temperature == 0.0
     assert accuracy.value == 0.5 and accuracy.problems == 4
     assert 0 < accuracy.low < 0.5 < accuracy.high < 1
@@ -194,5 +139,6 @@ def test_accuracy_is_greedy_and_counts_solved_problems() -> None:
 
 def test_accuracy_refuses_missing_answers() -> None:
     held_out = [Problem([{"role": "user", "content": "q"}], answer) for answer in ("1", "2")]
-    with Verifier("exact") as verifier, pytest.raises(EngineError, match="no answer to 1 of 2"):
-        measure_accuracy(ScriptedSampler(["1", None]), held_out, verifier, max_tokens=4)  # pyright: ignore[reportArgumentType]
+    scorer = InProcessScorer(load_reward("exact"))
+    with pytest.raises(EngineError, match="no answer to 1 of 2"):
+        measure_accuracy(ScriptedSampler(["1", None]), held_out, scorer, max_tokens=4)  # pyright: ignore[reportArgumentType]

@@ -1,8 +1,11 @@
-"""Verifiable rewards: functions f(completion, answer) -> reward in [0, 1]."""
+"""Verifiable rewards: functions f(completion, answer) -> reward in [0, 1].
 
-import importlib
+A reward has a name in the entry-point group `reheatd.rewards`, or is named as `module:function`.
+"""
+
 import sys
 from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import cast
 
@@ -10,29 +13,35 @@ from reheatd.errors import BadInputError
 
 Reward = Callable[[str, str], float]
 
-BUILTIN = {"numeric": "workers.rewards.numeric:numeric", "exact": "workers.rewards.exact:exact"}
+GROUP = "reheatd.rewards"
 
 
 def load_reward(name: str) -> Reward:
-    """The reward called `numeric`, `exact` or `module:function`; modules are also looked for in the working directory.
+    """The reward installed under `name`, or `module:function`; modules are also looked for in the working directory.
 
     Raises:
         BadInputError: The name has the wrong form, or the module or function cannot be loaded.
     """
-    module_name, separator, function_name = BUILTIN.get(name, name).partition(":")
-    if not separator or not module_name or not function_name:
-        raise BadInputError(
-            f"reward {name!r} is not known; use {', '.join(BUILTIN)} or module:function", param="task.reward"
-        )
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
+    entry = EntryPoint(name, name, GROUP) if ":" in name else installed.get(name)
+    if entry is None or not entry.pattern.match(entry.value):
+        raise BadInputError(
+            f"reward {name!r} is not known; use {', '.join(sorted(installed))} or module:function", param="task.reward"
+        )
     try:
-        module = importlib.import_module(module_name)
+        function = entry.load()
+    except BadInputError as error:
+        raise BadInputError(f"reward {name!r}: {error.message}", param="task.reward") from error
+    except AttributeError as error:
+        raise BadInputError(
+            f"reward {name!r}: {entry.module} has no function {entry.attr}", param="task.reward"
+        ) from error
     except Exception as error:  # a user's module may raise anything while it is imported
         raise BadInputError(
-            f"reward {name!r}: importing {module_name} failed: {type(error).__name__}: {error}", param="task.reward"
+            f"reward {name!r}: importing {entry.module} failed: {type(error).__name__}: {error}", param="task.reward"
         ) from error
-    function = getattr(module, function_name, None)
     if not callable(function):
-        raise BadInputError(f"reward {name!r}: {module_name} has no function {function_name}", param="task.reward")
+        raise BadInputError(f"reward {name!r}: {entry.attr} of {entry.module} is not a function", param="task.reward")
     return cast(Reward, function)

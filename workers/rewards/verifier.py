@@ -1,116 +1,180 @@
-"""Runs a reward in a child process that can be killed, so that a verifier that hangs does not hang the job."""
+"""Runs a reward in child processes that can be killed, so that a verifier that hangs does not hang the job."""
 
 import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 from reheatd.errors import BadInputError
 from workers.rewards.scoring import Unscored
 
 START_TIMEOUT_S = 120.0
-"""The child imports the reward's module first; math libraries take seconds."""
+"""A child imports the reward's module first; math libraries take seconds."""
+MAX_CHILDREN = 8
 
 
 class Verifier(AbstractContextManager["Verifier"]):
-    """One persistent child that scores completions, replaced when it hangs or dies.
+    """A `Scorer` with a persistent child per core, each replaced alone when it hangs or dies.
 
-    Requests and replies are JSON lines over pipes. A completion whose verifier exceeds the time limit, raises or
-    kills its process scores 0 and is counted.
+    A completion whose verifier exceeds the time limit, raises or kills its process scores 0 and is counted.
+
+    Args:
+        reward: A name that `workers.rewards.load_reward` knows.
+        timeout_s: Time limit of one completion.
+        children: How many; None: as many as cores this process may use, at most `MAX_CHILDREN`.
     """
 
-    def __init__(self, reward: str, *, timeout_s: float = 5.0) -> None:
-        self.reward = reward
-        self.timeout_s = timeout_s
+    # One thread serves all children: Linux ends a child with the thread that started it, see `child._die_with_parent`.
+
+    def __init__(self, reward: str, *, timeout_s: float = 5.0, children: int | None = None) -> None:
+        count = children or min(MAX_CHILDREN, len(os.sched_getaffinity(0)))
         self.unscored = Unscored()
         self.last_failure = ""
-        self._child: subprocess.Popen[bytes] | None = None
-        self._buffer = b""
+        self._children = [_Child(reward, timeout_s) for _ in range(count)]
 
     def __enter__(self) -> "Verifier":
-        self._start()
+        try:
+            for child in self._children:
+                child.spawn()
+            for child in self._children:
+                child.wait_until_ready()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._kill()
-
-    def score(self, completion: str, answer: str) -> float:
-        """The reward of one completion, in [0, 1] for the built-in rewards.
-
-        Raises:
-            BadInputError: The reward cannot be loaded.
-        """
-        child = self._child or self._start()
-        request = json.dumps({"completion": completion, "answer": answer}) + "\n"
-        reply = None
-        try:
-            assert child.stdin is not None
-            child.stdin.write(request.encode())
-            child.stdin.flush()
-            reply = self._read_line(child, self.timeout_s)
-        except BrokenPipeError:
-            pass  # the child died; handled as no reply
-        if reply is None:
-            if child.poll() is None:
-                self.unscored.timeouts += 1
-            else:
-                self.unscored.crashes += 1
-            self._kill()
-            return 0.0
-        if "error" in reply:
-            self.unscored.failures += 1
-            self.last_failure = reply["error"]
-            return 0.0
-        return reply["reward"]
+        for child in self._children:
+            child.kill()
 
     def score_all(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """The rewards of (completion, answer) pairs, in their order."""
-        return [self.score(completion, answer) for completion, answer in pairs]
+        """The rewards of (completion, answer) pairs, in their order; within [0, 1] for the built-in rewards.
 
-    def _start(self) -> subprocess.Popen[bytes]:
+        Raises:
+            BadInputError: A child had to be replaced and the reward can no longer be loaded.
+        """
+        rewards = [0.0] * len(pairs)
+        waiting = deque(enumerate(pairs))
+        idle = list(self._children)
+        asked: dict[_Child, int] = {}
+        while waiting or asked:
+            while waiting and idle:
+                child = idle.pop()
+                asked[child], pair = waiting.popleft()
+                child.ask(*pair)
+            deadline = min(child.deadline for child in asked)
+            ready, _, _ = select.select(list(asked), [], [], max(0.0, deadline - time.monotonic()))
+            now = time.monotonic()
+            for child in [child for child in asked if child in ready or child.deadline <= now]:
+                # A reply that lies there is taken even when it is late: this process may have been the slow one.
+                if child in ready:
+                    reply = child.read()
+                    if reply is None:
+                        continue
+                    rewards[asked[child]] = self._reward_in(child, reply)
+                else:
+                    self.unscored.timeouts += 1
+                    child.replace()
+                idle.append(child)
+                del asked[child]
+        return rewards
+
+    def _reward_in(self, child: "_Child", reply: dict[str, Any]) -> float:
+        if "reward" in reply:
+            return reply["reward"]
+        if reply.get("died"):
+            self.unscored.crashes += 1
+            child.replace()
+        else:
+            self.unscored.failures += 1
+            self.last_failure = reply["error"]
+        return 0.0
+
+
+class _Child:
+    """A process that serves one reward. Requests and replies are JSON lines over pipes."""
+
+    def __init__(self, reward: str, timeout_s: float) -> None:
+        self.deadline = 0.0
+        """Until when the present request has to be answered, monotonic seconds."""
+        self._reward = reward
+        self._timeout_s = timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "workers.rewards.child", self.reward, str(os.getpid())],
+
+    def spawn(self) -> None:
+        self._buffer = b""
+        self.deadline = time.monotonic() + START_TIMEOUT_S
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "workers.rewards.child", self._reward, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            start_new_session=True,  # so that what a reward starts can be killed with it
         )
-        reply = self._read_line(self._child, START_TIMEOUT_S)
-        if reply is None or "error" in reply:
-            self._kill()
-            cause = reply["error"] if reply else "its process ended or did not start in time"
-            raise BadInputError(f"reward {self.reward!r} cannot be used: {cause}", param="task.reward")
-        return self._child
 
-    def _read_line(self, child: subprocess.Popen[bytes], timeout_s: float) -> dict | None:
-        """The next reply; None when the child ends or the time is up."""
-        assert child.stdout is not None
-        descriptor = child.stdout.fileno()
-        deadline = time.monotonic() + timeout_s
-        while b"\n" not in self._buffer:
-            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                return None
-            data = os.read(descriptor, 1 << 16)
-            if not data:
-                return None
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return json.loads(line)
+    def wait_until_ready(self) -> None:
+        reply = None
+        while reply is None:
+            ready, _, _ = select.select([self], [], [], max(0.0, self.deadline - time.monotonic()))
+            reply = self.read() if ready else {"error": f"it did not load within {START_TIMEOUT_S:.0f} s"}
+        if "ready" not in reply:
+            self.kill()
+            cause = reply.get("error", "its process ended while it was loaded")
+            raise BadInputError(f"reward {self._reward!r} cannot be used: {cause}", param="task.reward")
 
-    def _kill(self) -> None:
-        child, self._child = self._child, None
-        if child is None:
+    def ask(self, completion: str, answer: str) -> None:
+        self.deadline = time.monotonic() + self._timeout_s
+        request = json.dumps({"completion": completion, "answer": answer}) + "\n"
+        # A child that died meanwhile shows as an end of its replies.
+        with contextlib.suppress(BrokenPipeError):
+            stdin = self._running().stdin
+            assert stdin is not None
+            stdin.write(request.encode())
+            stdin.flush()
+
+    def read(self) -> dict[str, Any] | None:
+        """What has arrived: a reply, {"died": True}, or None for a part of a reply."""
+        data = os.read(self.fileno(), 1 << 16)
+        if not data:
+            return {"died": True}
+        line, newline, rest = (self._buffer + data).partition(b"\n")
+        self._buffer = rest if newline else line
+        return json.loads(line) if newline else None
+
+    def fileno(self) -> int:
+        """For `select`."""
+        stdout = self._running().stdout
+        assert stdout is not None
+        return stdout.fileno()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the verifier is used inside `with` only")
+        return self._process
+
+    def replace(self) -> None:
+        self.kill()
+        self.spawn()
+        self.wait_until_ready()
+
+    def kill(self) -> None:
+        """With everything it started."""
+        process, self._process = self._process, None
+        if process is None:
             return
-        child.kill()
-        child.wait()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                # Closing flushes what a child that is gone never read.
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):  # closing flushes what a child that is gone never read
+                pipe.close()

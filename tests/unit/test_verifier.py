@@ -1,0 +1,131 @@
+"""Rewards run in children that are killed one by one when they hang, and replaced when they die."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from reheatd.errors import BadInputError
+from workers.rewards.scoring import Unscored
+from workers.rewards.verifier import Verifier
+
+REWARD = """
+import os, subprocess, sys, time
+
+def reward(completion, answer):
+    print("noise on stdout")
+    match completion.split():
+        case ["hang"]:
+            time.sleep(60)
+        case ["hang-in-grandchild", file]:
+            with open(file, "w") as pid:
+                child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+                print(child.pid, file=pid)
+            child.wait()
+        case ["pid"]:
+            return os.getpid()
+        case ["die"]:
+            os._exit(3)
+        case ["abort"]:
+            os.abort()
+        case ["raise"]:
+            raise RuntimeError("no")
+        case ["nan"]:
+            return float("nan")
+    return 0.25 if completion == answer else 0
+"""
+
+
+@pytest.fixture(autouse=True)
+def my_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_reward.py").write_text(REWARD)
+    monkeypatch.chdir(tmp_path)
+
+
+def is_running(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_user_function_runs_in_persistent_children() -> None:
+    with Verifier("my_reward:reward", children=1) as verifier:
+        pairs = [("a", "a"), ("b", "a"), ("é\n", "é\n")]
+        assert verifier.score_all(pairs) == [0.25, 0.0, 0.25]
+        first, second = verifier.score_all([("pid", ""), ("pid", "")])
+        assert first == second != os.getpid()
+        assert verifier.score_all([]) == []
+        assert verifier.unscored == Unscored()
+    assert not is_running(int(first))
+
+
+def test_children_share_the_work_and_order_is_kept() -> None:
+    with Verifier("my_reward:reward", children=3) as verifier:
+        pairs = [("pid", "")] * 60 + [(str(i), str(i) if i % 3 else "") for i in range(200)]
+        rewards = verifier.score_all(pairs)
+    assert len(set(rewards[:60])) > 1
+    assert rewards[60:] == [0.25 if i % 3 else 0.0 for i in range(200)]
+
+
+def test_large_completions_pass_whole() -> None:
+    large = "é" * 500_000
+    with Verifier("my_reward:reward", children=2) as verifier:
+        assert verifier.score_all([(large, large), (large, "")] * 2) == [0.25, 0.0] * 2
+
+
+@pytest.mark.parametrize(
+    ("completion", "unscored"),
+    [
+        ("hang", Unscored(timeouts=1)),
+        ("die", Unscored(crashes=1)),
+        ("abort", Unscored(crashes=1)),
+        ("raise", Unscored(failures=1)),
+        ("nan", Unscored(failures=1)),
+    ],
+)
+def test_what_goes_wrong_costs_its_own_completion_and_is_counted(completion: str, unscored: Unscored) -> None:
+    with Verifier("my_reward:reward", timeout_s=1.0, children=2) as verifier:
+        pairs = [("a", "a")] * 5 + [(completion, completion)] + [("a", "a")] * 5
+        assert verifier.score_all(pairs) == [0.25] * 5 + [0.0] + [0.25] * 5
+        assert verifier.unscored == unscored
+        assert verifier.score_all([("a", "a")] * 2) == [0.25] * 2
+
+
+def test_a_hanging_verifier_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    with Verifier("my_reward:reward", timeout_s=2.0, children=1) as verifier:
+        assert verifier.score_all([(f"hang-in-grandchild {file}", ""), ("a", "a")]) == [0.0, 0.25]
+        assert verifier.unscored == Unscored(timeouts=1)
+    assert not is_running(int(file.read_text()))
+
+
+def test_children_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
+    program = (
+        "import time\n"
+        "from workers.rewards.verifier import Verifier\n"
+        "with Verifier('my_reward:reward', children=2, timeout_s=60) as verifier:\n"
+        "    print(*map(int, verifier.score_all([('pid', '')] * 40)), flush=True)\n"
+        "    verifier.score_all([('hang', '')] * 2)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        pids = {int(pid) for pid in worker.stdout.readline().split()}
+        assert pids
+        worker.kill()
+    deadline = time.monotonic() + 10
+    while any(map(is_running, pids)):
+        assert time.monotonic() < deadline, "children outlive the worker"
+        time.sleep(0.02)
+
+
+def test_reward_that_cannot_load_fails_at_once() -> None:
+    with pytest.raises(BadInputError, match="no_such_module_anywhere"), Verifier("no_such_module_anywhere:f"):
+        pass
+
+
+def test_reward_whose_module_ends_the_process_names_itself(tmp_path: Path) -> None:
+    (tmp_path / "deadly.py").write_text("import os\nos._exit(1)\n")
+    with pytest.raises(BadInputError, match="'deadly:f' cannot be used: its process ended"), Verifier("deadly:f"):
+        pass

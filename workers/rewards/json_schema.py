@@ -1,0 +1,27 @@
+"""Reward 1 for a completion that is a JSON document of the shape asked for."""
+
+import json
+
+from jsonschema import Draft202012Validator
+
+from workers.rewards.fenced import last_block
+
+
+def json_schema(completion: str, answer: str) -> float:
+    """Whether `completion`, or its last fenced block, is JSON that is valid under the schema `answer` (2020-12).
+
+    Raises:
+        ValueError: `answer` is not JSON.
+        jsonschema.SchemaError: It is no schema.
+    """
+    schema = json.loads(answer)
+    Draft202012Validator.check_schema(schema)
+    try:
+        document = json.loads(last_block(completion), parse_constant=_refuse)
+    except ValueError:
+        return 0.0
+    return float(Draft202012Validator(schema).is_valid(document))
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

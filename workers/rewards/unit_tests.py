@@ -1,0 +1,50 @@
+"""Reward 1 for Python code that passes unit tests, run in a process that can only compute.
+
+See `workers.rewards.sandbox` for the limits, and docs/rewards.md for what they do not stop.
+"""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+from reheatd.errors import BadInputError
+from workers.rewards.fenced import last_block
+from workers.rewards.seccomp import supported
+
+ROOT = str(Path(__file__).parents[2])
+SANDBOX = "from workers.rewards.sandbox import main; main()"
+
+
+def unit_tests(completion: str, answer: str) -> float:
+    """Whether the code in `completion` (its last fenced block, or all of it) passes the tests `answer`.
+
+    The tests see the code's names. They are Python code: assertions, functions whose name starts with `test`,
+    `unittest.TestCase` classes, or all of these.
+    """
+    return float(_passes(last_block(completion), answer))
+
+
+def _passes(code: str, tests: str) -> bool:
+    token = secrets.token_hex(16)
+    with subprocess.Popen(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {ROOT!r}); {SANDBOX}", str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={},
+        cwd="/",
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps({"code": code, "tests": tests, "token": token}).encode())
+            process.stdin.close()
+            return process.stdout.read(len(token) + 1) == token.encode()
+        finally:
+            process.kill()
+
+
+if not supported() or not _passes("", ""):
+    raise BadInputError("code cannot be confined on this system; it takes Linux with seccomp on x86-64 or AArch64")
