@@ -9,7 +9,6 @@ import json
 import sys
 import tempfile
 import zlib
-from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from reheatd.jobs.contracts import EntropyEstimate, RLSpec
+from workers.checkpoint import Checkpoints
 from workers.losses import chunked_logprobs
 from workers.optimisation import make_optimizer, optimizer_step
 from workers.policy import Policy, TokenBatch, micro_batches
@@ -58,21 +59,22 @@ class Grpo:
         problems: Sequence[Problem],
         scorer: Scorer,
         progress: Progress,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self._policy = policy
         self._spec = spec
         self._sampler = sampler
         self._groups = GroupCollector(spec, sampler, problems, scorer, progress)
         self._progress = progress
+        self._checkpoints = checkpoints
         self._optimizer = make_optimizer(policy.parameters(), spec.learning_rate)
         self._updates = 0
 
     def run(self) -> RLOutcome:
-        """Takes `spec.steps` steps; the sampler then serves the final student."""
+        """Takes `spec.steps` steps, less those before the checkpoint; the sampler then serves the final student."""
         spec = self._spec
-        before = parent_entropy(spec, self._sampler, self._progress)
-        noops = 0
-        for step in range(spec.steps):
+        first, noops, before = self._resume()
+        for step in range(first, spec.steps):
             batch = self._groups.collect(step)
             metrics = batch.metrics
             if batch.scored:
@@ -80,11 +82,32 @@ class Grpo:
                 self._sampler.publish(self._policy, step + 1)
             else:
                 noops += 1
+            self._save(step + 1, noops, before)
             metrics["noop_steps"] = float(noops)
             self._progress.report("training", step + 1, metrics)
         self._progress.report("measuring", spec.steps)
         after = self._sampler.measure_entropy(spec.seed + spec.steps)
         return RLOutcome(spec.steps, before, after, noops)
+
+    def _resume(self) -> tuple[int, int, EntropyEstimate]:
+        """Step to begin with, steps without a group to learn from, and the parent's entropy."""
+        loop = self._checkpoints.restore(self._policy, self._optimizer) if self._checkpoints else None
+        if loop is None:
+            return 0, 0, parent_entropy(self._spec, self._sampler, self._progress)
+        self._updates, self._groups.drawn = loop["updates"], loop["drawn"]
+        self._sampler.publish(self._policy, loop["step"])
+        return loop["step"], loop["noops"], EntropyEstimate.model_validate(loop["before"])
+
+    def _save(self, step: int, noops: int, before: EntropyEstimate) -> None:
+        if self._checkpoints:
+            loop = {
+                "step": step,
+                "noops": noops,
+                "before": before.model_dump(),
+                "updates": self._updates,
+                "drawn": self._groups.drawn,
+            }
+            self._checkpoints.save(self._policy, self._optimizer, loop)
 
     def _learn(self, scored: list[ScoredRollout]) -> dict[str, float]:
         """`epochs` optimiser steps on one batch of rollouts."""

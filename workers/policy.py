@@ -5,7 +5,6 @@ adapter and never changes; for version 0 the teacher is the base model itself.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from reheatd.errors import BadInputError
+from reheatd.files import fsync
 from reheatd.jobs.contracts import LoraConfig
 from workers.lora import use_fused_lora
 from workers.losses import chunked_logprobs
@@ -245,9 +245,9 @@ class Policy:
         (scratch / "adapter_config.json").write_text(json.dumps(_jsonable(config), indent=2, sort_keys=True) + "\n")
         for file in scratch.iterdir():
             file.chmod(0o644)
-            _fsync(file)
+            fsync(file)
         scratch.rename(folder)
-        _fsync(folder.parent)
+        fsync(folder.parent)
 
 
 def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
@@ -281,11 +281,3 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, set):
         return sorted(value)
     return value.value if isinstance(value, Enum) else value
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

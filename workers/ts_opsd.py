@@ -15,6 +15,7 @@ import torch
 
 from reheatd.errors import BadInputError, EngineError
 from reheatd.jobs.contracts import EntropyEstimate, ReheatSpec
+from workers.checkpoint import Checkpoints
 from workers.losses import chunked_divergence, entropy, find_tau, logprobs_of_states
 from workers.optimisation import make_optimizer, optimizer_step
 from workers.policy import Policy, TokenBatch, micro_batches
@@ -51,7 +52,13 @@ class Reheater:
     """One TS-OPSD run: refresh the rollouts from the served student, train on them, stop on the target."""
 
     def __init__(
-        self, policy: Policy, spec: ReheatSpec, sampler: Sampler, prompts: Sequence[Messages], progress: Progress
+        self,
+        policy: Policy,
+        spec: ReheatSpec,
+        sampler: Sampler,
+        prompts: Sequence[Messages],
+        progress: Progress,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         if spec.tau is None and spec.target_entropy is None:
             raise BadInputError("a reheat needs tau or a target entropy; give one of them", param="tau")
@@ -60,6 +67,7 @@ class Reheater:
         self._sampler = sampler
         self._prompts = prompts
         self._progress = progress
+        self._checkpoints = checkpoints
         self._optimizer = make_optimizer(policy.parameters(), spec.learning_rate)
         self._tau = spec.tau or 1.0
         self._goal = spec.max_entropy if spec.target_entropy is None else spec.target_entropy
@@ -68,12 +76,9 @@ class Reheater:
         """Probe entropy the teacher is given when tau is searched, nats per token."""
 
     def run(self) -> ReheatOutcome:
-        """Trains until the target or the step budget; the sampler then serves the final student."""
+        """Trains from the checkpoint, if any, to the target or step budget; the sampler then serves the student."""
         spec = self._spec
-        before = measured = parent_entropy(spec, self._sampler, self._progress)
-        if self._goal is not None:
-            self._aim = self._goal * (TEACHER_REACH if self._goal >= before.mean else 1 / TEACHER_REACH)
-        step = 0
+        step, before, measured = self._resume()
         while step < spec.steps and not self._reached(before.mean, measured.mean):
             rollouts = self._refresh(step)
             if self._corrects_tau:
@@ -96,9 +101,34 @@ class Reheater:
             measured = self._sampler.measure_entropy(spec.seed + step)
             self._progress.report("measuring", step, {"probe_entropy": measured.mean})
             self._correct_aim(measured)
+            self._save(step, before, measured)
         stop = "ceiling" if spec.target_entropy is None else "target"
         reached = self._reached(before.mean, measured.mean)
         return ReheatOutcome(step, self._tau, before, measured, stop if reached else "steps")
+
+    def _resume(self) -> tuple[int, EntropyEstimate, EntropyEstimate]:
+        """Step to begin with, the parent's entropy, and the student's."""
+        loop = self._checkpoints.restore(self._policy, self._optimizer) if self._checkpoints else None
+        if loop is None:
+            before = parent_entropy(self._spec, self._sampler, self._progress)
+            if self._goal is not None:
+                self._aim = self._goal * (TEACHER_REACH if self._goal >= before.mean else 1 / TEACHER_REACH)
+            return 0, before, before
+        self._tau, self._aim = loop["tau"], loop["aim"]
+        self._sampler.publish(self._policy, loop["step"])
+        before, measured = (EntropyEstimate.model_validate(loop[key]) for key in ("before", "measured"))
+        return loop["step"], before, measured
+
+    def _save(self, step: int, before: EntropyEstimate, measured: EntropyEstimate) -> None:
+        if self._checkpoints:
+            loop = {
+                "step": step,
+                "before": before.model_dump(),
+                "measured": measured.model_dump(),
+                "tau": self._tau,
+                "aim": self._aim,
+            }
+            self._checkpoints.save(self._policy, self._optimizer, loop)
 
     @property
     def _corrects_tau(self) -> bool:

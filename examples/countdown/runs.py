@@ -14,7 +14,7 @@ import torch
 from examples.countdown.arms import Choice, Measured, Sizes, collapse, run_arm
 from examples.countdown.task import Split
 from reheatd.errors import BadInputError
-from reheatd.files import fsync
+from reheatd.files import write_atomically
 
 PRETRAINED = "pretrained"
 
@@ -44,7 +44,7 @@ class Runs:
         self._sizes = sizes
         settings = folder / "sizes.json"
         if not settings.exists():
-            _write(settings, json.dumps(asdict(sizes), indent=2))
+            write_atomically(settings, json.dumps(asdict(sizes), indent=2).encode())
         elif json.loads(settings.read_text()) != asdict(sizes):
             raise BadInputError(f"{folder} has results for other sizes than {sizes}; begin again with --fresh")
 
@@ -58,7 +58,8 @@ class Runs:
             waiting = {pool.submit(_perform, run, self._folder, self._sizes): run for run in missing}
             for number, finished in enumerate(as_completed(waiting), start=1):
                 last = finished.result()[-1]
-                _write(self._file(waiting[finished]), json.dumps([asdict(point) for point in finished.result()]))
+                points = [asdict(point) for point in finished.result()]
+                write_atomically(self._file(waiting[finished]), json.dumps(points).encode())
                 print(
                     f"{number}/{len(missing)} {waiting[finished].name}: "
                     f"pass@1 {last.pass1:.3f}, pass@16 {last.pass16:.3f}, entropy {last.entropy:.3f}",
@@ -78,10 +79,3 @@ def _perform(run: Run, folder: Path, sizes: Sizes) -> list[Measured]:
     if run.arm == "collapse":
         return collapse(run.choice, folder / PRETRAINED, collapsed, sizes, run.split, run.seed)
     return run_arm(run.arm, run.choice, folder / PRETRAINED, collapsed, sizes, run.split, run.seed)
-
-
-def _write(file: Path, text: str) -> None:
-    scratch = file.with_suffix(".tmp")
-    scratch.write_text(text + "\n")
-    fsync(scratch)
-    scratch.rename(file)

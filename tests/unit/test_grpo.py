@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reheatd.jobs.contracts import LoraConfig, RLSpec
-from tests.unit.workers_support import InProcessSampler, SilentProgress, job_fields, number_prompts, tiny_model
+from tests.unit.workers_support import RecordingSampler, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.grpo import Grpo, RLOutcome
 from workers.policy import Policy
 from workers.rewards.scoring import InProcessScorer
@@ -40,9 +40,9 @@ def train(
     tmp_path: Path,
     reward: Callable[[str], float],
     answers: Sequence[str] = ("",),
-    sampler: type[InProcessSampler] = InProcessSampler,
+    sampler: type[RecordingSampler] = RecordingSampler,
     **fields: Any,
-) -> tuple[RLOutcome, list[dict[str, float]], CountingScorer, InProcessSampler]:
+) -> tuple[RLOutcome, list[dict[str, float]], CountingScorer, RecordingSampler]:
     policy = Policy.on_model(tiny_model(), None, LORA)
     rollouts = sampler(policy, number_prompts(16))
     problems = [Problem(messages, answer) for messages, answer in zip(number_prompts(32), cycle(answers))]
@@ -108,7 +108,7 @@ def test_kl_keeps_the_student_near_its_parent(tmp_path: Path) -> None:
 
 
 def test_normalisation_by_a_constant_is_by_the_tokens_that_there_could_have_been(tmp_path: Path) -> None:
-    class HalfLength(InProcessSampler):
+    class HalfLength(RecordingSampler):
         def sample(self, prompts: Sequence[Messages], *, max_tokens: int, **options: Any) -> list[list[Rollout]]:
             return super().sample(prompts, max_tokens=max_tokens // 2, **options)
 

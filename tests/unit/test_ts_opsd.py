@@ -10,16 +10,16 @@ from safetensors.torch import load_file
 
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import EntropyEstimate, LoraConfig, ReheatSpec
-from tests.unit.workers_support import InProcessSampler, SilentProgress, job_fields, number_prompts, tiny_model
+from tests.unit.workers_support import RecordingSampler, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.policy import Policy, TokenBatch, micro_batches
 from workers.ts_opsd import Reheater, ReheatOutcome
 
 LORA = LoraConfig(rank=8, alpha=16)
 
 
-def train(tmp_path: Path, parent: Path | None = None, **fields: Any) -> tuple[ReheatOutcome, InProcessSampler]:
+def train(tmp_path: Path, parent: Path | None = None, **fields: Any) -> tuple[ReheatOutcome, RecordingSampler]:
     policy = Policy.on_model(tiny_model(), None, LORA, parent)
-    sampler = InProcessSampler(policy, number_prompts(48))
+    sampler = RecordingSampler(policy, number_prompts(48))
     defaults: dict[str, Any] = {"learning_rate": 0.01, "max_tokens": 12, "prompts_per_step": 16, "steps": 24}
     spec = ReheatSpec(**job_fields(tmp_path), **(defaults | fields))
     outcome = Reheater(policy, spec, sampler, number_prompts(64), SilentProgress()).run()
@@ -121,7 +121,7 @@ def test_training_moves_the_student_and_never_the_teacher(tmp_path: Path) -> Non
     batch = TokenBatch.build([([1, 2, 3], [4, 5])], policy.device)
     start = hidden(policy, batch)
     spec = ReheatSpec(**job_fields(tmp_path), tau=1.5, steps=2, learning_rate=0.01, max_tokens=8, prompts_per_step=8)
-    Reheater(policy, spec, InProcessSampler(policy, number_prompts(8)), number_prompts(8), SilentProgress()).run()
+    Reheater(policy, spec, RecordingSampler(policy, number_prompts(8)), number_prompts(8), SilentProgress()).run()
     assert (hidden(policy, batch) - start).abs().max() > 1e-3
     with policy.as_teacher():
         torch.testing.assert_close(policy.hidden(batch), start)

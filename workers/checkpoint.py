@@ -1,0 +1,77 @@
+"""Checkpoints of a job, so that one whose worker died goes on where it was.
+
+A checkpoint is taken where the state of the loop is complete: after the student has been published. What was sampled
+since is sampled again with the same seeds, so that a resumed run with an exact sampler ends with the same weights.
+"""
+
+import hashlib
+import io
+import pickle
+from typing import Any
+
+import torch
+
+from reheatd.errors import ReheatdError
+from reheatd.files import write_atomically
+from reheatd.jobs.contracts import JobBase
+from workers.policy import Policy
+
+NAME = "checkpoint.pt"
+
+
+class CheckpointError(ReheatdError, ValueError):
+    """A checkpoint cannot be used."""
+
+    code = "checkpoint_unusable"
+
+
+class Checkpoints:
+    """The newest checkpoint of the job `spec`, in its folder."""
+
+    def __init__(self, spec: JobBase) -> None:
+        self.file = spec.output_dir / NAME
+        self._digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+
+    def save(self, policy: Policy, optimizer: torch.optim.Optimizer, loop: dict[str, Any]) -> None:
+        """Replaces the checkpoint.
+
+        Args:
+            loop: What the training loop needs to go on; JSON values.
+        """
+        content = io.BytesIO()
+        torch.save(
+            {
+                "spec": self._digest,
+                "student": [weight.detach() for weight in policy.parameters()],
+                "optimizer": optimizer.state_dict(),
+                "random": torch.get_rng_state(),
+                "loop": loop,
+            },
+            content,
+        )
+        write_atomically(self.file, content.getvalue())
+
+    def restore(self, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+        """Puts student, optimiser and random state back and returns `loop`; None if there is no checkpoint.
+
+        Raises:
+            CheckpointError: The file is damaged, or of a job with another specification.
+        """
+        if not self.file.exists():
+            return None
+        try:
+            saved = torch.load(self.file, map_location=policy.device, weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                f"checkpoint {self.file} cannot be read ({error}); delete it to train from the start"
+            ) from error
+        if saved["spec"] != self._digest:
+            raise CheckpointError(
+                f"checkpoint {self.file} is of a job with another specification; delete it to train from the start"
+            )
+        with torch.no_grad():
+            for weight, value in zip(policy.parameters(), saved["student"], strict=True):
+                weight.copy_(value)
+        optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["random"].cpu())
+        return saved["loop"]
