@@ -44,12 +44,11 @@ def run(folder: Path, kind: str, connection: Connection) -> None:
     sampler = InProcessSampler(policy, NumberCodec(), number_prompts(8), probe_tokens=8)
     progress = Announced(connection)
     if kind == "reheat":
-        spec = ReheatSpec(
-            **job_fields(folder), target_entropy=3.2, steps=45, prompts_per_step=4, max_tokens=8, refresh_every=3
-        )
+        fields: dict[str, Any] = {"target_entropy": 4.0, "learning_rate": 1e-4}  # out of reach: it takes all of its steps
+        spec = ReheatSpec(**job_fields(folder), **fields, steps=75, prompts_per_step=4, max_tokens=8, refresh_every=3)
         Reheater(policy, spec, sampler, number_prompts(40), progress, Checkpoints(spec)).run()
     else:
-        spec = RLSpec(**job_fields(folder), steps=24, prompts_per_step=4, max_tokens=8, epochs=2, learning_rate=0.01)
+        spec = RLSpec(**job_fields(folder), steps=50, prompts_per_step=4, max_tokens=8, epochs=2, learning_rate=0.01)
         problems = [Problem(messages, "") for messages in number_prompts(10)]
         Grpo(policy, spec, sampler, problems, InProcessScorer(reward), progress, Checkpoints(spec)).run()
     torch.save(policy.parameters(), folder / "final.pt")
@@ -95,11 +94,12 @@ def test_ten_kills_leave_no_trace(tmp_path: Path, kind: str, undisturbed: list[t
     generator = random.Random(kind)
     furthest = 0
     for _ in range(KILLS):
-        heard = Job(folder, kind).follow(generator.randint(1, 6))
+        heard = Job(folder, kind).follow(generator.randint(1, 14))
         assert "done" not in heard, "the job ended before it could be killed ten times"
-        first = min(step for phase, step in heard)
-        assert first >= furthest - 3, "it went back further than to its last checkpoint"
-        furthest = max(furthest, *(step for phase, step in heard))
+        first = min(step for _, step in heard)
+        assert first >= furthest, "it went back further than to its last checkpoint"
+        furthest = max(furthest, first)
+    assert furthest > 0, "it was never killed after a checkpoint"
     assert Job(folder, kind).follow()[-1] == "done"
     final = torch.load(folder / "final.pt")
     assert all(torch.equal(weight, other) for weight, other in zip(final, undisturbed, strict=True))
