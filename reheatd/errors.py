@@ -132,6 +132,12 @@ class WorkerLostError(ReheatdError, RuntimeError):
     code = "worker_lost"
 
 
+class WorkerIncompatibleError(ReheatdError, RuntimeError):
+    """A worker of another version of reheatd has the job."""
+
+    code = "worker_incompatible"
+
+
 class DaemonUnreachableError(ReheatdError, ConnectionError):
     """No daemon answers at the address the command line uses."""
 

@@ -38,18 +38,18 @@ def import_training_code(**_: Any) -> None:
 
 
 @app.task(name=REHEAT_TASK)
-def reheat(spec: dict[str, Any]) -> None:
+def reheat(spec: dict[str, Any], attempt: int) -> None:
     """Runs a `ReheatSpec`."""
-    _run(ReheatSpec.model_validate(spec))
+    _run(ReheatSpec.model_validate(spec), attempt)
 
 
 @app.task(name=CONTINUE_RL_TASK)
-def continue_rl(spec: dict[str, Any]) -> None:
+def continue_rl(spec: dict[str, Any], attempt: int) -> None:
     """Runs an `RLSpec`."""
-    _run(RLSpec.model_validate(spec))
+    _run(RLSpec.model_validate(spec), attempt)
 
 
-def _run(spec: ReheatSpec | RLSpec) -> None:
+def _run(spec: ReheatSpec | RLSpec, attempt: int) -> None:
     from workers.tasks import run_reported
 
-    run_reported(spec, _broker_url())
+    run_reported(spec, attempt, _broker_url())

@@ -16,8 +16,6 @@ from reheatd.files import write_atomically
 from reheatd.jobs.contracts import JobBase
 from workers.policy import Policy
 
-NAME = "checkpoint.pt"
-
 
 class CheckpointError(ReheatdError, ValueError):
     """A checkpoint cannot be used."""
@@ -29,7 +27,7 @@ class Checkpoints:
     """The newest checkpoint of the job `spec`, in its folder."""
 
     def __init__(self, spec: JobBase) -> None:
-        self.file = spec.output_dir / NAME
+        self.file = spec.checkpoint_file
         self._digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
 
     def save(self, policy: Policy, optimizer: torch.optim.Optimizer, loop: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,8 +13,10 @@ import torch
 
 from reheatd.entropy.probes import load_probes
 from reheatd.errors import ConfigError, ReheatdError
-from reheatd.jobs.contracts import Accuracy, JobResult, PassAtK, ReheatSpec, RLSpec
-from reheatd.jobs.reporter import JobReporter
+from reheatd.files import write_atomically
+from reheatd.jobs.contracts import Accuracy, Contract, JobResult, PassAtK, ReheatSpec, RLSpec
+from reheatd.jobs.reporter import JobNotWantedError, JobReporter
+from workers.checkpoint import Checkpoints
 from workers.comparison import compare
 from workers.evaluation import measure_accuracy, measure_pass_at_k
 from workers.grpo import Grpo, RLOutcome
@@ -36,15 +39,17 @@ REPORT_ROLLOUTS = 24
 """Rollouts of parent and of student that the report compares them on."""
 
 
-def run_reported(spec: ReheatSpec | RLSpec, broker_url: str) -> None:
+def run_reported(spec: ReheatSpec | RLSpec, attempt: int, broker_url: str) -> None:
     """Runs a job and reports how it ends. Whatever goes wrong is reported in one line, logged and raised."""
-    with JobReporter(broker_url, spec.job_id) as reporter:
+    with JobReporter(broker_url, spec.job_id, attempt) as reporter:
         reporter.started()
         try:
             result = run(spec, reporter)
         except JobCancelledError:
             logger.info("job %s was cancelled", spec.job_id)
             reporter.cancelled()
+        except JobNotWantedError:
+            raise
         except ReheatdError as error:
             reporter.failed(error.message)
             raise
@@ -78,20 +83,19 @@ def run(spec: ReheatSpec | RLSpec, reporter: Reporter) -> JobResult:
         # The probes are no training prompts; those only fill up where few probes are configured.
         report_prompts = [*map(list, probes.probes), *prompts][:REPORT_ROLLOUTS]
         evaluation = Evaluation(spec, sampler, task.held_out, verifier, report_prompts, progress)
-        accuracy_before = evaluation.accuracy(0, spec.parent_accuracy)
-        pass_at_k_before = evaluation.pass_at_k(0, spec.parent_pass_at_k)
-        parent_rollouts = evaluation.rollouts(0)
+        before = evaluation.before()
+        checkpoints = Checkpoints(spec)
         outcome: ReheatOutcome | RLOutcome
         if isinstance(spec, ReheatSpec):
-            outcome = Reheater(policy, spec, sampler, prompts, progress).run()
+            outcome = Reheater(policy, spec, sampler, prompts, progress, checkpoints).run()
         else:
-            outcome = Grpo(policy, spec, sampler, task.train, verifier, progress).run()
+            outcome = Grpo(policy, spec, sampler, task.train, verifier, progress, checkpoints).run()
         progress.report("evaluating", outcome.steps, {"probe_entropy": outcome.entropy_after.mean})
         accuracy_after = evaluation.accuracy(outcome.steps)
         pass_at_k_after = evaluation.pass_at_k(outcome.steps)
         student_rollouts = evaluation.rollouts(outcome.steps)
         progress.report("reporting", outcome.steps)
-        comparison = compare(policy, parent_rollouts, student_rollouts)
+        comparison = compare(policy, before.rollouts, student_rollouts)
         result = JobResult(
             adapter_dir=spec.output_dir / "result",
             report_dir=spec.output_dir / "report",
@@ -99,18 +103,28 @@ def run(spec: ReheatSpec | RLSpec, reporter: Reporter) -> JobResult:
             tau=outcome.tau if isinstance(outcome, ReheatOutcome) else None,
             entropy_before=outcome.entropy_before,
             entropy_after=outcome.entropy_after,
-            accuracy_before=accuracy_before,
+            accuracy_before=before.accuracy,
             accuracy_after=accuracy_after,
-            pass_at_k_before=pass_at_k_before,
+            pass_at_k_before=before.pass_at_k,
             pass_at_k_after=pass_at_k_after,
             proof=build_proof(policy, student_rollouts),
             metrics=progress.metrics,
             stopped=outcome.stopped if isinstance(outcome, ReheatOutcome) else "steps",
             seconds=time.monotonic() - started,
         )
+        for leftover in ("report", "result"):  # of a worker that died before it could report them
+            shutil.rmtree(spec.output_dir / leftover, ignore_errors=True)
         write_report(spec.output_dir / "report", make_report(spec, result, comparison))
         policy.save(result.adapter_dir, spec.model_path)
         return result
+
+
+class Before(Contract):
+    """What the report compares with."""
+
+    accuracy: Accuracy
+    pass_at_k: PassAtK | None
+    rollouts: list[Rollout]
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,19 @@ class Evaluation:
     verifier: Verifier
     report_prompts: Sequence[Messages]
     progress: Progress
+
+    def before(self) -> "Before":
+        """The parent measured, once per job: a worker that resumes it takes over what was found."""
+        file = self.spec.output_dir / "before.json"
+        if file.exists():
+            return Before.model_validate_json(file.read_text())
+        before = Before(
+            accuracy=self.accuracy(0, self.spec.parent_accuracy),
+            pass_at_k=self.pass_at_k(0, self.spec.parent_pass_at_k),
+            rollouts=self.rollouts(0),
+        )
+        write_atomically(file, before.model_dump_json().encode())
+        return before
 
     def accuracy(self, step: int, known: Accuracy | None = None) -> Accuracy:
         self.progress.report("evaluating", step)

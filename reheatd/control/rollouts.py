@@ -32,7 +32,8 @@ class RolloutAdapters:
             ConflictError: No adapter slot is free, or the step was loaded from another folder.
         """
         folder = self._inside(record, path)
-        name = f"job-{record.job.job_id}-{step}"
+        # Of every attempt its own: what a worker that died left loaded may differ from what the next one trains.
+        name = f"job-{record.job.job_id}.{record.job.attempt}-{step}"
         async with self._changing:
             await asyncio.to_thread(self._validate, folder)
             await self._slots.load(name, folder)

@@ -242,6 +242,8 @@ class JobRunner:
         job = self.record.job
         with _warned(f"rollout adapters of {job.job_id} stay loaded"):
             await self.rollouts.drop(self.record)
+        if self.record.spec is not None:
+            self.record.spec.checkpoint_file.unlink(missing_ok=True)
         if job.status is JobStatus.SUCCEEDED:
             return
         if self.record.spec is not None:

@@ -1,14 +1,20 @@
 """The part of a job that happens on a worker, seen from the daemon."""
 
 import asyncio
+import logging
 
 from reheatd.broker import BrokerError
 from reheatd.control.parts import Parts
 from reheatd.control.rollouts import RolloutAdapters
 from reheatd.control.waiting import JobStopped, abandon, patiently, unless_cancelled
+from reheatd.errors import WorkerLostError
 from reheatd.jobs.contracts import JobEvent, JobResult, JobStatus, ReheatSpec, RLSpec
 from reheatd.jobs.store import JobRecord
 
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+"""Workers that one job may lose, the last included. A job whose own doing kills them must end some time."""
 CANCEL_GRACE_S = 20.0
 """How long a worker may take to react to a cancellation before its process is killed, in seconds."""
 WORKER_CHECK_S = 5.0
@@ -30,13 +36,21 @@ class Training:
         self._cancelled = cancelled
 
     async def run(self, spec: ReheatSpec | RLSpec) -> JobResult:
-        """The worker's result.
+        """The worker's result; a job whose worker dies is given to another, which resumes it.
 
         Raises:
             JobStopped: The job failed or was cancelled.
-            WorkerLostError: The worker died.
+            WorkerLostError: The last of `MAX_ATTEMPTS` workers died.
         """
-        await self._begin(spec)
+        while True:
+            await self._begin(spec)
+            try:
+                return await self._attend()
+            except WorkerLostError as lost:
+                await self._give_up_worker(lost)
+
+    async def _attend(self) -> JobResult:
+        """Follows the job to the end of this attempt."""
         following = asyncio.create_task(self._follow())
         waiting = asyncio.create_task(self._show_wait_for_worker())
         cancelling = asyncio.create_task(self._cancelled.wait())
@@ -51,11 +65,34 @@ class Training:
     async def _begin(self, spec: ReheatSpec | RLSpec) -> None:
         await unless_cancelled(self._cancelled, patiently(self._restore_rollouts, self._patience_s))
         # Again after a restart if no worker was seen: the broker may have lost its last second of writes in a crash.
-        if not self._record.submitted or self._record.job.started_at is None:
-            submitting = patiently(lambda: self._dispatcher.submit(spec), self._patience_s)
+        if not self._record.submitted or not self._record.begun:
+            attempt = self._record.job.attempt
+            submitting = patiently(lambda: self._dispatcher.submit(spec, attempt), self._patience_s)
             await unless_cancelled(self._cancelled, submitting)
             self._record.submitted = True
             self._ledger.save(self._record)
+
+    async def _give_up_worker(self, lost: WorkerLostError) -> None:
+        """Makes the job ready for the next attempt, with nothing left of this one but its checkpoint.
+
+        Raises:
+            JobStopped: It was cancelled meanwhile.
+            WorkerLostError: This was the last attempt.
+        """
+        job = self._record.job
+        if self._cancelled.is_set():
+            raise JobStopped(JobStatus.CANCELLED, "cancelled") from lost
+        if job.attempt == MAX_ATTEMPTS:
+            raise lost
+        logger.warning("%s; attempt %d of %d resumes the job", lost.message, job.attempt + 1, MAX_ATTEMPTS)
+        attempt = job.attempt
+        terminating = patiently(lambda: self._dispatcher.terminate(job.job_id, attempt), self._patience_s)
+        await unless_cancelled(self._cancelled, terminating)
+        await self._rollouts.drop(self._record)
+        job.attempt += 1
+        job.phase = ""
+        self._record.submitted = self._record.begun = False
+        self._ledger.save(self._record)
 
     async def _restore_rollouts(self) -> None:
         await self._rollouts.restore(self._record)
@@ -63,7 +100,10 @@ class Training:
     async def _follow(self) -> JobResult:
         """Takes events as they come. The last one is left for the status it leads to: both are recorded together."""
         events = self._dispatcher.events(
-            self._record.job.job_id, self._record.event_id, workers_since=self._workers_since
+            self._record.job.job_id,
+            self._record.event_id,
+            attempt=self._record.job.attempt,
+            workers_since=self._workers_since,
         )
         async for event_id, event in events:
             if event.kind == "succeeded" and event.result is not None:
@@ -78,6 +118,7 @@ class Training:
     def _show(self, event_id: str, event: JobEvent) -> None:
         job = self._record.job
         self._record.event_id = event_id
+        self._record.begun = True
         job.started_at = job.started_at or event.time
         if not self._cancelled.is_set():
             job.phase = event.phase or "starting"
@@ -89,12 +130,12 @@ class Training:
     async def _show_wait_for_worker(self) -> None:
         """Says what the job waits for until a worker has taken it."""
         job = self._record.job
-        while job.started_at is None and not self._cancelled.is_set():
+        while not self._record.begun and not self._cancelled.is_set():
             try:
                 phase = WAITING if await self._dispatcher.connected_workers() else NO_WORKER
             except BrokerError as error:
                 phase = f"waiting for the broker: {error.message}"
-            if job.started_at is None and not self._cancelled.is_set() and phase != job.phase:
+            if not self._record.begun and not self._cancelled.is_set() and phase != job.phase:
                 job.phase = phase
                 self._ledger.save(self._record)
             await asyncio.sleep(WORKER_CHECK_S)
@@ -107,9 +148,9 @@ class Training:
         """
         job = self._record.job
         await self._dispatcher.cancel(job.job_id)
-        if job.started_at is not None:
+        if self._record.begun:
             await asyncio.wait({following}, timeout=CANCEL_GRACE_S)
             if following.done():
                 return
-        await self._dispatcher.terminate(job.job_id)
+        await self._dispatcher.terminate(job.job_id, job.attempt)
         raise JobStopped(JobStatus.CANCELLED, "cancelled")

@@ -104,6 +104,11 @@ class JobBase(Contract):
     """The parent version's pass@k on the same problems; None: the worker measures it if `task.eval_samples` asks."""
     seed: int = 0
 
+    @property
+    def checkpoint_file(self) -> Path:
+        """From which another worker resumes the job; it lives as long as the job."""
+        return self.output_dir / "checkpoint.pt"
+
 
 class ReheatSpec(JobBase):
     """TS-OPSD (arXiv 2606.00755): distil the policy's own logits divided by tau back into it, on its rollouts."""
@@ -264,6 +269,8 @@ class Job(Contract):
     started_at: float | None = None
     finished_at: float | None = None
     parent_version: int
+    attempt: int = 1
+    """How often it was given to a worker; from the second on it resumes what a worker that died had done."""
     version: int | None = None
     """The version this job published, once it has."""
     request: JobRequest

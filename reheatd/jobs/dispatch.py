@@ -15,9 +15,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from reheatd.broker import BrokerError, address
-from reheatd.errors import WorkerLostError
+from reheatd.errors import WorkerIncompatibleError, WorkerLostError
 from reheatd.jobs.contracts import JobEvent, ReheatSpec, RLSpec
-from reheatd.jobs.keys import EVENTS_FIELD, KEEP_S, alive_key, cancel_key, events_key, owner_key
+from reheatd.jobs.keys import EVENTS_FIELD, KEEP_S, alive_key, attempt_key, cancel_key, celery_id, events_key, owner_key
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ PING_S = 1.0
 def make_celery(broker_url: str) -> Celery:
     """The Celery application of daemon and workers.
 
-    The tasks `reheatd.reheat` and `reheatd.continue_rl` take one argument: the JSON object of a `ReheatSpec` or
-    `RLSpec`. Their Celery id is the job's id. What they report goes through `JobReporter`; they return nothing.
+    The tasks `reheatd.reheat` and `reheatd.continue_rl` take two arguments: the JSON object of a `ReheatSpec` or
+    `RLSpec`, and the number of the attempt at it. What they report goes through `JobReporter`; they return nothing.
     """
     app = Celery("reheatd", broker=broker_url, backend=broker_url)
     app.conf.update(
@@ -43,7 +43,7 @@ def make_celery(broker_url: str) -> Celery:
         result_serializer="json",
         accept_content=["json"],
         task_track_started=True,
-        # Acknowledged when taken: a job whose worker dies is failed by the daemon, never run a second time unseen.
+        # Acknowledged when taken: a job whose worker dies is run again by the daemon, never unseen.
         task_acks_late=False,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
@@ -77,15 +77,26 @@ class JobDispatcher:
         await self._redis.aclose()
         await asyncio.to_thread(self._celery.close)
 
-    async def submit(self, spec: ReheatSpec | RLSpec) -> None:
+    async def submit(self, spec: ReheatSpec | RLSpec, attempt: int = 1) -> None:
         """Puts the job into the workers' queue. Doing so twice is harmless: `JobReporter.started` lets one run.
+
+        Args:
+            attempt: A worker that still has an earlier one stops at its next report.
 
         Raises:
             BrokerError: The broker cannot be reached.
         """
         task = REHEAT_TASK if spec.kind == "reheat" else CONTINUE_RL_TASK
+        try:
+            await self._redis.set(attempt_key(spec.job_id), attempt, ex=KEEP_S)
+        except (RedisError, OSError) as error:
+            raise self._broker_error(error) from error
         await self._call(
-            self._celery.send_task, task, args=[spec.model_dump(mode="json")], task_id=spec.job_id, ignore_result=False
+            self._celery.send_task,
+            task,
+            args=[spec.model_dump(mode="json"), attempt],
+            task_id=celery_id(spec.job_id, attempt),
+            ignore_result=False,
         )
 
     async def cancel(self, job_id: str) -> None:
@@ -99,13 +110,13 @@ class JobDispatcher:
         except (RedisError, OSError) as error:
             raise self._broker_error(error) from error
 
-    async def terminate(self, job_id: str) -> None:
+    async def terminate(self, job_id: str, attempt: int = 1) -> None:
         """Kills the process that runs the job; for a worker that does not react to `cancel`.
 
         Raises:
             BrokerError: The broker cannot be reached.
         """
-        await self._call(self._celery.control.revoke, job_id, terminate=True, signal="SIGKILL")
+        await self._call(self._celery.control.revoke, celery_id(job_id, attempt), terminate=True, signal="SIGKILL")
 
     async def connected_workers(self, max_age_s: float = 0.0) -> int:
         """How many Celery workers answer within a second; an answer not older than `max_age_s` is used again.
@@ -120,27 +131,28 @@ class JobDispatcher:
         return count
 
     async def events(
-        self, job_id: str, after_id: str = "0", *, workers_since: float | None = None
+        self, job_id: str, after_id: str = "0", *, attempt: int = 1, workers_since: float | None = None
     ) -> AsyncIterator[tuple[str, JobEvent]]:
-        """The job's events after stream id `after_id`, up to and including its last one.
+        """The job's events, of all attempts, after stream id `after_id`, up to and including its last one.
 
         Waits for a worker as long as it takes; once one has begun it must report. A broker that cannot be reached is
         waited for, since it keeps the events.
 
         Args:
             workers_since: Every living worker was started after this time (seconds since the epoch, the broker's
-                clock), so a job that began before has lost its worker. None: workers may be older.
+                clock), so an attempt that began before has lost its worker. None: workers may be older.
 
         Raises:
-            WorkerLostError: The worker died, was silent for `heartbeat_timeout_s`, or sent what is no event.
+            WorkerLostError: The worker of this attempt died, or was silent for `heartbeat_timeout_s`.
+            WorkerIncompatibleError: It sent what is no event.
         """
         last_alive = 0.0
         while True:
             try:
                 entries = await self._read(job_id, after_id, block_ms=int(POLL_S * 1000))
                 if not entries:
-                    await self._check_begun_since(job_id, after_id, workers_since)
-                    last_alive = await self._check_worker(job_id, after_id, last_alive)
+                    await self._check_begun_since(job_id, attempt, workers_since)
+                    last_alive = await self._check_worker(job_id, attempt, after_id, last_alive)
             except (RedisError, OSError, BrokerError) as error:
                 logger.warning("events of %s cannot be read from the broker, will try again: %s", job_id, error)
                 await asyncio.sleep(POLL_S)
@@ -158,29 +170,25 @@ class JobDispatcher:
         streams = answer.values() if isinstance(answer, dict) else [entries for _, entries in answer]
         return [entry for entries in streams for entry in entries]
 
-    async def _check_begun_since(self, job_id: str, after_id: str, workers_since: float | None) -> None:
-        if workers_since is None or after_id == "0":
-            return
-        first: Any = await self._redis.xrange(events_key(job_id), count=1)
-        if first and int(first[0][0].split("-")[0]) / 1000 < workers_since:
-            raise WorkerLostError(
-                f"the daemon and its workers were stopped while job {job_id} ran; ask for the job again"
-            )
+    async def _check_begun_since(self, job_id: str, attempt: int, workers_since: float | None) -> None:
+        begun: Any = await self._redis.get(owner_key(job_id, attempt))
+        if begun is not None and workers_since is not None and float(begun) < workers_since:
+            raise WorkerLostError(f"the daemon and its workers were stopped while job {job_id} ran")
 
-    async def _check_worker(self, job_id: str, after_id: str, last_alive: float) -> float:
+    async def _check_worker(self, job_id: str, attempt: int, after_id: str, last_alive: float) -> float:
         """When the worker was last known to live, on the broker's clock, in seconds."""
         seconds, microseconds = await self._redis.time()
         now = seconds + microseconds / 1e6
-        if await self._redis.exists(alive_key(job_id)):
+        if await self._redis.exists(alive_key(job_id, attempt)):
             return now
-        state, reason = await self._call(self._celery_outcome, job_id)
+        state, reason = await self._call(self._celery_outcome, celery_id(job_id, attempt))
         # The last event may have arrived between the read and this check; it says more than Celery does.
         newest = await self._redis.xrevrange(events_key(job_id), count=1)
         if newest and newest[0][0] != after_id:
             return last_alive
         if state in ("FAILURE", "REVOKED"):
             raise WorkerLostError(f"the worker of job {job_id} ended without a report ({reason}); see the worker's log")
-        if not await self._redis.exists(owner_key(job_id)):
+        if not await self._redis.exists(owner_key(job_id, attempt)):
             return last_alive
         last_event = int(after_id.split("-")[0]) / 1000
         silent_s = now - max(last_alive, last_event)
@@ -191,8 +199,8 @@ class JobDispatcher:
             )
         return last_alive
 
-    def _celery_outcome(self, job_id: str) -> tuple[str, str]:
-        result = self._celery.AsyncResult(job_id)
+    def _celery_outcome(self, task_id: str) -> tuple[str, str]:
+        result = self._celery.AsyncResult(task_id)
         state = result.state
         return state, repr(result.result) if state == "FAILURE" else state.lower()
 
@@ -212,7 +220,7 @@ def _parse(job_id: str, fields: dict[str, str]) -> JobEvent:
     try:
         return JobEvent.model_validate_json(fields[EVENTS_FIELD])
     except (KeyError, ValidationError) as error:
-        raise WorkerLostError(
+        raise WorkerIncompatibleError(
             f"the worker of job {job_id} sent an event this daemon does not understand ({error}); run the same version "
             "of reheatd on daemon and workers"
         ) from error

@@ -16,11 +16,21 @@ def cancel_key(job_id: str) -> str:
     return f"reheatd:job:{job_id}:cancel"
 
 
-def alive_key(job_id: str) -> str:
+def attempt_key(job_id: str) -> str:
+    """Number of the attempt at the job that is wanted; a worker that finds another one than its own stops."""
+    return f"reheatd:job:{job_id}:attempt"
+
+
+def alive_key(job_id: str, attempt: int) -> str:
     """Exists while a worker holds the job; expires on its own when the worker dies."""
-    return f"reheatd:job:{job_id}:alive"
+    return f"reheatd:job:{job_id}:{attempt}:alive"
 
 
-def owner_key(job_id: str) -> str:
-    """Set by the one delivery of the job that runs."""
-    return f"reheatd:job:{job_id}:owner"
+def owner_key(job_id: str, attempt: int) -> str:
+    """Set by the one delivery of the attempt that runs: when it began, in seconds on the broker's clock."""
+    return f"reheatd:job:{job_id}:{attempt}:owner"
+
+
+def celery_id(job_id: str, attempt: int) -> str:
+    """Celery's id of the task; an id that was revoked is never run again, so every attempt has its own."""
+    return f"{job_id}.{attempt}"

@@ -1,10 +1,10 @@
 """The worker's side of a job: reports events, keeps a heartbeat, learns of cancellation."""
 
 import logging
-import secrets
 import threading
 from collections.abc import Mapping
 from types import TracebackType
+from typing import cast
 
 from celery.exceptions import Ignore
 from redis import Redis
@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError, RedisError, TimeoutError
 from redis.retry import Retry
 
 from reheatd.jobs.contracts import JobEvent, JobResult
-from reheatd.jobs.keys import EVENTS_FIELD, KEEP_S, alive_key, cancel_key, events_key, owner_key
+from reheatd.jobs.keys import EVENTS_FIELD, KEEP_S, alive_key, attempt_key, cancel_key, events_key, owner_key
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ ALIVE_S = 30
 
 
 class JobNotWantedError(Ignore):
-    """The job was cancelled before it began, or another delivery of it runs already.
+    """The job was cancelled before it began, or another delivery or a later attempt runs.
 
     Being Celery's `Ignore`, it ends the task without a result when it is let through.
     """
@@ -32,7 +32,7 @@ class JobNotWantedError(Ignore):
 class JobReporter:
     """Reports one job over Redis; as a context manager it keeps the heartbeat going while training computes.
 
-        with JobReporter(broker_url, spec.job_id) as reporter:
+        with JobReporter(broker_url, spec.job_id, attempt) as reporter:
             reporter.started()
             ...
             reporter.succeeded(result)
@@ -41,8 +41,9 @@ class JobReporter:
     a training run.
     """
 
-    def __init__(self, redis_url: str, job_id: str) -> None:
+    def __init__(self, redis_url: str, job_id: str, attempt: int) -> None:
         self.job_id = job_id
+        self._attempt = attempt
         self._redis = Redis.from_url(
             redis_url,
             decode_responses=True,
@@ -72,12 +73,18 @@ class JobReporter:
         if self.is_cancelled():
             self.cancelled()
             raise JobNotWantedError(f"job {self.job_id} was cancelled before it began")
-        if not self._redis.set(owner_key(self.job_id), secrets.token_hex(8), nx=True, ex=KEEP_S):
+        seconds, microseconds = cast(tuple[int, int], self._redis.time())
+        own = owner_key(self.job_id, self._attempt)
+        if not self._redis.set(own, seconds + microseconds / 1e6, nx=True, ex=KEEP_S):
             raise JobNotWantedError(f"job {self.job_id} was delivered twice; another worker runs it")
         self._send(JobEvent(kind="started"))
 
     def progress(self, phase: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
-        """Reports step `step` of `steps` of a phase, e.g. `training`, with the metrics that are new."""
+        """Reports step `step` of `steps` of a phase, e.g. `training`, with the metrics that are new.
+
+        Raises:
+            JobNotWantedError: This worker was taken for dead, and the job was given to another.
+        """
         self._send(JobEvent(kind="progress", phase=phase, step=step, steps=steps, metrics=dict(metrics)))
 
     def succeeded(self, result: JobResult) -> None:
@@ -95,12 +102,15 @@ class JobReporter:
         return bool(self._redis.exists(cancel_key(self.job_id)))
 
     def _send(self, event: JobEvent) -> None:
+        wanted = self._redis.get(attempt_key(self.job_id))
+        if wanted != str(self._attempt):
+            raise JobNotWantedError(f"attempt {self._attempt} at job {self.job_id} is not wanted, but {wanted}")
         key = events_key(self.job_id)
         self._redis.xadd(key, {EVENTS_FIELD: event.model_dump_json()})
         self._redis.expire(key, KEEP_S)
 
     def _beat(self) -> None:
-        key = alive_key(self.job_id)
+        key = alive_key(self.job_id, self._attempt)
         while not self._stop.is_set():
             try:
                 self._redis.set(key, "1", ex=ALIVE_S)

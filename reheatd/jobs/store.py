@@ -36,7 +36,9 @@ class JobRecord(Contract):
     spec: JobSpec | None = None
     """Set when the job is dispatched."""
     submitted: bool = False
-    """Whether the job is known to have reached the broker."""
+    """Whether the present attempt is known to have reached the broker."""
+    begun: bool = False
+    """Whether a worker is known to have begun it."""
     event_id: str = "0"
     """Stream id of the last event that was handled."""
     result: JobResult | None = None

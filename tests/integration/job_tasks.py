@@ -41,12 +41,16 @@ def result(spec: dict[str, Any]) -> JobResult:
 
 
 @app.task(name=REHEAT_TASK)
-def reheat(spec: dict[str, Any]) -> None:
+def reheat(spec: dict[str, Any], attempt: int) -> None:
     behaviour = spec["task"]["reward"]
-    with JobReporter(URL, spec["job_id"]) as report:
+    with JobReporter(URL, spec["job_id"], attempt) as report:
         report.started()
-        if behaviour == "die":
+        if behaviour == "die" or (behaviour == "die-twice" and attempt <= 2):
             os._exit(1)
+        if behaviour == "overtaken" and attempt == 1:
+            while True:  # a worker that lives on while the daemon has given it up
+                report.progress("training", 0, STEPS, {})
+                time.sleep(0.05)
         if behaviour == "hang":
             threading.Event().wait()
         for step in range(1, STEPS + 1):
@@ -64,5 +68,5 @@ def reheat(spec: dict[str, Any]) -> None:
 
 
 @app.task(name=CONTINUE_RL_TASK)
-def continue_rl(spec: dict[str, Any]) -> None:
-    reheat(spec)
+def continue_rl(spec: dict[str, Any], attempt: int) -> None:
+    reheat(spec, attempt)

@@ -228,6 +228,44 @@ def test_a_restarted_daemon_picks_its_running_job_up_from_the_stream(
     asyncio.run(run())
 
 
+def test_a_job_that_loses_two_workers_is_finished_by_the_third(
+    broker: Broker, worker: psutil.Process, tmp_path: Path
+) -> None:
+    class RealWorld(World):
+        def _build(self) -> None:
+            self.dispatcher: Any = JobDispatcher(broker.url, heartbeat_timeout_s=60)
+            super()._build()
+
+    async def run() -> None:
+        async with (
+            asyncio.timeout(150),
+            RealWorld(tmp_path, task={"reward": "die-twice"}, broker={"url": broker.url}) as world,
+        ):
+            world.monitor.entropies["policy-v1"] = entropy(1.7)
+            job_id = world.controller.submit(JobRequest(kind="reheat", tau=1.5)).job_id
+            await world.until(lambda: world.controller.job(job_id).status.is_final, timeout_s=120)
+            job = world.controller.job(job_id)
+            assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 3)
+            await world.dispatcher.close()
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_was_taken_for_dead_stops_when_it_reports(broker: Broker, worker: psutil.Process) -> None:
+    async def work(dispatcher: JobDispatcher) -> None:
+        spec, after = make_spec("overtaken"), make_spec("succeed")
+        await dispatcher.submit(spec)
+        await follow_until(dispatcher, spec, "started")
+        await dispatcher.submit(spec, attempt=2)
+        await dispatcher.submit(after)
+        await follow(dispatcher, after)
+        kinds = [event.kind for _, event in await follow(dispatcher, spec)]
+        second = kinds.index("started", 1)
+        assert kinds[second:] == ["started", *["progress"] * 3, "succeeded"]
+
+    with_dispatcher(broker, work)
+
+
 def test_a_job_is_lost_with_the_daemon_whose_worker_ran_it(broker: Broker, worker: psutil.Process) -> None:
     async def work(dispatcher: JobDispatcher) -> None:
         spec, done = make_spec("obey"), make_spec("succeed")

@@ -172,6 +172,7 @@ class FakeDispatcher:
 
     def __init__(self) -> None:
         self.submitted: list[ReheatSpec | RLSpec] = []
+        self.attempts: list[int] = []
         self.cancelled: list[str] = []
         self.terminated: list[str] = []
         self.workers = 1
@@ -179,15 +180,16 @@ class FakeDispatcher:
         self._streams: dict[str, list[JobEvent | ReheatdError]] = {}
         self._news = asyncio.Condition()
 
-    async def submit(self, spec: ReheatSpec | RLSpec) -> None:
+    async def submit(self, spec: ReheatSpec | RLSpec, attempt: int = 1) -> None:
         if self.failures:
             raise self.failures.pop(0)
         self.submitted.append(spec)
+        self.attempts.append(attempt)
 
     async def cancel(self, job_id: str) -> None:
         self.cancelled.append(job_id)
 
-    async def terminate(self, job_id: str) -> None:
+    async def terminate(self, job_id: str, attempt: int = 1) -> None:
         self.terminated.append(job_id)
 
     async def connected_workers(self) -> int:
@@ -202,7 +204,7 @@ class FakeDispatcher:
             self._news.notify_all()
 
     async def events(
-        self, job_id: str, after_id: str = "0", *, workers_since: float | None = None
+        self, job_id: str, after_id: str = "0", *, attempt: int = 1, workers_since: float | None = None
     ) -> AsyncIterator[tuple[str, JobEvent]]:
         position = int(after_id)
         stream = self._streams.setdefault(job_id, [])
@@ -212,6 +214,7 @@ class FakeDispatcher:
                     await self._news.wait()
             event = stream[position]
             if isinstance(event, ReheatdError):
+                del stream[position]
                 raise event
             position += 1
             yield str(position), event

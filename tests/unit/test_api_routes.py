@@ -147,7 +147,7 @@ def test_a_job_from_request_to_version(tmp_path: Path) -> None:
         loaded = await client.post(
             f"{url}/rollout-adapter", json={"path": str(spec.output_dir / "rollout-0"), "step": 0}
         )
-        assert loaded.json() == {"model": f"job-{job.job_id}-0"}
+        assert loaded.json() == {"model": f"job-{job.job_id}.1-0"}
         assert (await client.delete(f"{url}/rollout-adapter")).status_code == 204
         await world.train(spec)
         await world.until_status(job.job_id, JobStatus.SUCCEEDED)

@@ -44,7 +44,10 @@ def run(folder: Path, kind: str, connection: Connection) -> None:
     sampler = InProcessSampler(policy, NumberCodec(), number_prompts(8), probe_tokens=8)
     progress = Announced(connection)
     if kind == "reheat":
-        fields: dict[str, Any] = {"target_entropy": 4.0, "learning_rate": 1e-4}  # out of reach: it takes all of its steps
+        fields: dict[str, Any] = {
+            "target_entropy": 4.0,
+            "learning_rate": 1e-4,
+        }  # out of reach: it takes all of its steps
         spec = ReheatSpec(**job_fields(folder), **fields, steps=75, prompts_per_step=4, max_tokens=8, refresh_every=3)
         Reheater(policy, spec, sampler, number_prompts(40), progress, Checkpoints(spec)).run()
     else:

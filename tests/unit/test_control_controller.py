@@ -20,7 +20,7 @@ from reheatd.errors import (
     QueueFullError,
     WorkerLostError,
 )
-from reheatd.jobs.contracts import JobEvent, JobRequest, JobStatus, ReheatSpec
+from reheatd.jobs.contracts import Job, JobEvent, JobRequest, JobStatus, ReheatSpec
 from tests.unit.control_support import BASELINE, World, accuracy, entropy
 
 REHEAT = JobRequest(kind="reheat", tau=1.5)
@@ -258,12 +258,74 @@ def test_rl_that_destroys_entropy_is_rejected(tmp_path: Path) -> None:
     live(World(tmp_path), story)
 
 
-def test_a_lost_worker_fails_the_job(tmp_path: Path) -> None:
+def lost(job: Job) -> WorkerLostError:
+    return WorkerLostError(f"the worker of job {job.job_id} has been silent for 120 s")
+
+
+def test_a_job_whose_worker_dies_is_resumed_by_another(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        job = world.controller.submit(REHEAT)
+        spec = await world.until_submitted()
+        folder = spec.output_dir / "rollout-1"
+        folder.mkdir(parents=True)
+        await world.dispatcher.report(job.job_id, JobEvent(kind="started"))
+        await world.until(lambda: world.controller.job(job.job_id).started_at)
+        first = await world.controller.load_rollout_adapter(job.job_id, folder, 1)
+        spec.checkpoint_file.write_bytes(b"half way")
+        await world.dispatcher.report(job.job_id, lost(job))
+        again = await world.until_submitted(2)
+        assert again == spec and world.dispatcher.attempts == [1, 2]
+        assert world.dispatcher.terminated == [job.job_id]
+        assert not world.slots.adapters and not folder.exists()
+        assert spec.checkpoint_file.read_bytes() == b"half way"
+        folder.mkdir()
+        assert await world.controller.load_rollout_adapter(job.job_id, folder, 1) != first
+        await world.train(again)
+        done = await world.until_status(job.job_id, JobStatus.SUCCEEDED)
+        assert done.attempt == 2
+        await world.until(lambda: not spec.checkpoint_file.exists())
+
+    live(World(tmp_path), story)
+
+
+def test_a_job_that_loses_its_worker_while_the_daemon_is_away_is_resumed(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         job = world.controller.submit(REHEAT)
         await world.until_submitted()
-        lost = WorkerLostError(f"the worker of job {job.job_id} has been silent for 120 s")
-        await world.dispatcher.report(job.job_id, JobEvent(kind="started"), lost)
+        await world.dispatcher.report(job.job_id, JobEvent(kind="started"))
+        await world.until(lambda: world.controller.job(job.job_id).started_at)
+        await world.restart()
+        await world.dispatcher.report(job.job_id, lost(job))
+        again = await world.until_submitted(2)
+        await world.restart()  # before a worker has begun: it may have to be submitted again, as the same attempt
+        await world.until_submitted(3)
+        assert world.dispatcher.attempts == [1, 2, 2]
+        await world.train(again)
+        await world.until_status(job.job_id, JobStatus.SUCCEEDED)
+
+    live(World(tmp_path), story)
+
+
+def test_cancelling_wins_over_resuming(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        job = world.controller.submit(REHEAT)
+        await world.until_submitted()
+        await world.dispatcher.report(job.job_id, JobEvent(kind="started"))
+        await world.until(lambda: world.controller.job(job.job_id).started_at)
+        world.controller.cancel(job.job_id)
+        await world.dispatcher.report(job.job_id, lost(job))
+        await world.until_status(job.job_id, JobStatus.CANCELLED)
+        assert world.dispatcher.attempts == [1]
+
+    live(World(tmp_path), story)
+
+
+def test_a_job_that_loses_every_worker_fails(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        job = world.controller.submit(REHEAT)
+        for attempt in (1, 2, 3):
+            await world.until_submitted(attempt)
+            await world.dispatcher.report(job.job_id, JobEvent(kind="started"), lost(job))
         failed = await world.until_status(job.job_id, JobStatus.FAILED)
         assert "silent" in (failed.error or "")
         # Should it still live somewhere, it is told to stop.
@@ -528,7 +590,7 @@ def test_rollout_adapters_live_as_long_as_their_job(tmp_path: Path) -> None:
         for path in paths:
             path.mkdir()
         names = [await world.controller.load_rollout_adapter(job.job_id, paths[step], step) for step in range(2)]
-        assert list(world.slots.adapters) == [names[1]] == [f"job-{job.job_id}-1"]
+        assert list(world.slots.adapters) == [names[1]] == [f"job-{job.job_id}.1-1"]
 
         await world.restart()
         assert not world.slots.adapters
