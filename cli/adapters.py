@@ -4,13 +4,16 @@ import json
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from cli import render
 from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, JsonOption, UrlOption
 from reheatd.adapters.lineage import version_name
 from reheatd.adapters.store import VersionInfo
+from reheatd.api.schemas import VersionReport
 from reheatd.errors import BadInputError
+from reheatd.jobs.report import JobReport
 
 app = typer.Typer(help="List, show, promote or roll back versions.", no_args_is_help=True)
 
@@ -39,7 +42,7 @@ def list_adapters(url: UrlOption = DEFAULT_URL, json_output: JsonOption = False)
             lineage.kind,
             render.NOTHING if lineage.tau is None else f"{lineage.tau:.2f}",
             render.entropy(lineage.entropy_after),
-            render.accuracy(lineage.accuracy_after),
+            render.share(lineage.accuracy_after),
             render.age(lineage.created_at),
         )
     render.console.print(rows)
@@ -52,7 +55,7 @@ def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL, json_ou
     if json_output:
         render.print_json(body)
         return
-    info = VersionInfo.model_validate(body)
+    info = VersionReport.model_validate(body)
     facts = render.facts()
     facts.add_row("version", f"{info.name}  [{STATE_STYLE[info.state]}]{info.state}[/]")
     lineage = info.lineage
@@ -65,14 +68,26 @@ def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL, json_ou
         facts.add_row("entropy", f"{render.entropy(lineage.entropy_before)} -> {render.entropy(lineage.entropy_after)}")
         if lineage.target_entropy is not None:
             facts.add_row("target", f"{lineage.target_entropy:.3f} nats per token")
-        facts.add_row(
-            "accuracy", f"{render.accuracy(lineage.accuracy_before)} -> {render.accuracy(lineage.accuracy_after)}"
-        )
+        facts.add_row("accuracy", f"{render.share(lineage.accuracy_before)} -> {render.share(lineage.accuracy_after)}")
+        if info.report is not None:
+            _add_report(facts, info.report)
+            facts.add_row("report", f"{info.report_dir}/report.md")
         facts.add_row("base model", f"{lineage.base_model} [dim]{lineage.base_digest[:12]}[/]")
         facts.add_row("digest", lineage.digest)
         facts.add_row("made", render.age(lineage.created_at))
         facts.add_row("spec", f"[dim]{json.dumps(lineage.spec)}[/]")
     render.console.print(facts)
+
+
+def _add_report(facts: Table, report: JobReport) -> None:
+    comparison = report.comparison
+    top, last = comparison.top(10), comparison.layers[-1]
+    if report.pass_at_k_before is not None and report.pass_at_k_after is not None:
+        best, now = report.pass_at_k_before.rates[-1], report.pass_at_k_after.rates[-1]
+        facts.add_row(f"pass@{best.k}", f"{render.share(best)} -> {render.share(now)}")
+    facts.add_row("top 10", f"{top.overlap:.0%} shared; mass {top.parent_mass:.0%} -> {top.student_mass:.0%}")
+    facts.add_row("hidden states", f"last layer {last.mean:.3f} similar, {last.min:.3f} where least")
+    facts.add_row("KL", f"{comparison.kl_parent_student:.3f} nats per token, parent to student")
 
 
 @app.command("promote")

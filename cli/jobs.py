@@ -1,7 +1,8 @@
 """`reheatd jobs`: the jobs of the daemon."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,8 @@ from reheatd.jobs.contracts import Job, JobStatus
 app = typer.Typer(help="List, show, cancel or approve jobs.", no_args_is_help=True)
 
 POLL_S = 0.5
+LIVE_METRICS = 4
+"""Metrics beside the progress bar; `jobs show` has them all."""
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as `reheatd jobs list` shows it.")]
 
 
@@ -120,14 +123,14 @@ def follow(poll: Callable[[], Job], *, quiet: bool = False) -> Job:
                 description=f"{job.job_id} {label}",
                 completed=job.step,
                 total=job.steps or None,
-                metrics=_metrics(job),
+                metrics=_metrics(islice(job.metrics.items(), LIVE_METRICS)),
             )
             time.sleep(POLL_S)
     return job
 
 
-def _metrics(job: Job) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in list(job.metrics.items())[:4])
+def _metrics(metrics: Iterable[tuple[str, float]]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics)
 
 
 def _failed_gates(job: Job) -> str:
@@ -148,8 +151,10 @@ def _print_job(body: dict[str, Any], json_output: bool) -> None:
     facts.add_row("version", f"{version_name(job.parent_version)} -> {made}")
     if job.started_at is not None:
         facts.add_row("took", render.duration((job.finished_at or time.time()) - job.started_at))
+    if job.attempt > 1:
+        facts.add_row("attempt", f"attempt {job.attempt}: a worker died, another resumed the job")
     if job.metrics:
-        facts.add_row("metrics", _metrics(job))
+        facts.add_row("metrics", _metrics(job.metrics.items()))
     for gate in job.gates:
         mark = "[green]passed[/]" if gate.get("passed") else "[red]failed[/]"
         facts.add_row(f"gate {gate.get('name')}", f"{mark}  {gate.get('detail')}")

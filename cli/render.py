@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reheatd.jobs.contracts import Accuracy, EntropyEstimate, Job, JobStatus
+from reheatd.jobs.contracts import Accuracy, EntropyEstimate, Job, JobStatus, PassRate
 
 console = Console(highlight=False)
 
@@ -51,7 +51,7 @@ def entropy(estimate: EntropyEstimate | None) -> str:
     return NOTHING if estimate is None else f"{estimate.mean:.3f} [dim]\\[{estimate.low:.3f}, {estimate.high:.3f}][/]"
 
 
-def accuracy(value: Accuracy | None) -> str:
+def share(value: Accuracy | PassRate | None) -> str:
     return NOTHING if value is None else f"{value.value:.0%} [dim]\\[{value.low:.0%}, {value.high:.0%}][/]"
 
 

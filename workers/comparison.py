@@ -25,7 +25,6 @@ TOP_K = (1, 5, 10, 20)
 CONFIDENCE = 0.95
 MAX_POSITIONS = 64
 """Longer completions have neighbouring positions put together."""
-MICRO_BATCH_TOKENS = 1024
 
 
 class Candidates(NamedTuple):
@@ -56,7 +55,7 @@ def compare(policy: Policy, parent_rollouts: Sequence[Rollout], student_rollouts
         student_entropies = sequence_entropies(policy, student_rollouts)
     cosines: list[Tensor] = []
     parts: list[Candidates] = []
-    for _, batch in _batches(student_rollouts, policy.device):
+    for _, batch in _batches(policy, student_rollouts):
         with torch.no_grad():
             student_layers = policy.hidden_layers(batch)
         with policy.as_teacher():
@@ -92,7 +91,7 @@ def compare(policy: Policy, parent_rollouts: Sequence[Rollout], student_rollouts
 def sequence_entropies(policy: Policy, rollouts: Sequence[Rollout]) -> list[list[float]]:
     """Exact entropy of the active adapter at every completion token of every rollout, nats."""
     entropies: list[list[float]] = [[] for _ in rollouts]
-    for indices, batch in _batches(rollouts, policy.device):
+    for indices, batch in _batches(policy, rollouts):
         _, entropy_T = chunked_logprobs(policy.hidden(batch), policy.head_VD, batch.targets_T)
         split = entropy_T.cpu().split([len(rollouts[index].token_ids) for index in indices])
         for index, values_T in zip(indices, split, strict=True):
@@ -135,9 +134,9 @@ def compare_candidates(parent_TD: Tensor, student_TD: Tensor, head_VD: Tensor) -
         )
 
 
-def _batches(rollouts: Sequence[Rollout], device: torch.device) -> Iterator[tuple[list[int], TokenBatch]]:
+def _batches(policy: Policy, rollouts: Sequence[Rollout]) -> Iterator[tuple[list[int], TokenBatch]]:
     """Micro-batches with the indices of their rollouts."""
     lengths = [len(rollout.prompt_ids) + len(rollout.token_ids) for rollout in rollouts]
-    for indices in micro_batches(lengths, MICRO_BATCH_TOKENS):
+    for indices in micro_batches(lengths, policy.micro_batch_tokens):
         part = [rollouts[index] for index in indices]
-        yield indices, TokenBatch.build([(rollout.prompt_ids, rollout.token_ids) for rollout in part], device)
+        yield indices, TokenBatch.build([(rollout.prompt_ids, rollout.token_ids) for rollout in part], policy.device)

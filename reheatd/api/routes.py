@@ -1,5 +1,6 @@
 """The admin API: status, entropy, versions, jobs, journal. JSON in and out; errors as OpenAI-style objects."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from reheatd.api.schemas import (
     RolloutAdapterReport,
     RolloutAdapterRequest,
     StatusReport,
+    VersionReport,
     WorkersHealth,
 )
 from reheatd.broker import BrokerError
@@ -40,6 +42,7 @@ from reheatd.errors import BadInputError
 from reheatd.gateway.app import RequestCounts
 from reheatd.jobs.contracts import JobRequest
 from reheatd.jobs.dispatch import JobDispatcher
+from reheatd.jobs.report import read_report
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -154,7 +157,10 @@ class Api:
         return _answer(AdapterList(promoted=store.promoted(), adapters=[_brief(info) for info in store.list()]))
 
     async def adapter(self, request: Request) -> Response:
-        return _answer(self._context.versions.get(_version(request)))
+        versions, version = self._context.versions, _version(request)
+        info, folder = versions.get(version), versions.report_path(version)
+        report = None if folder is None else await asyncio.to_thread(read_report, folder)
+        return _answer(VersionReport(**dict(info), report=report, report_dir=folder))
 
     async def promote(self, request: Request) -> Response:
         return _answer(_promotion(await self._controller.promote(_version(request))))

@@ -1,5 +1,6 @@
 """What the admin API answers with, where it is not a contract that exists elsewhere."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -10,6 +11,7 @@ from reheatd.control.machine import State
 from reheatd.entropy.detector import Verdict
 from reheatd.entropy.series import Window
 from reheatd.jobs.contracts import EntropyEstimate, Job
+from reheatd.jobs.report import JobReport
 
 
 class Schema(BaseModel):
@@ -24,6 +26,15 @@ class Readiness(Schema):
 class PromotedVersion(Schema):
     version: int
     name: str
+
+
+class VersionReport(VersionInfo):
+    """`GET /reheatd/v1/adapters/VERSION`."""
+
+    report: JobReport | None
+    """How the policy changed; None for the base and for versions that no job made."""
+    report_dir: Path | None
+    """Where it lies with its plots, on the daemon's machine."""
 
 
 class PartHealth(Schema):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from reheatd.jobs.report import read_report
 from reheatd.ports import reserve_port
 
 REWARD = '''
@@ -91,4 +92,9 @@ def test_what_is_left_is_complete(outcome: tuple[dict[str, Any], Path]) -> None:
     assert [version.name.rsplit("-", 1)[0] for version in versions] == ["policy-v1", "policy-v2", "policy-v3"]
     kinds = [json.loads((version / "lineage.json").read_text())["kind"] for version in versions]
     assert kinds == ["cool", "reheat", "rl"]
+    for version, kind in zip(versions, ("reheat", "reheat", "rl"), strict=True):
+        report = read_report(version / "report")
+        assert report.kind == kind and report.comparison.states > 100
+        assert (version / "report" / "report.md").exists() and list((version / "report").glob("*.png"))
+    assert not list((folder / "data" / "jobs").glob("*/checkpoint.pt"))
     assert not list((folder / "data" / "adapters").glob(".*"))

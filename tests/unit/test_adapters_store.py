@@ -50,6 +50,19 @@ def test_a_published_version_is_complete_and_survives_a_restart(tmp_path: Path, 
     assert [info.version for info in store.list()] == [0, 1]
 
 
+def test_a_report_lies_beside_the_adapter(tmp_path: Path, db: sqlite3.Connection) -> None:
+    report = tmp_path / "job" / "report"
+    report.mkdir(parents=True)
+    (report / "report.md").write_text("# what changed")
+    store = open_store(tmp_path, db)
+    with_report = store.publish(source(tmp_path, "a"), report, **FIELDS)
+    without = store.publish(source(tmp_path, "a"), **FIELDS)
+    assert store.report_path(1) == store.path(1) / "report"
+    assert (store.path(1) / "report" / "report.md").read_text() == "# what changed"
+    assert store.report_path(2) is None and store.report_path(0) is None
+    assert with_report.digest == without.digest
+
+
 def test_numbers_are_never_used_again(tmp_path: Path, db: sqlite3.Connection) -> None:
     store = open_store(tmp_path, db)
     assert [publish(store, tmp_path, "a"), publish(store, tmp_path, "b")] == [1, 2]

@@ -13,7 +13,15 @@ from starlette.applications import Starlette
 
 from reheatd.api.errors import exception_handlers
 from reheatd.api.routes import ApiContext, api_routes
-from reheatd.api.schemas import AdapterList, EntropyReport, JobList, JournalReport, PromotionReport, StatusReport
+from reheatd.api.schemas import (
+    AdapterList,
+    EntropyReport,
+    JobList,
+    JournalReport,
+    PromotionReport,
+    StatusReport,
+    VersionReport,
+)
 from reheatd.broker import BrokerError
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.estimators import TailMoments
@@ -23,6 +31,7 @@ from reheatd.gateway.app import RequestCounts
 from reheatd.jobs.contracts import Job, JobStatus
 from reheatd.jobs.dispatch import JobDispatcher
 from tests.unit.control_support import BASELINE, World, entropy, window
+from tests.unit.report_support import job_report
 
 Client = httpx.AsyncClient
 
@@ -158,7 +167,13 @@ def test_a_job_from_request_to_version(tmp_path: Path) -> None:
 
         adapters = AdapterList.model_validate((await client.get("/reheatd/v1/adapters")).json())
         assert adapters.promoted == 1 and [info.state for info in adapters.adapters] == ["retired", "promoted"]
-        assert (await client.get("/reheatd/v1/adapters/policy-v1")).json()["lineage"]["job_id"] == job.job_id
+        shown = VersionReport.model_validate((await client.get("/reheatd/v1/adapters/policy-v1")).json())
+        assert shown.lineage is not None and shown.lineage.job_id == job.job_id and shown.report is None
+        report, folder = job_report(), world.store.path(1) / "report"
+        folder.mkdir()
+        (folder / "report.json").write_text(report.model_dump_json())
+        shown = VersionReport.model_validate((await client.get("/reheatd/v1/adapters/policy-v1")).json())
+        assert (shown.report, shown.report_dir) == (report, folder)
         back = PromotionReport.model_validate((await client.post("/reheatd/v1/adapters/rollback")).json())
         assert (back.from_version, back.version) == (1, 0)
         again = PromotionReport.model_validate((await client.post("/reheatd/v1/adapters/1/promote")).json())

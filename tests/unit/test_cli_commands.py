@@ -17,6 +17,10 @@ from typing import Any, ClassVar
 import pytest
 
 from cli.main import main
+from reheatd.adapters.lineage import Lineage
+from reheatd.api.schemas import VersionReport
+from reheatd.jobs.report import JobReport
+from tests.unit.report_support import job_report
 
 COMMANDS = [
     ["status"],
@@ -170,6 +174,32 @@ def test_the_daemons_own_words_reach_the_user() -> None:
         done = reheatd("adapters", "show", "policy-v7", "--url", url)
     assert done.returncode == 2
     assert done.stderr == "reheatd: version 7 does not exist; there are policy-v0\n"
+
+
+@pytest.mark.parametrize("report", [job_report(), None])
+def test_a_version_is_shown_with_what_its_job_changed(report: JobReport | None) -> None:
+    lineage = Lineage(version=1, parent=0, base_model="m", base_digest="0", digest="0", kind="reheat", job_id="j1")
+    folder = None if report is None else Path("/data/policy-v1/report")
+    info = VersionReport(
+        version=1, name="policy-v1", state="promoted", lineage=lineage, report=report, report_dir=folder
+    )
+    with fake_daemon(**{"GET /reheatd/v1/adapters/1": [(200, info.model_dump(mode="json"))]}) as url:
+        done = reheatd("adapters", "show", "1", "--url", url)
+    assert done.returncode == 0, done.stderr
+    shown = " ".join(done.stdout.split())
+    facts = ("pass@4 71% [61%, 81%] -> 82% [72%, 92%]", "top 10 93% shared; mass 99% -> 91%", "0.123 nats per token")
+    for fact in (*facts, "last layer 0.987 similar, 0.800 where least", "/data/policy-v1/report/report.md"):
+        assert (fact in shown) == (report is not None)
+
+
+def test_a_job_is_shown_with_all_its_metrics_and_its_attempt() -> None:
+    metrics = {f"m{number}": number / 10 for number in range(9)}
+    with fake_daemon(**{"GET /reheatd/v1/jobs/j1": [(200, JOB | {"metrics": metrics, "attempt": 2})]}) as url:
+        done = reheatd("jobs", "show", "j1", "--url", url)
+    assert done.returncode == 0, done.stderr
+    shown = " ".join(done.stdout.split())
+    assert all(f"{name} {value:.4g}" in shown for name, value in metrics.items())
+    assert "attempt 2" in shown
 
 
 def test_something_else_on_the_port_is_recognised() -> None:
