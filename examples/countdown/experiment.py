@@ -67,11 +67,8 @@ def main() -> None:
     folder = RESULTS / name
     if arguments.fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
     plan = QUICK if arguments.quick else FULL
-    if not (folder / PRETRAINED).exists():
-        pretrain(folder / PRETRAINED, plan.pretraining_steps)
-    outcome = run(plan, folder)
+    outcome = run(plan, prepare(plan, folder))
     report = Report(name)
     for figure, value in outcome.figures().items():
         report.result(figure, value)
@@ -85,8 +82,15 @@ def main() -> None:
     print(f"table and plots are in {pictures}")
 
 
-def run(plan: Plan, folder: Path) -> Outcome:
-    runs = Runs(folder, plan.sizes)
+def prepare(plan: Plan, folder: Path) -> Runs:
+    """The runs in `folder`, with a pretrained policy to start from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / PRETRAINED).exists():
+        pretrain(folder / PRETRAINED, plan.pretraining_steps)
+    return Runs(folder, plan.sizes)
+
+
+def run(plan: Plan, runs: Runs) -> Outcome:
     parted = [Run("collapse", COLLAPSE, "tuning", TUNING_SEED)]
     parted += [Run("collapse", COLLAPSE, "held_out", seed) for seed in plan.seeds]
     collapses = runs.perform(parted)

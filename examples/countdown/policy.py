@@ -64,7 +64,9 @@ def pretrain(folder: Path, steps: int, seed: int = 0) -> None:
     scratch.rename(folder)
 
 
-def load_policy(folder: Path, adapter: Path | None = None, *, tau: float = 1.0, seed: int = 0) -> Policy:
+def load_policy(
+    folder: Path, adapter: Path | None = None, *, tau: float = 1.0, lora: LoraConfig = LORA, seed: int = 0
+) -> Policy:
     """The pretrained model with a student that starts from `adapter`.
 
     Args:
@@ -74,4 +76,4 @@ def load_policy(folder: Path, adapter: Path | None = None, *, tau: float = 1.0, 
     model: Any = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         model.model.norm.weight.div_(tau)
-    return Policy.on_model(model, None, LORA, adapter, seed=seed)
+    return Policy.on_model(model, None, lora, adapter, seed=seed)

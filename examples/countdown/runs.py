@@ -3,11 +3,12 @@
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -15,6 +16,9 @@ from examples.countdown.arms import Choice, Measured, Sizes, collapse, run_arm
 from examples.countdown.task import Split
 from reheatd.errors import BadInputError
 from reheatd.files import write_atomically
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 PRETRAINED = "pretrained"
 
@@ -51,20 +55,15 @@ class Runs:
     def perform(self, runs: Sequence[Run]) -> dict[Run, list[Measured]]:
         """Results of `runs`; those that are not in the folder yet are run, as many at once as there are cores."""
         missing = [run for run in runs if not self._file(run).exists()]
-        processes = max(1, min(len(missing), len(os.sched_getaffinity(0))))
-        # Forked children would inherit torch's threads in an undefined state.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            waiting = {pool.submit(_perform, run, self._folder, self._sizes): run for run in missing}
-            for number, finished in enumerate(as_completed(waiting), start=1):
-                last = finished.result()[-1]
-                points = [asdict(point) for point in finished.result()]
-                write_atomically(self._file(waiting[finished]), json.dumps(points).encode())
-                print(
-                    f"{number}/{len(missing)} {waiting[finished].name}: "
-                    f"pass@1 {last.pass1:.3f}, pass@16 {last.pass16:.3f}, entropy {last.entropy:.3f}",
-                    flush=True,
-                )
+        finished = in_parallel(partial(_perform, folder=self._folder, sizes=self._sizes), missing)
+        for number, (run, points) in enumerate(finished, start=1):
+            write_atomically(self._file(run), json.dumps([asdict(point) for point in points]).encode())
+            last = points[-1]
+            print(
+                f"{number}/{len(missing)} {run.name}: "
+                f"pass@1 {last.pass1:.3f}, pass@16 {last.pass16:.3f}, entropy {last.entropy:.3f}",
+                flush=True,
+            )
         return {run: list(self._read(run)) for run in runs}
 
     def _read(self, run: Run) -> Iterator[Measured]:
@@ -72,6 +71,17 @@ class Runs:
 
     def _file(self, run: Run) -> Path:
         return self._folder / f"{run.name}.json"
+
+
+def in_parallel(work: Callable[[T], U], items: Sequence[T]) -> Iterator[tuple[T, U]]:
+    """Items with their results as they are finished, in a process with one thread per core."""
+    processes = max(1, min(len(items), len(os.sched_getaffinity(0))))
+    # Forked children would inherit torch's threads in an undefined state.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting = {pool.submit(work, item): item for item in items}
+        for finished in as_completed(waiting):
+            yield waiting[finished], finished.result()
 
 
 def _perform(run: Run, folder: Path, sizes: Sizes) -> list[Measured]:

@@ -1,0 +1,156 @@
+"""How the settings of TS-OPSD compare, and how near LoRA comes to the exact answer.
+
+    python -m examples.countdown.reheating [--quick]
+
+With the frozen teacher and forward KL the exact answer is known: the final norm divided by tau. Every setting is judged
+by its distance from it in the states that the student visits on held-out problems. Run `make experiment` before: this
+starts from its policies.
+"""
+
+import argparse
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from bench.report import RESULTS, Report
+from examples.countdown.arms import REHEAT_PROMPTS_PER_STEP, job_fields, training_problems
+from examples.countdown.experiment import COLLAPSE, DOCS, FULL, QUICK, TUNING_SEED, prepare
+from examples.countdown.policy import LORA, load_policy
+from examples.countdown.runs import PRETRAINED, Run, in_parallel
+from examples.countdown.task import COMPLETION_TOKENS, WordCodec, problems, reward
+from reheatd.jobs.contracts import LoraConfig, ReheatSpec
+from workers.evaluation import measure_accuracy
+from workers.in_process import InProcessSampler
+from workers.losses import chunked_divergence
+from workers.policy import Policy, TokenBatch
+from workers.rewards.scoring import InProcessScorer
+from workers.ts_opsd import Reheater
+
+TAU = 1.5
+STEPS = 40
+RANKS = (1, 4, 16, 64)
+RANK_STEPS = 400
+SEEDS = range(3)
+HELD_OUT = 384
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One TS-OPSD run with settings that differ from the default ones."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    rank: int | None = None
+    """Of a new adapter on the pretrained policy; None: on from the collapsed policy's."""
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+TRIALS = [
+    Trial("default"),
+    *(Trial(f"divergence {kind}", {"divergence": kind}) for kind in ("reverse_kl", "jsd")),
+    *(Trial(f"refresh_every {steps}", {"refresh_every": steps}) for steps in (1, 2, 8, 20, 40)),
+    *(Trial(f"learning_rate {rate:g}", {"learning_rate": rate}) for rate in (3e-4, 3e-3)),
+    Trial("min_p 0.02", {"min_p": 0.02}),
+    Trial("teacher live", {"teacher": "live", "tau": 1.1}),
+    *(Trial(f"rank {rank}", {"steps": RANK_STEPS}, rank=rank) for rank in RANKS),
+]
+
+
+class Reached(NamedTuple):
+    """After the run, on held-out problems."""
+
+    kl: float
+    """KL(exact fold || student), nats per token."""
+    entropy: float
+    greedy: float
+    steps: int
+
+
+class Silent:
+    def report(self, phase: str, step: int, metrics: dict[str, float] | None = None) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How the settings of TS-OPSD compare.")
+    parser.add_argument("--quick", action="store_true", help="a step of each, on the policies of experiment --quick")
+    quick = parser.parse_args().quick
+    name = "reheating-quick" if quick else "reheating"
+    plan, folder = (QUICK, RESULTS / "experiment-quick") if quick else (FULL, RESULTS / "experiment")
+    prepare(plan, folder).perform([Run("collapse", COLLAPSE, "tuning", TUNING_SEED)])
+    seeds = SEEDS[:1] if quick else SEEDS
+    work = partial(run, folder=folder, steps=1 if quick else None)
+    results: dict[Trial, list[Reached]] = {trial: [] for trial in TRIALS}
+    for (trial, _), reached in in_parallel(work, [(trial, seed) for trial in TRIALS for seed in seeds]):
+        results[trial].append(reached)
+    report = Report(name)
+    for trial, reached in results.items():
+        for figure, values in zip(Reached._fields, zip(*reached, strict=True), strict=True):
+            report.result(f"{figure}_{trial.name.replace(' ', '_')}", statistics.fmean(values))
+    report.write(tau=TAU, seeds=len(seeds))
+    table = folder / "reheating.md" if quick else DOCS / "reheating.md"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text("\n".join(_table(results)) + "\n")
+
+
+def run(item: tuple[Trial, int], folder: Path, steps: int | None) -> Reached:
+    trial, seed = item
+    parent = None if trial.rank else folder / f"collapsed-{TUNING_SEED}"
+    lora = LoraConfig(rank=trial.rank, alpha=2 * trial.rank) if trial.rank else LORA
+    policy = load_policy(folder / PRETRAINED, parent, lora=lora, seed=seed)
+    held_out = problems(HELD_OUT, "held_out", seed=0)
+    sampler = InProcessSampler(
+        policy, WordCodec(), [problem.messages for problem in held_out], probe_tokens=COMPLETION_TOKENS
+    )
+    settings: dict[str, Any] = {"tau": TAU, "steps": STEPS} | trial.settings
+    if settings.get("teacher") == "live":
+        settings["target_entropy"] = _fold_entropy(folder, parent)
+    if steps:
+        settings["steps"] = steps
+    spec = ReheatSpec(
+        **job_fields(seed), **settings, prompts_per_step=REHEAT_PROMPTS_PER_STEP, max_tokens=COMPLETION_TOKENS
+    )
+    prompts = [problem.messages for problem in training_problems(seed)]
+    outcome = Reheater(policy, spec, sampler, prompts, Silent()).run()
+    greedy = measure_accuracy(sampler, held_out, InProcessScorer(reward), max_tokens=COMPLETION_TOKENS)
+    return Reached(_distance(policy, sampler), sampler.measure_entropy(1).mean, greedy.value, outcome.steps)
+
+
+@torch.no_grad()
+def _distance(policy: Policy, sampler: InProcessSampler) -> float:
+    """KL(exact fold || student), nats per token, in the states that the student visits."""
+    asked = [problem.messages for problem in problems(HELD_OUT, "held_out", seed=0)]
+    groups = sampler.sample(asked, n=4, max_tokens=COMPLETION_TOKENS, temperature=1.0, seed=2)
+    sequences = [(rollout.prompt_ids, rollout.token_ids) for group in groups for rollout in group]
+    batch = TokenBatch.build(sequences, policy.device)
+    with policy.as_teacher():
+        parent_TD = policy.hidden(batch)
+    kl_T, _, _ = chunked_divergence(
+        policy.hidden(batch), policy.head_VD, tau=TAU, kind="forward_kl", teacher_TD=parent_TD
+    )
+    return float(kl_T.mean())
+
+
+def _fold_entropy(folder: Path, parent: Path | None) -> float:
+    fold = load_policy(folder / PRETRAINED, parent, tau=TAU)
+    probes = [problem.messages for problem in problems(HELD_OUT, "held_out", seed=0)]
+    return InProcessSampler(fold, WordCodec(), probes, probe_tokens=COMPLETION_TOKENS).measure_entropy(0).mean
+
+
+def _table(results: dict[Trial, list[Reached]]) -> Iterator[str]:
+    yield "| | KL to the exact fold | entropy | greedy accuracy | steps |"
+    yield "|---|---|---|---|---|"
+    for trial, reached in results.items():
+        kl, entropy, greedy, steps = (statistics.fmean(values) for values in zip(*reached, strict=True))
+        yield f"| {trial.name} | {kl:.4f} | {entropy:.3f} | {greedy:.3f} | {steps:.0f} |"
+
+
+if __name__ == "__main__":
+    main()
