@@ -78,7 +78,7 @@ lock:  ## Resolve the lock files again (needs uv; torch's CPU build must be find
 	  --python-version 3.11 --no-header --no-emit-find-links --no-emit-index-url -q -o locks/engine-cpu.lock
 	uv pip compile pyproject.toml -c locks/engine-cpu.lock \
 	  --python-version 3.11 --no-header --no-emit-find-links --no-emit-index-url -q -o locks/core.lock
-	uv pip compile pyproject.toml --extra worker --extra engine-cuda --extra dev \
+	uv pip compile pyproject.toml --extra worker --extra engine-cuda --extra dev --extra dev-cuda \
 	  --python-version 3.11 --no-header --no-emit-find-links --no-emit-index-url -q -o locks/engine-cuda.lock
 
 clean:  ## Remove the virtual environment and caches

@@ -141,7 +141,7 @@ class ControlSection(Section):
     continue_rl: bool = True
     """Whether continued RL follows a reheat that the daemon started by itself."""
     heartbeat_timeout_s: float = Field(default=120.0, gt=0)
-    """A job whose worker has not reported for so long has failed, in seconds."""
+    """A worker that has not reported for so long is taken for dead, in seconds; another resumes its job."""
 
 
 class GateSection(Section):
