@@ -6,14 +6,21 @@ swap, while a client keeps asking.
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from reheatd.database import connect
+from reheatd.jobs.contracts import JobStatus
 from reheatd.jobs.report import read_report
+from reheatd.jobs.store import JobStore
 from reheatd.ports import reserve_port
 
 REWARD = '''
@@ -57,9 +64,25 @@ def outcome(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     (folder / "reheatd.toml").write_text(CONFIG.format(folder=folder, model=tiny_policy, port=reserve_port()))
     command = [sys.executable, "-m", "cli.main", "demo", "--json", "--config", "reheatd.toml", "--output", "out"]
     environment = {**os.environ, "PYTHONPATH": f"{Path.cwd()}:{folder}"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stderr[-6000:]}\n{done.stdout[-2000:]}"
-    return json.loads(done.stdout), folder
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=folder, env=environment, **pipes) as demo:
+        killer = threading.Thread(
+            target=kill_a_worker_after_its_first_checkpoint, args=(demo, folder / "data" / "jobs")
+        )
+        killer.start()
+        stdout, stderr = demo.communicate()
+        killer.join()
+    assert demo.returncode == 0, f"{stderr[-6000:]}\n{stdout[-2000:]}"
+    return json.loads(stdout), folder
+
+
+def kill_a_worker_after_its_first_checkpoint(demo: subprocess.Popen[str], jobs: Path) -> None:
+    while demo.poll() is None and not list(jobs.glob("*/checkpoint.pt")):
+        time.sleep(0.05)
+    for process in psutil.Process(demo.pid).children(recursive=True):
+        if "workers.rewards.child" in process.cmdline():
+            os.kill(process.ppid(), signal.SIGKILL)
+            return
 
 
 @pytest.mark.timeout(900)
@@ -82,6 +105,13 @@ def test_the_client_noticed_nothing(outcome: tuple[dict[str, Any], Path]) -> Non
     assert result["requests_failed"] == 0
     assert result["requests_sent"] == sum(result["answers_by_model"].values()) > 0
     assert {"base", "policy-v1", "policy-v2"} <= set(result["answers_by_model"])
+
+
+def test_the_job_whose_worker_was_killed_was_resumed(outcome: tuple[dict[str, Any], Path]) -> None:
+    _, folder = outcome
+    jobs = JobStore(connect(folder / "data" / "reheatd.sqlite3")).all()
+    assert [job.attempt for job in jobs] == [2, 1, 1]
+    assert all(job.status is JobStatus.SUCCEEDED for job in jobs)
 
 
 def test_what_is_left_is_complete(outcome: tuple[dict[str, Any], Path]) -> None:
