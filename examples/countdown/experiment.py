@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.report import RESULTS, Report
 from examples.countdown.arms import ARMS, STEP, Choice, Sizes
 from examples.countdown.outcome import Outcome
-from examples.countdown.plots import plot_curves, plot_differences
+from examples.countdown.plots import plot_curves, plot_differences, plot_frontier
 from examples.countdown.policy import pretrain
 from examples.countdown.runs import PRETRAINED, Run, Runs
 
@@ -78,6 +78,7 @@ def main() -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     (pictures / "table.md").write_text(outcome.table())
     plot_curves(pictures / "curves.png", outcome)
+    plot_frontier(pictures / "frontier.png", outcome)
     plot_differences(pictures / "differences.png", outcome)
     print(f"table and plots are in {pictures}")
 

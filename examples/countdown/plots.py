@@ -1,4 +1,4 @@
-"""The experiment in two pictures: every arm over the samples it has seen, and the differences at the end."""
+"""The experiment in three pictures: every arm over its samples, pass@1 bought with entropy, differences at the end."""
 
 import statistics
 from pathlib import Path
@@ -35,6 +35,27 @@ def _line(axes: Axes, by_seed: list[list[Measured]], metric: str, colour: str, l
     axes.fill_between(
         samples, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15, linewidth=0
     )
+
+
+def plot_frontier(file: Path, outcome: Outcome) -> None:
+    """pass@1 and pass@16 over entropy: means over seeds, the end of every arm marked."""
+    figure = Figure(figsize=(11, 4.2))
+    for axes, metric in zip(figure.subplots(1, 2), ("pass1", "pass16"), strict=True):
+        for label, colour, by_seed in (
+            ("RL until collapse", "0.7", outcome.collapses),
+            *((arm, COLOURS[arm], by_seed) for arm, by_seed in outcome.arms.items()),
+        ):
+            columns = list(zip(*by_seed, strict=True))
+            entropies = [statistics.fmean(point.entropy for point in column) for column in columns]
+            values = [statistics.fmean(getattr(point, metric) for point in column) for column in columns]
+            axes.plot(entropies, values, ".-", color=colour, label=label, linewidth=1)
+            axes.plot(entropies[-1], values[-1], "D", color=colour)
+        axes.invert_xaxis()
+        axes.set_xlabel("entropy, nats per token (RL moves to the right)")
+        axes.set_ylabel(LABELS[metric])
+    figure.axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
 
 
 def plot_differences(file: Path, outcome: Outcome) -> None:

@@ -28,7 +28,7 @@ def test_the_experiment_prints_every_figure_and_goes_on_where_it_was_interrupted
     assert wanted | {"seeds"} <= figures.keys()
     assert float(figures["entropy_fold"]) > float(figures["entropy_continued"])
     folder = tmp_path / "experiment-quick"
-    assert {file.name for file in folder.glob("*.png")} == {"curves.png", "differences.png"}
+    assert {file.name for file in folder.glob("*.png")} == {"curves.png", "differences.png", "frontier.png"}
     assert all(f"| {arm} | " in (folder / "table.md").read_text() for arm in ARMS)
     kept = json.loads((tmp_path / "experiment-quick.json").read_text())["results"]
 
