@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.report import RESULTS, Report
-from examples.countdown.arms import REHEAT_PROMPTS_PER_STEP, job_fields, training_problems
-from examples.countdown.experiment import COLLAPSE, DOCS, FULL, QUICK, TUNING_SEED, prepare
+from examples.countdown.arms import GROUP_SIZE, REHEAT_PROMPTS_PER_STEP, job_fields, training_problems
+from examples.countdown.experiment import DOCS, FULL, QUICK, TUNING_SEED, prepare
 from examples.countdown.policy import LORA, load_policy
 from examples.countdown.runs import PRETRAINED, Run, in_parallel
 from examples.countdown.task import COMPLETION_TOKENS, WordCodec, problems, reward
@@ -83,8 +83,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a step of each, on the policies of experiment --quick")
     quick = parser.parse_args().quick
     name = "reheating-quick" if quick else "reheating"
-    plan, folder = (QUICK, RESULTS / "experiment-quick") if quick else (FULL, RESULTS / "experiment")
-    prepare(plan, folder).perform([Run("collapse", COLLAPSE, "tuning", TUNING_SEED)])
+    plan = QUICK if quick else FULL
+    folder = RESULTS / plan.name
+    prepare(plan, folder).perform([Run("collapse", plan.collapse, "tuning", TUNING_SEED)])
     seeds = SEEDS[:1] if quick else SEEDS
     work = partial(run, folder=folder, steps=1 if quick else None)
     results: dict[Trial, list[Reached]] = {trial: [] for trial in TRIALS}
@@ -95,7 +96,7 @@ def main() -> None:
         for figure, values in zip(Reached._fields, zip(*reached, strict=True), strict=True):
             report.result(f"{figure}_{trial.name.replace(' ', '_')}", statistics.fmean(values))
     report.write(tau=TAU, seeds=len(seeds))
-    table = folder / "reheating.md" if quick else DOCS / "reheating.md"
+    table = folder / "reheating.md" if quick else DOCS / plan.name / "reheating.md"
     table.parent.mkdir(parents=True, exist_ok=True)
     table.write_text("\n".join(_table(results)) + "\n")
 
