@@ -9,7 +9,7 @@ starts from its policies.
 
 import argparse
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from workers.in_process import InProcessSampler
 from workers.losses import chunked_divergence
 from workers.policy import Policy, TokenBatch
 from workers.rewards.scoring import InProcessScorer
+from workers.sampling import Rollout
 from workers.ts_opsd import Reheater
 
 TAU = 1.5
@@ -45,6 +46,10 @@ class Trial:
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
+    steps: int = STEPS
+    """0: nothing is trained."""
+    fold: float = 1.0
+    """The temperature folded into the final norm of the parent."""
     rank: int | None = None
     """Of a new adapter on the pretrained policy; None: on from the collapsed policy's."""
 
@@ -53,13 +58,15 @@ class Trial:
 
 
 TRIALS = [
+    Trial("collapsed policy", steps=0),
+    Trial("exact fold", steps=0, fold=TAU),
     Trial("default"),
     *(Trial(f"divergence {kind}", {"divergence": kind}) for kind in ("reverse_kl", "jsd")),
     *(Trial(f"refresh_every {steps}", {"refresh_every": steps}) for steps in (1, 2, 8, 20, 40)),
     *(Trial(f"learning_rate {rate:g}", {"learning_rate": rate}) for rate in (3e-4, 3e-3)),
     Trial("min_p 0.02", {"min_p": 0.02}),
     Trial("teacher live", {"teacher": "live", "tau": 1.1}),
-    *(Trial(f"rank {rank}", {"steps": RANK_STEPS}, rank=rank) for rank in RANKS),
+    *(Trial(f"rank {rank}", steps=RANK_STEPS, rank=rank) for rank in RANKS),
 ]
 
 
@@ -70,7 +77,10 @@ class Reached(NamedTuple):
     """KL(exact fold || student), nats per token."""
     entropy: float
     greedy: float
-    steps: int
+    pass1: float
+    varied: float
+    """Share of groups of `GROUP_SIZE` completions whose rewards differ: those that RL learns from."""
+    steps: float
 
 
 class Silent:
@@ -105,36 +115,44 @@ def run(item: tuple[Trial, int], folder: Path, steps: int | None) -> Reached:
     trial, seed = item
     parent = None if trial.rank else folder / f"collapsed-{TUNING_SEED}"
     lora = LoraConfig(rank=trial.rank, alpha=2 * trial.rank) if trial.rank else LORA
-    policy = load_policy(folder / PRETRAINED, parent, lora=lora, seed=seed)
+    policy = load_policy(folder / PRETRAINED, parent, tau=trial.fold, lora=lora, seed=seed)
     held_out = problems(HELD_OUT, "held_out", seed=0)
     sampler = InProcessSampler(
         policy, WordCodec(), [problem.messages for problem in held_out], probe_tokens=COMPLETION_TOKENS
     )
-    settings: dict[str, Any] = {"tau": TAU, "steps": STEPS} | trial.settings
-    if settings.get("teacher") == "live":
-        settings["target_entropy"] = _fold_entropy(folder, parent)
-    if steps:
-        settings["steps"] = steps
-    spec = ReheatSpec(
-        **job_fields(seed), **settings, prompts_per_step=REHEAT_PROMPTS_PER_STEP, max_tokens=COMPLETION_TOKENS
-    )
-    prompts = [problem.messages for problem in training_problems(seed)]
-    outcome = Reheater(policy, spec, sampler, prompts, Silent()).run()
+    trained = 0
+    if trial.steps:
+        settings: dict[str, Any] = {"tau": TAU, "steps": steps or trial.steps} | trial.settings
+        if settings.get("teacher") == "live":
+            settings["target_entropy"] = _fold_entropy(folder, parent)
+        spec = ReheatSpec(
+            **job_fields(seed), **settings, prompts_per_step=REHEAT_PROMPTS_PER_STEP, max_tokens=COMPLETION_TOKENS
+        )
+        prompts = [problem.messages for problem in training_problems(seed)]
+        trained = Reheater(policy, spec, sampler, prompts, Silent()).run().steps
     greedy = measure_accuracy(sampler, held_out, InProcessScorer(reward), max_tokens=COMPLETION_TOKENS)
-    return Reached(_distance(policy, sampler), sampler.measure_entropy(1).mean, greedy.value, outcome.steps)
+    asked = [problem.messages for problem in held_out]
+    groups = sampler.sample(asked, n=GROUP_SIZE, max_tokens=COMPLETION_TOKENS, temperature=1.0, seed=2)
+    rewards = [[reward(r.text, problem.answer) for r in group] for problem, group in zip(held_out, groups, strict=True)]
+    return Reached(
+        kl=_distance(policy, groups, TAU / trial.fold),
+        entropy=sampler.measure_entropy(1).mean,
+        greedy=greedy.value,
+        pass1=statistics.fmean(map(statistics.fmean, rewards)),
+        varied=statistics.fmean(len(set(group)) > 1 for group in rewards),
+        steps=trained,
+    )
 
 
 @torch.no_grad()
-def _distance(policy: Policy, sampler: InProcessSampler) -> float:
-    """KL(exact fold || student), nats per token, in the states that the student visits."""
-    asked = [problem.messages for problem in problems(HELD_OUT, "held_out", seed=0)]
-    groups = sampler.sample(asked, n=4, max_tokens=COMPLETION_TOKENS, temperature=1.0, seed=2)
+def _distance(policy: Policy, groups: Sequence[list[Rollout]], tau: float) -> float:
+    """KL(parent at temperature tau || student), nats per token, in the states that the student visited."""
     sequences = [(rollout.prompt_ids, rollout.token_ids) for group in groups for rollout in group]
     batch = TokenBatch.build(sequences, policy.device)
     with policy.as_teacher():
         parent_TD = policy.hidden(batch)
     kl_T, _, _ = chunked_divergence(
-        policy.hidden(batch), policy.head_VD, tau=TAU, kind="forward_kl", teacher_TD=parent_TD
+        policy.hidden(batch), policy.head_VD, tau=tau, kind="forward_kl", teacher_TD=parent_TD
     )
     return float(kl_T.mean())
 
@@ -146,11 +164,14 @@ def _fold_entropy(folder: Path, parent: Path | None) -> float:
 
 
 def _table(results: dict[Trial, list[Reached]]) -> Iterator[str]:
-    yield "| | KL to the exact fold | entropy | greedy accuracy | steps |"
-    yield "|---|---|---|---|---|"
+    yield "| | KL to the exact fold | entropy | greedy | pass@1 | groups that vary | steps |"
+    yield "|---|---|---|---|---|---|---|"
     for trial, reached in results.items():
-        kl, entropy, greedy, steps = (statistics.fmean(values) for values in zip(*reached, strict=True))
-        yield f"| {trial.name} | {kl:.4f} | {entropy:.3f} | {greedy:.3f} | {steps:.0f} |"
+        mean = Reached(*(statistics.fmean(values) for values in zip(*reached, strict=True)))
+        yield (
+            f"| {trial.name} | {mean.kl:.4f} | {mean.entropy:.3f} | {mean.greedy:.3f} | {mean.pass1:.3f} "
+            f"| {mean.varied:.3f} | {mean.steps:.0f} |"
+        )
 
 
 if __name__ == "__main__":
