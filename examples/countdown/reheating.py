@@ -65,7 +65,10 @@ TRIALS = [
     *(Trial(f"refresh_every {steps}", {"refresh_every": steps}) for steps in (1, 2, 8, 20, 40)),
     *(Trial(f"learning_rate {rate:g}", {"learning_rate": rate}) for rate in (3e-4, 3e-3)),
     Trial("min_p 0.02", {"min_p": 0.02}),
-    Trial("teacher live", {"teacher": "live", "tau": 1.1}),
+    *(
+        Trial(f"teacher live, learning_rate {rate:g}", {"teacher": "live", "tau": None, "learning_rate": rate})
+        for rate in (1e-3, 1e-4)
+    ),
     *(Trial(f"rank {rank}", steps=RANK_STEPS, rank=rank) for rank in RANKS),
 ]
 
@@ -105,7 +108,7 @@ def main() -> None:
     report = Report(name)
     for trial, reached in results.items():
         for figure, values in zip(Reached._fields, zip(*reached, strict=True), strict=True):
-            report.result(f"{figure}_{trial.name.replace(' ', '_')}", statistics.fmean(values))
+            report.result(f"{figure}_{trial.name.replace(',', '').replace(' ', '_')}", statistics.fmean(values))
     report.write(tau=TAU, seeds=len(seeds))
     table = folder / "reheating.md" if quick else DOCS / plan.name / "reheating.md"
     table.parent.mkdir(parents=True, exist_ok=True)
