@@ -1,7 +1,8 @@
 """Checks an adapter before the engine sees it.
 
 vLLM loads smaller shapes, extra layers, another base's adapter and NaN weights without a word, so every one of these
-is refused here.
+is refused here. NaN weights above all: what they leave in the KV cache outlives the adapter, and on the CPU it gets
+into other versions' answers, because masked attention multiplies a reused block's rest by zero, and 0 * NaN is NaN.
 """
 
 import hashlib

@@ -12,6 +12,8 @@ from safetensors.numpy import load_file, save_file
 from reheatd.adapters.proof import ProofReport
 from reheatd.adapters.validate import validate_adapter
 from reheatd.errors import AdapterInvalidError, DeliveryError, EngineError
+from reheatd.jobs.contracts import ProofItem
+from tests.engine_process import running_engine
 from tests.integration.serving import Serving, serving, trainer_proof
 from tests.random_adapter import random_adapter
 
@@ -42,36 +44,43 @@ def test_a_delivered_adapter_is_proven(size: float, engine: str, tiny_policy: Pa
     assert report.mean_difference < 0.05
 
 
-@pytest.mark.parametrize("fault", ["scaled twice", "scaled by half", "another's weights", "not loaded", "NaN"])
+@pytest.mark.parametrize("fault", ["scaled twice", "scaled by half", "another's weights", "not loaded"])
 def test_what_is_not_the_trained_adapter_is_refused(fault: str, engine: str, tiny_policy: Path, tmp_path: Path) -> None:
     adapter = random_adapter(tmp_path / "trained", tiny_policy, seed=2)
     proof = trainer_proof(tiny_policy, adapter)
-    weights = adapter / "adapter_model.safetensors"
     if fault == "scaled twice":
         scale_alpha(adapter, 2)
     elif fault == "scaled by half":
         scale_alpha(adapter, 0.5)
     elif fault == "another's weights":
         random_adapter(adapter, tiny_policy, seed=3)
-    elif fault == "not loaded":
-        scale_alpha(adapter, 1e-6)
     else:
-        save_file({name: values * np.nan for name, values in load_file(weights).items()}, weights)
-        with pytest.raises(AdapterInvalidError, match="not finite"):
-            validate_adapter(adapter, tiny_policy, max_rank=16)
+        scale_alpha(adapter, 1e-6)
+    asyncio.run(is_refused(engine, tmp_path, adapter, proof, DeliveryError))
 
-    async def body() -> None:
-        async with serving(engine, tmp_path) as served:
-            version = served.publish(adapter, proof)
-            # Even where validation would have been left out.
-            with pytest.raises(DeliveryError if fault != "NaN" else EngineError):
-                await served.swaps.promote(version)
-            assert (served.swaps.promoted, served.slots.loaded()) == (0, [])
-            assert f"policy-v{version}" not in await served.engine.models()
-            answer = await served.openai.chat.completions.create(model="policy", messages=QUESTION, max_tokens=4)
-            assert answer.model == "base"
 
-    asyncio.run(body())
+def test_an_adapter_with_nan_is_refused(tiny_policy: Path, tmp_path: Path) -> None:
+    adapter = random_adapter(tmp_path / "trained", tiny_policy, seed=2)
+    proof = trainer_proof(tiny_policy, adapter)
+    weights = adapter / "adapter_model.safetensors"
+    save_file({name: values * np.nan for name, values in load_file(weights).items()}, weights)
+    with pytest.raises(AdapterInvalidError, match="not finite"):
+        validate_adapter(adapter, tiny_policy, max_rank=16)
+    # Even where validation would have been left out; on an engine of its own, because the NaN it leaves in the KV
+    # cache get into the answers of whoever is given those blocks next.
+    with running_engine(tiny_policy, tmp_path / "engine.log") as engine:
+        asyncio.run(is_refused(engine, tmp_path, adapter, proof, EngineError))
+
+
+async def is_refused(engine: str, folder: Path, adapter: Path, proof: list[ProofItem], error: type[Exception]) -> None:
+    async with serving(engine, folder) as served:
+        version = served.publish(adapter, proof)
+        with pytest.raises(error):
+            await served.swaps.promote(version)
+        assert (served.swaps.promoted, served.slots.loaded()) == (0, [])
+        assert f"policy-v{version}" not in await served.engine.models()
+        answer = await served.openai.chat.completions.create(model="policy", messages=QUESTION, max_tokens=4)
+        assert answer.model == "base"
 
 
 class Load:

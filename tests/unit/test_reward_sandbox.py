@@ -7,6 +7,7 @@ import pytest
 
 from workers.rewards import load_reward
 from workers.rewards.scoring import Unscored
+from workers.rewards.unit_tests import SANDBOX
 from workers.rewards.verifier import Verifier
 
 DOUBLE = "def double(x):\n    return 2 * x\n"
@@ -125,5 +126,7 @@ def test_endless_code_is_killed_by_the_verifier() -> None:
         pairs = [("while True: pass", ""), (DOUBLE, "assert double(1) == 2"), ("import time; time.sleep(60)", "")]
         assert verifier.score_all(pairs) == [0.0, 1.0, 0.0]
         assert verifier.unscored == Unscored(timeouts=2)
-        started = psutil.Process().children(recursive=True)
-    assert len(started) == 2  # the verifier's children; what they had started is gone
+        processes = psutil.process_iter(["cmdline"])
+        sandboxes = [process for process in processes if SANDBOX in (process.info["cmdline"] or [])]
+        _, alive = psutil.wait_procs(sandboxes, timeout=5)
+    assert alive == []
