@@ -31,7 +31,6 @@ app.command("init")(init.init)
 app.command("demo")(demo.demo)
 app.command("worker")(worker.worker)
 app.command("engine")(engine.engine)
-app.command("demo")(demo.demo)
 
 
 def _print_version(wanted: bool) -> None:
