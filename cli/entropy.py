@@ -1,30 +1,55 @@
-"""`reheatd entropy`: the entropy series of the served policy, plotted in the terminal."""
+"""`reheatd entropy`: the served policy's entropy series, plotted in the terminal; and recorded series replayed."""
 
 import time
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, Protocol
 
 import typer
 from rich.text import Text
 
 from cli import render
 from cli.client import DaemonClient
-from cli.options import DEFAULT_URL, JsonOption, UrlOption
+from cli.options import DEFAULT_URL, ConfigOption, JsonOption, UrlOption
 from reheatd.adapters.lineage import version_name
+from reheatd.config import load_settings
+from reheatd.entropy.detector import CollapseDetector, Verdict
+from reheatd.entropy.replay import Replayed, read_recording
+from reheatd.entropy.replay import replay as replay_windows
 from reheatd.entropy.series import Window
+from reheatd.jobs.contracts import EntropyEstimate
+
+app = typer.Typer(invoke_without_command=True)
 
 PLOT_ROWS = 14
 AXIS_COLUMNS = 7
 MOST_COLUMNS_PER_WINDOW = 4
 
 
+class Plotted(Protocol):
+    """A window as it is plotted; nats per token."""
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def estimate(self) -> EntropyEstimate: ...
+    @property
+    def baseline(self) -> float: ...
+    @property
+    def verdict(self) -> Verdict: ...
+
+
+@app.callback()
 def entropy(
+    context: typer.Context,
     last: Annotated[int, typer.Option(help="Windows to show.", min=1)] = 60,
     measure: Annotated[bool, typer.Option("--measure", help="Ask for a window now; it is there in a moment.")] = False,
     url: UrlOption = DEFAULT_URL,
     json_output: JsonOption = False,
 ) -> None:
     """Plot the served policy's entropy with its confidence intervals, baseline and collapse threshold."""
+    if context.invoked_subcommand is not None:
+        return
     client = DaemonClient(url)
     if measure:
         client.post("/reheatd/v1/entropy/measure")
@@ -40,6 +65,7 @@ def entropy(
     newest = windows[-1]
     for line in plot(windows, threshold=threshold, columns=min(render.console.width, 110)):
         render.console.print(line)
+    render.console.print(Text(f"       {render.age(windows[0].time)}", style="dim"))
     summary = (
         f"{version_name(newest.version)}  {render.verdict(newest.verdict)}  {render.entropy(newest.estimate)} nats"
     )
@@ -49,7 +75,62 @@ def entropy(
     render.console.print(f"{summary} per token, {newest.ratio:.0%} of the baseline, {render.age(newest.time)}\n{lines}")
 
 
-def plot(windows: Sequence[Window], *, threshold: float | None, columns: int, rows: int = PLOT_ROWS) -> list[Text]:
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="What `reheatd entropy --json` printed, or a window per line.")],
+    collapse_ratio: Annotated[float | None, typer.Option(help="In place of the configured one.")] = None,
+    warning_ratio: Annotated[float | None, typer.Option(help="In place of the configured one.")] = None,
+    recovery_ratio: Annotated[float | None, typer.Option(help="In place of the configured one.")] = None,
+    patience: Annotated[int | None, typer.Option(help="In place of the configured one.")] = None,
+    baseline: Annotated[float | None, typer.Option(help="In place of the recorded one, nats per token.")] = None,
+    config: ConfigOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Run recorded windows through a configuration and show its verdicts."""
+    given = {
+        "collapse_ratio": collapse_ratio,
+        "warning_ratio": warning_ratio,
+        "recovery_ratio": recovery_ratio,
+        "patience": patience,
+    }
+    overrides = {"entropy": {name: value for name, value in given.items() if value is not None}}
+    settings = load_settings(config, overrides).entropy
+    windows = replay_windows(read_recording(file, baseline), CollapseDetector.from_settings(settings))
+    if json_output:
+        render.print_json({"windows": [_as_json(window) for window in windows]})
+        return
+    threshold = settings.collapse_ratio * windows[-1].baseline
+    for line in plot(windows, threshold=threshold, columns=min(render.console.width, 110)):
+        render.console.print(line)
+    table = render.table("window", "time", "version", "verdict", "#entropy", "#of the baseline")
+    for index, window in enumerate(windows):
+        before = windows[index - 1] if index else None
+        if before is None or (before.verdict, before.version) != (window.verdict, window.version):
+            moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(window.time)) if window.time else render.NOTHING
+            table.add_row(
+                *(str(index + 1), moment, version_name(window.version), render.verdict(window.verdict)),
+                *(render.entropy(window.estimate), f"{window.ratio:.0%}"),
+            )
+    render.console.print(table)
+    counts = ", ".join(
+        f"{sum(window.verdict == verdict for window in windows)} {render.verdict(verdict)}"
+        for verdict in render.VERDICT_STYLE
+    )
+    render.console.print(f"{len(windows)} windows: {counts}")
+
+
+def _as_json(window: Replayed) -> dict[str, Any]:
+    return {
+        "time": window.time,
+        "version": window.version,
+        "mean": window.estimate.mean,
+        "ratio": window.ratio,
+        "verdict": window.verdict,
+        "streak": window.streak,
+    }
+
+
+def plot(windows: Sequence[Plotted], *, threshold: float | None, columns: int, rows: int = PLOT_ROWS) -> list[Text]:
     """Mean (a dot, coloured by verdict) and confidence interval (a bar) of each window, the newest on the right.
 
     Args:
@@ -88,8 +169,6 @@ def plot(windows: Sequence[Window], *, threshold: float | None, columns: int, ro
         for character, style in line:
             text.append(character, style=style)
         lines.append(text)
-    oldest = f"{render.duration(time.time() - windows[0].time)} ago"
     lines.append(Text("      └" + "─" * width, style="dim"))
     lines.append(Text("       " + "".join(versions).rstrip(), style="cyan"))
-    lines.append(Text("       " + oldest, style="dim"))
     return lines

@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("status")(status.status)
-app.command("entropy")(entropy.entropy)
+app.add_typer(entropy.app, name="entropy")
 app.command("reheat")(reheat.reheat)
 app.command("rl")(rl.rl)
 app.add_typer(adapters.app, name="adapters")

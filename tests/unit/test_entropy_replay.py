@@ -1,0 +1,95 @@
+"""Recorded series run through a configuration, from the formats that users have."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.main import main
+from reheatd.entropy.detector import CollapseDetector
+from reheatd.entropy.replay import Recorded, read_recording, replay
+from reheatd.errors import BadInputError
+from reheatd.jobs.contracts import EntropyEstimate
+
+DETECTOR = CollapseDetector(collapse_ratio=0.5, warning_ratio=0.75, recovery_ratio=0.6, patience=2)
+COLLAPSE = [1.0, 0.9, 0.4, 0.4, 0.4, 0.7]
+
+
+def lines(means: list[float], **more: Any) -> str:
+    return "\n".join(json.dumps({"mean": mean, "low": mean - 0.1, "high": mean + 0.05, **more}) for mean in means)
+
+
+def test_verdicts_are_the_detectors() -> None:
+    windows = [
+        Recorded(EntropyEstimate(mean=mean, low=mean, high=mean, tokens=1, sequences=2), 2.0)
+        for mean in (2.0, 0.8, 0.8)
+    ]
+    assert [(each.verdict, each.streak) for each in replay(windows, DETECTOR)] == [
+        ("ok", 0),
+        ("warning", 1),
+        ("collapsed", 2),
+    ]
+    assert replay(windows, DETECTOR)[1].ratio == pytest.approx(0.4)
+
+
+def test_what_the_command_prints_is_read_back(tmp_path: Path) -> None:
+    window = {
+        "time": 5.0,
+        "version": 3,
+        "baseline": 2.0,
+        "estimate": {"mean": 0.8, "low": 0.7, "high": 0.9, "tokens": 64, "sequences": 8},
+    }
+    file = tmp_path / "series.json"
+    file.write_text(json.dumps({"baseline": None, "threshold": 1.0, "windows": [window]}, indent=1))
+    (recorded,) = read_recording(file)
+    assert (recorded.version, recorded.time, recorded.baseline, recorded.estimate.high) == (3, 5.0, 2.0, 0.9)
+    assert read_recording(file, baseline=4.0)[0].baseline == 4.0
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "no window"),
+        ("nonsense", "line 1 is not valid JSON"),
+        ('{"mean": 1, "low": 1, "high": 1}', "--baseline"),
+        ('{"mean": 1, "high": 1, "baseline": 1}', "line 1: low"),
+        ('{"mean": 1, "low": 1, "high": 1, "baseline": 1}\n[1]', "line 2 is no JSON object"),
+        ('{"mean": 1, "low": 1, "high": 1, "baseline": 1, "version": "x"}', "version = 'x'"),
+    ],
+)
+def test_unusable_files_are_named(text: str, named: str, tmp_path: Path) -> None:
+    file = tmp_path / "series.jsonl"
+    file.write_text(text)
+    with pytest.raises(BadInputError, match=named):
+        read_recording(file)
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["reheatd", *argv])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    out = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, out.out + out.err
+
+
+def test_the_command_shows_where_the_verdict_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "series.jsonl"
+    file.write_text(lines(COLLAPSE, baseline=1.0))
+    code, text = run(capsys, "entropy", "replay", str(file), "--json")
+    assert code == 0
+    verdicts = [window["verdict"] for window in json.loads(text)["windows"]]
+    assert verdicts == ["ok", "ok", "warning", "collapsed", "collapsed", "warning"]
+    code, text = run(capsys, "entropy", "replay", str(file), "--patience", "3")
+    assert code == 0
+    assert "6 windows: 2 ok, 3 warning, 1 collapsed" in text
+
+
+def test_settings_that_contradict_each_other_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "series.jsonl"
+    file.write_text(lines(COLLAPSE, baseline=1.0))
+    code, text = run(capsys, "entropy", "replay", str(file), "--collapse-ratio", "0.9")
+    assert code == 2
+    assert "collapse_ratio <= recovery_ratio" in text
