@@ -13,7 +13,7 @@ def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None
     off public networks.
     """
     settings = load_settings(config)
-    from reheatd.engine.launch import detect_device, engine_command
+    from reheatd.engine.launch import detect_device, engine_command, taps
     from reheatd.engine.policy_model import resolve_policy
     from reheatd.extras import require_engine_extra
     from reheatd.ports import reserve_port
@@ -21,7 +21,15 @@ def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None
     device = detect_device() if settings.engine.device == "auto" else settings.engine.device
     require_engine_extra(device)
     port = settings.engine.port or reserve_port(settings.engine.host)
-    command = engine_command(settings, resolve_policy(settings.policy.model), port, device)
+    # Port 0 is one that a daemon picks for an engine of its own.
+    tap = settings.entropy.tap_address if taps(settings, device) else None
+    command = engine_command(
+        settings,
+        resolve_policy(settings.policy.model),
+        port,
+        device,
+        tap_address=tap if tap and not tap.endswith(":0") else None,
+    )
     if not json_output:
         print(f"reheatd: engine for {settings.policy.model} on http://{settings.engine.host}:{port}", flush=True)
     os.execve(command.argv[0], command.argv, {**os.environ, **command.env})

@@ -14,9 +14,11 @@ from cli.options import DEFAULT_URL, ConfigOption, JsonOption, UrlOption
 from reheatd.adapters.lineage import version_name
 from reheatd.config import load_settings
 from reheatd.entropy.detector import CollapseDetector, Verdict
+from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.replay import Replayed, read_recording
 from reheatd.entropy.replay import replay as replay_windows
 from reheatd.entropy.series import Window
+from reheatd.entropy.tap_report import TapSource
 from reheatd.jobs.contracts import EntropyEstimate
 
 app = typer.Typer(invoke_without_command=True)
@@ -73,6 +75,33 @@ def entropy(
     if threshold is not None:
         lines += f"  [red]╌╌[/] collapse threshold {threshold:.3f}"
     render.console.print(f"{summary} per token, {newest.ratio:.0%} of the baseline, {render.age(newest.time)}\n{lines}")
+
+
+@app.command()
+def live(
+    last: Annotated[int, typer.Option(help="Windows to show.", min=1)] = 10,
+    source: Annotated[TapSource | None, typer.Option(help="Show those of one source only.")] = None,
+    url: UrlOption = DEFAULT_URL,
+    json_output: JsonOption = False,
+) -> None:
+    """Show the exact entropy of every token the engine decoded: for clients, for probes, for jobs."""
+    asked: dict[str, Any] = {"last": last} | ({"source": source} if source else {})
+    answer = DaemonClient(url).get("/reheatd/v1/entropy/live", **asked)
+    if json_output:
+        render.print_json(answer)
+        return
+    windows = [LiveWindow.model_validate(window) for window in answer["windows"]]
+    if not windows:
+        render.console.print("nothing measured yet; windows close every entropy.interval_s, where entropy.tap is on")
+        return
+    table = render.table("version", "source", "#entropy", "#tokens", "#sequences", "by position", "#age")
+    for window in windows:
+        positions = "  ".join(f"[dim]{each.position}:[/] {each.mean:.2f}" for each in window.by_position)
+        table.add_row(
+            *(window.version, window.source, render.entropy(window.estimate)),
+            *(str(window.estimate.tokens), str(window.estimate.sequences), positions, render.age(window.time)),
+        )
+    render.console.print(table)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from reheatd.errors import ConfigError
@@ -106,6 +106,12 @@ class EntropySection(Section):
     """A collapsed policy is `ok` or `warning` again once the estimate is above this share of the baseline."""
     patience: int = Field(default=2, ge=1)
     """Consecutive windows below the collapse threshold before the verdict is `collapsed`."""
+    tap: Literal["auto", "on", "off"] = "auto"
+    """Whether the engine measures the exact entropy of every token it decodes; `auto`: where that is supported, which
+    is the CPU build without speculative decoding."""
+    tap_address: str = "127.0.0.1:0"
+    """host:port at which the daemon hears what the engine measured (UDP). Port 0 picks a free one; an engine that runs
+    apart needs a fixed one, and the daemon's name as the host."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "EntropySection":
@@ -115,6 +121,14 @@ class EntropySection(Section):
                 f"{self.recovery_ratio}, {self.warning_ratio}"
             )
         return self
+
+    @field_validator("tap_address")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError("not host:port, e.g. 127.0.0.1:8126")
+        return value
 
 
 class TaskSection(Section):

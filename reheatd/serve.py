@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 
-from reheatd.adapters.lineage import version_name
+from reheatd.adapters.lineage import BASE_MODEL_NAME, version_name
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager, engine_name
 from reheatd.adapters.validate import base_digest, validate_adapter
@@ -27,15 +27,17 @@ from reheatd.control.ledger import Ledger
 from reheatd.control.parts import Parts, ServedPolicy
 from reheatd.database import connect
 from reheatd.engine.client import EngineClient, Sample
-from reheatd.engine.launch import Device, detect_device, engine_command
+from reheatd.engine.launch import Device, detect_device, engine_command, taps
 from reheatd.engine.policy_model import resolve_policy
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.detector import CollapseDetector
+from reheatd.entropy.live import LiveSeries, TapListener, tap_socket
 from reheatd.entropy.meter import EntropyMeter, vocabulary_size
 from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.probes import load_probes
 from reheatd.entropy.series import EntropySeries, series_key
-from reheatd.errors import EngineError, ReheatdError
+from reheatd.entropy.tap_report import tags
+from reheatd.errors import ConfigError, EngineError, ReheatdError
 from reheatd.extras import require_engine_extra, require_worker_extra
 from reheatd.gateway.app import Gateway
 from reheatd.http_server import HttpServer
@@ -115,7 +117,12 @@ class Daemon:
         engine = settings.engine
         port = engine.port or reserve_port(engine.host)
         self._engine_url = engine.url or url_of(engine.host, port)
-        self._engine_command = None if engine.url else engine_command(settings, policy.path, port, device)
+        tapped = settings.entropy.tap != "off" if engine.url else taps(settings, device)
+        self._tap_socket = _listen_to_taps(settings.entropy.tap_address) if tapped else None
+        tap_address = "{}:{}".format(*self._tap_socket.getsockname()[:2]) if self._tap_socket else None
+        self._engine_command = None
+        if engine.url is None:
+            self._engine_command = engine_command(settings, policy.path, port, device, tap_address=tap_address)
 
         store = AdapterStore(settings.adapters_dir, db)
         self._client = EngineClient(self._engine_url)
@@ -131,6 +138,10 @@ class Daemon:
         self._gateway.engine_ready = False
         self._probe_client = LeasingClient(self._engine_url, self._slots)
         series, self._monitor = build_monitor(settings, policy, db, self._probe_client, self._swaps)
+        live = LiveSeries(db, confidence=settings.entropy.confidence)
+        self._tap = None
+        if self._tap_socket is not None:
+            self._tap = TapListener(live, self._tap_socket, interval_s=settings.entropy.interval_s)
         self._dispatcher = JobDispatcher(self._broker_url, heartbeat_timeout_s=settings.control.heartbeat_timeout_s)
         parts = Parts(
             settings=settings,
@@ -155,6 +166,7 @@ class Daemon:
             slots=self._slots,
             monitor=self._monitor,
             series=series,
+            live=live,
             dispatcher=self._dispatcher,
             requests=self._gateway.counts,
             readiness=lambda: self._readiness,
@@ -211,6 +223,8 @@ class Daemon:
         if on_ready is not None:
             on_ready({"url": self.url, "pid": os.getpid()})
         self._in_background("entropy monitor", self._monitor.run)
+        if self._tap is not None:
+            self._in_background("entropy tap", self._tap.run)
         self._in_background("control loop", self._controller.run)
         await self._http.wait()
 
@@ -277,6 +291,8 @@ class Daemon:
             await self._supervisor.stop_all()
             for part in (self._gateway, self._client, self._probe_client, self._dispatcher):
                 await part.close()
+            if self._tap_socket is not None:
+                self._tap_socket.close()
         (self._settings.data_dir / "daemon.json").unlink(missing_ok=True)
         logger.info("stopped")
 
@@ -289,8 +305,9 @@ class LeasingClient(EngineClient):
         self._slots = slots
 
     async def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[Sample]:
+        version = version_name(0) if model == BASE_MODEL_NAME else model
         with self._slots.lease(model):
-            return await super().chat(model, messages, **options)
+            return await super().chat(model, messages, xargs=tags(version, "probe"), **options)
 
 
 def build_monitor(
@@ -318,6 +335,17 @@ def build_monitor(
     return series, EntropyMonitor(
         meter, series, detector, section, lambda: (swaps.promoted, engine_name(swaps.promoted))
     )
+
+
+def _listen_to_taps(address: str) -> socket.socket:
+    try:
+        return tap_socket(address)
+    except OSError as error:
+        raise ConfigError(
+            f"entropy.tap_address = {address!r} cannot be listened on: {error.strerror}; name another one, or set "
+            "entropy.tap to 'off'",
+            param="entropy.tap_address",
+        ) from error
 
 
 async def keep_going(name: str, part: Callable[[], Awaitable[None]]) -> None:

@@ -18,17 +18,20 @@ STARTUP_TIMEOUT_S = 280
 
 
 @contextmanager
-def running_engine(model: Path, log: Path, *, stock: bool = False, **engine: Any) -> Iterator[str]:
+def running_engine(
+    model: Path, log: Path, *, stock: bool = False, tap_address: str | None = None, **engine: Any
+) -> Iterator[str]:
     """Real vLLM on the CPU as the daemon starts it; yields its URL.
 
     Args:
         log: File for its output.
         stock: Leave our plugin out and the rest as it is. Base requests beside an adapter get wrong answers then.
+        tap_address: Where an entropy tap sends to; None: it has no tap.
         engine: Settings of the engine.
     """
     settings = Settings.model_validate({"engine": {"kv_cache_bytes": 64 << 20, **engine}})
     port = reserve_port()
-    command = engine_command(settings, model, port, "cpu")
+    command = engine_command(settings, model, port, "cpu", tap_address=tap_address)
     argv, env = command.argv, {**os.environ, **command.env}
     if stock:
         argv = [argv[0], "-c", STOCK_SERVER, *argv[argv.index("--model") :]]

@@ -20,6 +20,7 @@ from reheatd.api.schemas import (
     EntropyReport,
     JobList,
     JournalReport,
+    LiveReport,
     PartHealth,
     PromotedVersion,
     PromotionReport,
@@ -36,6 +37,7 @@ from reheatd.config import Settings
 from reheatd.control.controller import Controller
 from reheatd.control.ledger import Ledger
 from reheatd.engine.slots import AdapterSlots
+from reheatd.entropy.live import LiveSeries
 from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.series import EntropySeries
 from reheatd.errors import BadInputError
@@ -66,6 +68,7 @@ class ApiContext:
     slots: AdapterSlots
     monitor: EntropyMonitor
     series: EntropySeries
+    live: LiveSeries
     dispatcher: JobDispatcher
     requests: RequestCounts
     readiness: Callable[[], str]
@@ -84,6 +87,7 @@ def api_routes(context: ApiContext) -> list[Route]:
         Route(f"{PREFIX}/status", api.status, methods=["GET"]),
         Route(f"{PREFIX}/entropy", api.entropy, methods=["GET"]),
         Route(f"{PREFIX}/entropy/measure", api.measure, methods=["POST"]),
+        Route(f"{PREFIX}/entropy/live", api.live, methods=["GET"]),
         Route(f"{PREFIX}/adapters", api.adapters, methods=["GET"]),
         Route(f"{PREFIX}/adapters/rollback", api.rollback, methods=["POST"]),
         Route(f"{PREFIX}/adapters/{{version}}", api.adapter, methods=["GET"]),
@@ -151,6 +155,9 @@ class Api:
     async def measure(self, request: Request) -> Response:
         """Takes a window now and answers with it."""
         return _answer(await self._context.monitor.take_window())
+
+    async def live(self, request: Request) -> Response:
+        return _answer(LiveReport(windows=self._context.live.last(_last(request), request.query_params.get("source"))))
 
     async def adapters(self, request: Request) -> Response:
         store = self._context.versions

@@ -9,6 +9,7 @@ from reheatd.adapters.store import VersionInfo
 from reheatd.control.journal import JournalEntry
 from reheatd.control.machine import State
 from reheatd.entropy.detector import Verdict
+from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.series import Window
 from reheatd.jobs.contracts import EntropyEstimate, Job
 from reheatd.jobs.report import JobReport
@@ -94,6 +95,13 @@ class EntropyReport(Schema):
     threshold: float | None
     """A window whose upper confidence limit is below this is low."""
     windows: list[Window]
+    """Oldest first."""
+
+
+class LiveReport(Schema):
+    """`GET /reheatd/v1/entropy/live`: what the engine measured itself on every token; nats per token."""
+
+    windows: list[LiveWindow]
     """Oldest first."""
 
 

@@ -159,8 +159,13 @@ class EngineClient:
         max_tokens: int,
         top_k: int = 0,
         seed: int | None = None,
+        xargs: Mapping[str, str] | None = None,
     ) -> list[Sample]:
-        """Samples `n` completions of a chat; with `top_k` > 0 each token carries its k largest logprobs."""
+        """Samples `n` completions of a chat; with `top_k` > 0 each token carries its k largest logprobs.
+
+        Args:
+            xargs: What the engine's logits processors are told.
+        """
         body: dict[str, Any] = {
             "model": model,
             "messages": list(messages),
@@ -173,6 +178,7 @@ class EngineClient:
             "top_logprobs": top_k + 1 if top_k else 0,
             "return_token_ids": True,
             "seed": seed,
+            **({"vllm_xargs": dict(xargs)} if xargs else {}),
         }
         answer = await self._request("POST", "/v1/chat/completions", body)
         return [_chat_sample(answer["prompt_token_ids"], choice, top_k) for choice in answer["choices"]]

@@ -10,12 +10,15 @@ from typing import Literal
 
 from reheatd.adapters.lineage import BASE_MODEL_NAME
 from reheatd.config import Settings
+from reheatd.entropy.tap_report import ADDRESS_ENV
+from reheatd.errors import ConfigError
 
 Device = Literal["cpu", "cuda"]
 
 LORA_MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 """Layers that get adapter slots, by the names of vLLM's fused modules. The LM head is left out: its LoRA path runs at
 full rank on every step, and on the CPU it breaks prompt logprobs."""
+TAP = "reheatd.engine.tap:EntropyTap"
 BLOCK_TOKENS = 32
 """Prefix-cache block of the CPU engine; its default of 128 never caches a short prompt."""
 SHARED_CORES_ENV = {"GOMP_SPINCOUNT": "5000"}
@@ -37,8 +40,14 @@ def detect_device() -> Device:
     return "cuda" if subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0 else "cpu"
 
 
-def engine_command(settings: Settings, model_path: Path, port: int, device: Device) -> EngineCommand:
-    """The command that serves `model_path` on `port` with adapter slots."""
+def engine_command(
+    settings: Settings, model_path: Path, port: int, device: Device, *, tap_address: str | None = None
+) -> EngineCommand:
+    """The command that serves `model_path` on `port` with adapter slots.
+
+    Args:
+        tap_address: host:port that the entropy tap sends to; None: no tap. See `taps`.
+    """
     engine = settings.engine
     argv = [
         sys.executable, "-m", "reheatd.engine.server",
@@ -81,7 +90,28 @@ def engine_command(settings: Settings, model_path: Path, port: int, device: Devi
         env["VLLM_CPU_OMP_THREADS_BIND"] = engine.cpu_threads_bind or _allowed_cores()
     else:
         argv += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
+    if tap_address is not None:
+        argv += ["--logits-processors", TAP]
+        env[ADDRESS_ENV] = tap_address
     return EngineCommand([*argv, *engine.extra_args], env)
+
+
+def taps(settings: Settings, device: Device) -> bool:
+    """Whether the engine gets an entropy tap.
+
+    Raises:
+        ConfigError: `entropy.tap` is `on` where there can be none.
+    """
+    if settings.entropy.tap == "off":
+        return False
+    obstacle = None
+    if device == "cuda":
+        obstacle = "vLLM's model runner for CUDA has another interface, which the tap does not speak"
+    elif any("speculative" in argument for argument in settings.engine.extra_args):
+        obstacle = "vLLM allows no logits processors beside speculative decoding"
+    if obstacle and settings.entropy.tap == "on":
+        raise ConfigError(f"entropy.tap = 'on': {obstacle}; set it to 'off'", param="entropy.tap")
+    return obstacle is None
 
 
 def _allowed_cores() -> str:

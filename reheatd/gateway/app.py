@@ -7,6 +7,7 @@ request holds a lease on that version until its last byte is delivered, so that 
 import asyncio
 import json
 import logging
+import re
 import uuid
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager
 from reheatd.engine.client import IDLE_CONNECTION_S
 from reheatd.engine.slots import AdapterSlots
+from reheatd.entropy.tap_report import tags
 from reheatd.errors import BadInputError, EngineUnavailableError, ReheatdError
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ T = TypeVar("T")
 PROXIED_PATHS = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
 VERSION_HEADER = "x-reheatd-version"
 REQUEST_ID_HEADER = "x-request-id"
+ROLLOUT_NAME = re.compile(r"(?P<job>job-.+)-\d+")
+"""Adapters that running jobs sample from."""
 RETRY_AFTER_S = "5"
 CLIENT_CLOSED_REQUEST = 499
 NOT_FORWARDED = frozenset(
@@ -114,6 +118,8 @@ class Gateway:
         headers = {key: value for key, value in request.headers.items() if key.lower() not in NOT_FORWARDED}
         headers[REQUEST_ID_HEADER] = request_id
         headers["content-type"] = "application/json"
+        number = self._store.parse_name(target)
+        version = target if number is None else version_name(number)
         upstream: aiohttp.ClientResponse | None = None
         handed_over = False
         try:
@@ -121,15 +127,14 @@ class Gateway:
                 request,
                 self._open().post(
                     f"{self._engine_url}{request.url.path}",
-                    data=json.dumps({**body, "model": target}).encode(),
+                    data=json.dumps(_for_engine(body, target, version)).encode(),
                     headers=headers,
                 ),
             )
             if upstream is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             answer_headers = {key: value for key, value in upstream.headers.items() if key.lower() not in NOT_FORWARDED}
-            version = self._store.parse_name(target)
-            answer_headers[VERSION_HEADER] = target if version is None else version_name(version)
+            answer_headers[VERSION_HEADER] = version
             if upstream.content_type == "text/event-stream":
                 handed_over = True
                 return _LeasedStream(self._relay(upstream), upstream, lease, answer_headers)
@@ -214,6 +219,15 @@ def error_response(error: ReheatdError) -> JSONResponse:
     """An OpenAI-style error answer."""
     retry = {"Retry-After": RETRY_AFTER_S} if error.status in (429, 503) else None
     return JSONResponse(error.openai_object(), error.status, headers=retry)
+
+
+def _for_engine(body: dict[str, Any], target: str, version: str) -> dict[str, Any]:
+    """The body with the engine's name of the model, and for the entropy tap whose tokens these are."""
+    job = ROLLOUT_NAME.match(version)
+    xargs = body.get("vllm_xargs") or {}
+    if isinstance(xargs, dict):  # anything else is the engine's to refuse
+        xargs = {**xargs, **(tags(job["job"], "rollout") if job else tags(version, "live"))}
+    return {**body, "model": target, "vllm_xargs": xargs}
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

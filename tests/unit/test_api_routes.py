@@ -25,6 +25,7 @@ from reheatd.api.schemas import (
 from reheatd.broker import BrokerError
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.estimators import TailMoments
+from reheatd.entropy.live import LiveSeries
 from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.series import EntropySeries, Window
 from reheatd.gateway.app import RequestCounts
@@ -55,6 +56,7 @@ class ApiWorld(World):
             slots=AdapterSlots(cast(Any, None), 4),
             monitor=cast(EntropyMonitor, _Monitor(self)),
             series=self.series,
+            live=LiveSeries(self.db, confidence=0.95),
             dispatcher=cast(JobDispatcher, _Census(self)),
             requests=self.counts,
             readiness=lambda: self.ready,

@@ -1,0 +1,89 @@
+"""Sums over sequences that a mean entropy, its interval and its course by position follow from.
+
+They add up, so an engine may count from its start and a reader may take differences of what it was told last.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from scipy import special
+
+from reheatd.jobs.contracts import EntropyEstimate
+
+BUCKETS = 16
+"""Positions by powers of two: 0, 1, 2-3, 4-7, ...; the last bucket takes the rest."""
+
+
+@dataclass
+class Moments:
+    """Over G finished sequences of n tokens with a summed entropy of y nats each."""
+
+    sequences: int = 0
+    tokens: int = 0
+    squared_tokens: float = 0.0
+    entropy: float = 0.0
+    squared_entropy: float = 0.0
+    entropy_tokens: float = 0.0
+    """Sum of y n."""
+    position_tokens: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+    position_entropy: list[float] = field(default_factory=lambda: [0.0] * BUCKETS)
+
+    def add(self, entropies: list[float], start: int = 0) -> None:
+        """Adds one sequence, or the part of it that begins at position `start`; nats by token."""
+        tokens, entropy = len(entropies), sum(entropies)
+        self.sequences += 1
+        self.tokens += tokens
+        self.squared_tokens += tokens * tokens
+        self.entropy += entropy
+        self.squared_entropy += entropy * entropy
+        self.entropy_tokens += entropy * tokens
+        for position, value in enumerate(entropies, start):
+            index = bucket(position)
+            self.position_tokens[index] += 1
+            self.position_entropy[index] += value
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return self._combined(other, 1)
+
+    def __sub__(self, other: "Moments") -> "Moments":
+        """What came after `other`, which these sums include."""
+        return self._combined(other, -1)
+
+    def interval(self, confidence: float) -> EntropyEstimate | None:
+        """Mean per token with the interval of `SequenceTotals.interval`; None below two sequences or without tokens."""
+        if self.sequences < 2 or not self.tokens:
+            return None
+        mean = self.entropy / self.tokens
+        residuals = self.squared_entropy - 2 * mean * self.entropy_tokens + mean * mean * self.squared_tokens
+        # Rounding may leave a tiny negative number where every sequence is alike.
+        variance = self.sequences / (self.sequences - 1) * max(residuals, 0.0) / self.tokens**2
+        half = float(special.stdtrit(self.sequences - 1, 0.5 + confidence / 2)) * variance**0.5
+        return EntropyEstimate(
+            mean=mean, low=mean - half, high=mean + half, tokens=self.tokens, sequences=self.sequences
+        )
+
+    def by_position(self) -> list[tuple[int, int, float]]:
+        """(first position of a bucket, tokens in it, their mean entropy in nats), buckets without tokens left out."""
+        return [
+            (first_position(index), tokens, entropy / tokens)
+            for index, (tokens, entropy) in enumerate(zip(self.position_tokens, self.position_entropy, strict=True))
+            if tokens
+        ]
+
+    def _combined(self, other: "Moments", sign: int) -> "Moments":
+        mine, theirs = asdict(self), asdict(other)
+        sums: dict[str, Any] = {}
+        for name, value in mine.items():
+            if isinstance(value, list):
+                sums[name] = [a + sign * b for a, b in zip(value, theirs[name], strict=True)]
+            else:
+                sums[name] = value + sign * theirs[name]
+        return Moments(**sums)
+
+
+def bucket(position: int) -> int:
+    return min(position.bit_length(), BUCKETS - 1)
+
+
+def first_position(index: int) -> int:
+    return 1 << (index - 1) if index else 0

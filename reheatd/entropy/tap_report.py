@@ -1,0 +1,50 @@
+"""What the engine's tap tells the daemon: one datagram for each version and source, with sums since the tap began.
+
+Sums, not increments: a datagram that is lost, or sent while the daemon restarts, costs nothing, the next one makes up
+for it.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from reheatd.entropy.moments import BUCKETS, Moments
+
+TapSource = Literal["live", "probe", "rollout"]
+"""Who asked: clients, the daemon's own monitoring, a training job."""
+
+VERSION_ARG = "reheatd_version"
+SOURCE_ARG = "reheatd_source"
+"""Keys of `vllm_xargs` in a request: a logits processor is told nothing else of where a row belongs."""
+ADDRESS_ENV = "REHEATD_TAP_ADDRESS"
+"""host:port that the tap sends to."""
+
+
+@dataclass(frozen=True)
+class TapReport:
+    run: str
+    """Drawn when these sums began, at 0; those of another run are no continuation."""
+    version: str
+    source: str
+    moments: Moments
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, datagram: bytes) -> "TapReport":
+        """Raises ValueError: This is no report."""
+        try:
+            fields = json.loads(datagram)
+            moments = Moments(**fields.pop("moments"))
+            report = cls(moments=moments, **fields)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"no report of a tap: {error}") from error
+        if len(moments.position_tokens) != BUCKETS or len(moments.position_entropy) != BUCKETS:
+            raise ValueError("no report of a tap: another number of positions")
+        return report
+
+
+def tags(version: str, source: TapSource) -> dict[str, str]:
+    """The `vllm_xargs` of a request."""
+    return {VERSION_ARG: version, SOURCE_ARG: source}

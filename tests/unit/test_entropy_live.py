@@ -1,0 +1,120 @@
+"""Windows from the sums that engines report: intervals, differences, restarts on either side."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from sqlite3 import Connection
+
+import numpy as np
+import pytest
+
+from reheatd.database import connect
+from reheatd.entropy.estimators import clustered_interval
+from reheatd.entropy.live import LiveSeries, TapListener, tap_socket
+from reheatd.entropy.moments import Moments
+from reheatd.entropy.tap_report import TapReport
+
+rng = np.random.default_rng(0)
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Connection]:
+    made = connect(tmp_path / "reheatd.sqlite3")
+    yield made
+    made.close()
+
+
+def moments(*sequences: list[float]) -> Moments:
+    made = Moments()
+    for sequence in sequences:
+        made.add(sequence)
+    return made
+
+
+def report(sums: Moments, *, run: str = "r1", version: str = "policy-v1", source: str = "live") -> TapReport:
+    return TapReport(run, version, source, sums)
+
+
+def test_the_interval_is_that_of_the_sequences_themselves() -> None:
+    sequences = [rng.gamma(2.0, 1.0, rng.integers(1, 60)).tolist() for _ in range(40)]
+    exact = clustered_interval(sequences, 0.95)
+    found = moments(*sequences).interval(0.95)
+    assert found is not None
+    assert found.model_dump() == pytest.approx(exact.model_dump())
+
+
+def test_sequences_that_are_all_alike_have_an_interval_of_width_zero() -> None:
+    found = moments(*[[0.1] * 7] * 5).interval(0.95)
+    assert found is not None
+    assert found.high - found.low < 1e-6
+
+
+def test_positions_are_counted_by_powers_of_two() -> None:
+    sums = moments([1.0, 2.0, 3.0, 5.0, 7.0], [2.0])
+    assert sums.by_position() == [(0, 2, 1.5), (1, 1, 2.0), (2, 2, 4.0), (4, 1, 7.0)]
+    late = Moments()
+    late.add([1.0, 1.0], start=1 << 20)
+    assert sum(tokens for _, tokens, _ in late.by_position()) == 2
+
+
+def test_a_window_holds_what_came_since_the_last_one(db: Connection) -> None:
+    series = LiveSeries(db, confidence=0.95)
+    first = moments([1.0], [2.0])
+    series.take(report(first))
+    assert [window.estimate.mean for window in series.close_windows()] == [1.5]
+    series.take(report(first + moments([5.0])))
+    assert series.close_windows() == []  # one sequence has no interval: it waits
+    series.take(report(first + moments([5.0], [7.0])))
+    (window,) = series.close_windows()
+    assert (window.estimate.mean, window.estimate.tokens) == (6.0, 2)
+    assert series.close_windows() == []
+
+
+def test_versions_sources_and_engines(db: Connection) -> None:
+    series = LiveSeries(db, confidence=0.95)
+    series.take(report(moments([1.0], [1.0])))
+    series.take(report(moments([3.0], [3.0]), run="r2"))  # a second replica
+    series.take(report(moments([9.0], [9.0]), run="r3", source="probe"))
+    series.take(report(moments([5.0], [5.0]), run="r4", version="policy-v2"))
+    means = {(window.version, window.source): window.estimate.mean for window in series.close_windows()}
+    assert means == {("policy-v1", "live"): 2.0, ("policy-v1", "probe"): 9.0, ("policy-v2", "live"): 5.0}
+    assert [window.estimate.mean for window in series.last(9, "probe")] == [9.0]
+
+
+def test_a_restart_of_the_daemon_neither_loses_nor_repeats(db: Connection) -> None:
+    before = LiveSeries(db, confidence=0.95)
+    sums = moments([1.0], [1.0])
+    before.take(report(sums))
+    before.close_windows()
+    after = LiveSeries(db, confidence=0.95)
+    after.take(report(sums))  # repeated by the tap
+    assert after.close_windows() == []
+    after.take(report(sums + moments([4.0], [4.0])))
+    assert [window.estimate.mean for window in after.close_windows()] == [4.0]
+
+
+def test_a_restart_of_the_engine_begins_at_zero(db: Connection) -> None:
+    series = LiveSeries(db, confidence=0.95)
+    series.take(report(moments([1.0], [1.0], [1.0])))
+    series.close_windows()
+    series.take(report(moments([2.0], [2.0]), run="r2"))
+    assert [window.estimate.mean for window in series.close_windows()] == [2.0]
+
+
+def test_datagrams_arrive_and_nonsense_is_ignored(db: Connection, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> list[float]:
+        with tap_socket("127.0.0.1:0") as listener, socket.socket(type=socket.SOCK_DGRAM) as sender:
+            series = LiveSeries(db, confidence=0.95)
+            running = asyncio.create_task(TapListener(series, listener, interval_s=0.05).run())
+            for datagram in (b"nonsense", b"{}", b"[1]", report(moments([3.0], [3.0])).encode()):
+                sender.sendto(datagram, listener.getsockname())
+            async with asyncio.timeout(10):
+                while not series.last(1):
+                    await asyncio.sleep(0.01)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            return [window.estimate.mean for window in series.last(5)]
+
+    assert asyncio.run(body()) == [3.0]
+    assert caplog.text.count("ignored") == 3
