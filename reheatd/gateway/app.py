@@ -1,7 +1,8 @@
 """The OpenAI-compatible surface: everything vLLM accepts, passed through, with the model name resolved.
 
-Only `model` in the request body is changed: the alias `policy` becomes the version promoted at this moment. The
-request holds a lease on that version until its last byte is delivered, so that a swap can wait for it.
+Of the request body only `model` is changed: the alias `policy` becomes the version promoted at this moment; and the
+engine's entropy tap is told in `vllm_xargs` for whom it decodes. The request holds a lease on that version until its
+last byte is delivered, so that a swap can wait for it.
 """
 
 import asyncio
@@ -31,7 +32,8 @@ from reheatd.errors import BadInputError, EngineUnavailableError, ReheatdError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-PROXIED_PATHS = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
+GENERATING_PATHS = ("/v1/chat/completions", "/v1/completions")
+PROXIED_PATHS = (*GENERATING_PATHS, "/tokenize", "/detokenize")
 VERSION_HEADER = "x-reheatd-version"
 REQUEST_ID_HEADER = "x-request-id"
 ROLLOUT_NAME = re.compile(r"(?P<job>job-.+)-\d+")
@@ -127,7 +129,7 @@ class Gateway:
                 request,
                 self._open().post(
                     f"{self._engine_url}{request.url.path}",
-                    data=json.dumps(_for_engine(body, target, version)).encode(),
+                    data=json.dumps(_for_engine(request.url.path, body, target, version)).encode(),
                     headers=headers,
                 ),
             )
@@ -221,8 +223,10 @@ def error_response(error: ReheatdError) -> JSONResponse:
     return JSONResponse(error.openai_object(), error.status, headers=retry)
 
 
-def _for_engine(body: dict[str, Any], target: str, version: str) -> dict[str, Any]:
+def _for_engine(path: str, body: dict[str, Any], target: str, version: str) -> dict[str, Any]:
     """The body with the engine's name of the model, and for the entropy tap whose tokens these are."""
+    if path not in GENERATING_PATHS:
+        return {**body, "model": target}
     job = ROLLOUT_NAME.match(version)
     xargs = body.get("vllm_xargs") or {}
     if isinstance(xargs, dict):  # anything else is the engine's to refuse

@@ -104,7 +104,7 @@ def in_world(folder: Path, body: Callable[[World], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-def test_only_the_model_is_changed(tmp_path: Path) -> None:
+def test_only_the_model_is_changed_and_the_tap_told(tmp_path: Path) -> None:
     asked = {
         "model": "policy",
         "messages": [{"role": "user", "content": "é 😀 \u2028"}],
@@ -120,7 +120,8 @@ def test_only_the_model_is_changed(tmp_path: Path) -> None:
         await world.swaps.promote(world.publish(tmp_path), prove_delivery=False)
         headers = {"authorization": "Bearer k", "x-request-id": "r-1", "connection": "close", "x-mine": "1"}
         answer = await world.http.post(CHAT, json=asked, headers=headers)
-        assert world.engine.body == {**asked, "model": "policy-v1"}
+        tagged = {"a": [1, 2.5, None], "reheatd_version": "policy-v1", "reheatd_source": "live"}
+        assert world.engine.body == {**asked, "model": "policy-v1", "vllm_xargs": tagged}
         assert world.engine.headers["Authorization"] == "Bearer k"
         assert world.engine.headers["x-mine"] == "1"
         assert world.engine.headers["x-request-id"] == "r-1"
@@ -138,7 +139,8 @@ def test_a_request_without_a_model_means_the_policy(path: str, tmp_path: Path) -
     async def body(world: World) -> None:
         answer = await world.http.post(path, json={"prompt": "x"})
         assert answer.json() == {"path": path}
-        assert world.engine.body == {"prompt": "x", "model": "base"}
+        tagged = {"vllm_xargs": {"reheatd_version": "policy-v0", "reheatd_source": "live"}} if "/v1/" in path else {}
+        assert world.engine.body == {"prompt": "x", "model": "base", **tagged}
         assert answer.headers["x-reheatd-version"] == "policy-v0"
         assert answer.headers["x-request-id"]
 
