@@ -1,6 +1,6 @@
 """Is a reheated policy a better start for continued RL? Countdown, four arms, equal budgets of samples.
 
-    python -m examples.countdown.experiment [--deep | --quick] [--fresh]
+    python -m examples.countdown.experiment [--quick] [--fresh]
 
 One pretrained policy; RL with LoRA until its entropy has collapsed, for every seed; then the arms, each with the
 learning rate and tau that served it best on another seed and other problems.
@@ -54,17 +54,6 @@ FULL = Plan(
         **{arm: [Choice(*pair) for pair in product((5e-5, 1e-4, 3e-4), (1.25, 1.5))] for arm in ARMS[1:]},
     },
 )
-DEEP = replace(
-    FULL,
-    name="experiment-deep",
-    collapse=Choice(1e-3),
-    seeds=range(1, 6),
-    choices={
-        "continued": [Choice(rate) for rate in (1e-4, 3e-4)],
-        **{arm: [Choice(rate, 1.5) for rate in (1e-4, 3e-4)] for arm in ARMS[1:]},
-    },
-)
-"""From a policy whose entropy is nearly gone."""
 QUICK = Plan(
     name="experiment-quick",
     pretraining_steps=40,
@@ -77,14 +66,11 @@ QUICK = Plan(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Is a reheated policy a better start for continued RL?")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--deep", dest="plan", action="store_const", const=DEEP, help="from a policy collapsed further")
-    size.add_argument("--quick", dest="plan", action="store_const", const=QUICK, help="at a size that shows nothing")
+    parser.add_argument("--quick", action="store_true", help="at a size that shows nothing")
     parser.add_argument("--fresh", action="store_true", help="forget the runs that are finished already")
-    parser.set_defaults(plan=FULL)
     arguments = parser.parse_args()
     started = time.monotonic()
-    plan: Plan = arguments.plan
+    plan = QUICK if arguments.quick else FULL
     folder = RESULTS / plan.name
     if arguments.fresh:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,13 +1,12 @@
 """How the settings of TS-OPSD compare, and how near LoRA comes to the exact answer.
 
-    python -m examples.countdown.reheating [--quick]
+    python -m examples.countdown.reheating
 
 With the frozen teacher and forward KL the exact answer is known: the final norm divided by tau. Every setting is judged
 by its distance from it in the states that the student visits on held-out problems. Run `make experiment` before: this
 starts from its policies.
 """
 
-import argparse
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import torch
 
 from bench.report import RESULTS, Report
 from examples.countdown.arms import GROUP_SIZE, REHEAT_PROMPTS_PER_STEP, job_fields, training_problems
-from examples.countdown.experiment import DOCS, FULL, QUICK, TUNING_SEED, prepare
+from examples.countdown.experiment import DOCS, FULL, TUNING_SEED, prepare
 from examples.countdown.policy import LORA, load_policy
 from examples.countdown.runs import PRETRAINED, Run, in_parallel
 from examples.countdown.task import COMPLETION_TOKENS, WordCodec, problems, reward
@@ -92,30 +91,22 @@ class Silent:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How the settings of TS-OPSD compare.")
-    parser.add_argument("--quick", action="store_true", help="a step of each, on the policies of experiment --quick")
-    quick = parser.parse_args().quick
-    name = "reheating-quick" if quick else "reheating"
-    plan = QUICK if quick else FULL
-    folder = RESULTS / plan.name
-    prepare(plan, folder).perform([Run("collapse", plan.collapse, "tuning", TUNING_SEED)])
-    seeds = SEEDS[:1] if quick else SEEDS
-    work = partial(run, folder=folder, steps=1 if quick else None)
+    folder = RESULTS / FULL.name
+    prepare(FULL, folder).perform([Run("collapse", FULL.collapse, "tuning", TUNING_SEED)])
+    work = partial(run, folder=folder)
     results: dict[Trial, list[Reached]] = {trial: [] for trial in TRIALS}
-    for (trial, seed), reached in in_parallel(work, [(trial, seed) for trial in TRIALS for seed in seeds]):
+    for (trial, seed), reached in in_parallel(work, [(trial, seed) for trial in TRIALS for seed in SEEDS]):
         print(f"{trial.name}, seed {seed}: {reached.kl:.4f} nats from the exact fold", flush=True)
         results[trial].append(reached)
-    report = Report(name)
+    report = Report("reheating")
     for trial, reached in results.items():
         for figure, values in zip(Reached._fields, zip(*reached, strict=True), strict=True):
             report.result(f"{figure}_{trial.name.replace(',', '').replace(' ', '_')}", statistics.fmean(values))
-    report.write(tau=TAU, seeds=len(seeds))
-    table = folder / "reheating.md" if quick else DOCS / plan.name / "reheating.md"
-    table.parent.mkdir(parents=True, exist_ok=True)
-    table.write_text("\n".join(_table(results)) + "\n")
+    report.write(tau=TAU, seeds=len(SEEDS))
+    (DOCS / FULL.name / "reheating.md").write_text("\n".join(_table(results)) + "\n")
 
 
-def run(item: tuple[Trial, int], folder: Path, steps: int | None) -> Reached:
+def run(item: tuple[Trial, int], folder: Path) -> Reached:
     trial, seed = item
     parent = None if trial.rank else folder / f"collapsed-{TUNING_SEED}"
     lora = LoraConfig(rank=trial.rank, alpha=2 * trial.rank) if trial.rank else LORA
@@ -126,7 +117,7 @@ def run(item: tuple[Trial, int], folder: Path, steps: int | None) -> Reached:
     )
     trained = 0
     if trial.steps:
-        settings: dict[str, Any] = {"tau": TAU, "steps": steps or trial.steps} | trial.settings
+        settings: dict[str, Any] = {"tau": TAU, "steps": trial.steps} | trial.settings
         if settings.get("teacher") == "live":
             settings["target_entropy"] = _fold_entropy(folder, parent)
         spec = ReheatSpec(
