@@ -19,7 +19,7 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Folder of everything the daemon keeps.")] = None,
     workers: Annotated[int | None, typer.Option(help="Workers to start here; 0 when they run elsewhere.")] = None,
     mode: Annotated[str | None, typer.Option(help="On a collapse: observe, approve or auto.")] = None,
-    interval: Annotated[float | None, typer.Option(help="Seconds between entropy windows.")] = None,
+    interval: Annotated[float | None, typer.Option(help="Seconds between entropy windows, whatever they cost.")] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Serve a policy: gateway, engine, broker and workers, until SIGTERM or Ctrl-C.
@@ -40,6 +40,8 @@ def serve(
     ):
         if value is not None:
             overrides.setdefault(section, {})[key] = value
+    if interval is not None:
+        overrides["entropy"]["max_share"] = 1.0
     settings = load_settings(config, overrides)
     from reheatd.serve import serve as run_daemon
 

@@ -93,7 +93,10 @@ class EntropySection(Section):
     top_k: int = Field(default=20, ge=1, le=63)
     """Top logprobs per token that the estimator uses."""
     interval_s: float = Field(default=120.0, gt=0)
-    """Seconds between monitoring windows."""
+    """Seconds between monitoring windows, at least."""
+    max_share: float = Field(default=0.01, gt=0, le=1)
+    """Most of the engine's time that scheduled windows may take: after one of s seconds the next comes s / max_share
+    seconds later, where that is more than `interval_s`."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Level of the confidence intervals."""
     baseline_windows: int = Field(default=3, ge=1)
@@ -112,6 +115,10 @@ class EntropySection(Section):
     tap_address: str = "127.0.0.1:0"
     """host:port at which the daemon hears what the engine measured (UDP). Port 0 picks a free one; an engine that runs
     apart needs a fixed one, and the daemon's name as the host."""
+
+    def pause_after(self, window_s: float) -> float:
+        """Seconds to the next scheduled window, when one takes `window_s` seconds on an engine that is idle."""
+        return max(self.interval_s, window_s / self.max_share)
 
     @model_validator(mode="after")
     def _ordered(self) -> "EntropySection":

@@ -17,13 +17,16 @@ __all__ = ["EntropyMeter", "EntropyMonitor", "Measurement"]
 
 logger = logging.getLogger(__name__)
 
+PACE_WINDOWS = 10
+"""So many windows tell what one costs."""
+
 
 class OutdatedWindowError(ConflictError):
     """The version was replaced while its entropy was being measured."""
 
 
 class EntropyMonitor:
-    """Measures the promoted version every `interval_s` seconds, when triggered, and again at once after a low window.
+    """Measures the promoted version on a schedule, when triggered, and again at once after a low window.
 
     Every window samples the same fixed probes with a fresh seed, so windows differ from each other and from the
     baseline by sampling noise and by the policy, not by the prompts. A window belongs to the version whose pinned name
@@ -159,18 +162,23 @@ class EntropyMonitor:
                 logger.info("%s", error)  # whoever replaced it asks for a window of the new one
             except (EngineError, NotFoundError, BadInputError) as error:
                 logger.warning(
-                    "entropy window failed, next one in %.0f s or when triggered: %s", self._settings.interval_s, error
+                    "entropy window failed, next one in %.0f s or when triggered: %s", self._pause_s(), error
                 )
             source = await self._next_occasion()
 
     async def _next_occasion(self) -> Source:
         try:
-            async with asyncio.timeout(self._settings.interval_s):
+            async with asyncio.timeout(self._pause_s()):
                 await self._wake.wait()
         except TimeoutError:
             return "schedule"
         self._wake.clear()
         return self._wake_source
+
+    def _pause_s(self) -> float:
+        # The fastest of the last windows: one that shared the engine with clients took longer than it cost.
+        seconds = [window.seconds for window in self._series.last(PACE_WINDOWS)]
+        return self._settings.pause_after(min(seconds, default=0.0))
 
     def _wake_up(self, source: Source) -> None:
         self._wake_source = source

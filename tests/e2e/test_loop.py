@@ -40,6 +40,7 @@ port = {port}
 kv_cache_bytes = 67108864
 [entropy]
 interval_s = 10.0
+max_share = 1.0
 max_tokens = 32
 [task]
 path = "{folder}/task.jsonl"

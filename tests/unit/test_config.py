@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reheatd.config import load_settings
+from reheatd.config import Settings, load_settings
 from reheatd.errors import ConfigError
 
 
@@ -66,3 +66,16 @@ def test_missing_file_and_broken_toml_are_told_apart(tmp_path: Path) -> None:
         load_settings(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_settings(write(tmp_path, "[entropy\n"))
+
+
+def test_the_schedule_keeps_to_its_share_of_the_engine() -> None:
+    section = Settings.model_validate({"entropy": {"interval_s": 120, "max_share": 0.01}}).entropy
+    assert section.pause_after(0.5) == 120
+    assert section.pause_after(4.0) == 400
+
+
+@pytest.mark.parametrize("value", ["8126", "localhost:", "localhost:70000", "localhost:x"])
+def test_an_address_for_the_tap_has_host_and_port(value: str, tmp_path: Path) -> None:
+    file = write(tmp_path, f"[entropy]\ntap_address = '{value}'\n")
+    with pytest.raises(ConfigError, match=r"entropy\.tap_address.*host:port"):
+        load_settings(file)

@@ -4,8 +4,11 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from reheatd.config import Settings
-from reheatd.engine.launch import EngineCommand, engine_command
+from reheatd.engine.launch import Device, EngineCommand, engine_command, taps
+from reheatd.errors import ConfigError
 
 
 def command(device: str = "cpu", **engine: object) -> EngineCommand:
@@ -52,3 +55,25 @@ def test_cuda_gets_none_of_the_cpu_settings() -> None:
 def test_extra_arguments_come_last_so_that_they_win() -> None:
     argv = command(extra_args=["--max-model-len", "512"]).argv
     assert argv[-2:] == ["--max-model-len", "512"]
+
+
+def test_the_tap_is_loaded_where_it_can_work() -> None:
+    assert "--logits-processors" not in command().argv
+    started = engine_command(Settings(), Path("/models/m"), 4321, "cpu", tap_address="127.0.0.1:5")
+    assert values(started.argv, "--logits-processors") == ["reheatd.engine.tap:EntropyTap"]
+    assert started.env["REHEATD_TAP_ADDRESS"] == "127.0.0.1:5"
+    assert taps(Settings(), "cpu")
+    assert not taps(Settings(), "cuda")
+    assert not taps(Settings.model_validate({"entropy": {"tap": "off"}}), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "extra_args", "reason"),
+    [("cuda", [], "CUDA"), ("cpu", ["--speculative-config", "{}"], "speculative decoding")],
+)
+def test_a_tap_that_is_asked_for_where_it_cannot_work_is_an_error(
+    device: Device, extra_args: list[str], reason: str
+) -> None:
+    settings = Settings.model_validate({"entropy": {"tap": "on"}, "engine": {"extra_args": extra_args}})
+    with pytest.raises(ConfigError, match=reason):
+        taps(settings, device)
