@@ -20,7 +20,7 @@ import aiohttp
 import numpy as np
 
 from bench.entropy_states import States, sample_states
-from bench.report import Report
+from bench.report import RESULTS, Report
 from reheatd.config import BUILTIN_POLICY, EntropySection
 from reheatd.engine.client import EngineClient
 from reheatd.engine.policy_model import resolve_policy
@@ -63,6 +63,7 @@ def estimators(states: States, vocabulary: int, report: Report) -> None:
         "mc": estimates.monte_carlo_T - exact_T,
         "truncated": estimates.truncated_T - exact_T,
     }
+    _record(judged, estimates, probes)
     report.result("tokens", len(exact_T))
     report.result("exact_nats", float(exact_T.mean()), "nats per token")
     report.result("cv_variance_vs_mc", float(np.mean(errors["cv"] ** 2) / np.mean(errors["mc"] ** 2)))
@@ -84,6 +85,22 @@ def _fitted(states: States, vocabulary: int) -> TailModel:
         estimate = estimate_tokens(window.sampled_T, window.top_TK, moments.fit(), vocabulary)
         moments = moments.followed_by(estimate.tail)
     return moments.fit()
+
+
+def _record(judged: States, estimates: TokenEstimates, probes: int) -> None:
+    """Keeps every answer's sum and length, which `bench.detector` makes windows of (it reads bench/data/)."""
+    totals = SequenceTotals.of(judged.split(estimates.control_variate_T))
+    by_probe = [judged.probe_S == probe for probe in range(probes)]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "probe_sequences.json").write_text(
+        json.dumps(
+            {
+                "nats": [[round(float(value), 2) for value in totals.sums_S[own]] for own in by_probe],
+                "tokens": [[int(value) for value in totals.counts_S[own]] for own in by_probe],
+            }
+        )
+        + "\n"
+    )
 
 
 def _windows(judged: States, estimates: TokenEstimates, probes: int, report: Report) -> None:
