@@ -1,7 +1,10 @@
 """`reheatd entropy`: the served policy's entropy series, plotted in the terminal; and recorded series replayed."""
 
+import asyncio
+import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -11,10 +14,13 @@ from rich.text import Text
 from cli import render
 from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, ConfigOption, JsonOption, UrlOption
-from reheatd.adapters.lineage import version_name
+from reheatd.adapters.lineage import ALIAS_NAME, version_name
 from reheatd.config import load_settings
+from reheatd.engine.client import EngineClient
 from reheatd.entropy.detector import CollapseDetector, Verdict
 from reheatd.entropy.live import LiveWindow
+from reheatd.entropy.plan import PlannedWindow, plan_windows
+from reheatd.entropy.probes import load_probes
 from reheatd.entropy.replay import Replayed, read_recording
 from reheatd.entropy.replay import replay as replay_windows
 from reheatd.entropy.series import Window
@@ -75,6 +81,54 @@ def entropy(
     if threshold is not None:
         lines += f"  [red]╌╌[/] collapse threshold {threshold:.3f}"
     render.console.print(f"{summary} per token, {newest.ratio:.0%} of the baseline, {render.age(newest.time)}\n{lines}")
+
+
+@app.command()
+def plan(
+    width: Annotated[float, typer.Option(help="Wanted width of the confidence interval, nats per token.")],
+    model: Annotated[str, typer.Option(help="Model to measure.")] = ALIAS_NAME,
+    config: ConfigOption = None,
+    url: UrlOption = DEFAULT_URL,
+    json_output: JsonOption = False,
+) -> None:
+    """Say how many probes, and how many top logprobs, an interval of a wanted width takes, and what that costs.
+
+    Samples a window for each k from the server at `--url`, with the probes of the configuration.
+    """
+    settings = load_settings(config).entropy
+    probes = load_probes(settings.probes, settings.probe_count)
+
+    async def measure() -> list[PlannedWindow]:
+        async with EngineClient(url) as client:
+            return await plan_windows(
+                client,
+                model,
+                probes,
+                width=width,
+                max_tokens=settings.max_tokens,
+                confidence=settings.confidence,
+                seed=secrets.randbelow(2**32),
+            )
+
+    planned = asyncio.run(measure())
+    if json_output:
+        render.print_json([asdict(window) for window in planned])
+        return
+    table = render.table("top_k", "#width now", "#probes", "#tokens", "#time", "#share of the engine")
+    for window in planned:
+        share = window.seconds / settings.pause_after(window.seconds)
+        table.add_row(
+            str(window.top_k) if window.top_k else "0 (Monte Carlo)",
+            *(f"{window.width_now:.3f}", f"{window.probes:,}", f"{window.tokens:,}", render.duration(window.seconds)),
+            f"{share:.2%}, every {render.duration(settings.pause_after(window.seconds))}",
+        )
+    render.console.print(
+        f"for an interval {width:g} nats wide at {settings.confidence:.0%}, {len(probes)} probes measured"
+    )
+    render.console.print(table)
+    render.console.print(
+        "Set entropy.probe_count and entropy.top_k; more probes than the bundled ones come from entropy.probes."
+    )
 
 
 @app.command()

@@ -1,0 +1,83 @@
+"""What an interval of a wanted width costs, by the number of top logprobs asked for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from scipy import special
+
+from reheatd.engine.client import EngineClient
+from reheatd.entropy.meter import EntropyMeter
+from reheatd.entropy.probes import ProbeSet
+from reheatd.errors import BadInputError
+from reheatd.jobs.contracts import EntropyEstimate
+
+TOP_KS = (5, 20, 63)
+
+
+@dataclass(frozen=True)
+class PlannedWindow:
+    """A window whose interval has the wanted width."""
+
+    top_k: int
+    """0: Monte Carlo, which needs the sampled token's logprob only."""
+    width_now: float
+    """Of the window that was measured, nats."""
+    probes: int
+    """Sequences that the wanted width takes."""
+    tokens: int
+    seconds: float
+    """On an engine as busy as it was."""
+
+
+async def plan_windows(
+    client: EngineClient, model: str, probes: ProbeSet, *, width: float, max_tokens: int, confidence: float, seed: int
+) -> list[PlannedWindow]:
+    """Measures one window for each k and says how many probes would narrow its interval to `width`.
+
+    The width shrinks with the root of the number of sequences; what they differ by is taken from the window.
+
+    Args:
+        width: Upper less lower confidence limit, nats per token.
+
+    Raises:
+        BadInputError: The width is not above 0.
+        EngineError: A probe could not be sampled.
+    """
+    if not width > 0:
+        raise BadInputError(f"width = {width} is not above 0; name one in nats per token, e.g. 0.1", param="width")
+    planned: list[PlannedWindow] = []
+    for top_k in TOP_KS:
+        meter = EntropyMeter(client, probes, max_tokens=max_tokens, top_k=top_k, confidence=confidence)
+        window = await meter.measure(model, seed=seed)
+        if not planned:
+            planned.append(_extrapolated(0, window.monte_carlo, window.seconds, width, confidence))
+        planned.append(_extrapolated(top_k, window.estimate, window.seconds, width, confidence))
+    return planned
+
+
+def _extrapolated(
+    top_k: int, measured: EntropyEstimate, seconds: float, width: float, confidence: float
+) -> PlannedWindow:
+    now = measured.high - measured.low
+    # Standard deviation of one sequence's part of the mean, times two.
+    spread = now / _t(measured.sequences, confidence) * measured.sequences**0.5
+    probes = next(count for count in _counts() if spread * _t(count, confidence) / count**0.5 <= width)
+    return PlannedWindow(
+        top_k=top_k,
+        width_now=now,
+        probes=probes,
+        tokens=round(probes * measured.tokens / measured.sequences),
+        seconds=seconds * probes / measured.sequences,
+    )
+
+
+def _counts() -> Iterator[int]:
+    """2, 3, ..., then in steps of a hundredth."""
+    count = 2
+    while True:
+        yield count
+        count += max(1, count // 100)
+
+
+def _t(sequences: int, confidence: float) -> float:
+    return float(special.stdtrit(sequences - 1, 0.5 + confidence / 2))
