@@ -12,7 +12,7 @@ READY := $(VENV)/.ready-$(ENGINE)
 PIP   := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-lora bench-distill bench-rl experiment experiment-quick experiment-reheating test-compose lock clean
+.PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector experiment experiment-quick experiment-reheating test-compose lock clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,12 @@ bench-distill: $(READY)  ## The fused loss and a whole TS-OPSD step against TRL'
 
 bench-rl: $(READY)  ## A whole RL update against TRL's GRPOTrainer on the same rollouts
 	@$(BIN)/python -m bench.rl
+
+bench-entropy: $(READY)  ## Entropy estimators against the exact value; what the engine's tap and monitoring cost
+	@$(BIN)/python -m bench.entropy
+
+bench-detector: $(READY)  ## The collapse detector against a threshold, Page-Hinkley and ADWIN
+	@$(BIN)/python -m bench.detector
 
 experiment: $(READY)  ## Countdown: RL until collapse, then four ways on, at equal budgets (2 hours; FRESH=1 begins again)
 	@$(BIN)/python -m examples.countdown.experiment $(if $(FRESH),--fresh)
