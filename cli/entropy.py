@@ -148,11 +148,11 @@ def live(
     if not windows:
         render.console.print("nothing measured yet; windows close every entropy.interval_s, where entropy.tap is on")
         return
-    table = render.table("version", "source", "#entropy", "#tokens", "#sequences", "by position", "#age")
+    table = render.table("version", "source", "by", "#entropy", "#tokens", "#sequences", "by position", "#age")
     for window in windows:
         positions = "  ".join(f"[dim]{each.position}:[/] {each.mean:.2f}" for each in window.by_position)
         table.add_row(
-            *(window.version, window.source, render.entropy(window.estimate)),
+            *(window.version, window.source, window.measured_by, render.entropy(window.estimate)),
             *(str(window.estimate.tokens), str(window.estimate.sequences), positions, render.age(window.time)),
         )
     render.console.print(table)

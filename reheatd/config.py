@@ -109,6 +109,9 @@ class EntropySection(Section):
     """A collapsed policy is `ok` or `warning` again once the estimate is above this share of the baseline."""
     patience: int = Field(default=2, ge=1)
     """Consecutive windows below the collapse threshold before the verdict is `collapsed`."""
+    live_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of clients' requests that the gateway asks `top_k` logprobs for, on its own, and takes out of the answer
+    again: live entropy where the engine has no tap."""
     tap: Literal["auto", "on", "off"] = "auto"
     """Whether the engine measures the exact entropy of every token it decodes; `auto`: where that is supported, which
     is the CPU build without speculative decoding."""

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -31,7 +32,7 @@ from reheatd.engine.launch import Device, detect_device, engine_command, taps
 from reheatd.engine.policy_model import resolve_policy
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.detector import CollapseDetector
-from reheatd.entropy.live import LiveSeries, TapListener, tap_socket
+from reheatd.entropy.live import LiveSeries, TapListener, close_windows_every, tap_socket
 from reheatd.entropy.meter import EntropyMeter, vocabulary_size
 from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.probes import load_probes
@@ -40,6 +41,7 @@ from reheatd.entropy.tap_report import tags
 from reheatd.errors import ConfigError, EngineError, ReheatdError
 from reheatd.extras import require_engine_extra, require_worker_extra
 from reheatd.gateway.app import Gateway
+from reheatd.gateway.live_logprobs import LiveLogprobs
 from reheatd.http_server import HttpServer
 from reheatd.instance import claim_data_dir, listen, url_of, write_daemon_file
 from reheatd.jobs.dispatch import JobDispatcher
@@ -134,14 +136,23 @@ class Daemon:
             proof_tolerance=settings.gate.proof_tolerance,
             drain_timeout_s=settings.server.drain_timeout_s,
         )
-        self._gateway = Gateway(self._engine_url, self._slots, self._swaps, store)
-        self._gateway.engine_ready = False
         self._probe_client = LeasingClient(self._engine_url, self._slots)
         series, self._monitor = build_monitor(settings, policy, db, self._probe_client, self._swaps)
-        live = LiveSeries(db, confidence=settings.entropy.confidence)
+        self._live = live = LiveSeries(db, confidence=settings.entropy.confidence)
+        live_logprobs = None
+        if settings.entropy.live_fraction:
+            live_logprobs = LiveLogprobs(
+                live,
+                fraction=settings.entropy.live_fraction,
+                top_k=settings.entropy.top_k,
+                vocab_size=vocabulary_size(policy.path),
+                tail_model=lambda: series.tail_moments().fit(),
+            )
+        self._gateway = Gateway(self._engine_url, self._slots, self._swaps, store, live_logprobs)
+        self._gateway.engine_ready = False
         self._tap = None
         if self._tap_socket is not None:
-            self._tap = TapListener(live, self._tap_socket, interval_s=settings.entropy.interval_s)
+            self._tap = TapListener(live, self._tap_socket)
         self._dispatcher = JobDispatcher(self._broker_url, heartbeat_timeout_s=settings.control.heartbeat_timeout_s)
         parts = Parts(
             settings=settings,
@@ -223,6 +234,7 @@ class Daemon:
         if on_ready is not None:
             on_ready({"url": self.url, "pid": os.getpid()})
         self._in_background("entropy monitor", self._monitor.run)
+        self._in_background("live entropy", partial(close_windows_every, settings.entropy.interval_s, self._live))
         if self._tap is not None:
             self._in_background("entropy tap", self._tap.run)
         self._in_background("control loop", self._controller.run)

@@ -88,6 +88,8 @@ class TokenEstimates:
     """-sum of p log p over the top k: biased low by the whole tail."""
     control_variate_T: Floats
     """Unbiased for draws at temperature 1, with most of Monte Carlo's variance gone."""
+    plug_in_T: Floats
+    """The top entries' share plus c(s) for the tail, within the bounds: a model, for tokens that are no fair draw."""
     lower_T: Floats
     """Deterministic lower bound, whatever x was."""
     upper_T: Floats | None
@@ -124,7 +126,8 @@ def estimate_tokens(
     log_mass_T = np.log(np.maximum(mass_T, MASS_FLOOR))
     outside_T = sampled_T <= edge_T
     c_T = tail.predict(log_edge_T, log_mass_T, vocab_size)
-    control_variate_T = (terms_TK * strict_TK).sum(axis=1) + mass_T * c_T + outside_T * (-sampled_T - c_T)
+    modelled_T = (terms_TK * strict_TK).sum(axis=1) + mass_T * c_T
+    control_variate_T = modelled_T + outside_T * (-sampled_T - c_T)
     features_N3 = np.stack([np.ones_like(log_edge_T), log_edge_T, log_mass_T], axis=1)[outside_T]
 
     truncated_T = terms_TK.sum(axis=1)
@@ -139,6 +142,7 @@ def estimate_tokens(
         -sampled_T,
         truncated_T,
         control_variate_T,
+        np.clip(modelled_T, lower_T, upper_T),
         lower_T,
         upper_T,
         TailMoments.of(features_N3, -sampled_T[outside_T]),

@@ -1,7 +1,8 @@
 """Entropy of what the policy really decodes, apart from the probes: windows by version and by who asked.
 
-Sums come from the engine's tap. They are its totals since it started, so a window is what was added since the last
-one, and nothing is lost or counted twice when a message or the daemon goes missing in between.
+Sums come from the engine's tap, or from requests whose logprobs the gateway asked for on its own. The tap's are totals
+since it started, so a window is what was added since the last one, and nothing is lost or counted twice when a message
+or the daemon goes missing in between.
 """
 
 import asyncio
@@ -10,9 +11,10 @@ import logging
 import socket
 import sqlite3
 import time
+import uuid
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,6 +41,11 @@ CREATE TABLE IF NOT EXISTS live_sums (
 KEEP_SUMS_S = 86_400.0
 
 
+MeasuredBy = Literal["tap", "control_variate", "plug_in"]
+"""How: exactly, in the engine; without bias, from top-k logprobs of tokens drawn at temperature 1; or with a model of
+the tail, within deterministic bounds, where the tokens were drawn in another way."""
+
+
 class PositionMean(BaseModel):
     """Mean over the tokens from one position up to the next entry's."""
 
@@ -59,6 +66,7 @@ class LiveWindow(BaseModel):
     """The version's name, or for rollouts the job's."""
     source: str
     """`live`: clients; `probe`: the daemon's windows; `rollout`: a training job."""
+    measured_by: MeasuredBy
     estimate: EntropyEstimate
     by_position: list[PositionMean]
 
@@ -69,23 +77,26 @@ class LiveSeries:
     def __init__(self, db: sqlite3.Connection, *, confidence: float) -> None:
         self._db = db
         self._confidence = confidence
-        self._totals: dict[tuple[str, str, str], Moments] = {}
+        self._totals: dict[_Key, dict[str, Moments]] = defaultdict(dict)
+        """By what was measured and by run."""
+        self._run = uuid.uuid4().hex
         with db:
             db.executescript(TABLES)
 
     def take(self, report: TapReport) -> None:
         """Keeps the newest totals of a run of a tap."""
-        self._totals[report.run, report.version, report.source] = report.moments
+        self._totals[_Key(report.version, report.source, "tap")][report.run] = report.moments
+
+    def add(self, version: str, source: str, measured_by: MeasuredBy, entropies: list[float]) -> None:
+        """One finished sequence, nats by token."""
+        own = self._totals[_Key(version, source, measured_by)]
+        own.setdefault(f"{self._run} {version} {source} {measured_by}", Moments()).add(entropies)
 
     def close_windows(self) -> list[LiveWindow]:
         """Records one window for each version and source with at least two new sequences; fewer wait for more."""
-        added: dict[tuple[str, str], Moments] = defaultdict(Moments)
-        runs = defaultdict(list)
-        for (run, version, source), totals in self._totals.items():
-            added[version, source] += totals - self._read(run)
-            runs[version, source].append(run)
         windows = []
-        for (version, source), moments in added.items():
+        for key, runs in self._totals.items():
+            moments = sum((totals - self._read(run) for run, totals in runs.items()), Moments())
             estimate = moments.interval(self._confidence)
             if estimate is None:
                 continue
@@ -93,8 +104,8 @@ class LiveSeries:
                 PositionMean(position=position, tokens=tokens, mean=mean)
                 for position, tokens, mean in moments.by_position()
             ]
-            window = LiveWindow(version=version, source=source, estimate=estimate, by_position=positions)
-            self._record(window, runs[version, source])
+            window = LiveWindow(**key._asdict(), estimate=estimate, by_position=positions)
+            self._record(window, runs)
             windows.append(window)
         return windows
 
@@ -106,15 +117,14 @@ class LiveSeries:
         ).fetchall()
         return [LiveWindow.model_validate_json(row["window"]) for row in reversed(rows)]
 
-    def _record(self, window: LiveWindow, runs: Sequence[str]) -> None:
+    def _record(self, window: LiveWindow, runs: dict[str, Moments]) -> None:
         """The window and the totals it was taken at: both or neither."""
         with self._db:
             self._db.execute(
                 "INSERT INTO live_windows (time, version, source, window) VALUES (?, ?, ?, ?)",
                 (window.time, window.version, window.source, window.model_dump_json()),
             )
-            for run in runs:
-                totals = self._totals[run, window.version, window.source]
+            for run, totals in runs.items():
                 self._db.execute(
                     "INSERT OR REPLACE INTO live_sums VALUES (?, ?, ?)",
                     (run, window.time, json.dumps(asdict(totals))),
@@ -126,13 +136,25 @@ class LiveSeries:
         return Moments() if row is None else Moments(**json.loads(row["moments"]))
 
 
-class TapListener(asyncio.DatagramProtocol):
-    """Hears the taps of every engine on a UDP socket, and closes a window every `interval_s` seconds."""
+class _Key(NamedTuple):
+    version: str
+    source: str
+    measured_by: MeasuredBy
 
-    def __init__(self, series: LiveSeries, listener: socket.socket, *, interval_s: float) -> None:
+
+async def close_windows_every(interval_s: float, series: LiveSeries) -> None:
+    """Until cancelled."""
+    while True:
+        await asyncio.sleep(interval_s)
+        series.close_windows()
+
+
+class TapListener(asyncio.DatagramProtocol):
+    """Hears the taps of every engine on a UDP socket."""
+
+    def __init__(self, series: LiveSeries, listener: socket.socket) -> None:
         self._series = series
         self._listener = listener
-        self._interval_s = interval_s
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -141,9 +163,7 @@ class TapListener(asyncio.DatagramProtocol):
             lambda: self, sock=self._listener.dup()
         )
         try:
-            while True:
-                await asyncio.sleep(self._interval_s)
-                self._series.close_windows()
+            await asyncio.get_running_loop().create_future()
         finally:
             transport.close()
 

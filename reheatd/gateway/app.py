@@ -1,8 +1,9 @@
 """The OpenAI-compatible surface: everything vLLM accepts, passed through, with the model name resolved.
 
-Of the request body only `model` is changed: the alias `policy` becomes the version promoted at this moment; and the
-engine's entropy tap is told in `vllm_xargs` for whom it decodes. The request holds a lease on that version until its
-last byte is delivered, so that a swap can wait for it.
+Of the request body `model` is changed: the alias `policy` becomes the version promoted at this moment. The engine's
+entropy tap is told in `vllm_xargs` for whom it decodes, and on a fraction of the requests logprobs are asked for (see
+`live_logprobs`). The request holds a lease on that version until its last byte is delivered, so that a swap can wait
+for it.
 """
 
 import asyncio
@@ -26,8 +27,9 @@ from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager
 from reheatd.engine.client import IDLE_CONNECTION_S
 from reheatd.engine.slots import AdapterSlots
-from reheatd.entropy.tap_report import tags
+from reheatd.entropy.tap_report import TapSource, tags
 from reheatd.errors import BadInputError, EngineUnavailableError, ReheatdError
+from reheatd.gateway.live_logprobs import LiveLogprobs, Overheard
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -60,7 +62,14 @@ class RequestCounts:
 class Gateway:
     """Routes of the OpenAI surface in front of one engine."""
 
-    def __init__(self, engine_url: str, slots: AdapterSlots, swaps: SwapManager, store: AdapterStore) -> None:
+    def __init__(
+        self,
+        engine_url: str,
+        slots: AdapterSlots,
+        swaps: SwapManager,
+        store: AdapterStore,
+        live: LiveLogprobs | None = None,
+    ) -> None:
         self.counts = RequestCounts()
         self.engine_ready = True
         """False while the engine starts or has not got its adapters back; requests are turned away meanwhile."""
@@ -68,6 +77,7 @@ class Gateway:
         self._slots = slots
         self._swaps = swaps
         self._store = store
+        self._live = live
         self._session: aiohttp.ClientSession | None = None
 
     def routes(self) -> list[Route]:
@@ -122,6 +132,15 @@ class Gateway:
         headers["content-type"] = "application/json"
         number = self._store.parse_name(target)
         version = target if number is None else version_name(number)
+        body["model"] = target
+        heard: Overheard | None = None
+        if request.url.path in GENERATING_PATHS:
+            whose = _whose(version)
+            if self._live is not None and (heard := self._live.choose(request.url.path, body, *whose)):
+                body |= heard.options
+            xargs = body.get("vllm_xargs") or {}
+            if isinstance(xargs, dict):  # anything else is the engine's to refuse
+                body["vllm_xargs"] = {**xargs, **tags(*whose)}
         upstream: aiohttp.ClientResponse | None = None
         handed_over = False
         try:
@@ -129,7 +148,7 @@ class Gateway:
                 request,
                 self._open().post(
                     f"{self._engine_url}{request.url.path}",
-                    data=json.dumps(_for_engine(request.url.path, body, target, version)).encode(),
+                    data=json.dumps(body).encode(),
                     headers=headers,
                 ),
             )
@@ -139,7 +158,8 @@ class Gateway:
             answer_headers[VERSION_HEADER] = version
             if upstream.content_type == "text/event-stream":
                 handed_over = True
-                return _LeasedStream(self._relay(upstream), upstream, lease, answer_headers)
+                chunks = self._relay(upstream)
+                return _LeasedStream(heard.stream(chunks) if heard else chunks, upstream, lease, answer_headers)
             content = await _unless_disconnected(request, upstream.read())
             if content is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -148,6 +168,8 @@ class Gateway:
                 raise EngineUnavailableError(f"{target} is being loaded again; try again in {RETRY_AFTER_S} s")
             if upstream.status >= 500:
                 self.counts.failed += 1
+            if heard is not None and upstream.status == 200:
+                content = heard.answer(content)
             return Response(content, upstream.status, headers=answer_headers)
         except aiohttp.ClientError as error:
             log.warning("engine unavailable: %s", error)
@@ -223,15 +245,10 @@ def error_response(error: ReheatdError) -> JSONResponse:
     return JSONResponse(error.openai_object(), error.status, headers=retry)
 
 
-def _for_engine(path: str, body: dict[str, Any], target: str, version: str) -> dict[str, Any]:
-    """The body with the engine's name of the model, and for the entropy tap whose tokens these are."""
-    if path not in GENERATING_PATHS:
-        return {**body, "model": target}
+def _whose(version: str) -> tuple[str, TapSource]:
+    """Whose tokens the entropy tap sees: of a version asked by clients, or of a job's rollouts."""
     job = ROLLOUT_NAME.match(version)
-    xargs = body.get("vllm_xargs") or {}
-    if isinstance(xargs, dict):  # anything else is the engine's to refuse
-        xargs = {**xargs, **(tags(job["job"], "rollout") if job else tags(version, "live"))}
-    return {**body, "model": target, "vllm_xargs": xargs}
+    return (job["job"], "rollout") if job else (version, "live")
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from reheatd.database import connect
 from reheatd.engine.client import EngineClient
 from reheatd.engine.slots import AdapterSlots
 from reheatd.gateway.app import Gateway
+from reheatd.gateway.live_logprobs import LiveLogprobs
 from reheatd.jobs.contracts import ProofItem
 
 
@@ -47,14 +48,14 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(engine_url: str, folder: Path) -> AsyncIterator[Serving]:
+async def serving(engine_url: str, folder: Path, live: LiveLogprobs | None = None) -> AsyncIterator[Serving]:
     """A gateway in front of `engine_url` with its store in `folder`; what it loaded is unloaded at the end."""
     db = connect(folder / "reheatd.sqlite3")
     store = AdapterStore(folder / "adapters", db)
     async with EngineClient(engine_url) as client:
         slots = AdapterSlots(client, 4)
         swaps = SwapManager(store, slots, client, proof_tolerance=0.1, drain_timeout_s=30)
-        gateway = Gateway(engine_url, slots, swaps, store)
+        gateway = Gateway(engine_url, slots, swaps, store, live)
         app = Starlette(routes=gateway.routes(), exception_handlers=exception_handlers())
         listener = socket.create_server(("127.0.0.1", 0))
         server = _Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))

@@ -11,7 +11,7 @@ import pytest
 
 from reheatd.database import connect
 from reheatd.entropy.estimators import clustered_interval
-from reheatd.entropy.live import LiveSeries, TapListener, tap_socket
+from reheatd.entropy.live import LiveSeries, TapListener, close_windows_every, tap_socket
 from reheatd.entropy.moments import Moments
 from reheatd.entropy.tap_report import TapReport
 
@@ -106,7 +106,7 @@ def test_datagrams_arrive_and_nonsense_is_ignored(db: Connection, caplog: pytest
     async def body() -> list[float]:
         with tap_socket("127.0.0.1:0") as listener, socket.socket(type=socket.SOCK_DGRAM) as sender:
             series = LiveSeries(db, confidence=0.95)
-            running = asyncio.create_task(TapListener(series, listener, interval_s=0.05).run())
+            running = asyncio.gather(TapListener(series, listener).run(), close_windows_every(0.05, series))
             for datagram in (b"nonsense", b"{}", b"[1]", report(moments([3.0], [3.0])).encode()):
                 sender.sendto(datagram, listener.getsockname())
             async with asyncio.timeout(10):

@@ -1,0 +1,167 @@
+"""Entropy of live traffic without the engine's tap: logprobs asked for on a fraction of requests and taken out again.
+
+What the client gets is byte for byte what it would have got: vLLM writes answers as compact JSON, and so does this.
+"""
+
+import json
+import math
+import random
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import numpy as np
+
+from reheatd.entropy.estimators import TailModel, estimate_tokens
+from reheatd.entropy.live import LiveSeries, MeasuredBy
+
+CHAT_PATH = "/v1/chat/completions"
+OWN_LOGPROBS = ("logprobs", "top_logprobs", "prompt_logprobs", "logprob_token_ids", "echo", "use_beam_search")
+"""A request that asks for one of these is left alone: its answer has logprobs of its own, or none by token."""
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "temperature": (1,),
+    "top_p": (1,),
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "repetition_penalty": (1,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "min_tokens": (0,),
+    "tool_choice": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+}
+"""Values under which tokens are drawn from the policy's own distribution; None, the default, is one of each."""
+BENDING = ("logit_bias", "bad_words", "allowed_token_ids", "structured_outputs", "stop_token_ids")
+"""Whatever they say, tokens are drawn from another distribution."""
+
+
+class LiveLogprobs:
+    """Chooses requests and records what their logprobs say.
+
+    Args:
+        fraction: Of the requests that could be chosen.
+        top_k: Top logprobs per token.
+        vocab_size: For the upper bounds.
+        tail_model: c(s) at this moment.
+    """
+
+    def __init__(
+        self,
+        series: LiveSeries,
+        *,
+        fraction: float,
+        top_k: int,
+        vocab_size: int,
+        tail_model: Callable[[], TailModel],
+        seed: int | None = None,
+    ) -> None:
+        self._series = series
+        self._fraction = fraction
+        self._top_k = top_k
+        self._vocab_size = vocab_size
+        self._tail_model = tail_model
+        self._random = random.Random(seed)
+
+    def choose(self, path: str, body: dict[str, Any], version: str, source: str) -> "Overheard | None":
+        """Whether to listen in on this request, and how."""
+        if any(body.get(key) for key in OWN_LOGPROBS) or body.get("logprobs") == 0:
+            return None
+        if self._random.random() >= self._fraction:
+            return None
+        return Overheard(self, path, version, source, "control_variate" if is_fair(body) else "plug_in")
+
+    def options(self, path: str) -> dict[str, Any]:
+        """What is added to a request's body. One more than k: a token drawn outside the top displaces the last."""
+        wanted = self._top_k + 1
+        return {"logprobs": True, "top_logprobs": wanted} if path == CHAT_PATH else {"logprobs": wanted}
+
+    def record(self, heard: "Overheard") -> None:
+        tail_model = self._tail_model()
+        for rows in heard.rows.values():
+            # Fewer than k listed: texts of two tokens were the same. Nothing is concluded from such a sequence.
+            if not rows or any(len(top) < self._top_k for _, top in rows):
+                continue
+            sampled_T = np.array([sampled for sampled, _ in rows])
+            top_TK = np.array([sorted(top, reverse=True)[: self._top_k] for _, top in rows])
+            if not np.isfinite(sampled_T).all():
+                continue
+            found = estimate_tokens(sampled_T, top_TK, tail_model, self._vocab_size)
+            values = found.control_variate_T if heard.measured_by == "control_variate" else found.plug_in_T
+            self._series.add(heard.version, heard.source, heard.measured_by, values.tolist())
+
+
+class Overheard:
+    """One request whose answer carries logprobs that the client did not ask for."""
+
+    def __init__(self, owner: LiveLogprobs, path: str, version: str, source: str, measured_by: MeasuredBy) -> None:
+        self.version = version
+        self.source = source
+        self.measured_by: MeasuredBy = measured_by
+        self.rows: dict[int, list[tuple[float, list[float]]]] = defaultdict(list)
+        """By choice: the sampled token's logprob and the largest ones, for each token."""
+        self.options = owner.options(path)
+        self._owner = owner
+
+    def answer(self, content: bytes) -> bytes:
+        """A whole answer as the client expects it."""
+        stripped = self._strip(content)
+        self._owner.record(self)
+        assert stripped is not None
+        return stripped
+
+    async def stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Server-sent events as the client expects them, as they come."""
+        pending = b""
+        async for chunk in chunks:
+            *events, pending = (pending + chunk).split(b"\n\n")
+            passed = b"".join(stripped + b"\n\n" for event in events if (stripped := self._event(event)) is not None)
+            if passed:
+                yield passed
+        if pending:
+            yield pending
+        self._owner.record(self)
+
+    def _event(self, event: bytes) -> bytes | None:
+        prefix, data = event[:6], event[6:]
+        if prefix != b"data: " or not data.startswith(b"{"):
+            return event
+        stripped = self._strip(data)
+        return None if stripped is None else prefix + stripped
+
+    def _strip(self, content: bytes) -> bytes | None:
+        """Without logprobs; None for an event that vLLM sends for their sake alone."""
+        body = json.loads(content)
+        with_logprobs = [choice for choice in body.get("choices", []) if choice.get("logprobs")]
+        if not with_logprobs:
+            return content
+        for choice in with_logprobs:
+            self.rows[choice["index"]] += _rows(choice["logprobs"])
+            choice["logprobs"] = None
+            if choice.get("delta") == {} and choice.get("finish_reason") is None:
+                return None
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def is_fair(body: dict[str, Any]) -> bool:
+    """Whether this request's tokens are drawn from the policy's own distribution at temperature 1."""
+    if any(body.get(key) for key in BENDING):
+        return False
+    return all(body.get(key) is None or body[key] in neutral for key, neutral in NEUTRAL.items())
+
+
+def _rows(logprobs: dict[str, Any]) -> list[tuple[float, list[float]]]:
+    """(sampled, largest) of each token, from a chat's or a completion's logprobs object; null is not a number."""
+    if "content" in logprobs:
+        return [
+            (_number(token["logprob"]), [_number(top["logprob"]) for top in token["top_logprobs"]])
+            for token in logprobs["content"] or []
+        ]
+    tops = logprobs["top_logprobs"] or []
+    return [
+        (_number(sampled), [_number(value) for value in top.values()])
+        for sampled, top in zip(logprobs["token_logprobs"], tops, strict=True)
+    ]
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
