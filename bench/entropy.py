@@ -71,7 +71,7 @@ def estimators(states: States, vocabulary: int, report: Report) -> None:
         report.result(f"{name}_bias_rel", float(error.mean() / exact_T.mean()))
     assert estimates.upper_T is not None
     report.result(
-        "bounds_violated", float(np.mean((estimates.lower_T > exact_T + 1e-6) | (estimates.upper_T < exact_T - 1e-6)))
+        "bounds_violated", float(np.mean((estimates.lower_T > exact_T + 1e-5) | (estimates.upper_T < exact_T - 1e-5)))
     )
     _windows(judged, estimates, probes, report)
 

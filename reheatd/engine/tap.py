@@ -70,7 +70,7 @@ class EntropyTap(LogitsProcessor):
         self._sums: dict[tuple[str, str], _Sums] = {}
         self._stepped_at = time.monotonic()
         self._lock = threading.Lock()
-        self._probabilities = torch.empty(0)
+        self._scratch_RV = torch.empty(0)
         threading.Thread(target=self._ship, name="entropy tap", daemon=True).start()
 
     def is_argmax_invariant(self) -> bool:
@@ -104,9 +104,9 @@ class EntropyTap(LogitsProcessor):
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         if self._rows:
-            if self._probabilities.shape != logits.shape:
-                self._probabilities = torch.empty_like(logits)
-            entropies = row_entropies(logits, self._probabilities).tolist()
+            if self._scratch_RV.shape[-1] != logits.shape[-1]:
+                self._scratch_RV = torch.empty(torch.get_num_threads(), logits.shape[-1])
+            entropies = row_entropies(logits, self._scratch_RV)
             with self._lock:
                 for index, row in self._rows.items():
                     if index < len(entropies):
@@ -155,18 +155,23 @@ class EntropyTap(LogitsProcessor):
             row.entropies = []
 
 
-def row_entropies(logits_BV: torch.Tensor, scratch_BV: torch.Tensor) -> torch.Tensor:
-    """Entropy of softmax(logits), nats, [B].
+def row_entropies(logits_BV: torch.Tensor, scratch_RV: torch.Tensor) -> list[float]:
+    """Entropy of softmax(logits) of each row, nats.
 
     Args:
         logits_BV: fp32; a token that a grammar rules out is at -inf.
-        scratch_BV: Of the same shape; overwritten. A fresh one each step would cost more than the softmax.
+        scratch_RV: Overwritten. So many rows are computed at once: one for each thread, so that a row is read again
+            from the thread's own cache. All rows at once push the model's weights out, and the next step pays.
     """
-    torch.softmax(logits_BV, dim=-1, out=scratch_BV)
-    # log sum exp(z) = max z - log max p
-    top_B, at_B = scratch_BV.max(dim=-1)
-    lse_B = logits_BV.gather(-1, at_B[:, None])[:, 0] - top_B.log()
-    entropy_B = lse_B - torch.linalg.vecdot(scratch_BV, logits_BV)
-    if not bool(torch.isfinite(entropy_B).all()):  # 0 * -inf
-        entropy_B = lse_B - torch.where(scratch_BV > 0, scratch_BV * logits_BV, 0.0).sum(dim=-1)
-    return entropy_B
+    entropies = torch.empty(logits_BV.shape[0])
+    for start in range(0, logits_BV.shape[0], scratch_RV.shape[0]):
+        rows_RV = logits_BV[start : start + scratch_RV.shape[0]]
+        p_RV = scratch_RV[: rows_RV.shape[0]]
+        torch.softmax(rows_RV, dim=-1, out=p_RV)
+        # log sum exp(z) = max z - log max p
+        lse_R = rows_RV.amax(dim=-1) - p_RV.amax(dim=-1).log()
+        mean_R = torch.linalg.vecdot(p_RV, rows_RV)
+        if not bool(torch.isfinite(mean_R).all()):  # 0 * -inf
+            mean_R = torch.where(p_RV > 0, p_RV * rows_RV, 0.0).sum(dim=-1)
+        entropies[start : start + rows_RV.shape[0]] = lse_R - mean_R
+    return entropies.tolist()

@@ -4,6 +4,7 @@ What the client gets is byte for byte what it would have got: vLLM writes answer
 """
 
 import json
+import logging
 import math
 import random
 from collections import defaultdict
@@ -15,8 +16,18 @@ import numpy as np
 from reheatd.entropy.estimators import TailModel, estimate_tokens
 from reheatd.entropy.live import LiveSeries, MeasuredBy
 
+log = logging.getLogger(__name__)
+
 CHAT_PATH = "/v1/chat/completions"
-OWN_LOGPROBS = ("logprobs", "top_logprobs", "prompt_logprobs", "logprob_token_ids", "echo", "use_beam_search")
+OWN_LOGPROBS = (
+    "logprobs",
+    "top_logprobs",
+    "prompt_logprobs",
+    "logprob_token_ids",
+    "echo",
+    "use_beam_search",
+    "return_tokens_as_token_ids",
+)
 """A request that asks for one of these is left alone: its answer has logprobs of its own, or none by token."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "temperature": (1,),
@@ -73,17 +84,22 @@ class LiveLogprobs:
     def options(self, path: str) -> dict[str, Any]:
         """What is added to a request's body. One more than k: a token drawn outside the top displaces the last."""
         wanted = self._top_k + 1
-        return {"logprobs": True, "top_logprobs": wanted} if path == CHAT_PATH else {"logprobs": wanted}
+        if path == CHAT_PATH:
+            return {"logprobs": True, "top_logprobs": wanted}
+        # A completion's come in a dictionary keyed by text, where two tokens of equal text would be one.
+        return {"logprobs": wanted, "return_tokens_as_token_ids": True}
 
     def record(self, heard: "Overheard") -> None:
         tail_model = self._tail_model()
         for rows in heard.rows.values():
-            # Fewer than k listed: texts of two tokens were the same. Nothing is concluded from such a sequence.
-            if not rows or any(len(top) < self._top_k for _, top in rows):
+            if not rows:
                 continue
             sampled_T = np.array([sampled for sampled, _ in rows])
             top_TK = np.array([sorted(top, reverse=True)[: self._top_k] for _, top in rows])
             if not np.isfinite(sampled_T).all():
+                log.warning(
+                    "%s answered with a logprob that is not a number; its entropy is not counted", heard.version
+                )
                 continue
             found = estimate_tokens(sampled_T, top_TK, tail_model, self._vocab_size)
             values = found.control_variate_T if heard.measured_by == "control_variate" else found.plug_in_T
