@@ -40,6 +40,11 @@ class ServerSection(Section):
     """URL under which workers on other machines reach the gateway; default: http://host:port."""
     drain_timeout_s: float = Field(default=20.0, ge=0)
     """Longest wait for requests in flight when the daemon stops or a version is replaced, in seconds."""
+    max_concurrent_per_key: int | None = Field(default=None, ge=1)
+    """Most requests a client may have in flight, by API key or else by address; more get 429. Default: no limit. Jobs'
+    rollouts are not counted."""
+    silence_timeout_s: float = Field(default=600.0, gt=0)
+    """Longest a client waits without a byte from the engine, in seconds; then it gets 504 or an error in its stream."""
 
 
 class EngineSection(Section):

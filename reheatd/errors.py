@@ -84,6 +84,14 @@ class QueueFullError(ReheatdError):
     exit_code = 2
 
 
+class RateLimitError(ReheatdError):
+    """A client has too many requests in flight."""
+
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+    status = 429
+
+
 class MissingExtraError(ReheatdError, ImportError):
     """An optional part of the distribution is not installed."""
 
@@ -118,6 +126,13 @@ class EngineUnavailableError(EngineError):
 
     code = "engine_unavailable"
     status = 503
+
+
+class EngineTimeoutError(EngineError):
+    """The engine was silent for too long."""
+
+    code = "engine_timeout"
+    status = 504
 
 
 class DeliveryError(EngineError):

@@ -148,7 +148,15 @@ class Daemon:
                 vocab_size=vocabulary_size(policy.path),
                 tail_model=lambda: series.tail_moments().fit(),
             )
-        self._gateway = Gateway(self._engine_url, self._slots, self._swaps, store, live_logprobs)
+        self._gateway = Gateway(
+            self._engine_url,
+            self._slots,
+            self._swaps,
+            store,
+            live_logprobs,
+            max_concurrent_per_key=settings.server.max_concurrent_per_key,
+            silence_timeout_s=settings.server.silence_timeout_s,
+        )
         self._gateway.engine_ready = False
         self._tap = None
         if self._tap_socket is not None:

@@ -12,7 +12,7 @@ import logging
 import re
 import uuid
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,7 +28,8 @@ from reheatd.adapters.swap import SwapManager
 from reheatd.engine.client import IDLE_CONNECTION_S
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.tap_report import TapSource, tags
-from reheatd.errors import BadInputError, EngineUnavailableError, ReheatdError
+from reheatd.errors import BadInputError, EngineTimeoutError, EngineUnavailableError, ReheatdError
+from reheatd.gateway.limits import ConcurrencyLimit, client_of
 from reheatd.gateway.live_logprobs import LiveLogprobs, Overheard
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,9 @@ class Gateway:
         swaps: SwapManager,
         store: AdapterStore,
         live: LiveLogprobs | None = None,
+        *,
+        max_concurrent_per_key: int | None = None,
+        silence_timeout_s: float = 600.0,
     ) -> None:
         self.counts = RequestCounts()
         self.engine_ready = True
@@ -78,6 +82,8 @@ class Gateway:
         self._swaps = swaps
         self._store = store
         self._live = live
+        self._limit = ConcurrencyLimit(max_concurrent_per_key)
+        self._silence_timeout_s = silence_timeout_s
         self._session: aiohttp.ClientSession | None = None
 
     def routes(self) -> list[Route]:
@@ -126,7 +132,16 @@ class Gateway:
         name = body.get("model", ALIAS_NAME)
         if not isinstance(name, str):
             raise BadInputError(f"model must be a string, got {name!r}; GET /v1/models lists the names", param="model")
-        target, lease = await self._lease(name)
+        with ExitStack() as held:
+            if not ROLLOUT_NAME.match(name):
+                held.enter_context(self._limit.admit(client_of(request)))
+            target = await self._lease(name, held)
+            return await self._answer(request, request_id, body, target, held)
+
+    async def _answer(
+        self, request: Request, request_id: str, body: dict[str, Any], target: str, held: ExitStack
+    ) -> Response:
+        """The engine's answer; a stream takes over what is held until it is over."""
         headers = {key: value for key, value in request.headers.items() if key.lower() not in NOT_FORWARDED}
         headers[REQUEST_ID_HEADER] = request_id
         headers["content-type"] = "application/json"
@@ -142,7 +157,7 @@ class Gateway:
             if isinstance(xargs, dict):  # anything else is the engine's to refuse
                 body["vllm_xargs"] = {**xargs, **tags(*whose)}
         upstream: aiohttp.ClientResponse | None = None
-        handed_over = False
+        streaming = False
         try:
             upstream = await _unless_disconnected(
                 request,
@@ -157,9 +172,11 @@ class Gateway:
             answer_headers = {key: value for key, value in upstream.headers.items() if key.lower() not in NOT_FORWARDED}
             answer_headers[VERSION_HEADER] = version
             if upstream.content_type == "text/event-stream":
-                handed_over = True
+                streaming = True
                 chunks = self._relay(upstream)
-                return _LeasedStream(heard.stream(chunks) if heard else chunks, upstream, lease, answer_headers)
+                return _LeasedStream(
+                    heard.stream(chunks) if heard else chunks, upstream, held.pop_all(), answer_headers
+                )
             content = await _unless_disconnected(request, upstream.read())
             if content is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -171,26 +188,25 @@ class Gateway:
             if heard is not None and upstream.status == 200:
                 content = heard.answer(content)
             return Response(content, upstream.status, headers=answer_headers)
+        except aiohttp.SocketTimeoutError as error:
+            raise self._silence() from error
         except aiohttp.ClientError as error:
             log.warning("engine unavailable: %s", error)
             raise EngineUnavailableError(
                 f"the engine cannot be reached at the moment ({type(error).__name__}); try again in {RETRY_AFTER_S} s"
             ) from error
         finally:
-            if not handed_over:
-                if upstream is not None:
-                    upstream.close()
-                lease.__exit__(None, None, None)
+            if upstream is not None and not streaming:
+                upstream.close()
 
-    async def _lease(self, name: str) -> tuple[str, AbstractContextManager[None]]:
-        """The engine's name for `name`, loaded, with a lease on it already taken."""
+    async def _lease(self, name: str, held: ExitStack) -> str:
+        """The engine's name for `name`, loaded, with a lease on it already taken into `held`."""
         while True:
             target = self._swaps.model_for(name)
             if target == BASE_MODEL_NAME or self._slots.is_loaded(target):
                 # No await between resolving the alias and taking the lease: a drain never misses this request.
-                lease = self._slots.lease(target)
-                lease.__enter__()
-                return target, lease
+                held.enter_context(self._slots.lease(target))
+                return target
             await self._swaps.load_on_demand(target)
 
     async def _relay(self, upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -198,16 +214,25 @@ class Gateway:
         try:
             async for chunk in upstream.content.iter_any():
                 yield chunk
+        except aiohttp.SocketTimeoutError:
+            self.counts.failed += 1
+            yield _error_event(self._silence())
         except aiohttp.ClientError as error:
             self.counts.failed += 1
             log.warning("the engine broke off a stream: %s", error)
             broken = EngineUnavailableError(f"the engine broke off the stream ({type(error).__name__}); try again")
-            yield b"data: " + json.dumps(broken.openai_object()).encode() + b"\n\n"
+            yield _error_event(broken)
+
+    def _silence(self) -> EngineTimeoutError:
+        return EngineTimeoutError(
+            f"the engine has not sent a byte for {self._silence_timeout_s:g} s (server.silence_timeout_s); try again "
+            "later or ask for fewer tokens"
+        )
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=self._silence_timeout_s),
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S),
                 auto_decompress=False,
             )
@@ -224,19 +249,23 @@ class _LeasedStream(StreamingResponse):
         self,
         content: AsyncIterator[bytes],
         upstream: aiohttp.ClientResponse,
-        lease: AbstractContextManager[None],
+        held: ExitStack,
         headers: dict[str, str],
     ) -> None:
         super().__init__(content, status_code=upstream.status, headers=headers)
         self._upstream = upstream
-        self._lease = lease
+        self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             self._upstream.close()
-            self._lease.__exit__(None, None, None)
+            self._held.close()
+
+
+def _error_event(error: ReheatdError) -> bytes:
+    return b"data: " + json.dumps(error.openai_object()).encode() + b"\n\n"
 
 
 def error_response(error: ReheatdError) -> JSONResponse:

@@ -97,9 +97,7 @@ class LiveLogprobs:
             sampled_T = np.array([sampled for sampled, _ in rows])
             top_TK = np.array([sorted(top, reverse=True)[: self._top_k] for _, top in rows])
             if not np.isfinite(sampled_T).all():
-                log.warning(
-                    "%s answered with a logprob that is not a number; its entropy is not counted", heard.version
-                )
+                log.warning("%s answered with a logprob that is no number; its entropy is not counted", heard.version)
                 continue
             found = estimate_tokens(sampled_T, top_TK, tail_model, self._vocab_size)
             values = found.control_variate_T if heard.measured_by == "control_variate" else found.plug_in_T
