@@ -6,13 +6,14 @@ ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 # For machines whose pip does not find the CPU build of torch by itself: the URL of PyTorch's own CPU wheel index.
 TORCH_INDEX ?=
 
-VENV  := .venv
-BIN   := $(VENV)/bin
-READY := $(VENV)/.ready-$(ENGINE)
-PIP   := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+VENV    := .venv
+BIN     := $(VENV)/bin
+LITELLM := .venv-litellm
+READY   := $(VENV)/.ready-$(ENGINE)
+PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector experiment experiment-quick experiment-reheating test-compose lock clean
+.PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-gateway experiment experiment-quick experiment-reheating test-compose lock clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +65,15 @@ bench-rl: $(READY)  ## A whole RL update against TRL's GRPOTrainer on the same r
 bench-entropy: $(READY)  ## Entropy estimators against the exact value; what the engine's tap and monitoring cost
 	@$(BIN)/python -m bench.entropy
 
+bench-gateway: $(READY) $(LITELLM)/.ready  ## What the gateway costs, beside LiteLLM's proxy
+	@$(BIN)/python -m bench.gateway --litellm $(LITELLM)/bin/litellm
+
+$(LITELLM)/.ready: locks/litellm.lock
+	@echo "reheatd: installing LiteLLM into $(LITELLM)"
+	@$(PYTHON) -m venv $(LITELLM)
+	@$(LITELLM)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r locks/litellm.lock
+	@touch $@
+
 bench-detector: $(READY)  ## The collapse detector against a threshold, Page-Hinkley and ADWIN
 	@$(BIN)/python -m bench.detector
 
@@ -86,6 +96,7 @@ lock:  ## Resolve the lock files again (needs uv; torch's CPU build must be find
 	  --python-version 3.11 --no-header --no-emit-find-links --no-emit-index-url -q -o locks/core.lock
 	uv pip compile pyproject.toml --extra worker --extra engine-cuda --extra dev --extra dev-cuda \
 	  --python-version 3.11 --no-header --no-emit-find-links --no-emit-index-url -q -o locks/engine-cuda.lock
+	echo 'litellm[proxy]' | uv pip compile - --python-version 3.11 --no-header --no-emit-index-url -q -o locks/litellm.lock
 
 clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) $(LITELLM) .pytest_cache .ruff_cache build *.egg-info

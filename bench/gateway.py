@@ -1,0 +1,192 @@
+"""What the gateway costs: `python -m bench.gateway --litellm PATH`.
+
+A stub that answers at once, asked directly, through a whole reheatd daemon, and through LiteLLM's proxy with one
+worker, by turns; then real vLLM with SmolLM2-135M, directly and through the daemon. `make bench-gateway` installs
+LiteLLM into an environment of its own.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import aiohttp
+
+from bench.http_load import Load, run_load
+from bench.report import Report
+from reheatd.config import BUILTIN_POLICY
+from reheatd.engine.policy_model import resolve_policy
+from reheatd.ports import reserve_port
+from tests.engine_process import running_engine
+
+CHAT = "/v1/chat/completions"
+ROUNDS = 5
+SECONDS = 4.0
+BUSY_CONNECTIONS = 32
+CONCURRENCY = 16
+NEW_TOKENS = 48
+VLLM_TURNS = 12
+START_TIMEOUT_S = 180.0
+SIDES = ("direct", "reheatd", "litellm")
+
+
+@contextmanager
+def process(argv: list[str], ready_url: str, log: Path, **environment: str) -> Iterator[None]:
+    """A server, until `ready_url` answers with 200."""
+    with log.open("wb") as output:
+        running = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment})
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not _answers(ready_url):
+            if running.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{argv[0]} did not come up:\n{log.read_text()[-3000:]}")
+            time.sleep(0.2)
+        yield
+    finally:
+        running.terminate()
+        running.wait(timeout=60)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+@contextmanager
+def daemon(engine_url: str, folder: Path, model: Path) -> Iterator[int]:
+    """The whole daemon in front of an engine; its port."""
+    folder.mkdir()
+    port = reserve_port()
+    config = folder / "reheatd.toml"
+    config.write_text(
+        f"data_dir = '{folder}/data'\n[policy]\nmodel = '{model}'\n[server]\nport = {port}\n"
+        f"[engine]\nurl = '{engine_url}'\n[workers]\ncount = 0\n[control]\nmode = 'observe'\n"
+        "[entropy]\ninterval_s = 3600\nbaseline_windows = 1\n"
+    )
+    argv = [str(Path(sys.executable).with_name("reheatd")), "serve", "--config", str(config)]
+    with process(argv, f"http://127.0.0.1:{port}/health", folder / "log"):
+        yield port
+
+
+@contextmanager
+def litellm(executable: Path, engine_url: str, folder: Path) -> Iterator[int]:
+    folder.mkdir()
+    port = reserve_port()
+    config = folder / "config.yaml"
+    config.write_text(
+        "model_list:\n  - model_name: policy\n    litellm_params:\n      model: openai/base\n"
+        f"      api_base: {engine_url}/v1\n      api_key: none\n"
+        "litellm_settings:\n  set_verbose: false\n  telemetry: false\n"
+    )
+    argv = [str(executable), "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
+    # Its price list is otherwise fetched from the network at every start.
+    environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    with process(argv, f"http://127.0.0.1:{port}/health/liveliness", folder / "log", **environment):
+        yield port
+
+
+def stub_sides(executable: Path, scratch: Path, model: Path, report: Report) -> None:
+    body = json.dumps({"model": "policy", "messages": [{"role": "user", "content": "What is 2 + 2?"}]}).encode()
+    with ExitStack() as running:
+        stub = reserve_port()
+        url = f"http://127.0.0.1:{stub}"
+        argv = [sys.executable, "-m", "bench.stub_engine", str(stub)]
+        running.enter_context(process(argv, f"{url}/health", scratch / "stub.log"))
+        ports = {
+            "direct": stub,
+            "reheatd": running.enter_context(daemon(url, scratch / "reheatd", model)),
+            "litellm": running.enter_context(litellm(executable, url, scratch / "litellm")),
+        }
+        loads: dict[tuple[str, int], list[Load]] = {}
+        for turn in range(ROUNDS + 1):
+            for connections in (1, BUSY_CONNECTIONS):
+                for side in SIDES:
+                    load = run_load(ports[side], CHAT, body, connections=connections, seconds=SECONDS)
+                    if turn:  # the first warms up
+                        loads.setdefault((side, connections), []).append(load)
+                    print(
+                        f"turn {turn}: {side}, {connections} at once: {load.requests_per_second:.0f} requests/s",
+                        flush=True,
+                    )
+
+    def median(side: str, connections: int, figure: str) -> float:
+        values = {
+            "rps": lambda load: load.requests_per_second,
+            "p50": lambda load: load.percentile_ms(50),
+            "p99": lambda load: load.percentile_ms(99),
+        }
+        return statistics.median(values[figure](load) for load in loads[side, connections])
+
+    for side in SIDES[1:]:
+        suffix = "" if side == "reheatd" else f"_{side}"
+        for figure in ("p50", "p99"):
+            added = median(side, 1, figure) - median("direct", 1, figure)
+            report.result(f"added_{figure}_ms{suffix}", added, "ms")
+    for side in SIDES:
+        report.result(f"rps_{side}", median(side, BUSY_CONNECTIONS, "rps"), "requests/s")
+        report.result(f"busy_p99_ms_{side}", median(side, BUSY_CONNECTIONS, "p99"), "ms")
+    report.result(
+        "rps_vs_litellm", median("reheatd", BUSY_CONNECTIONS, "rps") / median("litellm", BUSY_CONNECTIONS, "rps")
+    )
+
+
+async def throughput(url: str, model: str, turn: int) -> float:
+    """Completion tokens per second of `CONCURRENCY` streams of fixed length."""
+
+    async def one(session: aiohttp.ClientSession, stream: int) -> None:
+        body = {"model": model, "prompt": f"{turn} {stream} tell me a story about a river", "max_tokens": NEW_TOKENS,
+                "ignore_eos": True, "stream": True}  # fmt: skip
+        async with session.post(f"{url}/v1/completions", json=body) as answer:
+            answer.raise_for_status()
+            async for _ in answer.content.iter_any():
+                pass
+
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as session:
+        started = time.perf_counter()
+        await asyncio.gather(*(one(session, stream) for stream in range(CONCURRENCY)))
+        return CONCURRENCY * NEW_TOKENS / (time.perf_counter() - started)
+
+
+def vllm_sides(scratch: Path, model: Path, report: Report) -> None:
+    with ExitStack() as running:
+        engine = running.enter_context(running_engine(model, scratch / "engine.log", kv_cache_bytes=256 << 20))
+        port = running.enter_context(daemon(engine, scratch / "before-vllm", model))
+        sides = {"direct": (engine, "base"), "reheatd": (f"http://127.0.0.1:{port}", "policy")}
+        for url, name in sides.values():
+            asyncio.run(throughput(url, name, 0))
+        ratios = []
+        for turn in range(1, VLLM_TURNS + 1):
+            order = list(sides) if turn % 2 else list(sides)[::-1]
+            speeds = {side: asyncio.run(throughput(*sides[side], turn)) for side in order}
+            ratios.append(speeds["reheatd"] / speeds["direct"])
+            print(f"turn {turn}: direct {speeds['direct']:.0f}, reheatd {speeds['reheatd']:.0f} tokens/s", flush=True)
+    report.result("vllm_throughput_vs_direct", statistics.median(ratios))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What the gateway costs.")
+    parser.add_argument("--litellm", type=Path, required=True, help="the executable of LiteLLM's proxy")
+    arguments = parser.parse_args()
+    report = Report("gateway")
+    model = resolve_policy(BUILTIN_POLICY)
+    with tempfile.TemporaryDirectory(prefix="reheatd-bench-") as folder:
+        scratch = Path(folder)
+        stub_sides(arguments.litellm, scratch, model, report)
+        vllm_sides(scratch, model, report)
+    report.write(rounds=ROUNDS, seconds=SECONDS, connections=BUSY_CONNECTIONS, concurrency=CONCURRENCY)
+
+
+if __name__ == "__main__":
+    main()
