@@ -91,8 +91,12 @@ def litellm(executable: Path, engine_url: str, folder: Path) -> Iterator[int]:
         "litellm_settings:\n  set_verbose: false\n  telemetry: false\n"
     )
     argv = [str(executable), "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
-    # Its price list is otherwise fetched from the network at every start.
-    environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    # Its price list is otherwise fetched from the network at every start, and it wants a key to check.
+    environment = {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    }
     with process(argv, f"http://127.0.0.1:{port}/health/liveliness", folder / "log", **environment):
         yield port
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import uvloop
@@ -38,10 +39,10 @@ def run_load(port: int, path: str, body: bytes, *, connections: int, seconds: fl
 
 async def _run(port: int, request: bytes, connections: int, seconds: float) -> Load:
     loop = asyncio.get_running_loop()
-    clients = [
-        (await loop.create_connection(lambda: _Client(request, loop.create_future()), "127.0.0.1", port))[1]
-        for _ in range(connections)
-    ]
+    clients = [_Client(request, loop) for _ in range(connections)]
+    for client in clients:
+        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
+        await client.connected
     started = time.perf_counter()
     for client in clients:
         client.begin(started + seconds)
@@ -51,8 +52,9 @@ async def _run(port: int, request: bytes, connections: int, seconds: float) -> L
 
 
 class _Client(asyncio.Protocol):
-    def __init__(self, request: bytes, done: "asyncio.Future[None]") -> None:
-        self.done = done
+    def __init__(self, request: bytes, loop: asyncio.AbstractEventLoop) -> None:
+        self.connected: asyncio.Future[None] = loop.create_future()
+        self.done: asyncio.Future[None] = loop.create_future()
         self.latencies: list[float] = []
         self._request = request
         self._received = bytearray()
@@ -60,8 +62,8 @@ class _Client(asyncio.Protocol):
         self._deadline = self._sent = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
+        self.connected.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():
