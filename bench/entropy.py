@@ -7,10 +7,8 @@ share of the engine's capacity that monitoring takes.
 
 import asyncio
 import json
-import socket
 import statistics
 import tempfile
-import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,8 +32,9 @@ from reheatd.entropy.estimators import (
 from reheatd.entropy.live import tap_socket
 from reheatd.entropy.meter import EntropyMeter, vocabulary_size
 from reheatd.entropy.probes import load_probes
-from reheatd.entropy.tap_report import TapReport, tags
+from reheatd.entropy.tap_report import tags
 from tests.engine_process import running_engine
+from tests.tap_ear import TapEar
 
 SETTINGS = EntropySection()
 ROUNDS = 32
@@ -141,33 +140,7 @@ def _windows(judged: States, estimates: TokenEstimates, probes: int, report: Rep
 @dataclass
 class Engine:
     url: str
-    tap: "TapEar | None" = None
-
-
-class TapEar:
-    """Hears a tap, and remembers the newest sums of each version."""
-
-    def __init__(self, listener: socket.socket) -> None:
-        self.newest: dict[str, TapReport] = {}
-        listener.setblocking(True)
-        threading.Thread(target=self._hear, args=(listener,), daemon=True).start()
-
-    def _hear(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                report = TapReport.decode(listener.recv(1 << 16))
-            except OSError:
-                return
-            self.newest[report.version] = report
-
-    async def mean(self, version: str, tokens: int) -> float:
-        """Nats per token, once that many have been reported."""
-        async with asyncio.timeout(30):
-            while version not in self.newest or self.newest[version].moments.tokens < tokens:
-                await asyncio.sleep(0.1)
-        sums = self.newest[version].moments
-        assert sums.tokens == tokens, f"the tap counted {sums.tokens} tokens of {tokens}"
-        return sums.entropy / sums.tokens
+    tap: TapEar | None = None
 
 
 async def tap_error(engine: Engine) -> float:
@@ -189,7 +162,9 @@ async def tap_error(engine: Engine) -> float:
         logprobs = np.array(list(row.values()), dtype=np.float64)
         logprobs -= np.log(np.exp(logprobs).sum())
         exact.append(float(-(np.exp(logprobs) * logprobs).sum()))
-    return abs(await engine.tap.mean("exact", len(exact)) - statistics.fmean(exact))
+    sums = engine.tap.sums_of("exact", len(exact), "probe")
+    assert sums.tokens == len(exact), f"the tap counted {sums.tokens} tokens of {len(exact)}"
+    return abs(sums.entropy / sums.tokens - statistics.fmean(exact))
 
 
 async def throughput(url: str, turn: int) -> float:

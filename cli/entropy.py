@@ -93,8 +93,9 @@ def plan(
 ) -> None:
     """Say how many probes, and how many top logprobs, an interval of a wanted width takes, and what that costs.
 
-    Samples a window for each k from the server at `--url`, with the probes of the configuration.
+    Samples a window for each k through the daemon, with the probes of the configuration.
     """
+    DaemonClient(url).get("/reheatd/v1/status")  # says what to do when there is none
     settings = load_settings(config).entropy
     probes = load_probes(settings.probes, settings.probe_count)
 

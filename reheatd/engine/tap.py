@@ -7,7 +7,7 @@ source are sent to the daemon by a thread of its own; see `reheatd.entropy.tap_r
 Loaded by name (`--logits-processors`) in the engine's core process, and in the API server's, which makes none.
 """
 
-import contextlib
+import logging
 import os
 import socket
 import threading
@@ -24,6 +24,8 @@ from reheatd.entropy.tap_report import ADDRESS_ENV, SOURCE_ARG, VERSION_ARG, Tap
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+
+logger = logging.getLogger(__name__)
 
 SEND_EVERY_S = 1.0
 IDLE_S = 2.0
@@ -121,6 +123,7 @@ class EntropyTap(LogitsProcessor):
 
     def _ship(self) -> None:
         sent_at = repeated_at = 0.0
+        failed = False
         while True:
             time.sleep(SEND_EVERY_S)
             now = time.monotonic()
@@ -139,12 +142,22 @@ class EntropyTap(LogitsProcessor):
                 sent_at = now
             if not reports:
                 continue
-            # While no daemon is there, its name may not resolve. The sums go on and are repeated.
-            with contextlib.suppress(OSError):
-                family, kind, protocol, _, address = socket.getaddrinfo(*self._daemon, type=socket.SOCK_DGRAM)[0]
-                with socket.socket(family, kind, protocol) as sender:
-                    for report in reports:
-                        sender.sendto(report, address)
+            failed_before = failed
+            try:
+                self._send(reports)
+            except OSError as error:
+                # While no daemon is there, its name may not resolve. The sums go on and are repeated.
+                failed = True
+                if not failed_before:
+                    logger.warning("entropy tap: %s:%d cannot be reached, trying again: %s", *self._daemon, error)
+            else:
+                failed = False
+
+    def _send(self, reports: list[bytes]) -> None:
+        family, kind, protocol, _, address = socket.getaddrinfo(*self._daemon, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as sender:
+            for report in reports:
+                sender.sendto(report, address)
 
     def _flush(self) -> None:
         """Counts what has been decoded so far; a sequence that goes on after all counts on as another one."""

@@ -129,7 +129,16 @@ class LiveSeries:
                     "INSERT OR REPLACE INTO live_sums VALUES (?, ?, ?)",
                     (run, window.time, json.dumps(asdict(totals))),
                 )
-            self._db.execute("DELETE FROM live_sums WHERE time < ?", (window.time - KEEP_SUMS_S,))
+        self._forget(window.time - KEEP_SUMS_S)
+
+    def _forget(self, before: float) -> None:
+        """Drops runs that have added nothing since; kept in one place only, they would be counted again."""
+        rows = self._db.execute("SELECT run FROM live_sums WHERE time < ?", (before,)).fetchall()
+        for runs in self._totals.values():
+            for row in rows:
+                runs.pop(row["run"], None)
+        with self._db:
+            self._db.execute("DELETE FROM live_sums WHERE time < ?", (before,))
 
     def _read(self, run: str) -> Moments:
         row = self._db.execute("SELECT moments FROM live_sums WHERE run = ?", (run,)).fetchone()

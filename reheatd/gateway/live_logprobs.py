@@ -92,7 +92,8 @@ class LiveLogprobs:
     def record(self, heard: "Overheard") -> None:
         tail_model = self._tail_model()
         for rows in heard.rows.values():
-            if not rows:
+            if any(len(top) < self._top_k for _, top in rows):
+                log.warning("%s answered with fewer than %d logprobs a token; not counted", heard.version, self._top_k)
                 continue
             sampled_T = np.array([sampled for sampled, _ in rows])
             top_TK = np.array([sorted(top, reverse=True)[: self._top_k] for _, top in rows])

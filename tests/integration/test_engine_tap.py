@@ -1,12 +1,9 @@
 """The entropy tap in real vLLM: every decoded token counted once, for whom it was decoded, with its exact entropy."""
 
 import asyncio
-import socket
-import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +13,10 @@ import pytest
 
 from reheatd.entropy.live import tap_socket
 from reheatd.entropy.moments import Moments
-from reheatd.entropy.tap_report import TapReport, tags
+from reheatd.entropy.tap_report import tags
 from tests.engine_process import running_engine
 from tests.random_adapter import random_adapter
+from tests.tap_ear import TapEar
 from tests.tiny_policy import VOCABULARY
 
 
@@ -27,43 +25,16 @@ class Tapped:
     """An engine with a tap, and what the tap has said so far."""
 
     url: str
-    reports: dict[str, TapReport] = field(default_factory=dict)
-    """The newest of each run of sums."""
-
-    def sums(self, version: str, source: str = "live") -> Moments:
-        found = Moments()
-        for report in list(self.reports.values()):
-            if (report.version, report.source) == (version, source):
-                found += report.moments
-        return found
-
-    def sums_of(self, version: str, tokens: int, source: str = "live") -> Moments:
-        """Once `tokens` have been reported."""
-        deadline = time.monotonic() + 20
-        while self.sums(version, source).tokens < tokens and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return self.sums(version, source)
+    ear: TapEar
 
 
 @pytest.fixture(scope="module")
 def tapped(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tapped]:
     folder = tmp_path_factory.mktemp("tapped")
     with tap_socket("127.0.0.1:0") as listener:
-        listener.setblocking(True)
         address = "{}:{}".format(*listener.getsockname())
         with running_engine(tiny_policy, folder / "log", tap_address=address, max_logprobs=VOCABULARY) as url:
-            engine = Tapped(url)
-            threading.Thread(target=_hear, args=(listener, engine), daemon=True).start()
-            yield engine
-
-
-def _hear(listener: socket.socket, engine: Tapped) -> None:
-    while True:
-        try:
-            report = TapReport.decode(listener.recv(1 << 16))
-        except OSError:
-            return
-        engine.reports[report.run] = report
+            yield Tapped(url, TapEar(listener))
 
 
 @asynccontextmanager
@@ -118,14 +89,14 @@ def test_mixed_traffic_is_measured_exactly_and_told_apart(tapped: Tapped, tiny_p
 
     for name, sequences in asyncio.run(body()).items():
         tokens = sum(map(len, sequences))
-        sums = tapped.sums_of(name, tokens)
+        sums = tapped.ear.sums_of(name, tokens)
         assert (sums.tokens, sums.sequences) == (tokens, len(sequences))
         assert sums.entropy / tokens == pytest.approx(np.concatenate(sequences).mean(), abs=1e-5)
         assert sums.squared_entropy == pytest.approx(sum(s.sum() ** 2 for s in sequences), rel=1e-5)
         assert sums.position_tokens[0] == len(sequences)
         first = np.mean([sequence[0] for sequence in sequences])
         assert sums.position_entropy[0] / len(sequences) == pytest.approx(first, abs=1e-5)
-    assert tapped.sums("base", "probe") == Moments()
+    assert tapped.ear.sums("base", "probe") == Moments()
 
 
 def test_a_client_that_leaves_and_one_that_says_nothing(tapped: Tapped) -> None:
@@ -142,12 +113,12 @@ def test_a_client_that_leaves_and_one_that_says_nothing(tapped: Tapped) -> None:
                 assert answer.status == 200
         return received
 
-    seen = set(tapped.reports)
+    seen = set(tapped.ear.reports)
     received = asyncio.run(body())
-    sums = tapped.sums_of("left", received, "probe")
+    sums = tapped.ear.sums_of("left", received, "probe")
     assert received <= sums.tokens < 900
     assert sums.sequences == 1
-    new = [tapped.reports[run] for run in set(tapped.reports) - seen]
+    new = [tapped.ear.reports[run] for run in set(tapped.ear.reports) - seen]
     assert [report.version for report in new] == ["left"]  # untagged tokens belong to nobody
 
 
@@ -160,6 +131,6 @@ def test_tokens_that_a_grammar_rules_out_do_not_count(tapped: Tapped) -> None:
                 assert answer.status == 200, await answer.text()
 
     asyncio.run(body())
-    sums = tapped.sums_of("masked", 12)
+    sums = tapped.ear.sums_of("masked", 12)
     assert sums.tokens == 12
     assert 0 < sums.entropy / 12 <= np.log(2) + 1e-6

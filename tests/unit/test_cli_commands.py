@@ -25,6 +25,8 @@ from tests.unit.report_support import job_report
 COMMANDS = [
     ["status"],
     ["entropy"],
+    ["entropy", "live"],
+    ["entropy", "plan", "--width", "0.1"],
     ["reheat", "--tau", "1.5"],
     ["rl"],
     ["adapters", "list"],

@@ -118,3 +118,20 @@ def test_datagrams_arrive_and_nonsense_is_ignored(db: Connection, caplog: pytest
 
     assert asyncio.run(body()) == [3.0]
     assert caplog.text.count("ignored") == 3
+
+
+def test_what_is_forgotten_after_a_day_is_not_counted_again(db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1e9
+    monkeypatch.setattr("time.time", lambda: now)
+    series = LiveSeries(db, confidence=0.95)
+    series.take(report(moments([1.0], [1.0]), run="idle", version="policy-v1"))
+    series.add("policy-v1", "live", "plug_in", [4.0])
+    series.add("policy-v1", "live", "plug_in", [4.0])
+    assert len(series.close_windows()) == 2
+    now += 2 * 86_400
+    series.take(report(moments([2.0], [2.0]), run="busy", version="policy-v2"))
+    assert [window.version for window in series.close_windows()] == ["policy-v2"]
+    assert series.close_windows() == []
+    for _ in range(2):
+        series.add("policy-v1", "live", "plug_in", [6.0])
+    assert [window.estimate.mean for window in series.close_windows()] == [6.0]

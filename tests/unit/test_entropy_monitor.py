@@ -12,6 +12,7 @@ from reheatd.config import EntropySection
 from reheatd.database import connect
 from reheatd.engine.client import EngineClient, Sample, TokenLogprobs
 from reheatd.entropy.detector import CollapseDetector
+from reheatd.entropy.estimators import TailMoments
 from reheatd.entropy.monitor import EntropyMeter, EntropyMonitor, OutdatedWindowError
 from reheatd.entropy.probes import load_probes
 from reheatd.entropy.series import EntropySeries, Window
@@ -334,3 +335,19 @@ def test_the_tail_model_learns_from_earlier_windows_only(tmp_path: Path) -> None
         assert daemon.series.tail_moments().draws > before
 
     drive(tmp_path, story)
+
+
+def test_the_schedule_goes_by_the_fastest_of_the_last_windows(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"interval_s": 120.0, "max_share": 0.01})
+    daemon = Daemon(tmp_path, SimulatedEngine(), settings)
+    assert daemon.monitor._pause_s() == 120
+
+    async def one() -> Window:
+        return await daemon.monitor.take_window()
+
+    taken = asyncio.run(one())
+    daemon.db.execute("DELETE FROM entropy_windows")
+    for seconds in (8.0, 4.0, 6.0):
+        daemon.series.append(taken.model_copy(update={"seconds": seconds}), TailMoments())
+    assert daemon.monitor._pause_s() == pytest.approx(400)
+    daemon.db.close()

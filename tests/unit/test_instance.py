@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -67,6 +68,13 @@ def test_a_port_in_use_is_named_with_the_way_out() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(PortInUseError, match=rf"port {port} .*--port"):
             listen("127.0.0.1", port)
+
+
+def test_answers_do_not_wait_for_the_client_to_acknowledge_their_headers() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_an_address_of_another_machine_is_named_with_the_way_out() -> None:

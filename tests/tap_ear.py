@@ -1,0 +1,39 @@
+"""Hears an engine's entropy tap, in tests and benchmarks."""
+
+import socket
+import threading
+import time
+
+from reheatd.entropy.moments import Moments
+from reheatd.entropy.tap_report import TapReport
+
+
+class TapEar:
+    """Keeps the newest report of each run of sums, until `listener` is closed."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.reports: dict[str, TapReport] = {}
+        listener.setblocking(True)
+        threading.Thread(target=self._hear, args=(listener,), daemon=True).start()
+
+    def sums(self, version: str, source: str = "live") -> Moments:
+        found = Moments()
+        for report in list(self.reports.values()):
+            if (report.version, report.source) == (version, source):
+                found += report.moments
+        return found
+
+    def sums_of(self, version: str, tokens: int, source: str = "live") -> Moments:
+        """Once `tokens` have been reported, or after 20 seconds without."""
+        deadline = time.monotonic() + 20
+        while self.sums(version, source).tokens < tokens and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return self.sums(version, source)
+
+    def _hear(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                report = TapReport.decode(listener.recv(1 << 16))
+            except OSError:
+                return
+            self.reports[report.run] = report
