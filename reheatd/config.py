@@ -49,11 +49,14 @@ class ServerSection(Section):
 
 class EngineSection(Section):
     url: str | None = None
-    """URL of a vLLM server that is already running; default: start one as a child on loopback."""
+    """URL of a vLLM server that is already running, or several, separated by commas; default: start `replicas` of them
+    as children on loopback."""
+    replicas: int = Field(default=1, ge=1)
+    """Engines of our own to start. All serve the same version; each gets its share of the cores or GPUs."""
     host: str = "127.0.0.1"
     """Address an engine of our own listens on. Its adapter endpoints know no keys: keep it off public networks."""
     port: int = Field(default=0, ge=0, le=65535)
-    """Port an engine of our own listens on; 0 picks a free one."""
+    """Port an engine of our own listens on, the next ones where there are several; 0 picks free ones."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Which vLLM build to expect; `auto` takes CUDA where a driver is present."""
     max_loras: int = Field(default=6, ge=4)
@@ -61,7 +64,7 @@ class EngineSection(Section):
     max_lora_rank: int = Field(default=16, ge=1)
     """Largest LoRA rank the engine accepts."""
     kv_cache_bytes: int = Field(default=1 << 30, ge=1 << 20)
-    """KV cache of the CPU engine, in bytes."""
+    """KV cache of each CPU engine, in bytes."""
     gpu_memory_utilization: float = Field(default=0.6, gt=0, lt=1)
     """Share of GPU memory the engine takes; the worker needs the rest when they share a GPU."""
     max_num_seqs: int = Field(default=64, ge=1)
@@ -69,11 +72,30 @@ class EngineSection(Section):
     max_logprobs: int = Field(default=64, ge=21)
     """Most logprobs per token a request may ask for; monitoring asks for 21."""
     cpu_threads_bind: str | None = None
-    """`VLLM_CPU_OMP_THREADS_BIND` of the CPU engine; default: every core this process may use."""
+    """`VLLM_CPU_OMP_THREADS_BIND` of every CPU engine; default: the cores this process may use, shared out."""
     startup_timeout_s: float = Field(default=300.0, gt=0)
     """Longest wait until the engine generates its first token, in seconds."""
     extra_args: list[str] = []
     """Further vLLM command-line arguments, passed through as they are."""
+
+    @property
+    def urls(self) -> list[str]:
+        """The servers that are already running; empty when the engines are our own."""
+        return [url.strip() for url in self.url.split(",")] if self.url else []
+
+    @model_validator(mode="after")
+    def _engines(self) -> "EngineSection":
+        if self.url is not None and self.replicas > 1:
+            raise ValueError(
+                f"replicas = {self.replicas} is about engines of our own, url names others; list them all in url, "
+                "separated by commas, or leave it out"
+            )
+        for url in self.urls:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"url has {url!r}, which is not like http://host:8100")
+        if len(set(self.urls)) < len(self.urls):
+            raise ValueError(f"url = {self.url!r} names an engine twice")
+        return self
 
 
 class BrokerSection(Section):

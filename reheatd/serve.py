@@ -8,14 +8,14 @@ import socket
 import sqlite3
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
 
-from reheatd.adapters.lineage import BASE_MODEL_NAME, version_name
+from reheatd.adapters.lineage import version_name
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager, engine_name
 from reheatd.adapters.validate import base_digest, validate_adapter
@@ -27,9 +27,11 @@ from reheatd.control.controller import Controller
 from reheatd.control.ledger import Ledger
 from reheatd.control.parts import Parts, ServedPolicy
 from reheatd.database import connect
-from reheatd.engine.client import EngineClient, Sample
+from reheatd.engine.keeper import EngineKeeper
 from reheatd.engine.launch import Device, detect_device, engine_command, taps
 from reheatd.engine.policy_model import resolve_policy
+from reheatd.engine.pool import EnginePool, Replica
+from reheatd.engine.probe_client import ProbeClient
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.detector import CollapseDetector
 from reheatd.entropy.live import LiveSeries, TapListener, close_windows_every, tap_socket
@@ -37,7 +39,6 @@ from reheatd.entropy.meter import EntropyMeter, vocabulary_size
 from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.probes import load_probes
 from reheatd.entropy.series import EntropySeries, series_key
-from reheatd.entropy.tap_report import tags
 from reheatd.errors import ConfigError, EngineError, ReheatdError
 from reheatd.extras import require_engine_extra, require_worker_extra
 from reheatd.gateway.app import Gateway
@@ -117,27 +118,25 @@ class Daemon:
             self._broker = None
             self._broker_url = settings.broker.url
         engine = settings.engine
-        port = engine.port or reserve_port(engine.host)
-        self._engine_url = engine.url or url_of(engine.host, port)
         tapped = settings.entropy.tap != "off" if engine.url else taps(settings, device)
         self._tap_socket = _listen_to_taps(settings.entropy.tap_address) if tapped else None
         tap_address = "{}:{}".format(*self._tap_socket.getsockname()[:2]) if self._tap_socket else None
-        self._engine_command = None
-        if engine.url is None:
-            self._engine_command = engine_command(settings, policy.path, port, device, tap_address=tap_address)
+        replicas, commands = _engines(settings, policy, device, tap_address)
+        self._pool = EnginePool(replicas)
 
         store = AdapterStore(settings.adapters_dir, db)
-        self._client = EngineClient(self._engine_url)
-        self._slots = AdapterSlots(self._client, engine.max_loras)
+        self._slots = AdapterSlots(self._pool, engine.max_loras)
         self._swaps = SwapManager(
             store,
             self._slots,
-            self._client,
+            self._pool,
             proof_tolerance=settings.gate.proof_tolerance,
             drain_timeout_s=settings.server.drain_timeout_s,
         )
-        self._probe_client = LeasingClient(self._engine_url, self._slots)
-        series, self._monitor = build_monitor(settings, policy, db, self._probe_client, self._swaps)
+        self._engines = EngineKeeper(
+            self._pool, self._supervisor, commands, self._swaps.admit, startup_timeout_s=engine.startup_timeout_s
+        )
+        series, self._monitor = build_monitor(settings, policy, db, ProbeClient(self._pool, self._slots), self._swaps)
         self._live = live = LiveSeries(db, confidence=settings.entropy.confidence)
         live_logprobs = None
         if settings.entropy.live_fraction:
@@ -149,7 +148,7 @@ class Daemon:
                 tail_model=lambda: series.tail_moments().fit(),
             )
         self._gateway = Gateway(
-            self._engine_url,
+            self._pool,
             self._slots,
             self._swaps,
             store,
@@ -157,7 +156,6 @@ class Daemon:
             max_concurrent_per_key=settings.server.max_concurrent_per_key,
             silence_timeout_s=settings.server.silence_timeout_s,
         )
-        self._gateway.engine_ready = False
         self._tap = None
         if self._tap_socket is not None:
             self._tap = TapListener(live, self._tap_socket)
@@ -183,13 +181,13 @@ class Daemon:
             ledger=parts.ledger,
             versions=store,
             slots=self._slots,
+            pool=self._pool,
             monitor=self._monitor,
             series=series,
             live=live,
             dispatcher=self._dispatcher,
             requests=self._gateway.counts,
-            readiness=lambda: self._readiness,
-            engine_healthy=self._client.is_healthy,
+            readiness=self._ready,
             broker_healthy=lambda: ping(self._broker_url),
             started_at=time.time(),
         )
@@ -224,15 +222,15 @@ class Daemon:
         else:
             await wait_for_broker(self._broker_url)
         logger.info("broker ready at %s", address(self._broker_url))
-        await self._start_engine()
         await self._swaps.restore()
+        await self._start_engines()
         for index in range(1, settings.workers.count + 1):
             command = worker_command(self._broker_url, index=index, threads=settings.workers.threads)
             child = await self._supervisor.start(command)
             child.keep_running()
             self._workers.append(child)
         write_daemon_file(settings.data_dir / "daemon.json", self.url)
-        self._set_ready()
+        self._readiness = "ready"
         logger.info(
             "serving %s at %s, ready in %.0f s",
             version_name(self._swaps.promoted),
@@ -246,51 +244,22 @@ class Daemon:
         if self._tap is not None:
             self._in_background("entropy tap", self._tap.run)
         self._in_background("control loop", self._controller.run)
+        if not self._engines.are_children:
+            self._in_background("engine watch", self._engines.watch)
         await self._http.wait()
 
-    async def _start_engine(self) -> None:
-        """Returns when the engine, ours or another's, has generated a token."""
-        timeout_s = self._settings.engine.startup_timeout_s
-        started = time.monotonic()
+    async def _start_engines(self) -> None:
+        """Returns when an engine, ours or another's, has generated a token and holds the promoted version."""
         self._readiness = "starting: waiting for the engine"
         try:
-            if self._engine_command is None:
-                await self._client.wait_ready(timeout_s)
-                self._in_background("engine watch", self._watch_engine)
-            else:
-                made = self._engine_command
-                child = await self._supervisor.start(Command("engine", made.argv, made.env, ENGINE_GRACE_S))
-                await child.ready_when(self._client.wait_ready(timeout_s))
-                child.keep_running(
-                    on_exit=self._on_engine_exit,
-                    on_restart=self._on_engine_restart,
-                    until_dead=self._client.until_dead,
-                )
+            await self._engines.start()
         except EngineError as error:
             raise StartError(error.message) from error
-        logger.info("engine ready in %.0f s", time.monotonic() - started)
 
-    async def _watch_engine(self) -> None:
-        """Notices when an engine that is not our child has gone and come back, which loses its adapters."""
-        while True:
-            await self._client.until_dead()
-            logger.warning("the engine at %s does not answer", self._engine_url)
-            self._on_engine_exit()
-            await self._on_engine_restart()
-
-    def _on_engine_exit(self) -> None:
-        self._readiness = "the engine ended and is being started again"
-        self._gateway.engine_ready = False
-
-    async def _on_engine_restart(self) -> None:
-        await self._client.wait_ready(self._settings.engine.startup_timeout_s)
-        await self._slots.reload_all()
-        self._set_ready()
-        logger.info("engine is back with %s", ", ".join(self._slots.loaded()) or "no adapter")
-
-    def _set_ready(self) -> None:
-        self._readiness = "ready"
-        self._gateway.engine_ready = True
+    def _ready(self) -> str:
+        if self._readiness == "ready" and not self._pool.serving():
+            return "no engine serves at the moment"
+        return self._readiness
 
     def _in_background(self, name: str, part: Callable[[], Awaitable[None]]) -> None:
         self._background.append(asyncio.create_task(keep_going(name, part), name=name))
@@ -309,7 +278,7 @@ class Daemon:
             await asyncio.gather(self._http.drain(), *(worker.stop() for worker in self._workers))
         finally:
             await self._supervisor.stop_all()
-            for part in (self._gateway, self._client, self._probe_client, self._dispatcher):
+            for part in (self._gateway, self._pool, self._dispatcher):
                 await part.close()
             if self._tap_socket is not None:
                 self._tap_socket.close()
@@ -317,21 +286,8 @@ class Daemon:
         logger.info("stopped")
 
 
-class LeasingClient(EngineClient):
-    """Samples straight from the engine, and holds leases as the gateway does, so that a swap waits for the probes."""
-
-    def __init__(self, base_url: str, slots: AdapterSlots) -> None:
-        super().__init__(base_url)
-        self._slots = slots
-
-    async def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[Sample]:
-        version = version_name(0) if model == BASE_MODEL_NAME else model
-        with self._slots.lease(model):
-            return await super().chat(model, messages, xargs=tags(version, "probe"), **options)
-
-
 def build_monitor(
-    settings: Settings, policy: ServedPolicy, db: sqlite3.Connection, client: EngineClient, swaps: SwapManager
+    settings: Settings, policy: ServedPolicy, db: sqlite3.Connection, client: ProbeClient, swaps: SwapManager
 ) -> tuple[EntropySeries, EntropyMonitor]:
     section = settings.entropy
     probes = load_probes(section.probes, section.probe_count)
@@ -355,6 +311,29 @@ def build_monitor(
     return series, EntropyMonitor(
         meter, series, detector, section, lambda: (swaps.promoted, engine_name(swaps.promoted))
     )
+
+
+def _engines(
+    settings: Settings, policy: ServedPolicy, device: Device, tap_address: str | None
+) -> tuple[list[Replica], list[Command]]:
+    """The replicas, and how to start those that are to be children."""
+    engine = settings.engine
+    if engine.urls:
+        return [Replica(_engine_name(index, engine.urls), url) for index, url in enumerate(engine.urls)], []
+    ports = [engine.port + index if engine.port else reserve_port(engine.host) for index in range(engine.replicas)]
+    replicas: list[Replica] = []
+    commands: list[Command] = []
+    for index, port in enumerate(ports):
+        name = _engine_name(index, ports)
+        share = (index, len(ports))
+        made = engine_command(settings, policy.path, port, device, tap_address=tap_address, replica=share)
+        replicas.append(Replica(name, url_of(engine.host, port)))
+        commands.append(Command(name, made.argv, made.env, ENGINE_GRACE_S))
+    return replicas, commands
+
+
+def _engine_name(index: int, engines: Sequence[object]) -> str:
+    return f"engine-{index + 1}" if len(engines) > 1 else "engine"
 
 
 def _listen_to_taps(address: str) -> socket.socket:

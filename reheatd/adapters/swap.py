@@ -1,7 +1,8 @@
 """The hot-swap protocol: stage, verify, flip, drain, unload; and back again when anything fails.
 
-Requests for the alias go to the promoted version at the moment they arrive and stay with it until they end. Up to the
-flip a failure leaves the old version serving; after it, the durable record and the alias agree, whatever happens.
+Each step before the flip is taken on every engine that serves. Requests for the alias go to the promoted version at the
+moment they arrive and stay with it until they end. Up to the flip a failure leaves the old version serving on all
+engines; after it, the durable record and the alias agree, whatever happens.
 """
 
 import asyncio
@@ -14,9 +15,17 @@ from typing import Literal
 from reheatd.adapters.lineage import ALIAS_NAME, BASE_MODEL_NAME, version_name
 from reheatd.adapters.proof import ProofReport, prove
 from reheatd.adapters.store import AdapterStore
-from reheatd.engine.client import EngineClient
+from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.slots import AdapterSlots
-from reheatd.errors import AdapterInvalidError, ConflictError, EngineError, ModelNotFoundError, NotFoundError
+from reheatd.errors import (
+    AdapterInvalidError,
+    ConflictError,
+    EngineError,
+    EngineUnavailableError,
+    ModelNotFoundError,
+    NotFoundError,
+)
+from reheatd.jobs.contracts import ProofItem
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +62,7 @@ class SwapManager:
         self,
         store: AdapterStore,
         slots: AdapterSlots,
-        client: EngineClient,
+        pool: EnginePool,
         *,
         proof_tolerance: float,
         drain_timeout_s: float,
@@ -61,7 +70,7 @@ class SwapManager:
     ) -> None:
         self._store = store
         self._slots = slots
-        self._client = client
+        self._pool = pool
         self._proof_tolerance = proof_tolerance
         self._drain_timeout_s = drain_timeout_s
         self._on_stage = on_stage
@@ -92,17 +101,14 @@ class SwapManager:
         raise ModelNotFoundError(f"model {name!r} does not exist; GET /v1/models lists those that do", param="model")
 
     async def restore(self) -> None:
-        """Loads the promoted version after a start of the daemon.
+        """Has the promoted version loaded on every engine that is admitted; for the start, before the first one.
 
         When its files were lost or changed meanwhile, the version promoted before it takes its place: better than
         not to serve at all.
-
-        Raises:
-            AdapterInvalidError, EngineError: The engine refuses it or cannot be reached.
         """
         while version := self._promoted:
             try:
-                await self._store.intact_path(version)
+                path = await self._store.intact_path(version)
             except (AdapterInvalidError, NotFoundError) as error:
                 if not isinstance(error, NotFoundError):
                     self._store.set_state(version, "rejected")
@@ -110,8 +116,31 @@ class SwapManager:
                 log.error("%s; serving %s in its place", error, version_name(fallback))
                 self._flip(fallback)
             else:
-                await self._load(version)
+                self._slots.expect(engine_name(version), path)
                 return
+
+    async def admit(self, replica: Replica) -> None:
+        """Lets an engine that has come up take requests, once it answers with the promoted version as trained.
+
+        Waits for a swap that is under way, so that each engine is part of all of a swap or of none of it.
+
+        Raises:
+            AdapterInvalidError, DeliveryError: It does not serve what the others serve.
+            EngineError: It cannot be reached.
+        """
+        async with self._changing:
+            await self._slots.admit(replica, lambda: self._verify_promoted(replica))
+
+    async def _verify_promoted(self, replica: Replica) -> None:
+        version = self._promoted
+        if not version:
+            return
+        name = engine_name(version)
+        if not self._slots.is_loaded(name):
+            raise AdapterInvalidError(f"{replica.name} refuses {name}, which is promoted; promote another version")
+        lineage = self._store.get(version).lineage
+        if lineage is not None and lineage.proof:
+            await prove(replica.client, name, lineage.proof, tolerance=self._proof_tolerance)
 
     async def stage(self, version: int) -> str:
         """Loads `version` under its own name, beside the one that serves, and returns that name.
@@ -169,7 +198,7 @@ class SwapManager:
             try:
                 if prove_delivery and info.lineage is not None:
                     self._tell("verify", version)
-                    report = await prove(self._client, name, info.lineage.proof, tolerance=self._proof_tolerance)
+                    report = await self._prove(name, info.lineage.proof)
                 self._tell("flip", version)
                 old = self._flip(version)
             except BaseException:
@@ -182,6 +211,23 @@ class SwapManager:
                 self._tell("drain", old)
                 await self._give_up(engine_name(old))
             return SwapReport(old, version, seconds, report)
+
+    async def _prove(self, name: str, proof: list[ProofItem]) -> ProofReport:
+        """The proof by the engine that is furthest from the trainer; every engine has to hold it."""
+        replicas = self._pool.serving()
+        results = await asyncio.gather(
+            *(prove(replica.client, name, proof, tolerance=self._proof_tolerance) for replica in replicas),
+            return_exceptions=True,
+        )
+        reports: list[ProofReport] = []
+        for replica, result in zip(replicas, results, strict=True):
+            if isinstance(result, BaseException):
+                log.error("%s is not proven on %s: %s", name, replica.name, result)
+                raise result
+            reports.append(result)
+        if not reports:
+            raise EngineUnavailableError(f"no engine is left that could prove {name}; try again in a few seconds")
+        return max(reports, key=lambda report: report.mean_difference)
 
     async def rollback(self) -> SwapReport:
         """Promotes the version that was promoted before; one promoted without a proof is so again.

@@ -36,6 +36,7 @@ from reheatd.broker import BrokerError
 from reheatd.config import Settings
 from reheatd.control.controller import Controller
 from reheatd.control.ledger import Ledger
+from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.live import LiveSeries
 from reheatd.entropy.monitor import EntropyMonitor
@@ -57,8 +58,8 @@ CENSUS_AGE_S = 10.0
 class ApiContext:
     """What the routes answer from.
 
-    `readiness` says `ready` once a token can be generated, else what the daemon waits for. `engine_healthy` and
-    `broker_healthy` ask the part now.
+    `readiness` says `ready` once a token can be generated, else what the daemon waits for. `broker_healthy` asks the
+    broker now.
     """
 
     settings: Settings
@@ -66,13 +67,13 @@ class ApiContext:
     ledger: Ledger
     versions: AdapterStore
     slots: AdapterSlots
+    pool: EnginePool
     monitor: EntropyMonitor
     series: EntropySeries
     live: LiveSeries
     dispatcher: JobDispatcher
     requests: RequestCounts
     readiness: Callable[[], str]
-    engine_healthy: Callable[[], Awaitable[bool]]
     broker_healthy: Callable[[], Awaitable[bool]]
     started_at: float
     """Seconds since the epoch."""
@@ -119,6 +120,7 @@ class Api:
         version = context.versions.promoted()
         windows = context.series.last(1, version)
         waiting = controller.waiting()
+        engines = await asyncio.gather(*(_engine(replica) for replica in context.pool.replicas))
         report = StatusReport(
             readiness=context.readiness(),
             state=controller.state,
@@ -134,7 +136,7 @@ class Api:
             waiting=waiting,
             cooldown_remaining_s=controller.cooldown_remaining_s,
             uptime_s=time.time() - context.started_at,
-            engine=_health("engine", await context.engine_healthy()),
+            engines=engines,
             broker=_health("broker", await context.broker_healthy()),
             workers=await self._workers(),
             in_flight=context.slots.in_flight(),

@@ -44,6 +44,12 @@ class PartHealth(Schema):
     """One line; empty when there is nothing to say."""
 
 
+class EngineHealth(PartHealth):
+    name: str
+    url: str
+    in_flight: int
+
+
 class WorkersHealth(PartHealth):
     configured: int
     """Workers that the daemon starts itself."""
@@ -81,7 +87,7 @@ class StatusReport(Schema):
     """Those jobs, the next one first."""
     cooldown_remaining_s: float
     uptime_s: float
-    engine: PartHealth
+    engines: list[EngineHealth]
     broker: PartHealth
     workers: WorkersHealth
     in_flight: int

@@ -17,7 +17,6 @@ IDLE_CONNECTION_S = 2.0
 """How long an idle connection to the engine is kept for the next request. vLLM closes it after 5 s, and a request that
 crosses with that is lost."""
 READY_POLL_S = 0.25
-WATCH_S = 2.0
 HEALTH_TIMEOUT_S = 5.0
 FIRST_TOKEN_S = 60.0
 """Longest wait for the one token that proves an engine ready; one whose core has just died never answers."""
@@ -78,21 +77,9 @@ class EngineClient:
 
     async def is_healthy(self) -> bool:
         try:
-            return await self._health() == 200
+            return await self.health() == 200
         except (aiohttp.ClientError, TimeoutError):
             return False
-
-    async def until_dead(self) -> None:
-        """Returns when the engine refuses connections or says that it cannot go on. A slow answer is neither."""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            try:
-                if await self._health() == 503:
-                    return
-            except TimeoutError:
-                continue
-            except aiohttp.ClientError:
-                return
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Returns once a token can be generated.
@@ -224,7 +211,12 @@ class EngineClient:
         entries = answer["choices"][0]["prompt_logprobs"][len(prompt_ids) :]
         return [entry[str(token)]["logprob"] for entry, token in zip(entries, completion_ids, strict=True)]
 
-    async def _health(self) -> int:
+    async def health(self) -> int:
+        """The HTTP status of the engine's own health check.
+
+        Raises:
+            aiohttp.ClientError, TimeoutError: It cannot be reached, or does not answer in time.
+        """
         timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
         async with self._open().get(f"{self.base_url}/health", timeout=timeout) as answer:
             return answer.status

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from reheatd.adapters.lineage import BASE_MODEL_NAME
 from reheatd.config import Settings
@@ -14,6 +14,7 @@ from reheatd.entropy.tap_report import ADDRESS_ENV
 from reheatd.errors import ConfigError
 
 Device = Literal["cpu", "cuda"]
+T = TypeVar("T")
 
 LORA_MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 """Layers that get adapter slots, by the names of vLLM's fused modules. The LM head is left out: its LoRA path runs at
@@ -41,12 +42,22 @@ def detect_device() -> Device:
 
 
 def engine_command(
-    settings: Settings, model_path: Path, port: int, device: Device, *, tap_address: str | None = None
+    settings: Settings,
+    model_path: Path,
+    port: int,
+    device: Device,
+    *,
+    tap_address: str | None = None,
+    replica: tuple[int, int] = (0, 1),
 ) -> EngineCommand:
     """The command that serves `model_path` on `port` with adapter slots.
 
     Args:
         tap_address: host:port that the entropy tap sends to; None: no tap. See `taps`.
+        replica: Which one of how many engines on this machine; each gets its share of the cores or GPUs.
+
+    Raises:
+        ConfigError: More engines than GPUs.
     """
     engine = settings.engine
     argv = [
@@ -87,9 +98,11 @@ def engine_command(
         # vLLM compiles a small function of its sampler even when told to be eager, and then needs a C++ compiler.
         env["TORCHDYNAMO_DISABLE"] = "1"
         env |= SHARED_CORES_ENV
-        env["VLLM_CPU_OMP_THREADS_BIND"] = engine.cpu_threads_bind or _allowed_cores()
+        env["VLLM_CPU_OMP_THREADS_BIND"] = engine.cpu_threads_bind or _cores_of(*replica)
     else:
         argv += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
+        if replica[1] > 1:
+            env["CUDA_VISIBLE_DEVICES"] = _gpus_of(*replica)
     if tap_address is not None:
         argv += ["--logits-processors", TAP]
         env[ADDRESS_ENV] = tap_address
@@ -114,6 +127,27 @@ def taps(settings: Settings, device: Device) -> bool:
     return obstacle is None
 
 
-def _allowed_cores() -> str:
-    """Every core this process may use; vLLM's automatic choice keeps one back, half of a two-core machine."""
-    return ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
+def _cores_of(index: int, count: int) -> str:
+    """A replica's share of the cores this process may use.
+
+    All of them where there is one: vLLM's automatic choice keeps one back, half of a two-core machine.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    share = _share(cores, index, count) or [cores[index % len(cores)]]
+    return ",".join(map(str, share))
+
+
+def _gpus_of(index: int, count: int) -> str:
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if gpus == [""]:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+        gpus = [str(number) for number in range(len(listed.stdout.splitlines()))]
+    if len(gpus) < count:
+        raise ConfigError(
+            f"engine.replicas = {count}, but there are {len(gpus)} GPUs; start fewer engines", param="engine.replicas"
+        )
+    return ",".join(_share(gpus, index, count))
+
+
+def _share(things: list[T], index: int, count: int) -> list[T]:
+    return things[index * len(things) // count : (index + 1) * len(things) // count]

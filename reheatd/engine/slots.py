@@ -1,35 +1,30 @@
-"""Adapter slots of one engine: what is loaded, and which requests are in flight on it.
+"""Adapter slots of the engines: what is loaded on all of them, and which requests are in flight on it.
 
 vLLM queues requests without a word when more adapters are in use than it has slots, and it serves a deleted adapter's
 name until its last request ends. So the daemon keeps the account itself: it never loads more than there are slots, and
-it unregisters an adapter only after its last request has drained.
+it unregisters an adapter only after its last request has drained. Every engine that serves holds the same adapters: a
+change is made on all of them or undone, and an engine that can no longer be reached is taken out.
 """
 
 import asyncio
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
 
-from reheatd.errors import AdapterInvalidError, ConflictError
+from reheatd.engine.client import EngineClient
+from reheatd.engine.pool import EnginePool, Replica
+from reheatd.errors import AdapterInvalidError, ConflictError, EngineError, EngineUnavailableError, NotFoundError
 
 log = logging.getLogger(__name__)
-
-
-class AdapterEndpoints(Protocol):
-    """The part of `EngineClient` that the slots use."""
-
-    async def load_adapter(self, name: str, path: Path) -> None: ...
-    async def unload_adapter(self, name: str) -> None: ...
 
 
 class AdapterSlots:
     """Loads and unloads adapters, one change at a time, and counts requests in flight per model name."""
 
-    def __init__(self, client: AdapterEndpoints, max_loras: int) -> None:
-        self._client = client
+    def __init__(self, pool: EnginePool, max_loras: int) -> None:
+        self._pool = pool
         self._max_loras = max_loras
         self._paths: OrderedDict[str, Path] = OrderedDict()
         """Loaded adapters, least recently used first."""
@@ -53,7 +48,7 @@ class AdapterSlots:
 
         Raises:
             ConflictError: Every slot is taken and none can be given up.
-            AdapterInvalidError, EngineError: From the engine.
+            AdapterInvalidError, EngineError: From an engine; it is loaded on none.
         """
         async with self._changing:
             if name in self._paths:
@@ -126,28 +121,62 @@ class AdapterSlots:
         """Takes `mark_evictable` back: for a version that is promoted or staged."""
         self._evictable.discard(name)
 
-    async def reload_all(self) -> None:
-        """Loads again what was loaded, after the engine was restarted; an adapter it now refuses is given up.
+    def expect(self, name: str, path: Path) -> None:
+        """Says that engines are to be admitted with this adapter loaded; for the start, before the first one."""
+        self._paths[name] = path
+
+    async def admit(self, replica: Replica, verify: Callable[[], Awaitable[None]]) -> None:
+        """Loads on an engine that has come up what the others hold, then lets it take requests.
+
+        When it is the only one, an adapter that it refuses is given up.
+
+        Args:
+            verify: Awaited before it takes requests; what it raises keeps the engine out.
 
         Raises:
-            EngineError: The engine cannot be reached; what is loaded is to be loaded again by the next call.
+            AdapterInvalidError: It refuses what others hold.
+            EngineError: It cannot be reached.
         """
         async with self._changing:
             for name, path in list(self._paths.items()):
                 try:
-                    await self._load(name, path)
+                    await _read_ahead(name, path)
+                    await replica.client.load_adapter(name, path)
                 except AdapterInvalidError as error:
-                    log.error("%s is not loaded any more after the engine's restart: %s", name, error)
+                    if self._pool.serving():
+                        raise
+                    log.error("%s is not loaded any more: %s", name, error)
                     del self._paths[name]
                     self._evictable.discard(name)
+            await verify()
+            replica.enter()
 
     async def _load(self, name: str, path: Path) -> None:
-        # The engine reads the files between two steps: from a cold disk that stalls every stream for seconds.
-        try:
-            await asyncio.to_thread(_read_into_page_cache, path)
-        except OSError as error:
-            raise AdapterInvalidError(f"adapter {name} cannot be read from {path}: {error.strerror}") from error
-        await self._client.load_adapter(name, path)
+        await _read_ahead(name, path)
+        await self._on_all(
+            lambda client: client.load_adapter(name, path), undo=lambda client: _unload(client, name)
+        )
+
+    async def _on_all(
+        self,
+        change: Callable[[EngineClient], Awaitable[None]],
+        undo: Callable[[EngineClient], Awaitable[None]] | None = None,
+    ) -> None:
+        """Makes a change on every engine that serves, or on none.
+
+        An engine that cannot make it, where others can and none refuses it, is taken out until it is admitted again.
+        """
+        replicas = self._pool.serving()
+        if not replicas:
+            raise EngineUnavailableError("no engine is ready to change its adapters; try again in a few seconds")
+        failures = await _failures(replicas, change)
+        refusals = [error for error in failures.values() if not isinstance(error, EngineError)]
+        if refusals or len(failures) == len(replicas):
+            if undo is not None:
+                done = [replica for replica in replicas if replica not in failures]
+                _take_out(await _failures(done, undo))
+            raise (refusals or list(failures.values()))[0]
+        _take_out(failures)
 
     async def _evict_one(self, wanted: str) -> None:
         for name in self._paths:
@@ -165,11 +194,41 @@ class AdapterSlots:
         # is not loaded, waits for the lock and loads it again.
         path = self._paths.pop(name)
         try:
-            await self._client.unload_adapter(name)
+            await self._on_all(lambda client: _unload(client, name))
         except BaseException:
             self._paths[name] = path
             raise
         self._evictable.discard(name)
+
+
+async def _unload(client: EngineClient, name: str) -> None:
+    with suppress(NotFoundError):  # gone is what was wanted
+        await client.unload_adapter(name)
+
+
+async def _failures(
+    replicas: list[Replica], change: Callable[[EngineClient], Awaitable[None]]
+) -> dict[Replica, BaseException]:
+    results = await asyncio.gather(*(change(replica.client) for replica in replicas), return_exceptions=True)
+    return {
+        replica: result
+        for replica, result in zip(replicas, results, strict=True)
+        if isinstance(result, BaseException)
+    }
+
+
+def _take_out(failures: dict[Replica, BaseException]) -> None:
+    for replica, error in failures.items():
+        log.error("%s is taken out: it could not be told to change its adapters: %s", replica.name, error)
+        replica.eject()
+
+
+async def _read_ahead(name: str, path: Path) -> None:
+    # The engine reads the files between two steps: from a cold disk that stalls every stream for seconds.
+    try:
+        await asyncio.to_thread(_read_into_page_cache, path)
+    except OSError as error:
+        raise AdapterInvalidError(f"adapter {name} cannot be read from {path}: {error.strerror}") from error
 
 
 def _read_into_page_cache(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reheatd.engine.client import EngineClient, Sample
+from reheatd.engine.client import Sample
 from reheatd.entropy.estimators import (
     SequenceTotals,
     TailModel,
@@ -22,6 +22,23 @@ from reheatd.entropy.estimators import (
 from reheatd.entropy.probes import ProbeSet
 from reheatd.errors import BadInputError, EngineError
 from reheatd.jobs.contracts import EntropyEstimate
+
+
+
+class Sampler(Protocol):
+    """The part of `EngineClient` that the meter uses."""
+
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        temperature: float,
+        max_tokens: int,
+        top_k: int,
+        seed: int | None,
+    ) -> list[Sample]: ...
+
 
 CONCURRENCY = 32
 """Probes sampled at once: enough to fill a batch, few enough to leave room for clients."""

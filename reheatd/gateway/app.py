@@ -26,9 +26,11 @@ from reheatd.adapters.lineage import ALIAS_NAME, BASE_MODEL_NAME, version_name
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager
 from reheatd.engine.client import IDLE_CONNECTION_S
+from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.tap_report import TapSource, tags
 from reheatd.errors import BadInputError, EngineTimeoutError, EngineUnavailableError, ReheatdError
+from reheatd.gateway.affinity import prompt_prefix
 from reheatd.gateway.limits import ConcurrencyLimit, client_of
 from reheatd.gateway.live_logprobs import LiveLogprobs, Overheard
 
@@ -38,6 +40,7 @@ T = TypeVar("T")
 GENERATING_PATHS = ("/v1/chat/completions", "/v1/completions")
 PROXIED_PATHS = (*GENERATING_PATHS, "/tokenize", "/detokenize")
 VERSION_HEADER = "x-reheatd-version"
+ENGINE_HEADER = "x-reheatd-engine"
 REQUEST_ID_HEADER = "x-request-id"
 ROLLOUT_NAME = re.compile(r"(?P<job>job-.+)-\d+")
 """Adapters that running jobs sample from."""
@@ -61,11 +64,11 @@ class RequestCounts:
 
 
 class Gateway:
-    """Routes of the OpenAI surface in front of one engine."""
+    """Routes of the OpenAI surface in front of the engines."""
 
     def __init__(
         self,
-        engine_url: str,
+        pool: EnginePool,
         slots: AdapterSlots,
         swaps: SwapManager,
         store: AdapterStore,
@@ -75,9 +78,7 @@ class Gateway:
         silence_timeout_s: float = 600.0,
     ) -> None:
         self.counts = RequestCounts()
-        self.engine_ready = True
-        """False while the engine starts or has not got its adapters back; requests are turned away meanwhile."""
-        self._engine_url = engine_url.rstrip("/")
+        self._pool = pool
         self._slots = slots
         self._swaps = swaps
         self._store = store
@@ -127,8 +128,8 @@ class Gateway:
 
     async def _forward(self, request: Request, request_id: str) -> Response:
         body = _parse(await request.body())
-        if not self.engine_ready:
-            raise EngineUnavailableError(f"the engine is starting; try again in {RETRY_AFTER_S} s")
+        if not self._pool.serving():
+            raise EngineUnavailableError(f"no engine is ready to answer; try again in {RETRY_AFTER_S} s")
         name = body.get("model", ALIAS_NAME)
         if not isinstance(name, str):
             raise BadInputError(f"model must be a string, got {name!r}; GET /v1/models lists the names", param="model")
@@ -159,18 +160,13 @@ class Gateway:
         upstream: aiohttp.ClientResponse | None = None
         streaming = False
         try:
-            upstream = await _unless_disconnected(
-                request,
-                self._open().post(
-                    f"{self._engine_url}{request.url.path}",
-                    data=json.dumps(body).encode(),
-                    headers=headers,
-                ),
-            )
-            if upstream is None:
+            sent = await _unless_disconnected(request, self._send(request.url.path, body, headers, held))
+            if sent is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
+            upstream, replica = sent
             answer_headers = {key: value for key, value in upstream.headers.items() if key.lower() not in NOT_FORWARDED}
             answer_headers[VERSION_HEADER] = version
+            answer_headers[ENGINE_HEADER] = replica.name
             if upstream.content_type == "text/event-stream":
                 streaming = True
                 chunks = self._relay(upstream)
@@ -198,6 +194,31 @@ class Gateway:
         finally:
             if upstream is not None and not streaming:
                 upstream.close()
+
+    async def _send(
+        self, path: str, body: dict[str, Any], headers: dict[str, str], held: ExitStack
+    ) -> tuple[aiohttp.ClientResponse, Replica]:
+        """The beginning of an engine's answer, and whose it is; it counts as busy for as long as `held` is open.
+
+        An engine that accepts no connection is passed over. One that breaks the connection is not: a request that
+        kills an engine must not be taken to the next one.
+        """
+        prefix = prompt_prefix(body) if len(self._pool.replicas) > 1 else None
+        data = json.dumps(body).encode()
+        tried: list[Replica] = []
+        while True:
+            replica = self._pool.pick(prefix, tried=tried)
+            with ExitStack() as occupied:
+                occupied.enter_context(replica.occupied())
+                try:
+                    upstream = await self._open().post(f"{replica.url}{path}", data=data, headers=headers)
+                except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+                    log.warning("%s cannot be reached: %s", replica.name, error)
+                    replica.responsive = False
+                    tried.append(replica)
+                else:
+                    held.push(occupied.pop_all())
+                    return upstream, replica
 
     async def _lease(self, name: str, held: ExitStack) -> str:
         """The engine's name for `name`, loaded, with a lease on it already taken into `held`."""

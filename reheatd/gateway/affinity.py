@@ -1,0 +1,35 @@
+"""Which requests share a prefix cache: those on one model whose prompts begin alike."""
+
+from typing import Any
+
+PREFIX_CHARACTERS = 1024
+PREFIX_TOKENS = 256
+
+
+def prompt_prefix(body: dict[str, Any]) -> str | None:
+    """How the prompt of a request begins; None when it has none.
+
+    Of a chat that is everything up to the end of the first message of the user: the same in all turns of a
+    conversation, and in all samples of a prompt.
+    """
+    messages = body.get("messages")
+    beginning = _of_chat(messages) if isinstance(messages, list) else _of_text(body.get("prompt"))
+    return f"{body.get('model')}\0{beginning}" if beginning else None
+
+
+def _of_chat(messages: list[Any]) -> str:
+    beginning = ""
+    for message in messages:
+        if not isinstance(message, dict):
+            break
+        beginning += f"{message.get('role')}\0{message.get('content')}\0"
+        if message.get("role") == "user" or len(beginning) > PREFIX_CHARACTERS:
+            break
+    return beginning[:PREFIX_CHARACTERS]
+
+
+def _of_text(prompt: Any) -> str:
+    if isinstance(prompt, list):
+        several = bool(prompt) and isinstance(prompt[0], str | list)
+        return _of_text(prompt[0]) if several else str(prompt[:PREFIX_TOKENS])
+    return prompt[:PREFIX_CHARACTERS] if isinstance(prompt, str) else ""
