@@ -69,7 +69,8 @@ def describe(status: StatusReport) -> RenderableType:
         facts.add_row("cool-down", f"{render.duration(status.cooldown_remaining_s)} until a reheat may start by itself")
     failed = f", [red]{status.requests.failed} failed[/]" if status.requests.failed else ", none failed"
     facts.add_row("requests", f"{status.requests.total}{failed}, {status.in_flight} in flight")
-    parts = (("engine", status.engine), ("broker", status.broker), ("workers", status.workers))
+    engines = [(engine.name, engine) for engine in status.engines]
+    parts = [*engines, ("broker", status.broker), ("workers", status.workers)]
     facts.add_row("parts", "  ".join(_health(name, part) for name, part in parts))
     return facts
 

@@ -17,6 +17,7 @@ from reheatd.adapters.store import AdapterStore, VersionInfo
 from reheatd.adapters.swap import SwapReport
 from reheatd.api.schemas import (
     AdapterList,
+    EngineHealth,
     EntropyReport,
     JobList,
     JournalReport,
@@ -223,6 +224,15 @@ def _answer(model: BaseModel, status: int = 200) -> JSONResponse:
 
 def _health(part: str, ok: bool) -> PartHealth:
     return PartHealth(ok=ok, detail="" if ok else f"the {part} does not answer; see its log")
+
+
+async def _engine(replica: Replica) -> EngineHealth:
+    detail = ""
+    if not replica.serving:
+        detail = "out, until it is up and holds the adapters; see its log"
+    elif not await replica.client.is_healthy():
+        detail = "does not answer; see its log"
+    return EngineHealth(ok=not detail, detail=detail, name=replica.name, url=replica.url, in_flight=replica.outstanding)
 
 
 def _brief(info: VersionInfo) -> VersionInfo:

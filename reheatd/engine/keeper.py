@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from reheatd.engine.pool import EnginePool, Replica
-from reheatd.errors import EngineError, ReheatdError
+from reheatd.errors import ReheatdError
 from reheatd.supervisor import Command, Supervisor
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class EngineKeeper:
     def _lost(self, replica: Replica) -> None:
         replica.eject()
         left = len(self._pool.serving())
-        log.warning("%s is out; %s", replica.name, f"{left} other(s) serve" if left else "requests get 503 until it is back")
+        log.warning("%s is out; %s", replica.name, f"{left} left" if left else "requests get 503 until it is back")
 
 
 async def _all(*work: "Awaitable[None]") -> None:

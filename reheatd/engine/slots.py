@@ -153,9 +153,7 @@ class AdapterSlots:
 
     async def _load(self, name: str, path: Path) -> None:
         await _read_ahead(name, path)
-        await self._on_all(
-            lambda client: client.load_adapter(name, path), undo=lambda client: _unload(client, name)
-        )
+        await self._on_all(lambda client: client.load_adapter(name, path), undo=lambda client: _unload(client, name))
 
     async def _on_all(
         self,
@@ -211,9 +209,7 @@ async def _failures(
 ) -> dict[Replica, BaseException]:
     results = await asyncio.gather(*(change(replica.client) for replica in replicas), return_exceptions=True)
     return {
-        replica: result
-        for replica, result in zip(replicas, results, strict=True)
-        if isinstance(result, BaseException)
+        replica: result for replica, result in zip(replicas, results, strict=True) if isinstance(result, BaseException)
     }
 
 

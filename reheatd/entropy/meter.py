@@ -4,8 +4,10 @@ import asyncio
 import json
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,6 +25,8 @@ from reheatd.entropy.probes import ProbeSet
 from reheatd.errors import BadInputError, EngineError
 from reheatd.jobs.contracts import EntropyEstimate
 
+CONCURRENCY = 32
+"""Probes sampled at once: enough to fill a batch, few enough to leave room for clients."""
 
 
 class Sampler(Protocol):
@@ -38,10 +42,6 @@ class Sampler(Protocol):
         top_k: int,
         seed: int | None,
     ) -> list[Sample]: ...
-
-
-CONCURRENCY = 32
-"""Probes sampled at once: enough to fill a batch, few enough to leave room for clients."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class EntropyMeter:
 
     def __init__(
         self,
-        client: EngineClient,
+        client: Sampler,
         probes: ProbeSet,
         *,
         max_tokens: int,

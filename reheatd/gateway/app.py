@@ -311,9 +311,9 @@ def _parse(raw: bytes) -> dict[str, Any]:
     return body
 
 
-async def _unless_disconnected(request: Request, work: Any) -> Any:
+async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
     """The result of awaiting `work`, or None when the client hangs up first; the work is cancelled then."""
-    working = asyncio.ensure_future(_as_coroutine(work))
+    working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -323,10 +323,6 @@ async def _unless_disconnected(request: Request, work: Any) -> Any:
             if not task.done():
                 task.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _as_coroutine(work: Coroutine[Any, Any, T]) -> T:
-    return await work
 
 
 async def _disconnected(request: Request) -> None:

@@ -17,10 +17,12 @@ from reheatd.adapters.swap import SwapManager
 from reheatd.api.errors import exception_handlers
 from reheatd.database import connect
 from reheatd.engine.client import EngineClient
+from reheatd.engine.pool import EnginePool
 from reheatd.engine.slots import AdapterSlots
 from reheatd.gateway.app import Gateway
 from reheatd.gateway.live_logprobs import LiveLogprobs
 from reheatd.jobs.contracts import ProofItem
+from tests.serving_pool import pool_of
 
 
 @dataclass
@@ -30,8 +32,9 @@ class Serving:
     slots: AdapterSlots
     swaps: SwapManager
     gateway: Gateway
+    pool: EnginePool
     engine: EngineClient
-    """Speaks to the engine itself."""
+    """Speaks to the first engine itself."""
     openai: openai.AsyncOpenAI
     """Speaks to the gateway."""
 
@@ -48,14 +51,17 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(engine_url: str, folder: Path, live: LiveLogprobs | None = None) -> AsyncIterator[Serving]:
-    """A gateway in front of `engine_url` with its store in `folder`; what it loaded is unloaded at the end."""
+async def serving(
+    engine_urls: str | list[str], folder: Path, live: LiveLogprobs | None = None
+) -> AsyncIterator[Serving]:
+    """A gateway in front of engines with its store in `folder`; what it loaded is unloaded at the end."""
     db = connect(folder / "reheatd.sqlite3")
     store = AdapterStore(folder / "adapters", db)
-    async with EngineClient(engine_url) as client:
-        slots = AdapterSlots(client, 4)
-        swaps = SwapManager(store, slots, client, proof_tolerance=0.1, drain_timeout_s=30)
-        gateway = Gateway(engine_url, slots, swaps, store, live)
+    pool = pool_of(*([engine_urls] if isinstance(engine_urls, str) else engine_urls))
+    async with pool.replicas[0].client as client:
+        slots = AdapterSlots(pool, 4)
+        swaps = SwapManager(store, slots, pool, proof_tolerance=0.1, drain_timeout_s=30)
+        gateway = Gateway(pool, slots, swaps, store, live)
         app = Starlette(routes=gateway.routes(), exception_handlers=exception_handlers())
         listener = socket.create_server(("127.0.0.1", 0))
         server = _Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
@@ -63,7 +69,7 @@ async def serving(engine_url: str, folder: Path, live: LiveLogprobs | None = Non
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
             async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as api:
-                yield Serving(url, store, slots, swaps, gateway, client, api)
+                yield Serving(url, store, slots, swaps, gateway, pool, client, api)
                 assert await slots.drain_all(60)
         finally:
             server.should_exit = True
@@ -71,6 +77,7 @@ async def serving(engine_url: str, folder: Path, live: LiveLogprobs | None = Non
             await gateway.close()
             for name in slots.loaded():
                 await slots.unload(name)
+            await pool.close()
             db.close()
 
 

@@ -9,6 +9,7 @@ from reheatd.engine.client import EngineClient, Sample
 from reheatd.engine.slots import AdapterSlots
 from reheatd.errors import AdapterInvalidError, ConflictError, NotFoundError
 from tests.random_adapter import random_adapter
+from tests.serving_pool import pool_of
 
 PROMPT = "What is 17 plus 25?"
 
@@ -22,7 +23,7 @@ def test_a_pinned_version_answers_the_same_while_others_are_swapped(
 ) -> None:
     async def body() -> None:
         async with EngineClient(engine) as client:
-            slots = AdapterSlots(client, 3)
+            slots = AdapterSlots(pool_of(client), 3)
             await slots.load("churn-v0", random_adapter(tmp_path / "v0", tiny_policy, seed=10))
             expected = (await answer(client, "churn-v0")).logprobs
             stop = asyncio.Event()
@@ -56,7 +57,7 @@ def test_a_pinned_version_answers_the_same_while_others_are_swapped(
 def test_an_adapter_is_unregistered_only_after_its_requests(engine: str, tiny_policy: Path, tmp_path: Path) -> None:
     async def body() -> None:
         async with EngineClient(engine) as client:
-            slots = AdapterSlots(client, 1)
+            slots = AdapterSlots(pool_of(client), 1)
             await slots.load("drain-v1", random_adapter(tmp_path / "v1", tiny_policy, seed=20))
             alone = await answer(client, "drain-v1", max_tokens=200)
 
@@ -80,7 +81,7 @@ def test_a_name_left_from_before_stands_for_its_new_files(engine: str, tiny_poli
         async with EngineClient(engine) as client:
             await client.load_adapter("left-v1", random_adapter(tmp_path / "old", tiny_policy, seed=30))
             old = await answer(client, "left-v1", max_tokens=4)
-            slots = AdapterSlots(client, 2)
+            slots = AdapterSlots(pool_of(client), 2)
             await slots.load("left-v1", random_adapter(tmp_path / "new", tiny_policy, seed=31))
             assert (await answer(client, "left-v1", max_tokens=4)).logprobs != pytest.approx(old.logprobs, abs=0.05)
             await slots.unload("left-v1")
@@ -91,7 +92,7 @@ def test_a_name_left_from_before_stands_for_its_new_files(engine: str, tiny_poli
 def test_a_refused_adapter_takes_no_slot(engine: str, tiny_policy: Path, tmp_path: Path) -> None:
     async def body() -> None:
         async with EngineClient(engine) as client:
-            slots = AdapterSlots(client, 1)
+            slots = AdapterSlots(pool_of(client), 1)
             with pytest.raises(AdapterInvalidError, match="32"):
                 await slots.load("rank-v1", random_adapter(tmp_path / "rank", tiny_policy, rank=32))
             await slots.load("rank-v2", random_adapter(tmp_path / "fits", tiny_policy, rank=8))

@@ -116,7 +116,7 @@ def test_serves_the_promoted_version_and_kill_9_leaves_no_child(
         assert daemon.http.get("/health").json() == {"status": "ready"}
         status = wait_for(lambda: _if_measured(daemon.reheatd("status")))
         assert status["promoted"] == {"version": 1, "name": "policy-v1"}
-        assert status["engine"]["ok"] and status["broker"]["ok"]
+        assert [engine["ok"] for engine in status["engines"]] == [True] and status["broker"]["ok"]
         assert status["requests"] == {"total": 1, "failed": 0}
         assert [adapter["state"] for adapter in daemon.reheatd("adapters", "list")["adapters"]] == [
             "retired",

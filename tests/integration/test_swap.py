@@ -168,6 +168,7 @@ def test_the_next_daemon_serves_the_promoted_version(engine: str, tiny_policy: P
     async def second() -> tuple[str, list[float]]:
         async with serving(engine, tmp_path) as served:
             await served.swaps.restore()
+            await served.swaps.admit(served.pool.replicas[0])
             return await ask(served, "policy")
 
     before = asyncio.run(first())

@@ -13,6 +13,7 @@ from reheatd.database import connect
 from reheatd.engine.slots import AdapterSlots
 from reheatd.errors import ConflictError, DeliveryError, EngineError, ModelNotFoundError, NotFoundError
 from reheatd.jobs.contracts import ProofItem
+from tests.serving_pool import pool_of
 
 CHANGE = [0.5, -0.5, 0.25]
 
@@ -52,11 +53,12 @@ class World:
     def restart(self) -> None:
         self.engine: Any = FakeEngine()
         self.store = AdapterStore(self.folder / "adapters", connect(self.folder / "db.sqlite3"))
-        self.slots = AdapterSlots(self.engine, 3)
+        self.pool = pool_of(self.engine)
+        self.slots = AdapterSlots(self.pool, 3)
         self.swaps = SwapManager(
             self.store,
             self.slots,
-            self.engine,
+            self.pool,
             proof_tolerance=0.1,
             drain_timeout_s=0.2,
             on_stage=lambda stage, version: self.stages.append((stage, version)),
@@ -225,6 +227,7 @@ def test_a_restart_at_any_step_serves_what_was_recorded(died_at: str, tmp_path: 
             await world.swaps.promote(2)
         world.restart()
         await world.swaps.restore()
+        await world.swaps.admit(world.pool.replicas[0])
         served = 2 if died_at == "drain" else 1
         assert world.swaps.model_for("policy") == f"policy-v{served}"
         assert list(world.engine.names) == [f"policy-v{served}"]
@@ -244,6 +247,7 @@ def test_lost_files_of_the_promoted_version_are_replaced_by_the_version_before(t
         (world.store.path(2) / "lineage.json").unlink()
         world.restart()
         await world.swaps.restore()
+        await world.swaps.admit(world.pool.replicas[0])
         assert (world.swaps.promoted, world.store.promoted(), list(world.engine.names)) == (1, 1, ["policy-v1"])
         assert world.store.get(3).state == "rejected"
 

@@ -31,6 +31,7 @@ from reheatd.entropy.series import EntropySeries, Window
 from reheatd.gateway.app import RequestCounts
 from reheatd.jobs.contracts import Job, JobStatus
 from reheatd.jobs.dispatch import JobDispatcher
+from tests.serving_pool import pool_of
 from tests.unit.control_support import BASELINE, World, entropy, window
 from tests.unit.report_support import job_report
 
@@ -46,6 +47,7 @@ class ApiWorld(World):
         self.counts = RequestCounts(total=7, failed=1)
         self.series = EntropySeries(self.db, "key")
         self.census: int | BrokerError = 0
+        self.pool = pool_of(_Engine(), _Engine())
 
     def app(self) -> Starlette:
         context = ApiContext(
@@ -53,18 +55,25 @@ class ApiWorld(World):
             controller=self.controller,
             ledger=self.ledger,
             versions=self.store,
-            slots=AdapterSlots(cast(Any, None), 4),
+            slots=AdapterSlots(self.pool, 4),
+            pool=self.pool,
             monitor=cast(EntropyMonitor, _Monitor(self)),
             series=self.series,
             live=LiveSeries(self.db, confidence=0.95),
             dispatcher=cast(JobDispatcher, _Census(self)),
             requests=self.counts,
             readiness=lambda: self.ready,
-            engine_healthy=_yes,
             broker_healthy=_no,
             started_at=time.time() - 5,
         )
         return Starlette(routes=api_routes(context), exception_handlers=exception_handlers())
+
+
+class _Engine:
+    base_url = "http://engine"
+
+    async def is_healthy(self) -> bool:
+        return True
 
 
 class _Monitor:
@@ -88,10 +97,6 @@ class _Census:
         if isinstance(self._world.census, BrokerError):
             raise self._world.census
         return self._world.census
-
-
-async def _yes() -> bool:
-    return True
 
 
 async def _no() -> bool:
@@ -128,7 +133,14 @@ def test_status_reports_every_part(tmp_path: Path) -> None:
         report = StatusReport.model_validate((await client.get("/reheatd/v1/status")).json())
         assert (report.state, report.mode, report.promoted.name) == ("serving", "auto", "policy-v0")
         assert report.entropy is None and report.ratio is None and report.job is None
-        assert report.engine.ok and not report.broker.ok and "broker" in report.broker.detail
+        assert [(engine.name, engine.ok, engine.in_flight) for engine in report.engines] == [
+            ("engine-1", True, 0),
+            ("engine-2", True, 0),
+        ]
+        world.pool.replicas[1].eject()
+        report = StatusReport.model_validate((await client.get("/reheatd/v1/status")).json())
+        assert [engine.ok for engine in report.engines] == [True, False]
+        assert not report.broker.ok and "broker" in report.broker.detail
         assert report.workers.connected == 0 and "reheatd worker" in report.workers.detail
         assert (report.requests.total, report.requests.failed) == (7, 1)
         assert 5 <= report.uptime_s < 60

@@ -8,6 +8,7 @@ import pytest
 
 from reheatd.engine.slots import AdapterSlots
 from reheatd.errors import AdapterInvalidError, ConflictError, EngineError
+from tests.serving_pool import pool_of
 
 
 class FakeEngine:
@@ -43,9 +44,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def with_slots(body: Callable[[AdapterSlots, FakeEngine], Awaitable[None]], max_loras: int = 2) -> FakeEngine:
-    engine = FakeEngine()
-    asyncio.run(body(AdapterSlots(engine, max_loras), engine))  # type: ignore[arg-type]
-    return engine
+    async def run(engine: FakeEngine) -> FakeEngine:
+        await body(AdapterSlots(pool_of(engine), max_loras), engine)
+        return engine
+
+    return asyncio.run(run(FakeEngine()))
 
 
 async def settled() -> None:
@@ -193,10 +196,14 @@ def test_after_a_restart_everything_is_loaded_again_but_what_is_refused(folder: 
         vanished.rmdir()
         engine.names.clear()
         engine.failure = EngineError("still starting")
+        (replica,) = slots._pool.replicas
+        replica.eject()
         with pytest.raises(EngineError):
-            await slots.reload_all()
+            await slots.admit(replica, settled)
+        assert not replica.serving
         engine.failure = None
-        await slots.reload_all()
+        await slots.admit(replica, settled)
+        assert replica.serving
         assert slots.loaded() == ["policy-v1"]
         assert engine.names == {"policy-v1": folder}
 

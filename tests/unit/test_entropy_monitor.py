@@ -1,7 +1,7 @@
 """Meter and monitor on a simulated policy whose next-token distribution, and so entropy, is known."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,20 @@ class SimulatedEngine(EngineClient):
 
     def __init__(self) -> None:
         self.temperatures = {"base": 1.0}
-        self.asked: list[tuple[str, int]] = []
+        self.asked: list[tuple[str, int | None]] = []
         self.in_flight = self.most_in_flight = 0
         self.failures: list[Exception] = []
         self.before_answer: Callable[[], None] = lambda: None
 
     async def chat(  # type: ignore[override]
-        self, model: str, messages: list[dict[str, Any]], *, temperature: float, max_tokens: int, top_k: int, seed: int
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        temperature: float,
+        max_tokens: int,
+        top_k: int,
+        seed: int | None,
     ) -> list[Sample]:
         assert temperature == 1.0
         self.asked.append((model, seed))

@@ -17,9 +17,9 @@ from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager
 from reheatd.api.errors import exception_handlers
 from reheatd.database import connect
-from reheatd.engine.client import EngineClient
 from reheatd.engine.slots import AdapterSlots
 from reheatd.gateway.app import Gateway
+from tests.serving_pool import pool_of
 
 TestServer.__test__ = False  # type: ignore[attr-defined]
 CHAT = "/v1/chat/completions"
@@ -69,10 +69,10 @@ class World:
     def __init__(self, folder: Path, engine: FakeEngine, url: str) -> None:
         self.engine = engine
         self.store = AdapterStore(folder / "adapters", connect(folder / "db.sqlite3"))
-        self.engine_client = EngineClient(url)
-        self.slots = AdapterSlots(self.engine_client, 4)
-        self.swaps = SwapManager(self.store, self.slots, self.engine_client, proof_tolerance=0.1, drain_timeout_s=1)
-        self.gateway = Gateway(url, self.slots, self.swaps, self.store)
+        self.pool = pool_of(url)
+        self.slots = AdapterSlots(self.pool, 4)
+        self.swaps = SwapManager(self.store, self.slots, self.pool, proof_tolerance=0.1, drain_timeout_s=1)
+        self.gateway = Gateway(self.pool, self.slots, self.swaps, self.store)
         app = Starlette(routes=self.gateway.routes(), exception_handlers=exception_handlers())
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
@@ -87,7 +87,7 @@ class World:
     async def close(self) -> None:
         await self.http.aclose()
         await self.gateway.close()
-        await self.engine_client.close()
+        await self.pool.close()
 
 
 def in_world(folder: Path, body: Callable[[World], Awaitable[None]]) -> None:
@@ -217,10 +217,10 @@ def test_an_engine_that_is_restarting_is_a_503_to_try_again(tmp_path: Path) -> N
         await world.swaps.promote(world.publish(tmp_path), prove_delivery=False)
         world.engine.names = {"base"}
         unavailable(await world.http.post(CHAT, json={}))
-        await world.slots.reload_all()
+        await world.swaps.admit(world.pool.replicas[0])
         assert (await world.http.post(CHAT, json={})).status_code == 200
         assert world.gateway.counts.failed == 2
-        world.gateway._engine_url = "http://127.0.0.1:9"
+        world.pool.replicas[0].client.base_url = "http://127.0.0.1:9"
         unavailable(await world.http.post(CHAT, json={}))
 
     in_world(tmp_path, body)
