@@ -81,7 +81,7 @@ class EngineSection(Section):
     @property
     def urls(self) -> list[str]:
         """The servers that are already running; empty when the engines are our own."""
-        return [url.strip() for url in self.url.split(",")] if self.url else []
+        return [] if self.url is None else [url.strip() for url in self.url.split(",")]
 
     @model_validator(mode="after")
     def _engines(self) -> "EngineSection":

@@ -79,3 +79,23 @@ def test_an_address_for_the_tap_has_host_and_port(value: str, tmp_path: Path) ->
     file = write(tmp_path, f"[entropy]\ntap_address = '{value}'\n")
     with pytest.raises(ConfigError, match=r"entropy\.tap_address.*host:port"):
         load_settings(file)
+
+
+def test_engines_elsewhere_are_listed_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().engine.urls == []
+    monkeypatch.setenv("REHEATD_ENGINE__URL", "http://a:8100, http://b:8100")
+    assert load_settings().engine.urls == ["http://a:8100", "http://b:8100"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [
+        ({"url": "http://a:1", "replicas": 2}, "list them all in url"),
+        ({"url": "http://a:1,b:2"}, "'b:2', which is not like http://host:8100"),
+        ({"url": "http://a:1,http://a:1"}, "names an engine twice"),
+        ({"url": ""}, "'', which is not like"),
+    ],
+)
+def test_engines_that_cannot_be_are_refused(engine: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_settings(overrides={"engine": engine})

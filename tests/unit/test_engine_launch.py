@@ -77,3 +77,25 @@ def test_a_tap_that_is_asked_for_where_it_cannot_work_is_an_error(
     settings = Settings.model_validate({"entropy": {"tap": "on"}, "engine": {"extra_args": extra_args}})
     with pytest.raises(ConfigError, match=reason):
         taps(settings, device)
+
+
+def share(index: int, count: int, device: Device = "cpu", **engine: object) -> dict[str, str]:
+    settings = Settings.model_validate({"engine": engine})
+    return engine_command(settings, Path("/m"), 1, device, replica=(index, count)).env
+
+
+def test_engines_on_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 4, 6, 8})
+    bound = [share(index, 2)["VLLM_CPU_OMP_THREADS_BIND"] for index in range(2)]
+    assert bound == ["0,2", "4,6,8"]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5})
+    assert [share(index, 3)["VLLM_CPU_OMP_THREADS_BIND"] for index in range(3)] == ["3", "3", "5"]
+    assert share(1, 2, cpu_threads_bind="7")["VLLM_CPU_OMP_THREADS_BIND"] == "7"
+
+
+def test_engines_on_one_machine_share_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    assert [share(index, 2, "cuda")["CUDA_VISIBLE_DEVICES"] for index in range(2)] == ["4,5", "6,7"]
+    assert "CUDA_VISIBLE_DEVICES" not in share(0, 1, "cuda")
+    with pytest.raises(ConfigError, match=r"engine\.replicas = 5, but there are 4 GPUs"):
+        share(0, 5, "cuda")

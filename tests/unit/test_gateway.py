@@ -63,6 +63,12 @@ class FakeEngine:
         return web.json_response({"path": request.path}, headers={"x-from-engine": "yes"})
 
 
+def served_by(gateway: Gateway) -> httpx.AsyncClient:
+    app = Starlette(routes=gateway.routes(), exception_handlers=exception_handlers())
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+
 class World:
     """A gateway on a fake engine, and a client of the gateway."""
 
@@ -73,9 +79,7 @@ class World:
         self.slots = AdapterSlots(self.pool, 4)
         self.swaps = SwapManager(self.store, self.slots, self.pool, proof_tolerance=0.1, drain_timeout_s=1)
         self.gateway = Gateway(self.pool, self.slots, self.swaps, self.store)
-        app = Starlette(routes=self.gateway.routes(), exception_handlers=exception_handlers())
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        self.http = httpx.AsyncClient(transport=transport, base_url="http://gateway")
+        self.http = served_by(self.gateway)
 
     def publish(self, folder: Path) -> int:
         source = folder / "trained"
