@@ -28,7 +28,7 @@ PROMPT = [{"role": "user", "content": "Tell me something."}]
 class Daemon:
     """A real `reheatd serve` on a port and a data folder of its own."""
 
-    def __init__(self, folder: Path, model: Path) -> None:
+    def __init__(self, folder: Path, model: Path, engine: str = "") -> None:
         self.data_dir = folder / "data"
         self._log = folder / "serve.log"
         config = folder / "reheatd.toml"
@@ -36,7 +36,7 @@ class Daemon:
             f'data_dir = "{self.data_dir}"\n'
             f'[policy]\nmodel = "{model}"\nmax_model_len = 512\n'
             "[server]\nport = 0\n"
-            "[engine]\nkv_cache_bytes = 67108864\nstartup_timeout_s = 500.0\n"
+            f"[engine]\nkv_cache_bytes = 67108864\nstartup_timeout_s = 500.0\n{engine}\n"
             "[entropy]\ninterval_s = 3600.0\nprobe_count = 4\nmax_tokens = 8\nbaseline_windows = 1\n"
         )
         self.command = [sys.executable, "-m", "cli.main", "serve", "--json", "--config", str(config)]
@@ -72,8 +72,11 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def running(folder: Path, model: Path) -> Iterator[Daemon]:
-    daemon = Daemon(folder, model)
+def running(folder: Path, model: Path, engine: str = "") -> Iterator[Daemon]:
+    """Args:
+    engine: Further lines of the configuration's table of that name.
+    """
+    daemon = Daemon(folder, model, engine)
     try:
         yield daemon
     finally:

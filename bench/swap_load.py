@@ -1,0 +1,122 @@
+"""Clients that stream without pause, and every token they were given, with its time and logprob."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+VERSION_HEADER = "x-reheatd-version"
+
+
+@dataclass
+class Answer:
+    """One streamed completion; times are seconds of the monotonic clock."""
+
+    began: float
+    version: str = ""
+    """As the answer's header has it; else as the side under test knows it."""
+    ended: float = 0.0
+    times: list[float] = field(default_factory=list)
+    """When each chunk came."""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    """Raw logprobs of the sampled tokens, nats."""
+    error: str = ""
+
+
+class StreamLoad:
+    """Streams completions of one prompt, at temperature 1, each with a seed of its own.
+
+    Args:
+        prompt_ids: Longer than a block of the prefix cache, so that answers use what earlier ones left there.
+    """
+
+    def __init__(self, url: str, model: str, prompt_ids: list[int], *, tokens: int) -> None:
+        self.url = url
+        self.answers: list[Answer] = []
+        """Those that are over, failed ones too."""
+        self.version = ""
+        """What answers without a header are of."""
+        self._model = model
+        self._prompt_ids = prompt_ids
+        self._tokens = tokens
+        self._seed = 0
+        self._http: aiohttp.ClientSession | None = None
+
+    @asynccontextmanager
+    async def running(self, streams: int) -> AsyncIterator[None]:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=120)
+        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as self._http:
+            stop = asyncio.Event()
+            clients = [asyncio.create_task(self._stream(stop)) for _ in range(streams)]
+            try:
+                yield
+            finally:
+                stop.set()
+                await asyncio.gather(*clients)
+
+    async def _stream(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            answer = await self.ask()
+            if answer.error:
+                await asyncio.sleep(0.1)  # as a client would that tries again
+
+    async def ask(self, first_token: "asyncio.Future[float] | None" = None) -> Answer:
+        """One answer; `first_token` gets the time at which its first token came."""
+        assert self._http is not None
+        self._seed += 1
+        answer = Answer(time.monotonic(), self.version)
+        body = {
+            "model": self._model,
+            "prompt": self._prompt_ids,
+            "max_tokens": self._tokens,
+            "temperature": 1.0,
+            "seed": self._seed,
+            "logprobs": 0,
+            "ignore_eos": True,
+            "return_token_ids": True,
+            "stream": True,
+        }
+        try:
+            async with self._http.post(f"{self.url}/v1/completions", json=body) as response:
+                if response.status != 200:
+                    raise ValueError(f"HTTP {response.status}: {(await response.text())[:200]}")
+                answer.version = response.headers.get(VERSION_HEADER, answer.version)
+                async for line in response.content:
+                    if line.startswith(b"data: {"):
+                        self._take(answer, json.loads(line[6:]))
+                        if first_token is not None and answer.token_ids and not first_token.done():
+                            first_token.set_result(time.monotonic())
+            if len(answer.token_ids) != self._tokens:
+                raise ValueError(f"{len(answer.token_ids)} of {self._tokens} tokens came")
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            answer.error = f"{type(error).__name__}: {error}"
+        answer.ended = time.monotonic()
+        self.answers.append(answer)
+        return answer
+
+    @staticmethod
+    def _take(answer: Answer, chunk: dict[str, Any]) -> None:
+        if "error" in chunk:
+            raise ValueError(chunk["error"]["message"])
+        for choice in chunk["choices"]:
+            ids = choice.get("token_ids") or []
+            if ids:
+                answer.times.append(time.monotonic())
+                answer.token_ids += ids
+                answer.logprobs += choice["logprobs"]["token_logprobs"]
+
+
+def gaps(answers: list[Answer], begin: float, end: float) -> list[float]:
+    """Seconds between two tokens of an answer, of those that ended between `begin` and `end`."""
+    return [
+        later - earlier
+        for answer in answers
+        for earlier, later in zip(answer.times, answer.times[1:], strict=False)
+        if begin <= later < end
+    ]

@@ -1,0 +1,68 @@
+"""What each version should answer: logprobs by Transformers and PEFT in float32, apart from any engine."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reheatd.jobs.contracts import ProofItem
+
+PROMPT = (
+    "You are a patient teacher. A pupil has three baskets with twelve apples each, gives seven of them to a friend, eats "
+    "two, and finds five more on the way home. Explain step by step how many apples the pupil has now, and why."
+)
+PROOF_ITEMS = 6
+PROOF_TOKENS = 32
+
+
+class Reference:
+    """The policy with any of the adapters.
+
+    Args:
+        model: Folder of the policy.
+        any_adapter: One of the shape of all that follow.
+    """
+
+    def __init__(self, model: Path, any_adapter: Path) -> None:
+        torch.manual_seed(0)
+        base: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        self.prompt_ids: list[int] = AutoTokenizer.from_pretrained(model)(PROMPT)["input_ids"]
+        with torch.no_grad():
+            sampled = base.generate(
+                torch.tensor([self.prompt_ids]),
+                do_sample=True,
+                top_k=0,
+                num_return_sequences=PROOF_ITEMS,
+                min_new_tokens=PROOF_TOKENS,
+                max_new_tokens=PROOF_TOKENS,
+            )
+        self._proof_ids: list[list[int]] = sampled[:, len(self.prompt_ids) :].tolist()
+        self._policy: Any = PeftModel.from_pretrained(base, any_adapter).eval()
+        with self._policy.disable_adapter():
+            self._base_logprobs = self._score(self._proof_ids)
+
+    def logprobs(self, adapter: Path, completions: list[list[int]]) -> list[list[float]]:
+        """Of each token of completions of equal length of the prompt, under `adapter`, nats."""
+        self._policy.load_adapter(adapter, "asked")
+        self._policy.set_adapter("asked")
+        try:
+            return [row for start in range(0, len(completions), 32) for row in self._score(completions[start : start + 32])]
+        finally:
+            self._policy.set_adapter("default")
+            self._policy.delete_adapter("asked")
+
+    def proof(self, adapter: Path) -> list[ProofItem]:
+        logprobs = self.logprobs(adapter, self._proof_ids)
+        return [
+            ProofItem(prompt_ids=self.prompt_ids, completion_ids=ids, logprobs=new, base_logprobs=old)
+            for ids, new, old in zip(self._proof_ids, logprobs, self._base_logprobs, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _score(self, completions: list[list[int]]) -> list[list[float]]:
+        ids_BT = torch.tensor([[*self.prompt_ids, *completion] for completion in completions])
+        start = len(self.prompt_ids)
+        log_p_BTV = torch.log_softmax(self._policy(ids_BT).logits[:, start - 1 : -1].float(), -1)
+        return log_p_BTV.gather(-1, ids_BT[:, start:, None])[..., 0].tolist()
