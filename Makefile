@@ -13,7 +13,7 @@ READY   := $(VENV)/.ready-$(ENGINE)
 PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-gateway experiment experiment-quick experiment-reheating test-compose lock clean
+.PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-swap bench-gateway experiment experiment-quick experiment-reheating test-compose lock clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ bench-rl: $(READY)  ## A whole RL update against TRL's GRPOTrainer on the same r
 
 bench-entropy: $(READY)  ## Entropy estimators against the exact value; what the engine's tap and monitoring cost
 	@$(BIN)/python -m bench.entropy
+
+bench-swap: $(READY)  ## 100 adapter swaps under load, beside reloading in place and restarting the engine
+	@$(BIN)/python -m bench.swap
 
 bench-gateway: $(READY) $(LITELLM)/.ready  ## What the gateway costs, beside LiteLLM's proxy
 	@$(BIN)/python -m bench.gateway --litellm $(LITELLM)/bin/litellm

@@ -1,6 +1,7 @@
 """Clients that stream without pause, and every token they were given, with its time and logprob."""
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator
@@ -117,6 +118,6 @@ def gaps(answers: list[Answer], begin: float, end: float) -> list[float]:
     return [
         later - earlier
         for answer in answers
-        for earlier, later in zip(answer.times, answer.times[1:], strict=False)
+        for earlier, later in itertools.pairwise(answer.times)
         if begin <= later < end
     ]

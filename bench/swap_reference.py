@@ -10,11 +10,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reheatd.jobs.contracts import ProofItem
 
 PROMPT = (
-    "You are a patient teacher. A pupil has three baskets with twelve apples each, gives seven of them to a friend, eats "
-    "two, and finds five more on the way home. Explain step by step how many apples the pupil has now, and why."
+    "You are a patient teacher. A pupil has three baskets with twelve apples each, gives seven of them to a friend, "
+    "eats two, and finds five more on the way home. Explain step by step how many apples the pupil has now, and why."
 )
 PROOF_ITEMS = 6
 PROOF_TOKENS = 32
+BATCH = 32
 
 
 class Reference:
@@ -48,7 +49,9 @@ class Reference:
         self._policy.load_adapter(adapter, "asked")
         self._policy.set_adapter("asked")
         try:
-            return [row for start in range(0, len(completions), 32) for row in self._score(completions[start : start + 32])]
+            return [
+                row for start in range(0, len(completions), 32) for row in self._score(completions[start : start + 32])
+            ]
         finally:
             self._policy.set_adapter("default")
             self._policy.delete_adapter("asked")

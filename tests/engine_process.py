@@ -29,22 +29,34 @@ def running_engine(
         tap_address: Where an entropy tap sends to; None: it has no tap.
         engine: Settings of the engine.
     """
-    settings = Settings.model_validate({"engine": {"kv_cache_bytes": 64 << 20, **engine}})
-    port = reserve_port()
-    command = engine_command(settings, model, port, "cpu", tap_address=tap_address)
-    argv, env = command.argv, {**os.environ, **command.env}
-    if stock:
-        argv = [argv[0], "-c", STOCK_SERVER, *argv[argv.index("--model") :]]
-        env["VLLM_PLUGINS"] = ""
-    with log.open("wb") as output:
-        process = subprocess.Popen(argv, env=env, stdout=output, stderr=subprocess.STDOUT)
+    url, process = start_engine(model, log, stock=stock, tap_address=tap_address, **engine)
     try:
-        url = f"http://127.0.0.1:{port}"
         asyncio.run(_wait_ready(url, process, log))
         yield url
     finally:
         process.terminate()
         process.wait(timeout=60)
+
+
+def start_engine(
+    model: Path,
+    log: Path,
+    *,
+    stock: bool = False,
+    tap_address: str | None = None,
+    port: int | None = None,
+    **engine: Any,
+) -> "tuple[str, subprocess.Popen[bytes]]":
+    """As `running_engine`, but the caller waits until it is ready and ends it; `port`: default a free one."""
+    settings = Settings.model_validate({"engine": {"kv_cache_bytes": 64 << 20, **engine}})
+    port = port or reserve_port()
+    command = engine_command(settings, model, port, "cpu", tap_address=tap_address)
+    argv, env = command.argv, {**os.environ, **command.env}
+    if stock:
+        argv = [argv[0], "-c", STOCK_SERVER, *argv[argv.index("--model") :]]
+        env["VLLM_PLUGINS"] = ""
+    with log.open("ab") as output:
+        return f"http://127.0.0.1:{port}", subprocess.Popen(argv, env=env, stdout=output, stderr=subprocess.STDOUT)
 
 
 async def _wait_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:

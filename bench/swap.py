@@ -1,0 +1,267 @@
+"""Changing the weights under load: `python -m bench.swap`.
+
+Eight clients stream SmolLM2-135M's answers without pause while 100 adapters are published and promoted one after the
+other by reheatd's swap protocol. Each answer's logprobs are then held against those that Transformers and PEFT compute
+in float32 for the version in its header. The same clients then meet the two ways without a protocol: the files of one
+adapter name overwritten and reloaded in place, and the engine restarted with other weights.
+"""
+
+import asyncio
+import itertools
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from bench.report import Report
+from bench.swap_load import Answer, StreamLoad, gaps
+from bench.swap_reference import Reference
+from reheatd.adapters.lineage import version_name
+from reheatd.config import BUILTIN_POLICY
+from reheatd.engine.client import EngineClient
+from reheatd.engine.policy_model import resolve_policy
+from reheatd.jobs.contracts import ProofItem
+from tests.engine_process import running_engine, start_engine
+from tests.integration.serving import serving
+from tests.random_adapter import random_adapter
+
+SWAPS = 100
+IN_PLACE_SWAPS = 30
+RESTARTS = 3
+STREAMS = 8
+TOKENS = 32
+RANK = 8
+SIZE = 0.05
+BLOCKS = 10
+"""Swaps and time without any take turns, so that whatever else the machine does meets both."""
+CONTROL_S = 15.0
+SETTLE_S = 4.0
+TOLERANCE = 0.1
+"""Nats per token, mean absolute: as in the proof of delivery."""
+IN_PLACE = "policy"
+KV_CACHE = 256 << 20
+START_TIMEOUT_S = 300.0
+
+
+@dataclass
+class Side:
+    """What one way of changing weights did to its clients."""
+
+    answers: list[Answer] = field(default_factory=list)
+    to_first_token: list[float] = field(default_factory=list)
+    """Seconds from the published adapter to the first token on it."""
+    control: list[tuple[float, float]] = field(default_factory=list)
+    """When nothing was changed, seconds of the monotonic clock."""
+    changing: list[tuple[float, float]] = field(default_factory=list)
+
+    def p99_gap_s(self, spans: list[tuple[float, float]]) -> float:
+        return float(np.percentile([gap for begin, end in spans for gap in gaps(self.answers, begin, end)], 99))
+
+    def longest_gap_s(self) -> float:
+        """Of tokens of one answer, or of answers to all clients together."""
+        arrivals = sorted(moment for answer in self.answers for moment in answer.times)
+        return max(later - earlier for earlier, later in itertools.pairwise(arrivals))
+
+    def failed(self) -> int:
+        return sum(bool(answer.error) for answer in self.answers)
+
+
+async def reheatd(
+    engine: str, adapters: list[Path], proofs: list[list[ProofItem]], prompt: list[int], tmp: Path
+) -> Side:
+    """Published in the store and promoted: staged, verified, flipped, drained, unloaded."""
+    side = Side()
+    async with serving(engine, tmp) as served:
+        load = StreamLoad(served.url, "policy", prompt, tokens=TOKENS)
+
+        async def swap(number: int) -> None:
+            first = asyncio.get_running_loop().create_future()
+            asking: list[asyncio.Task[Answer]] = []
+            served.swaps.on_flip = lambda: asking.append(asyncio.create_task(load.ask(first)))
+            version = served.store.publish(
+                adapters[number], parent=0, base_model="", base_digest="", kind="imported", proof=proofs[number]
+            ).version
+            published = time.monotonic()
+            await served.swaps.promote(version)
+            answer = await asking[0]
+            if not answer.error:
+                assert answer.version == version_name(version)
+                side.to_first_token.append(first.result() - published)
+
+        await _in_turns(side, load, SWAPS, swap)
+    return side
+
+
+async def in_place(engine: str, adapters: list[Path], prompt: list[int], tmp: Path) -> Side:
+    """The files under one name are overwritten and reloaded; answers are of what was loaded when they began."""
+    side = Side()
+    folder = tmp / "in-place"
+    shutil.copytree(adapters[0], folder)
+    async with EngineClient(engine) as client, aiohttp.ClientSession(engine) as http:
+        await client.load_adapter(IN_PLACE, folder)
+        load = StreamLoad(engine, IN_PLACE, prompt, tokens=TOKENS)
+        load.version = version_name(1)
+
+        async def swap(number: int) -> None:
+            published = time.monotonic()
+            for file in adapters[number + 1].iterdir():
+                shutil.copy(file, folder / f"{file.name}.new")
+                (folder / f"{file.name}.new").rename(folder / file.name)
+            body = {"lora_name": IN_PLACE, "lora_path": str(folder), "load_inplace": True}
+            async with http.post("/v1/load_lora_adapter", json=body) as answer:
+                answer.raise_for_status()
+            await _first_token(side, load, number + 1, published)
+
+        await _in_turns(side, load, IN_PLACE_SWAPS, swap)
+    return side
+
+
+async def restart(model: Path, adapters: list[Path], prompt: list[int], tmp: Path) -> Side:
+    """The engine is stopped, after its last answer, and started again with the next adapter."""
+    side = Side()
+
+    def start(number: int, port: int | None = None) -> tuple[str, "subprocess.Popen[bytes]"]:
+        extra = ["--lora-modules", f"{IN_PLACE}={adapters[number]}"]
+        return start_engine(model, tmp / "restart.log", port=port, kv_cache_bytes=KV_CACHE, extra_args=extra)
+
+    url, running = start(0)
+    try:
+        async with EngineClient(url) as client:
+            await client.wait_ready(START_TIMEOUT_S)
+            load = StreamLoad(url, IN_PLACE, prompt, tokens=TOKENS)
+            load.version = version_name(1)
+
+            async def swap(number: int) -> None:
+                nonlocal running
+                published = time.monotonic()
+                running.terminate()
+                await asyncio.to_thread(running.wait)
+                _, running = start(number + 1, int(url.rpartition(":")[2]))
+                await client.wait_ready(START_TIMEOUT_S)
+                await _first_token(side, load, number + 1, published)
+
+            await _in_turns(side, load, RESTARTS, swap, blocks=1)
+    finally:
+        running.terminate()
+        running.wait()
+    return side
+
+
+async def _first_token(side: Side, load: StreamLoad, number: int, published: float) -> None:
+    load.version = version_name(number + 1)
+    first = asyncio.get_running_loop().create_future()
+    if not (await load.ask(first)).error:
+        side.to_first_token.append(first.result() - published)
+
+
+async def _in_turns(
+    side: Side, load: StreamLoad, swaps: int, swap: Callable[[int], Awaitable[None]], *, blocks: int = BLOCKS
+) -> None:
+    """Runs the load; times without and with swaps take turns."""
+    async with load.running(STREAMS):
+        await asyncio.sleep(SETTLE_S)
+        for block in range(blocks):
+            begin = time.monotonic()
+            await asyncio.sleep(CONTROL_S)
+            middle = time.monotonic()
+            for number in range(block * swaps // blocks, (block + 1) * swaps // blocks):
+                await swap(number)
+            side.control.append((begin, middle))
+            side.changing.append((middle, time.monotonic()))
+            print(f"  {(block + 1) * swaps // blocks} of {swaps} swaps, {len(load.answers)} answers", flush=True)
+    side.answers = load.answers
+
+
+def differences(reference: Reference, adapters: list[Path], answers: list[Answer]) -> dict[int, np.ndarray]:
+    """By version, how far its answers are from it: mean absolute nats per token of each [answers]."""
+    found: dict[int, np.ndarray] = {}
+    for version in sorted({_number(answer) for answer in answers if not answer.error}):
+        own = [answer for answer in answers if not answer.error and _number(answer) == version]
+        expected = reference.logprobs(adapters[version - 1], [answer.token_ids for answer in own])
+        found[version] = np.abs(np.subtract([answer.logprobs for answer in own], expected)).mean(axis=1)
+    return found
+
+
+def _number(answer: Answer) -> int:
+    return int(answer.version.removeprefix("policy-v"))
+
+
+def table(sides: dict[str, Side], wrong: dict[str, int]) -> Table:
+    shown = Table(title="100 new adapters under the load of 8 streams, beside the two ways without a protocol")
+    for heading in ("", "swaps", "answers", "failed", "wrong version", "to first token", "longest silence", "p99 gap"):
+        shown.add_column(heading, justify="left" if not heading else "right")
+    for name, side in sides.items():
+        shown.add_row(
+            name,
+            str(len(side.to_first_token)),
+            str(len(side.answers)),
+            str(side.failed()),
+            str(wrong[name]),
+            f"{statistics.median(side.to_first_token) * 1e3:.0f} ms",
+            f"{side.longest_gap_s():.2f} s",
+            f"{side.p99_gap_s(side.changing) / side.p99_gap_s(side.control):.2f}x",
+        )
+    return shown
+
+
+def main() -> None:
+    report = Report("swap")
+    model = resolve_policy(BUILTIN_POLICY)
+    with tempfile.TemporaryDirectory() as scratch:
+        tmp = Path(scratch)
+        adapters = [
+            random_adapter(tmp / f"trained-{seed}", model, rank=RANK, seed=seed, size=SIZE) for seed in range(SWAPS)
+        ]
+        reference = Reference(model, adapters[0])
+        prompt = reference.prompt_ids
+        proofs = [reference.proof(adapter) for adapter in adapters]
+        print(f"{SWAPS} adapters of rank {RANK}, a prompt of {len(prompt)} tokens", flush=True)
+        sides: dict[str, Side] = {}
+        with running_engine(model, tmp / "engine.log", kv_cache_bytes=KV_CACHE) as engine:
+            sides["reheatd"] = asyncio.run(reheatd(engine, adapters, proofs, prompt, tmp))
+        with running_engine(model, tmp / "engine.log", kv_cache_bytes=KV_CACHE) as engine:
+            sides["reload in place"] = asyncio.run(in_place(engine, adapters, prompt, tmp))
+        sides["restart"] = asyncio.run(restart(model, adapters, prompt, tmp))
+
+        wrong: dict[str, int] = {}
+        for name, side in sides.items():
+            off = np.concatenate(list(differences(reference, adapters, side.answers).values()))
+            wrong[name] = int((off > TOLERANCE).sum())
+            print(
+                f"{name}: answers differ from their version by {np.median(off):.3f} nats per token, at most {off.max():.3f}"
+            )
+        apart = np.concatenate(
+            list(differences(reference, adapters[1:] + adapters[:1], sides["reheatd"].answers).values())
+        )
+        print(f"reheatd: {np.median(apart):.3f} from another version, at least {apart.min():.3f}")
+
+    Console().print(table(sides, wrong))
+    side = sides["reheatd"]
+    report.result("swaps", len(side.to_first_token))
+    report.result("answers", len(side.answers))
+    report.result("failed_requests", side.failed())
+    report.result("wrong_version_answers", wrong["reheatd"])
+    report.result("publish_to_first_token_ms", statistics.median(side.to_first_token) * 1e3, "ms")
+    report.result("p99_gap_vs_control", side.p99_gap_s(side.changing) / side.p99_gap_s(side.control))
+    report.result("p99_gap_ms", side.p99_gap_s(side.changing) * 1e3, "ms")
+    report.result("other_version_difference", float(apart.min()), "nats per token")
+    for name, prefix in (("reload in place", "in_place"), ("restart", "restart")):
+        report.result(f"{prefix}_swaps", len(sides[name].to_first_token))
+        report.result(f"{prefix}_failed_requests", sides[name].failed())
+        report.result(f"{prefix}_wrong_version_answers", wrong[name])
+        report.result(f"{prefix}_publish_to_first_token_ms", statistics.median(sides[name].to_first_token) * 1e3, "ms")
+    report.result("restart_outage_s", sides["restart"].longest_gap_s(), "s")
+    report.write(streams=STREAMS, tokens=TOKENS, rank=RANK, size=SIZE, tolerance=TOLERANCE, restarts=RESTARTS)
+
+
+if __name__ == "__main__":
+    main()
