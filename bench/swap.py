@@ -30,7 +30,7 @@ from reheatd.config import BUILTIN_POLICY
 from reheatd.engine.client import EngineClient
 from reheatd.engine.policy_model import resolve_policy
 from reheatd.jobs.contracts import ProofItem
-from tests.engine_process import running_engine, start_engine
+from tests.engine_process import running_engine, start_engine, stop_engine
 from tests.integration.serving import serving
 from tests.random_adapter import random_adapter
 
@@ -38,12 +38,15 @@ SWAPS = 100
 IN_PLACE_SWAPS = 30
 RESTARTS = 3
 STREAMS = 8
-TOKENS = 32
+TOKENS = (16, 48)
 RANK = 8
-SIZE = 0.05
+SIZE = 0.2
 BLOCKS = 10
 """Swaps and time without any take turns, so that whatever else the machine does meets both."""
-CONTROL_S = 10.0
+CONTROL_S = 15.0
+SWAP_EVERY_S = 8.0
+GRACE_S = 30.0
+"""How long a restart waits for the old engine before it kills it."""
 SETTLE_S = 4.0
 TOLERANCE = 0.1
 """Nats per token, mean absolute: as in the proof of delivery."""
@@ -143,16 +146,14 @@ async def restart(model: Path, adapters: list[Path], prompt: list[int], tmp: Pat
             async def swap(number: int) -> None:
                 nonlocal running
                 published = time.monotonic()
-                running.terminate()
-                await asyncio.to_thread(running.wait)
+                await asyncio.to_thread(stop_engine, running, GRACE_S)
                 _, running = start(number + 1, int(url.rpartition(":")[2]))
                 await client.wait_ready(START_TIMEOUT_S)
                 await _first_token(side, load, number + 1, published)
 
             await _in_turns(side, load, RESTARTS, swap, blocks=1)
     finally:
-        running.terminate()
-        running.wait()
+        stop_engine(running, GRACE_S)
     return side
 
 
@@ -174,7 +175,9 @@ async def _in_turns(
             await asyncio.sleep(CONTROL_S)
             middle = time.monotonic()
             for number in range(block * swaps // blocks, (block + 1) * swaps // blocks):
+                due = asyncio.create_task(asyncio.sleep(SWAP_EVERY_S))
                 await swap(number)
+                await due
             side.control.append((begin, middle))
             side.changing.append((middle, time.monotonic()))
             print(f"  {(block + 1) * swaps // blocks} of {swaps} swaps, {len(load.answers)} answers", flush=True)
@@ -187,7 +190,8 @@ def differences(reference: Reference, adapters: list[Path], answers: list[Answer
     for version in sorted({_number(answer) for answer in answers if not answer.error}):
         own = [answer for answer in answers if not answer.error and _number(answer) == version]
         expected = reference.logprobs(adapters[version - 1], [answer.token_ids for answer in own])
-        found[version] = np.abs(np.subtract([answer.logprobs for answer in own], expected)).mean(axis=1)
+        pairs = zip(own, expected, strict=True)
+        found[version] = np.array([np.abs(np.subtract(answer.logprobs, row)).mean() for answer, row in pairs])
     return found
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,13 +32,16 @@ class Answer:
 
 
 class StreamLoad:
-    """Streams completions of one prompt, at temperature 1, each with a seed of its own.
+    """Streams completions of one prompt, at temperature 1, each with a seed and a length of its own.
+
+    Of one length the streams would fall into step, and none would ever feel another's prefill.
 
     Args:
         prompt_ids: Longer than a block of the prefix cache, so that answers use what earlier ones left there.
+        tokens: Shortest and longest answer.
     """
 
-    def __init__(self, url: str, model: str, prompt_ids: list[int], *, tokens: int) -> None:
+    def __init__(self, url: str, model: str, prompt_ids: list[int], *, tokens: tuple[int, int]) -> None:
         self.url = url
         self.answers: list[Answer] = []
         """Those that are over, failed ones too."""
@@ -45,6 +49,7 @@ class StreamLoad:
         """What answers without a header are of."""
         self._model = model
         self._prompt_ids = prompt_ids
+        self._lengths = random.Random(0)
         self._tokens = tokens
         self._seed = 0
         self._http: aiohttp.ClientSession | None = None
@@ -72,10 +77,11 @@ class StreamLoad:
         assert self._http is not None
         self._seed += 1
         answer = Answer(time.monotonic(), self.version)
+        length = self._lengths.randint(*self._tokens)
         body = {
             "model": self._model,
             "prompt": self._prompt_ids,
-            "max_tokens": self._tokens,
+            "max_tokens": length,
             "temperature": 1.0,
             "seed": self._seed,
             "logprobs": 0,
@@ -93,8 +99,8 @@ class StreamLoad:
                         self._take(answer, json.loads(line[6:]))
                         if first_token is not None and answer.token_ids and not first_token.done():
                             first_token.set_result(time.monotonic())
-            if len(answer.token_ids) != self._tokens:
-                raise ValueError(f"{len(answer.token_ids)} of {self._tokens} tokens came")
+            if len(answer.token_ids) != length:
+                raise ValueError(f"{len(answer.token_ids)} of {length} tokens came")
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             answer.error = f"{type(error).__name__}: {error}"
         answer.ended = time.monotonic()

@@ -45,7 +45,7 @@ class Reference:
             self._base_logprobs = self._score(self._proof_ids)
 
     def logprobs(self, adapter: Path, completions: list[list[int]]) -> list[list[float]]:
-        """Of each token of completions of equal length of the prompt, under `adapter`, nats."""
+        """Of each token of completions of the prompt, under `adapter`, nats."""
         self._policy.load_adapter(adapter, "asked")
         self._policy.set_adapter("asked")
         try:
@@ -65,7 +65,11 @@ class Reference:
 
     @torch.no_grad()
     def _score(self, completions: list[list[int]]) -> list[list[float]]:
-        ids_BT = torch.tensor([[*self.prompt_ids, *completion] for completion in completions])
+        # Padded on the right, which a causal model does not see.
+        longest = max(map(len, completions))
+        padded = [[*self.prompt_ids, *completion, *[0] * (longest - len(completion))] for completion in completions]
+        ids_BT = torch.tensor(padded)
         start = len(self.prompt_ids)
         log_p_BTV = torch.log_softmax(self._policy(ids_BT).logits[:, start - 1 : -1].float(), -1)
-        return log_p_BTV.gather(-1, ids_BT[:, start:, None])[..., 0].tolist()
+        logprobs_BT = log_p_BTV.gather(-1, ids_BT[:, start:, None])[..., 0].tolist()
+        return [row[: len(completion)] for row, completion in zip(logprobs_BT, completions, strict=True)]

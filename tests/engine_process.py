@@ -4,9 +4,11 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from reheatd.config import Settings
 from reheatd.engine.client import EngineClient
@@ -34,8 +36,7 @@ def running_engine(
         asyncio.run(_wait_ready(url, process, log))
         yield url
     finally:
-        process.terminate()
-        process.wait(timeout=60)
+        stop_engine(process, 60)
 
 
 def start_engine(
@@ -57,6 +58,20 @@ def start_engine(
         env["VLLM_PLUGINS"] = ""
     with log.open("ab") as output:
         return f"http://127.0.0.1:{port}", subprocess.Popen(argv, env=env, stdout=output, stderr=subprocess.STDOUT)
+
+
+def stop_engine(process: "subprocess.Popen[bytes]", grace_s: float) -> None:
+    """Ends an engine, by force after `grace_s` seconds, and all of its processes with it."""
+    tree = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    try:
+        process.wait(timeout=grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in tree:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 async def _wait_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:

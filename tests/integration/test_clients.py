@@ -35,11 +35,13 @@ WEATHER: Any = {
 PROBLEMS = [("2 + 3 =", ["5", "6"], 0), ("4 + 4 =", ["9", "8"], 1), ("1 + 1 =", ["3", "2"], 1)]
 
 
-def from_a_thread(engine: str, folder: Path, work: Callable[[Serving], None]) -> None:
-    """Runs a client that blocks while the gateway serves it."""
+def from_a_thread(engine: str, folder: Path, work: Callable[[Serving], None], *, adapter: Path | None = None) -> None:
+    """Runs a client that blocks while the gateway serves it, with `adapter` as version 1."""
 
     async def run() -> None:
         async with serving(engine, folder) as served:
+            if adapter is not None:
+                served.publish(adapter)
             await asyncio.to_thread(work, served)
             assert served.gateway.counts.failed == 0
 
@@ -94,7 +96,7 @@ def test_openai_with_json(engine: str, tmp_path: Path) -> None:
     def work(served: Serving) -> None:
         with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as api:
             parsed = api.chat.completions.parse(
-                model="policy", messages=QUESTION, response_format=Sum, max_tokens=60, seed=1
+                model="policy", messages=QUESTION, response_format=Sum, max_tokens=400, seed=1
             )
             assert isinstance(parsed.choices[0].message.parsed, Sum)
             free = api.chat.completions.create(
@@ -110,7 +112,6 @@ def test_langchain(engine: str, tiny_policy: Path, tmp_path: Path) -> None:
     adapter = random_adapter(tmp_path / "trained", tiny_policy, seed=41)
 
     def work(served: Serving) -> None:
-        served.publish(adapter)
         chat = ChatOpenAI(
             model="policy-v1",
             base_url=f"{served.url}/v1",
@@ -131,7 +132,7 @@ def test_langchain(engine: str, tiny_policy: Path, tmp_path: Path) -> None:
         assert isinstance(called, AIMessage)
         assert [call["name"] for call in called.tool_calls] == ["weather"]
 
-    from_a_thread(engine, tmp_path, work)
+    from_a_thread(engine, tmp_path, work, adapter=adapter)
 
 
 @pytest.fixture
