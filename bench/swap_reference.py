@@ -65,11 +65,12 @@ class Reference:
 
     @torch.no_grad()
     def _score(self, completions: list[list[int]]) -> list[list[float]]:
+        prompt = self._policy(torch.tensor([self.prompt_ids]), use_cache=True, logits_to_keep=1)
+        prompt.past_key_values.batch_repeat_interleave(len(completions))
         # Padded on the right, which a causal model does not see.
         longest = max(map(len, completions))
-        padded = [[*self.prompt_ids, *completion, *[0] * (longest - len(completion))] for completion in completions]
-        ids_BT = torch.tensor(padded)
-        start = len(self.prompt_ids)
-        log_p_BTV = torch.log_softmax(self._policy(ids_BT).logits[:, start - 1 : -1].float(), -1)
-        logprobs_BT = log_p_BTV.gather(-1, ids_BT[:, start:, None])[..., 0].tolist()
-        return [row[: len(completion)] for row, completion in zip(logprobs_BT, completions, strict=True)]
+        ids_BT = torch.tensor([[*completion, *[0] * (longest - len(completion))] for completion in completions])
+        after = self._policy(ids_BT[:, :-1], past_key_values=prompt.past_key_values).logits
+        logits_BTV = torch.cat([prompt.logits.expand(len(completions), 1, -1), after], dim=1).float()
+        logprobs_BT = logits_BTV.gather(-1, ids_BT[..., None])[..., 0] - logits_BTV.logsumexp(-1)
+        return [row[: len(completion)] for row, completion in zip(logprobs_BT.tolist(), completions, strict=True)]
