@@ -6,6 +6,9 @@ besides the plain distance, the *change* from base to adapter is compared: regre
 engine's has slope 1 when the adapter arrived, 0 when it did not, and s when it arrived scaled by s. Rounding in the
 trainer flattens the slope of a small change; how much it can at most follows from how far engine and trainer are apart
 under the base.
+
+Scoring computes every prompt anew; answers read what the engine's prefix cache holds. So the last token of each
+completion is asked for once more the way answers are, which shows a cache that other weights have filled.
 """
 
 import asyncio
@@ -71,11 +74,35 @@ async def prove(client: EngineClient, model: str, items: list[ProofItem], *, tol
         if isinstance(answer, BaseException):
             raise answer
         logprobs.append(answer)
+    await _prove_cache(client, model, items, [row[-1] for row in logprobs[: len(items)]], tolerance=tolerance)
     engine_new = np.concatenate(logprobs[: len(items)])
     engine_base = np.concatenate(logprobs[len(items) :])
     trainer_new = np.concatenate([item.logprobs for item in items])
     trainer_base = np.concatenate([item.base_logprobs for item in items])
     return judge(model, engine_new, engine_base, trainer_new, trainer_base, tolerance=tolerance)
+
+
+async def _prove_cache(
+    client: EngineClient, model: str, items: list[ProofItem], expected: list[float], *, tolerance: float
+) -> None:
+    answers = await asyncio.gather(
+        *(
+            client.score_next(model, [*item.prompt_ids, *item.completion_ids[:-1]], item.completion_ids[-1])
+            for item in items
+        ),
+        return_exceptions=True,
+    )
+    found: list[float] = []
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+        found.append(answer)
+    difference = float(np.mean(np.abs(np.subtract(found, expected))))
+    if not difference <= tolerance:
+        raise DeliveryError(
+            f"{model} answers from a prefix cache that other weights have filled: with the cache and without it its "
+            f"logprobs differ by {difference:.3f} nats (allowed {tolerance}); restart the engine"
+        )
 
 
 def judge(

@@ -211,6 +211,21 @@ class EngineClient:
         entries = answer["choices"][0]["prompt_logprobs"][len(prompt_ids) :]
         return [entry[str(token)]["logprob"] for entry, token in zip(entries, completion_ids, strict=True)]
 
+    async def score_next(self, model: str, prompt_ids: list[int], token: int) -> float:
+        """Raw logprob of one token after a prompt, nats, as an answer has it: with what the prefix cache holds.
+
+        `score` computes every prompt anew.
+        """
+        body = {
+            "model": model,
+            "prompt": prompt_ids,
+            "max_tokens": 1,
+            "allowed_token_ids": [token],
+            "logprobs": 0,
+        }
+        answer = await self._request("POST", "/v1/completions", body)
+        return answer["choices"][0]["logprobs"]["token_logprobs"][0]
+
     async def health(self) -> int:
         """The HTTP status of the engine's own health check.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from reheatd.adapters.proof import ProofReport
+from reheatd.adapters.proof import ProofReport, prove
 from reheatd.adapters.validate import validate_adapter
+from reheatd.engine.client import EngineClient
 from reheatd.errors import AdapterInvalidError, DeliveryError, EngineError
 from reheatd.jobs.contracts import ProofItem
 from tests.engine_process import running_engine
@@ -57,6 +59,47 @@ def test_what_is_not_the_trained_adapter_is_refused(fault: str, engine: str, tin
     else:
         scale_alpha(adapter, 1e-6)
     asyncio.run(is_refused(engine, tmp_path, adapter, proof, DeliveryError))
+
+
+def test_an_adapter_trained_on_another_base_is_refused(engine: str, tiny_policy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_policy, other)
+    weights = load_file(other / "model.safetensors")
+    rng = np.random.default_rng(5)
+    save_file(
+        {name: values + rng.normal(0, 0.02, values.shape).astype(values.dtype) for name, values in weights.items()},
+        other / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    adapter = random_adapter(tmp_path / "trained", other, seed=6)
+    validate_adapter(adapter, tiny_policy, max_rank=16)  # nothing in the files gives it away
+    asyncio.run(is_refused(engine, tmp_path, adapter, trainer_proof(other, adapter), DeliveryError))
+
+
+def test_a_cache_that_other_weights_have_filled_is_noticed(engine: str, tiny_policy: Path, tmp_path: Path) -> None:
+    """What the protocol never does: new weights under a name and path that answers were cached for."""
+    folder = random_adapter(tmp_path / "served", tiny_policy, seed=7)
+    random_adapter(tmp_path / "new", tiny_policy, seed=8)
+    proof = trainer_proof(tiny_policy, tmp_path / "new", tokens=48)
+
+    async def body() -> None:
+        async with EngineClient(engine) as client:
+            await client.load_adapter("stale", folder)
+            for item in proof:
+                await client.score_next("stale", [*item.prompt_ids, *item.completion_ids[:-1]], item.completion_ids[-1])
+            await client.unload_adapter("stale")
+            for file in (tmp_path / "new").iterdir():
+                shutil.copy(file, folder)
+            await client.load_adapter("stale", folder)
+            with pytest.raises(DeliveryError, match="prefix cache that other weights have filled"):
+                await prove(client, "stale", proof, tolerance=0.1)
+            await client.unload_adapter("stale")
+            # Under a path and a name of its own the same adapter is what was trained.
+            await client.load_adapter("fresh", tmp_path / "new")
+            await prove(client, "fresh", proof, tolerance=0.1)
+            await client.unload_adapter("fresh")
+
+    asyncio.run(body())
 
 
 def test_an_adapter_with_nan_is_refused(tiny_policy: Path, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ class FakeEngine:
     def __init__(self) -> None:
         self.names: dict[str, Path] = {}
         self.delivers: dict[str, float] = {}
+        self.cached: dict[str, float] = {}
+        """What the prefix cache delivers, if that is another share."""
         self.unload_failure: Exception | None = None
 
     async def load_adapter(self, name: str, path: Path) -> None:
@@ -40,6 +42,9 @@ class FakeEngine:
             return [-2.0] * len(completion_ids)
         assert model in self.names
         return [-2 + self.delivers.get(model, 1.0) * change for change in CHANGE]
+
+    async def score_next(self, model: str, prompt_ids: list[int], token: int) -> float:
+        return -2 + self.cached.get(model, self.delivers.get(model, 1.0)) * CHANGE[-1]
 
 
 class World:
@@ -120,6 +125,17 @@ def test_an_undelivered_adapter_leaves_the_old_one_serving(tmp_path: Path) -> No
             await world.swaps.promote(2)
         assert (world.swaps.promoted, world.store.promoted()) == (1, 1)
         assert list(world.engine.names) == ["policy-v1"]
+
+    in_world(tmp_path, body)
+
+
+def test_a_cache_of_other_weights_is_noticed(tmp_path: Path) -> None:
+    async def body(world: World) -> None:
+        world.publish()
+        world.engine.cached["policy-v1"] = 3.0
+        with pytest.raises(DeliveryError, match="policy-v1 answers from a prefix cache that other weights have filled"):
+            await world.swaps.promote(1)
+        assert (world.swaps.promoted, list(world.engine.names)) == (0, [])
 
     in_world(tmp_path, body)
 
