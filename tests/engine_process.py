@@ -62,6 +62,8 @@ def start_engine(
 
 def stop_engine(process: "subprocess.Popen[bytes]", grace_s: float) -> None:
     """Ends an engine, by force after `grace_s` seconds, and all of its processes with it."""
+    if process.poll() is not None:
+        return
     tree = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     try:

@@ -8,7 +8,7 @@ import pytest
 from tests.engine_process import running_engine
 
 TOOLS = ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
-TERSE_JSON = ["--structured-outputs-config", '{"disable_any_whitespace": true}']
+TERSE_JSON = ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
 """Random weights would choose white space for ever where a grammar lets them."""
 
 __all__ = ["engine", "running_engine"]

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_tensors
 
 from reheatd.adapters.proof import ProofReport, prove
 from reheatd.adapters.validate import validate_adapter
@@ -64,13 +67,11 @@ def test_what_is_not_the_trained_adapter_is_refused(fault: str, engine: str, tin
 def test_an_adapter_trained_on_another_base_is_refused(engine: str, tiny_policy: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(tiny_policy, other)
-    weights = load_file(other / "model.safetensors")
-    rng = np.random.default_rng(5)
-    save_file(
-        {name: values + rng.normal(0, 0.02, values.shape).astype(values.dtype) for name, values in weights.items()},
-        other / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    generator = torch.Generator().manual_seed(5)
+    with safe_open(other / "model.safetensors", framework="pt") as weights:
+        tensors = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118 (not a dictionary)
+    noisy = {name: (w + 0.02 * torch.randn(w.shape, generator=generator)).to(w.dtype) for name, w in tensors.items()}
+    save_tensors(noisy, other / "model.safetensors", metadata={"format": "pt"})
     adapter = random_adapter(tmp_path / "trained", other, seed=6)
     validate_adapter(adapter, tiny_policy, max_rank=16)  # nothing in the files gives it away
     asyncio.run(is_refused(engine, tmp_path, adapter, trainer_proof(other, adapter), DeliveryError))
