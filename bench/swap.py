@@ -153,6 +153,7 @@ async def restart(model: Path, adapters: list[Path], prompt: list[int], tmp: Pat
                 published = time.monotonic()
                 await asyncio.to_thread(stop_engine, running, GRACE_S)
                 _, running = start(number + 1, int(url.rpartition(":")[2]))
+                load.version = version_name(number + 2)
                 await client.wait_ready(START_TIMEOUT_S)
                 await _first_token(side, load, number + 1, published)
 
