@@ -206,7 +206,7 @@ def _number(answer: Answer) -> int:
 
 
 def table(sides: dict[str, Side], wrong: dict[str, int]) -> Table:
-    shown = Table(title="100 new adapters under the load of 8 streams, beside the two ways without a protocol")
+    shown = Table(title=f"New adapters under the load of {STREAMS} streams, beside the two ways without a protocol")
     for heading in ("", "swaps", "answers", "failed", "wrong version", "to first token", "longest silence", "p99 gap"):
         shown.add_column(heading, justify="left" if not heading else "right")
     for name, side in sides.items():

@@ -29,6 +29,10 @@ from reheatd.jobs.contracts import ProofItem
 
 log = logging.getLogger(__name__)
 
+READMISSION_FACTOR = 1.5
+"""An engine that comes back may be so much further off under the promoted version than a promotion allows: another run
+rounds differently, and a version that passed narrowly must not keep a restarted engine out."""
+
 SwapStage = Literal["stage", "verify", "flip", "drain"]
 
 
@@ -140,7 +144,8 @@ class SwapManager:
             raise AdapterInvalidError(f"{replica.name} refuses {name}, which is promoted; promote another version")
         lineage = self._store.get(version).lineage
         if lineage is not None and lineage.proof:
-            await prove(replica.client, name, lineage.proof, tolerance=self._proof_tolerance)
+            tolerance = READMISSION_FACTOR * self._proof_tolerance
+            await prove(replica.client, name, lineage.proof, tolerance=tolerance)
 
     async def stage(self, version: int) -> str:
         """Loads `version` under its own name, beside the one that serves, and returns that name.

@@ -26,6 +26,8 @@ class FakeEngine:
         self.delivers: dict[str, float] = {}
         self.cached: dict[str, float] = {}
         """What the prefix cache delivers, if that is another share."""
+        self.rounding = [0.0] * len(CHANGE)
+        """What it is off by under an adapter."""
         self.unload_failure: Exception | None = None
 
     async def load_adapter(self, name: str, path: Path) -> None:
@@ -41,7 +43,8 @@ class FakeEngine:
         if model == "base":
             return [-2.0] * len(completion_ids)
         assert model in self.names
-        return [-2 + self.delivers.get(model, 1.0) * change for change in CHANGE]
+        share = self.delivers.get(model, 1.0)
+        return [-2 + share * change + off for change, off in zip(CHANGE, self.rounding, strict=True)]
 
     async def score_next(self, model: str, prompt_ids: list[int], token: int) -> float:
         return -2 + self.cached.get(model, self.delivers.get(model, 1.0)) * CHANGE[-1]

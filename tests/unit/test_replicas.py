@@ -149,6 +149,23 @@ def test_an_engine_without_the_promoted_version_is_not_let_in(fault: str, tmp_pa
     in_cluster(tmp_path, body)
 
 
+def test_an_engine_that_rounds_differently_is_let_in_again(tmp_path: Path) -> None:
+    async def body(cluster: Cluster) -> None:
+        replica = cluster.pool.replicas[0]
+        replica.eject()
+        cluster.engines[0].rounding = [0.18, 0.18, 0.0]  # 0.12 nats on average, where a promotion allows 0.1
+        await cluster.swaps.admit(replica)
+        assert len(cluster.serving()) == 3
+        with pytest.raises(DeliveryError, match="0.120"):
+            await cluster.swaps.promote(2)
+        replica.eject()
+        cluster.engines[0].rounding = [0.27, 0.27, 0.0]
+        with pytest.raises(DeliveryError, match="0.180"):
+            await cluster.swaps.admit(replica)
+
+    in_cluster(tmp_path, body)
+
+
 def test_the_only_engine_is_not_let_in_without_the_promoted_version(tmp_path: Path) -> None:
     async def body(cluster: Cluster) -> None:
         for replica in cluster.pool.replicas:
