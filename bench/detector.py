@@ -18,7 +18,7 @@ from river import drift
 
 from bench.report import Report
 from reheatd.config import EntropySection
-from reheatd.entropy.detector import CollapseDetector, DetectorState
+from reheatd.entropy.detector import CollapseDetector, DetectorState, Verdict
 from reheatd.entropy.estimators import SequenceTotals
 from reheatd.jobs.contracts import EntropyEstimate
 
@@ -69,17 +69,19 @@ class Recording:
         return totals.interval(SETTINGS.confidence).mean
 
 
-def ours(baseline: float) -> Alarm:
-    detector = CollapseDetector.from_settings(SETTINGS)
-    state: DetectorState | None = None
+class Ours:
+    """The verdict turns to one of `verdicts` from another one."""
 
-    def step(window: EntropyEstimate) -> bool:
-        nonlocal state
-        before = state
-        state = detector.step(state, 1, window, baseline)
-        return state.verdict == "collapsed" and (before is None or before.verdict != "collapsed")
+    def __init__(self, baseline: float, *verdicts: Verdict) -> None:
+        self._detector = CollapseDetector.from_settings(SETTINGS)
+        self._state: DetectorState | None = None
+        self._baseline = baseline
+        self._verdicts = verdicts
 
-    return step
+    def __call__(self, window: EntropyEstimate) -> bool:
+        before = self._state
+        self._state = self._detector.step(before, 1, window, self._baseline)
+        return self._state.verdict in self._verdicts and (before is None or before.verdict not in self._verdicts)
 
 
 def fixed_threshold(baseline: float) -> Alarm:
@@ -103,7 +105,8 @@ class Standardised:
 
 
 DETECTORS: dict[str, Callable[[float], Alarm]] = {
-    "reheatd": ours,
+    "reheatd": lambda baseline: Ours(baseline, "collapsed"),
+    "reheatd_warning": lambda baseline: Ours(baseline, "warning", "collapsed"),
     "threshold": fixed_threshold,
     "page_hinkley": lambda _: Standardised(drift.PageHinkley(mode="down")),
     "adwin": lambda _: Standardised(drift.ADWIN()),
@@ -164,19 +167,24 @@ def main() -> None:
             cells.append(str(alarms))
         for scenario in ("sudden", "noisy", "drift"):
             found = delays(recording, make, scenario)
-            early = sum(1 for delay in found if delay is not None and delay <= 0)
+            early = sorted(1 - delay for delay in found if delay is not None and delay <= 0)
             late = sorted(delay for delay in found if delay is not None and delay > 0)
             missed = found.count(None)
             prefix = f"{scenario}_collapse"
-            report.result(f"{prefix}_alarms_before{suffix}", early)
+            report.result(f"{prefix}_alarms_before{suffix}", len(early))
             report.result(f"{prefix}_missed{suffix}", missed)
-            cells.append("-")
+            cell = []
             if late:
                 report.result(f"{prefix}_delay_windows_median{suffix}", statistics.median(late), "windows")
                 report.result(f"{prefix}_delay_windows{suffix}", late[-1], "windows, the longest")
-                cells[-1] = f"{statistics.median(late):.0f}, at most {late[-1]}"
-            if early or missed:
-                cells[-1] += f"; {early} too early, {missed} missed"
+                cell.append(f"{statistics.median(late):.0f}, at most {late[-1]}")
+            if early:
+                lead = statistics.median(early)
+                report.result(f"{prefix}_lead_windows_median{suffix}", lead, "windows before it, of those before it")
+                cell.append(f"{len(early)} before it, by {lead:.0f}")
+            if missed:
+                cell.append(f"{missed} missed")
+            cells.append("; ".join(cell))
         table.add_row(*cells)
     Console(width=140).print(table)
     report.write(stationary=STATIONARY, repeats=REPEATS, settings=SETTINGS.model_dump(mode="json"))

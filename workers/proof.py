@@ -6,7 +6,7 @@ from reheatd.jobs.contracts import ProofItem
 from workers.policy import Policy
 from workers.sampling import Rollout
 
-ITEMS = 16
+ITEMS = 8
 COMPLETION_TOKENS = 32
 
 

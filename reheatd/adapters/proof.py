@@ -11,7 +11,6 @@ Scoring computes every prompt anew; answers read what the engine's prefix cache 
 completion is asked for once more the way answers are, which shows a cache that other weights have filled.
 """
 
-import asyncio
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,44 +59,24 @@ async def prove(client: EngineClient, model: str, items: list[ProofItem], *, tol
     for item in items:
         if not len(item.completion_ids) == len(item.logprobs) == len(item.base_logprobs) > 0:
             raise DeliveryError(f"{model} has a proof item without one logprob per token; its trainer is at fault")
-    # Every answer is awaited, also after one has failed: the adapter may be unloaded as soon as this returns.
-    scored = await asyncio.gather(
-        *(
-            client.score(name, item.prompt_ids, item.completion_ids)
-            for name in (model, BASE_MODEL_NAME)
-            for item in items
-        ),
-        return_exceptions=True,
-    )
-    logprobs: list[list[float]] = []
-    for answer in scored:
-        if isinstance(answer, BaseException):
-            raise answer
-        logprobs.append(answer)
-    await _prove_cache(client, model, items, [row[-1] for row in logprobs[: len(items)]], tolerance=tolerance)
-    engine_new = np.concatenate(logprobs[: len(items)])
-    engine_base = np.concatenate(logprobs[len(items) :])
+    new: list[list[float]] = []
+    base: list[list[float]] = []
+    cached: list[float] = []
+    # One at a time: clients' tokens come from the same steps of the engine, and many prompts at once would delay them.
+    for item in items:
+        new.append(await client.score(model, item.prompt_ids, item.completion_ids))
+        base.append(await client.score(BASE_MODEL_NAME, item.prompt_ids, item.completion_ids))
+        before = [*item.prompt_ids, *item.completion_ids[:-1]]
+        cached.append(await client.score_next(model, before, item.completion_ids[-1]))
+    _judge_cache(model, cached, [row[-1] for row in new], tolerance=tolerance)
+    engine_new, engine_base = np.concatenate(new), np.concatenate(base)
     trainer_new = np.concatenate([item.logprobs for item in items])
     trainer_base = np.concatenate([item.base_logprobs for item in items])
     return judge(model, engine_new, engine_base, trainer_new, trainer_base, tolerance=tolerance)
 
 
-async def _prove_cache(
-    client: EngineClient, model: str, items: list[ProofItem], expected: list[float], *, tolerance: float
-) -> None:
-    answers = await asyncio.gather(
-        *(
-            client.score_next(model, [*item.prompt_ids, *item.completion_ids[:-1]], item.completion_ids[-1])
-            for item in items
-        ),
-        return_exceptions=True,
-    )
-    found: list[float] = []
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-        found.append(answer)
-    difference = float(np.mean(np.abs(np.subtract(found, expected))))
+def _judge_cache(model: str, cached: list[float], computed: list[float], *, tolerance: float) -> None:
+    difference = float(np.mean(np.abs(np.subtract(cached, computed))))
     if not difference <= tolerance:
         raise DeliveryError(
             f"{model} answers from a prefix cache that other weights have filled: with the cache and without it its "

@@ -20,6 +20,13 @@ LORA_MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 """Layers that get adapter slots, by the names of vLLM's fused modules. The LM head is left out: its LoRA path runs at
 full rank on every step, and on the CPU it breaks prompt logprobs."""
 TAP = "reheatd.engine.tap:EntropyTap"
+CPU_WORKER = "reheatd.engine.cpu_worker.SeededCPUWorker"
+STEP_TOKENS = 160
+"""Most tokens of one step of the CPU engine."""
+PROMPT_PART_TOKENS = 16
+"""Of one prompt, so many tokens go into a step beside other requests', or a fair share of the step if that is more. A
+prompt in one piece holds everybody's next token back: 80 tokens are as long as a step of 8 streams. A prompt that is
+alone is not cut."""
 BLOCK_TOKENS = 32
 """Prefix-cache block of the CPU engine; its default of 128 never caches a short prompt."""
 SHARED_CORES_ENV = {"GOMP_SPINCOUNT": "5000"}
@@ -89,9 +96,11 @@ def engine_command(
     if device == "cpu":
         argv += [
             "--enforce-eager",
-            # A part of a prompt is sampled from and the draw taken back, which random generators on the CPU cannot do:
-            # vLLM 0.32 dies when a seeded request is prefilled in parts.
-            "--no-enable-chunked-prefill",
+            "--worker-cls", CPU_WORKER,
+            "--enable-chunked-prefill",
+            "--max-num-batched-tokens", str(max(STEP_TOKENS, engine.max_num_seqs)),
+            "--long-prefill-token-threshold", str(PROMPT_PART_TOKENS),
+            "--long-prefill-token-threshold-adaptive",
             "--block-size", str(BLOCK_TOKENS),
             "--kv-cache-memory-bytes", str(engine.kv_cache_bytes),
         ]  # fmt: skip

@@ -74,12 +74,19 @@ def test_errors_carry_the_engines_own_words(engine: str, tmp_path: Path) -> None
         with_client("http://127.0.0.1:9", unknown_model)
 
 
-def test_seeded_requests_beyond_one_step_of_prefill_are_answered(engine: str) -> None:
-    async def ask(client: EngineClient) -> list[list[Sample]]:
-        prompts = [[(7 * request + position) % 200 + 5 for position in range(300)] for request in range(16)]
-        return await asyncio.gather(
-            *(client.complete("base", prompt, max_tokens=4, seed=index) for index, prompt in enumerate(prompts))
-        )
+def test_a_seed_draws_the_same_tokens_when_the_prompt_is_prefilled_in_parts(engine: str) -> None:
+    prompts = [[(7 * request + position) % 200 + 5 for position in range(300)] for request in range(8)]
 
-    answers = with_client(engine, ask)
-    assert [len(samples[0].token_ids) for samples in answers] == [4] * 16
+    async def ask(client: EngineClient, number: int) -> list[int]:
+        (sample,) = await client.complete("base", prompts[number], max_tokens=8, seed=number)
+        return sample.token_ids
+
+    async def ask_all(client: EngineClient) -> tuple[list[list[int]], list[list[int]]]:
+        together = await asyncio.gather(*(ask(client, number) for number in range(len(prompts))))
+        alone = [await ask(client, number) for number in range(len(prompts))]
+        return together, alone
+
+    together, alone = with_client(engine, ask_all)
+    assert all(len(tokens) == 8 for tokens in together)
+    # Another batch rounds differently, which may tip a draw now and then; another place in the generator tips them all.
+    assert sum(a == b for a, b in zip(together, alone, strict=True)) >= 5
