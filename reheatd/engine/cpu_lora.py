@@ -1,9 +1,10 @@
-"""vLLM plugin: LoRA on the CPU as one matrix product per adapter in the batch.
+"""vLLM plugin: LoRA on the CPU as two matrix products per layer, whatever adapters are in the batch.
 
 vLLM 0.32's CPU kernels gather a full copy of A and B for every token, and they read "no LoRA" (index -1) as the last
 adapter slot, so that a base request that shares a batch with an adapter request gets an adapter (vLLM #48421, #49656).
-This wrapper sorts the rows of a step by adapter once, skips the rows that have none, and multiplies each group with
-its own A and B.
+This wrapper multiplies all rows of a step with the A of all adapters that are in it, laid side by side, blanks what
+belongs to another row's adapter, and multiplies the rest with their B. The products are small, and one large product
+costs less than one for each adapter: a second adapter in a step adds next to nothing.
 
 vLLM loads it in each of its processes through the entry-point group `vllm.general_plugins`. It acts on the CPU
 platform only and refuses to run with another vLLM version than the one it was checked against. Linear layers are all
@@ -13,12 +14,19 @@ the same does not start.
 
 import importlib.metadata
 import os
+from collections import OrderedDict
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 PLUGIN_NAME = "reheatd_cpu_lora"
 CHECKED_VERSIONS = ("0.32.0",)
 SELF_TEST_TOLERANCE = 1e-4
+PACKS_PER_LAYER = 4
+"""So many sets of adapters that were in a step together are kept laid out; copying them costs a tenth of a step."""
 
 
 def register() -> None:
@@ -72,31 +80,48 @@ def require() -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Pack:
+    """The adapters of one step in one layer, side by side."""
+
+    a: "torch.Tensor"
+    """[slices * n * rank, in], for n adapters."""
+    b: "list[torch.Tensor]"
+    """[n * rank, slice] of each slice."""
+    changes: tuple[int, ...]
+    """How often the tensors had been written to."""
+
+
 def grouped_wrapper(stock: type) -> Any:
-    """A subclass of vLLM's CPU wrapper `stock` with grouped LoRA for linear layers."""
+    """A subclass of vLLM's CPU wrapper `stock` with LoRA for linear layers, all adapters at once."""
     import torch
     from torch.nn import functional as F
 
     class GroupedPunicaWrapperCPU(stock):
-        """Rows grouped by adapter slot: one shrink and one expand product per adapter and layer slice."""
+        """One shrink product per layer and one expand product per slice of it, for all adapters at once."""
 
         is_grouped = True
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self._groups: list[tuple[int, torch.Tensor | None]] = []
+            self._slots: tuple[int, ...] = ()
+            """Of the adapters in this step."""
+            self._others_T1n1: torch.Tensor | None = None
+            """Where a row is not of an adapter; None: every row is of the only one."""
+            self._packs: dict[int, OrderedDict[tuple[int, ...], _Pack]] = {}
+            """By layer, and by the adapters in a step."""
 
         def update_metadata(self, *args: Any, **kwargs: Any) -> None:
             super().update_metadata(*args, **kwargs)
             self.group_rows(self.token_lora_indices)
 
         def group_rows(self, slots_T: torch.Tensor) -> None:
-            """Groups the rows of this step by adapter slot; -1 belongs to no group. None stands for every row."""
-            slots = [int(slot) for slot in slots_T.unique() if slot >= 0]
-            if len(slots) == 1 and bool((slots_T == slots[0]).all()):
-                self._groups = [(slots[0], None)]
-            else:
-                self._groups = [(slot, (slots_T == slot).nonzero().squeeze(1)) for slot in slots]
+            """Takes in which adapter slot each row of this step is of; -1 is none."""
+            present = slots_T.unique()
+            slots_n = present[present >= 0]
+            self._slots = tuple(slots_n.tolist())
+            everywhere = len(present) == len(slots_n) == 1
+            self._others_T1n1 = None if everywhere else (slots_T[:, None] != slots_n)[:, None, :, None]
 
         def add_lora_linear(
             self,
@@ -108,27 +133,42 @@ def grouped_wrapper(stock: type) -> Any:
             output_slices: tuple[int, ...],
             **_: Any,
         ) -> None:
-            """y[rows, slice] += scale * x[rows] A^T B^T for each group of rows and each slice.
+            """y[row, slice] += scale * x[row] A^T B^T with each row's own A and B.
 
             Shapes: x [T, in], y [T, sum of slices], A [slots, 1, rank, in], B [slots, 1, slice, rank].
             """
+            if not self._slots:
+                return
             x_TD = x.view(-1, x.shape[-1])
             y_TO = y.view(-1, y.shape[-1])
-            for slot, rows in self._groups:
-                x_rD = x_TD if rows is None else x_TD.index_select(0, rows)
-                offset = 0
-                for a_stacked, b_stacked, size in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-                    a_RD, b_OR = a_stacked[slot, 0], b_stacked[slot, 0]
-                    update_rO = F.linear(F.linear(x_rD, a_RD.to(x.dtype)), b_OR.to(x.dtype))
-                    # The adapter's slice may be padded to another width than the layer's.
-                    width = min(size, update_rO.shape[1])
-                    y_slice = y_TO.narrow(1, offset, width)
-                    update_rO = update_rO[:, :width].to(y.dtype)
-                    if rows is None:
-                        y_slice.add_(update_rO, alpha=scale)
-                    else:
-                        y_slice.index_add_(0, rows, update_rO, alpha=scale)
-                    offset += size
+            pack = self._pack(lora_a_stacked, lora_b_stacked, x.dtype)
+            shrunk = F.linear(x_TD, pack.a)
+            if self._others_T1n1 is not None:
+                shrunk.view(len(x_TD), len(lora_a_stacked), len(self._slots), -1).masked_fill_(self._others_T1n1, 0)
+            width = shrunk.shape[1] // len(lora_a_stacked)
+            offset = 0
+            for index, (b, size) in enumerate(zip(pack.b, output_slices, strict=True)):
+                update_TO = shrunk.narrow(1, index * width, width) @ b
+                # The adapter's slice may be padded to another width than the layer's.
+                columns = min(size, update_TO.shape[1])
+                y_TO.narrow(1, offset, columns).add_(update_TO[:, :columns].to(y.dtype), alpha=scale)
+                offset += size
+
+        def _pack(
+            self, a_stacked: tuple[torch.Tensor, ...], b_stacked: tuple[torch.Tensor, ...], dtype: torch.dtype
+        ) -> "_Pack":
+            # vLLM loads an adapter by writing into these tensors, which count their changes.
+            changes = tuple(tensor._version for tensor in (*a_stacked, *b_stacked))
+            packs = self._packs.setdefault(a_stacked[0].data_ptr(), OrderedDict())
+            pack = packs.get(self._slots)
+            if pack is None or pack.changes != changes:
+                a = torch.cat([stacked[slot, 0] for stacked in a_stacked for slot in self._slots]).to(dtype)
+                b = [torch.cat([stacked[slot, 0] for slot in self._slots], 1).T.to(dtype) for stacked in b_stacked]
+                pack = packs[self._slots] = _Pack(a, [each.contiguous() for each in b], changes)
+            packs.move_to_end(self._slots)
+            if len(packs) > PACKS_PER_LAYER:
+                packs.popitem(last=False)
+            return pack
 
         def add_lora_logits(self, *_: Any, **__: Any) -> None:
             raise NotImplementedError("LoRA on the LM head is not served on the CPU; leave lm_head out of the targets")

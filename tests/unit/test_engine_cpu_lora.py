@@ -30,6 +30,26 @@ def test_an_adapter_of_smaller_width_than_its_layer_leaves_the_padding_alone() -
     assert y_TO.tolist() == [[2, 2, 2, 0, 0], [0] * 5, [2, 2, 2, 0, 0]]
 
 
+def test_an_adapter_that_is_written_into_a_slot_is_the_one_that_answers_from_then_on() -> None:
+    wrapper = cpu_lora.grouped_wrapper(StockWrapper)(max_num_batched_tokens=2, max_batches=2, device="cpu")
+    a, b = torch.ones(6, 1, 1, 2), torch.ones(6, 1, 3, 1)
+
+    def update_of(slots: list[int]) -> list[list[float]]:
+        wrapper.group_rows(torch.tensor(slots))
+        y_TO = torch.zeros(len(slots), 3)
+        wrapper.add_lora_linear(y_TO, torch.ones(len(slots), 2), (a,), (b,), 1.0, (3,))
+        return y_TO.tolist()
+
+    assert update_of([0, 1]) == [[2] * 3, [2] * 3]
+    b[1].fill_(3)
+    assert update_of([0, 1]) == [[2] * 3, [6] * 3]
+    a[0].fill_(0)
+    assert update_of([1, 0]) == [[6] * 3, [0] * 3]
+    for other in range(2, 6):  # more sets of adapters than are kept
+        assert update_of([other, 1]) == [[2] * 3, [6] * 3]
+    assert update_of([0, 1]) == [[0] * 3, [6] * 3]
+
+
 @pytest.mark.skipif("not vllm.platforms.current_platform.is_cpu()", reason="the plugin acts on the CPU only")
 class TestOnTheCpu:
     def test_registering_replaces_the_kernels_once(self) -> None:
