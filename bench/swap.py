@@ -43,8 +43,10 @@ RANK = 8
 SIZE = 0.4
 BLOCKS = 10
 """Swaps and time without any take turns, so that whatever else the machine does meets both."""
+IN_PLACE_BLOCKS = 4
 CONTROL_S = 10.0
 SWAP_EVERY_S = 6.0
+"""At least; a swap that takes longer is followed by the next one at once."""
 GRACE_S = 30.0
 """How long a restart waits for the old engine before it kills it."""
 SETTLE_S = 4.0
@@ -86,8 +88,8 @@ async def reheatd(
     async with serving(engine, tmp) as served:
         load = StreamLoad(served.url, "policy", prompt, tokens=TOKENS)
 
-        def publish(number: int) -> int:
-            lineage = served.store.publish(
+        async def publish(number: int) -> int:
+            lineage = await served.store.publish(
                 adapters[number], parent=0, base_model="", base_digest="", kind="imported", proof=proofs[number]
             )
             return lineage.version
@@ -96,7 +98,7 @@ async def reheatd(
             first = asyncio.get_running_loop().create_future()
             asking: list[asyncio.Task[Answer]] = []
             served.swaps.on_flip = lambda: asking.append(asyncio.create_task(load.ask(first)))
-            version = publish(number + 1)
+            version = await publish(number + 1)
             published = time.monotonic()
             await served.swaps.promote(version)
             answer = await asking[0]
@@ -104,7 +106,7 @@ async def reheatd(
                 assert answer.version == version_name(version)
                 side.to_first_token.append(first.result() - published)
 
-        await served.swaps.promote(publish(0))
+        await served.swaps.promote(await publish(0))
         await _in_turns(side, load, SWAPS, swap, blocks=BLOCKS)
     return side
 
@@ -129,7 +131,7 @@ async def in_place(engine: str, adapters: list[Path], prompt: list[int], tmp: Pa
                 answer.raise_for_status()
             await _first_token(side, load, number + 1, published)
 
-        await _in_turns(side, load, IN_PLACE_SWAPS, swap, blocks=BLOCKS)
+        await _in_turns(side, load, IN_PLACE_SWAPS, swap, blocks=IN_PLACE_BLOCKS)
     return side
 
 

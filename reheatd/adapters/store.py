@@ -64,35 +64,20 @@ class AdapterStore:
             db.executescript(TABLES)
         self._remove_leftovers()
 
-    def publish(self, source: Path, report: Path | None = None, **lineage: Any) -> Lineage:
-        """Copies the adapter in `source` into a new version and returns its lineage.
+    async def publish(self, source: Path, report: Path | None = None, **lineage: Any) -> Lineage:
+        """Copies the adapter in `source` into a new version and returns its lineage; files are handled in a thread.
 
         Args:
             report: Folder of the job's report; it becomes `report/` and has no part in the digest.
             lineage: Fields of `Lineage` except `version` and `digest`, which are decided here.
         """
-        digest = content_digest(source)
+        digest = await asyncio.to_thread(content_digest, source)
         with self._db:
             row = self._db.execute("INSERT INTO adapter_versions (folder, state) VALUES ('', 'candidate')")
             version = int(row.lastrowid or 0)
         record = Lineage(version=version, digest=digest, **lineage)
         final = self._folder / f"{version_name(version)}-{digest[:12]}"
-        scratch = self._folder / f".{final.name}.tmp"
-        try:
-            scratch.mkdir()
-            for name in (WEIGHTS_FILE, CONFIG_FILE):
-                shutil.copyfile(source / name, scratch / name)
-            (scratch / LINEAGE_FILE).write_text(record.model_dump_json(indent=2))
-            if report is not None:
-                shutil.copytree(report, scratch / REPORT_FOLDER)
-            for file in scratch.rglob("*"):
-                fsync(file)
-            fsync(scratch)
-            scratch.rename(final)
-        except OSError:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
-        fsync(self._folder)
+        await asyncio.to_thread(_copy_durably, source, report, record, final)
         with self._db:
             self._db.execute("UPDATE adapter_versions SET folder = ? WHERE version = ?", (final.name, version))
         return record
@@ -242,6 +227,26 @@ class AdapterStore:
                     log.error("%s is gone from %s; the version is given up", row["folder"], self._folder)
                 with self._db:
                     self._db.execute("DELETE FROM adapter_versions WHERE version = ?", (row["version"],))
+
+
+def _copy_durably(source: Path, report: Path | None, record: Lineage, final: Path) -> None:
+    """Makes the folder `final`, complete from the moment it has its name."""
+    scratch = final.with_name(f".{final.name}.tmp")
+    try:
+        scratch.mkdir()
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            shutil.copyfile(source / name, scratch / name)
+        (scratch / LINEAGE_FILE).write_text(record.model_dump_json(indent=2))
+        if report is not None:
+            shutil.copytree(report, scratch / REPORT_FOLDER)
+        for file in scratch.rglob("*"):
+            fsync(file)
+        fsync(scratch)
+        scratch.rename(final)
+    except OSError:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    fsync(final.parent)
 
 
 def content_digest(folder: Path) -> str:

@@ -137,7 +137,7 @@ class JobRunner:
             version = known[-1]
         else:
             fields = lineage_fields(self._spec, result, parts.policy)
-            version = parts.versions.publish(result.adapter_dir, result.report_dir, **fields).version
+            version = (await parts.versions.publish(result.adapter_dir, result.report_dir, **fields)).version
         job.version = version
         self._ledger.save(self.record)
         return version

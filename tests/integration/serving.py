@@ -38,8 +38,8 @@ class Serving:
     openai: openai.AsyncOpenAI
     """Speaks to the gateway."""
 
-    def publish(self, adapter: Path, proof: list[ProofItem] | None = None) -> int:
-        lineage = self.store.publish(
+    async def publish(self, adapter: Path, proof: list[ProofItem] | None = None) -> int:
+        lineage = await self.store.publish(
             adapter, parent=0, base_model="tiny", base_digest="0", kind="imported", proof=proof or []
         )
         return lineage.version

@@ -41,7 +41,7 @@ def from_a_thread(engine: str, folder: Path, work: Callable[[Serving], None], *,
     async def run() -> None:
         async with serving(engine, folder) as served:
             if adapter is not None:
-                served.publish(adapter)
+                await served.publish(adapter)
             await asyncio.to_thread(work, served)
             assert served.gateway.counts.failed == 0
 

@@ -152,7 +152,7 @@ def test_versions_are_pinned_and_loaded_on_demand(engine: str, tiny_policy: Path
 
     async def body(served: Serving) -> None:
         for seed in range(1, 7):  # more than there are slots
-            served.publish(random_adapter(tmp_path / "trained", tiny_policy, seed=30 + seed, rank=4))
+            await served.publish(random_adapter(tmp_path / "trained", tiny_policy, seed=30 + seed, rank=4))
         await served.swaps.promote(2, prove_delivery=False)
         texts = {name: await greedy(served, name) for name in ("base", *(f"policy-v{n}" for n in range(7)), "policy")}
         assert [version for version, _ in texts.values()] == [

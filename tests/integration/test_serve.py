@@ -1,5 +1,6 @@
 """`reheatd serve` with the tiny policy: comes up, survives what kills its parts, leaves nothing behind."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -90,7 +91,7 @@ def folder(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with contextlib.closing(connect(folder / "data" / "reheatd.sqlite3")) as db:
         store = AdapterStore(folder / "data" / "adapters", db)
         adapter = random_adapter(folder / "adapter", tiny_policy)
-        store.publish(adapter, parent=0, base_model="tiny", base_digest="", kind="imported")
+        asyncio.run(store.publish(adapter, parent=0, base_model="tiny", base_digest="", kind="imported"))
         store.promote(1)
     return folder
 

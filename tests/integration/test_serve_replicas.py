@@ -1,5 +1,6 @@
 """`reheatd serve` with two real engines: one version on both, through a swap and through the death of one."""
 
+import asyncio
 import contextlib
 import threading
 from collections import Counter
@@ -26,7 +27,8 @@ def folder(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in (1, 2):
             adapter = random_adapter(folder / f"adapter-{seed}", tiny_policy, seed=seed)
             proof = trainer_proof(tiny_policy, adapter)
-            store.publish(adapter, parent=0, base_model="tiny", base_digest="", kind="imported", proof=proof)
+            made = store.publish(adapter, parent=0, base_model="tiny", base_digest="", kind="imported", proof=proof)
+            asyncio.run(made)
         store.promote(1)
     return folder
 

@@ -39,7 +39,7 @@ def test_a_delivered_adapter_is_proven(size: float, engine: str, tiny_policy: Pa
 
     async def body() -> ProofReport:
         async with serving(engine, tmp_path) as served:
-            report = await served.swaps.promote(served.publish(adapter, proof))
+            report = await served.swaps.promote(await served.publish(adapter, proof))
             assert report.proof is not None
             return report.proof
 
@@ -118,7 +118,7 @@ def test_an_adapter_with_nan_is_refused(tiny_policy: Path, tmp_path: Path) -> No
 
 async def is_refused(engine: str, folder: Path, adapter: Path, proof: list[ProofItem], error: type[Exception]) -> None:
     async with serving(engine, folder) as served:
-        version = served.publish(adapter, proof)
+        version = await served.publish(adapter, proof)
         with pytest.raises(error):
             await served.swaps.promote(version)
         assert (served.swaps.promoted, served.slots.loaded()) == (0, [])
@@ -172,7 +172,7 @@ def test_swaps_under_load_fail_no_request_and_mix_no_versions(engine: str, tiny_
         async with serving(engine, tmp_path) as served:
             reference = {"policy-v0": (await ask(served, "base"))[1]}
             for adapter, proof in zip(adapters, proofs, strict=True):
-                name = f"policy-v{served.publish(adapter, proof)}"
+                name = f"policy-v{await served.publish(adapter, proof)}"
                 reference[name] = (await ask(served, name))[1]
             firsts = sorted(logprobs[0] for logprobs in reference.values())
             assert min(np.diff(firsts)) > 0.1  # so that a request served by another version shows
@@ -206,7 +206,7 @@ def test_the_next_daemon_serves_the_promoted_version(engine: str, tiny_policy: P
 
     async def first() -> list[float]:
         async with serving(engine, tmp_path) as served:
-            await served.swaps.promote(served.publish(adapter), prove_delivery=False)
+            await served.swaps.promote(await served.publish(adapter), prove_delivery=False)
             return (await ask(served, "policy"))[1]
 
     async def second() -> tuple[str, list[float]]:

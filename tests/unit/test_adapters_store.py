@@ -32,11 +32,11 @@ def source(tmp_path: Path, content: str) -> Path:
 
 
 def publish(store: AdapterStore, tmp_path: Path, content: str) -> int:
-    return store.publish(source(tmp_path, content), **FIELDS).version
+    return asyncio.run(store.publish(source(tmp_path, content), **FIELDS)).version
 
 
 def test_a_published_version_is_complete_and_survives_a_restart(tmp_path: Path, db: sqlite3.Connection) -> None:
-    record = open_store(tmp_path, db).publish(source(tmp_path, "a"), **FIELDS, tau=1.5, job_id="j1")
+    record = asyncio.run(open_store(tmp_path, db).publish(source(tmp_path, "a"), **FIELDS, tau=1.5, job_id="j1"))
     store = open_store(tmp_path, db)
     info = store.get(1)
     assert (info.name, info.state, info.lineage) == ("policy-v1", "candidate", record)
@@ -55,8 +55,8 @@ def test_a_report_lies_beside_the_adapter(tmp_path: Path, db: sqlite3.Connection
     report.mkdir(parents=True)
     (report / "report.md").write_text("# what changed")
     store = open_store(tmp_path, db)
-    with_report = store.publish(source(tmp_path, "a"), report, **FIELDS)
-    without = store.publish(source(tmp_path, "a"), **FIELDS)
+    with_report = asyncio.run(store.publish(source(tmp_path, "a"), report, **FIELDS))
+    without = asyncio.run(store.publish(source(tmp_path, "a"), **FIELDS))
     assert store.report_path(1) == store.path(1) / "report"
     assert (store.path(1) / "report" / "report.md").read_text() == "# what changed"
     assert store.report_path(2) is None and store.report_path(0) is None
@@ -126,7 +126,7 @@ def test_a_source_that_cannot_be_copied_leaves_nothing_behind(tmp_path: Path, db
     folder = source(tmp_path, "a")
     (folder / "adapter_config.json").unlink()
     with pytest.raises(FileNotFoundError):
-        store.publish(folder, **FIELDS)
+        asyncio.run(store.publish(folder, **FIELDS))
     assert store.versions() == [0]
     assert list((tmp_path / "adapters").iterdir()) == []
 

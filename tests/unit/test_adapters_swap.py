@@ -72,7 +72,7 @@ class World:
             on_stage=lambda stage, version: self.stages.append((stage, version)),
         )
 
-    def publish(self, *, proof: bool = True) -> int:
+    async def publish(self, *, proof: bool = True) -> int:
         source = self.folder / "trained"
         source.mkdir(exist_ok=True)
         (source / "adapter_model.safetensors").write_text("weights")
@@ -83,9 +83,10 @@ class World:
             logprobs=[-2 + change for change in CHANGE],
             base_logprobs=[-2.0] * 3,
         )
-        return self.store.publish(
+        record = await self.store.publish(
             source, parent=0, base_model="tiny", base_digest="0", kind="rl", proof=[item] if proof else []
-        ).version
+        )
+        return record.version
 
 
 def in_world(tmp_path: Path, body: Callable[[World], Awaitable[None]]) -> None:
@@ -100,13 +101,13 @@ def test_promote_and_roll_back(tmp_path: Path) -> None:
     async def body(world: World) -> None:
         swaps = world.swaps
         assert (swaps.promoted, swaps.model_for("policy"), swaps.model_for("policy-v0")) == (0, "base", "base")
-        world.publish()
+        await world.publish()
         report = await swaps.promote(1)
         assert (report.from_version, report.to_version) == (0, 1)
         assert report.proof is not None
         assert report.proof.slope == pytest.approx(1)
         assert (swaps.model_for("policy"), swaps.model_for("base")) == ("policy-v1", "base")
-        world.publish()
+        await world.publish()
         await swaps.promote(2)
         assert world.slots.loaded() == ["policy-v2"]
         assert world.stages[-4:] == [("stage", 2), ("verify", 2), ("flip", 2), ("drain", 1)]
@@ -120,9 +121,9 @@ def test_promote_and_roll_back(tmp_path: Path) -> None:
 
 def test_an_undelivered_adapter_leaves_the_old_one_serving(tmp_path: Path) -> None:
     async def body(world: World) -> None:
-        world.publish()
+        await world.publish()
         await world.swaps.promote(1)
-        world.publish()
+        await world.publish()
         world.engine.delivers["policy-v2"] = 0.0
         with pytest.raises(DeliveryError, match="policy-v2"):
             await world.swaps.promote(2)
@@ -134,7 +135,7 @@ def test_an_undelivered_adapter_leaves_the_old_one_serving(tmp_path: Path) -> No
 
 def test_a_cache_of_other_weights_is_noticed(tmp_path: Path) -> None:
     async def body(world: World) -> None:
-        world.publish()
+        await world.publish()
         world.engine.cached["policy-v1"] = 3.0
         with pytest.raises(DeliveryError, match="policy-v1 answers from a prefix cache that other weights have filled"):
             await world.swaps.promote(1)
@@ -145,7 +146,7 @@ def test_a_cache_of_other_weights_is_noticed(tmp_path: Path) -> None:
 
 def test_a_request_that_pins_a_refused_version_does_not_hide_why_it_was_refused(tmp_path: Path) -> None:
     async def body(world: World) -> None:
-        world.publish()
+        await world.publish()
         world.engine.delivers["policy-v1"] = 3.0
         with world.slots.lease("policy-v1"), pytest.raises(DeliveryError):
             await world.swaps.promote(1)
@@ -157,7 +158,7 @@ def test_a_request_that_pins_a_refused_version_does_not_hide_why_it_was_refused(
 def test_requests_on_the_old_version_are_waited_for_and_keep_it_if_they_take_too_long(tmp_path: Path) -> None:
     async def body(world: World) -> None:
         for _ in range(3):
-            world.publish()
+            await world.publish()
         await world.swaps.promote(1)
         lease = world.slots.lease("policy-v1")
         lease.__enter__()
@@ -179,8 +180,8 @@ def test_requests_on_the_old_version_are_waited_for_and_keep_it_if_they_take_too
 
 def test_an_engine_that_does_not_unload_does_not_undo_the_swap(tmp_path: Path) -> None:
     async def body(world: World) -> None:
-        world.publish()
-        world.publish()
+        await world.publish()
+        await world.publish()
         await world.swaps.promote(1)
         world.engine.unload_failure = EngineError("gone")
         assert (await world.swaps.promote(2)).to_version == 2
@@ -191,7 +192,7 @@ def test_an_engine_that_does_not_unload_does_not_undo_the_swap(tmp_path: Path) -
 
 def test_a_swap_that_is_cancelled_before_the_flip_unloads_the_new_version(tmp_path: Path) -> None:
     async def body(world: World) -> None:
-        world.publish()
+        await world.publish()
         scoring = asyncio.Event()
 
         async def hang(*_: object) -> list[float]:
@@ -214,7 +215,7 @@ def test_a_record_that_cannot_be_written_leaves_the_old_version_serving(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def body(world: World) -> None:
-        world.publish()
+        await world.publish()
 
         def full(version: int) -> None:
             raise OSError(28, "No space left on device")
@@ -233,8 +234,8 @@ def test_a_restart_at_any_step_serves_what_was_recorded(died_at: str, tmp_path: 
         """As if the process ended here."""
 
     async def body(world: World) -> None:
-        world.publish()
-        world.publish()
+        await world.publish()
+        await world.publish()
         await world.swaps.promote(1)
 
         def die(stage: str, version: int) -> None:
@@ -260,7 +261,7 @@ def test_a_restart_at_any_step_serves_what_was_recorded(died_at: str, tmp_path: 
 def test_lost_files_of_the_promoted_version_are_replaced_by_the_version_before(tmp_path: Path) -> None:
     async def body(world: World) -> None:
         for version in (1, 2, 3):
-            world.publish()
+            await world.publish()
             await world.swaps.promote(version)
         (world.store.path(3) / "adapter_model.safetensors").write_text("broken")
         (world.store.path(2) / "lineage.json").unlink()
@@ -275,8 +276,8 @@ def test_lost_files_of_the_promoted_version_are_replaced_by_the_version_before(t
 
 def test_one_swap_at_a_time(tmp_path: Path) -> None:
     async def body(world: World) -> None:
-        world.publish()
-        world.publish()
+        await world.publish()
+        await world.publish()
         await asyncio.gather(world.swaps.promote(1), world.swaps.promote(2))
         assert world.stages == [
             ("stage", 1),
@@ -294,7 +295,7 @@ def test_one_swap_at_a_time(tmp_path: Path) -> None:
 def test_pinned_versions_give_their_slot_up_and_staged_ones_do_not(tmp_path: Path) -> None:
     async def body(world: World) -> None:
         for _ in range(5):
-            world.publish()
+            await world.publish()
         await world.swaps.promote(1)
         await world.swaps.stage(2)
         for name in ("policy-v2", "policy-v3", "policy-v4", "policy-v5"):
@@ -325,11 +326,11 @@ def test_bad_requests(tmp_path: Path) -> None:
 
 def test_a_version_without_proof_is_promoted_only_on_demand_and_can_be_rolled_back_to(tmp_path: Path) -> None:
     async def body(world: World) -> None:
-        world.publish(proof=False)
+        await world.publish(proof=False)
         with pytest.raises(DeliveryError, match="without proof items"):
             await world.swaps.promote(1)
         assert (await world.swaps.promote(1, prove_delivery=False)).proof is None
-        world.publish()
+        await world.publish()
         await world.swaps.promote(2)
         assert (await world.swaps.rollback()).to_version == 1
 
@@ -338,8 +339,8 @@ def test_a_version_without_proof_is_promoted_only_on_demand_and_can_be_rolled_ba
 
 def test_delete_takes_the_files_last_and_nothing_that_serves(tmp_path: Path) -> None:
     async def body(world: World) -> None:
-        world.publish()
-        world.publish()
+        await world.publish()
+        await world.publish()
         await world.swaps.promote(1)
         await world.swaps.stage(2)
         for version in (0, 1, 2):

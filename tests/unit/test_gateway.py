@@ -81,12 +81,12 @@ class World:
         self.gateway = Gateway(self.pool, self.slots, self.swaps, self.store)
         self.http = served_by(self.gateway)
 
-    def publish(self, folder: Path) -> int:
+    async def publish(self, folder: Path) -> int:
         source = folder / "trained"
         source.mkdir(exist_ok=True)
         (source / "adapter_model.safetensors").write_text("weights")
         (source / "adapter_config.json").write_text("{}")
-        return self.store.publish(source, parent=0, base_model="tiny", base_digest="0", kind="rl").version
+        return (await self.store.publish(source, parent=0, base_model="tiny", base_digest="0", kind="rl")).version
 
     async def close(self) -> None:
         await self.http.aclose()
@@ -121,7 +121,7 @@ def test_only_the_model_is_changed_and_the_tap_told(tmp_path: Path) -> None:
     }
 
     async def body(world: World) -> None:
-        await world.swaps.promote(world.publish(tmp_path), prove_delivery=False)
+        await world.swaps.promote(await world.publish(tmp_path), prove_delivery=False)
         headers = {"authorization": "Bearer k", "x-request-id": "r-1", "connection": "close", "x-mine": "1"}
         answer = await world.http.post(CHAT, json=asked, headers=headers)
         tagged = {"a": [1, 2.5, None], "reheatd_version": "policy-v1", "reheatd_source": "live"}
@@ -218,7 +218,7 @@ def test_an_engine_that_is_restarting_is_a_503_to_try_again(tmp_path: Path) -> N
         unavailable(await world.http.post(CHAT, json={}))
         world.engine.answer = world.engine.echo
         # It is up again and has not got its adapters back yet.
-        await world.swaps.promote(world.publish(tmp_path), prove_delivery=False)
+        await world.swaps.promote(await world.publish(tmp_path), prove_delivery=False)
         world.engine.names = {"base"}
         unavailable(await world.http.post(CHAT, json={}))
         await world.swaps.admit(world.pool.replicas[0])
@@ -272,7 +272,7 @@ def test_a_stream_the_engine_breaks_off_ends_with_an_error_event(tmp_path: Path)
 
 def test_models(tmp_path: Path) -> None:
     async def body(world: World) -> None:
-        await world.swaps.promote(world.publish(tmp_path), prove_delivery=False)
+        await world.swaps.promote(await world.publish(tmp_path), prove_delivery=False)
         models = (await world.http.get("/v1/models")).json()["data"]
         assert {model["id"]: model["root"] for model in models} == {
             "policy": "policy-v1",
@@ -289,7 +289,7 @@ def test_models(tmp_path: Path) -> None:
 
 def test_pinned_versions_are_loaded_on_demand_and_rollout_adapters_pass(tmp_path: Path) -> None:
     async def body(world: World) -> None:
-        world.publish(tmp_path)
+        await world.publish(tmp_path)
         answers = await asyncio.gather(*(world.http.post(CHAT, json={"model": "policy-v1"}) for _ in range(8)))
         assert {answer.headers["x-reheatd-version"] for answer in answers} == {"policy-v1"}
         assert world.slots.loaded() == ["policy-v1"]
@@ -320,7 +320,7 @@ def test_swaps_under_load_lose_no_request(tmp_path: Path) -> None:
         names.append(world.engine.names)
         world.engine.answer = slow
         for _ in range(3):
-            world.publish(tmp_path)
+            await world.publish(tmp_path)
         stop = asyncio.Event()
         served: set[str] = set()
 

@@ -52,8 +52,8 @@ class Cluster(World):
 def in_cluster(tmp_path: Path, body: Callable[[Cluster], Awaitable[None]]) -> None:
     async def run() -> None:
         cluster = Cluster(tmp_path)
-        cluster.publish()
-        cluster.publish()
+        await cluster.publish()
+        await cluster.publish()
         await cluster.swaps.promote(1)
         assert cluster.names() == [["policy-v1"]] * 3
         await body(cluster)
