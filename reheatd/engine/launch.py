@@ -22,11 +22,10 @@ full rank on every step, and on the CPU it breaks prompt logprobs."""
 TAP = "reheatd.engine.tap:EntropyTap"
 CPU_WORKER = "reheatd.engine.cpu_worker.SeededCPUWorker"
 STEP_TOKENS = 160
-"""Most tokens of one step of the CPU engine."""
+"""Most tokens of one step of the CPU engine: what many prompts at once may add to the wait for everybody's next token."""
 PROMPT_PART_TOKENS = 16
-"""Of one prompt, so many tokens go into a step beside other requests', or a fair share of the step if that is more. A
-prompt in one piece holds everybody's next token back: 80 tokens are as long as a step of 8 streams. A prompt that is
-alone is not cut."""
+"""Beside other requests, so much of one prompt goes into a step of the CPU engine, or its fair share of the step if that
+is more; a prompt that is alone is not cut. A step that scores 80 tokens takes twice as long as one that decodes 8."""
 BLOCK_TOKENS = 32
 """Prefix-cache block of the CPU engine; its default of 128 never caches a short prompt."""
 SHARED_CORES_ENV = {"GOMP_SPINCOUNT": "5000"}

@@ -45,10 +45,18 @@ def test_the_cpu_engine_uses_every_core_it_may() -> None:
     assert command(cpu_threads_bind="0-1").env["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"
 
 
+def test_prompts_are_prefilled_in_parts_on_the_cpu() -> None:
+    argv = command().argv
+    assert int(values(argv, "--long-prefill-token-threshold")[0]) < int(values(argv, "--max-num-batched-tokens")[0])
+    assert values(argv, "--worker-cls") == ["reheatd.engine.cpu_worker.SeededCPUWorker"]  # or a seed kills the engine
+    # vLLM refuses a step that has no room for a token of each sequence.
+    assert values(command(max_num_seqs=500).argv, "--max-num-batched-tokens") == ["500"]
+
+
 def test_cuda_gets_none_of_the_cpu_settings() -> None:
     cuda = command("cuda", gpu_memory_utilization=0.4)
     assert values(cuda.argv, "--gpu-memory-utilization") == ["0.4"]
-    assert not {"--enforce-eager", "--block-size", "--kv-cache-memory-bytes"} & set(cuda.argv)
+    assert not {"--enforce-eager", "--block-size", "--kv-cache-memory-bytes", "--worker-cls"} & set(cuda.argv)
     assert not [name for name in cuda.env if "CPU" in name]
 
 
