@@ -144,6 +144,7 @@ def grouped_wrapper(stock: type) -> Any:
             pack = self._pack(lora_a_stacked, lora_b_stacked, x.dtype)
             shrunk = F.linear(x_TD, pack.a)
             if self._others_T1n1 is not None:
+                # Not multiplied by 0: what overflows under one adapter would become NaN in every row.
                 shrunk.view(len(x_TD), len(lora_a_stacked), len(self._slots), -1).masked_fill_(self._others_T1n1, 0)
             width = shrunk.shape[1] // len(lora_a_stacked)
             offset = 0

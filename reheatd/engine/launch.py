@@ -22,10 +22,11 @@ full rank on every step, and on the CPU it breaks prompt logprobs."""
 TAP = "reheatd.engine.tap:EntropyTap"
 CPU_WORKER = "reheatd.engine.cpu_worker.SeededCPUWorker"
 STEP_TOKENS = 160
-"""Most tokens of one step of the CPU engine: what many prompts at once may add to the wait for everybody's next token."""
+"""Most tokens of one step of the CPU engine: so much may many prompts at once add to the wait for the next token."""
 PROMPT_PART_TOKENS = 16
-"""Beside other requests, so much of one prompt goes into a step of the CPU engine, or its fair share of the step if that
-is more; a prompt that is alone is not cut. A step that scores 80 tokens takes twice as long as one that decodes 8."""
+"""Beside other requests, so much of one prompt goes into a step of the CPU engine, or its fair share of the step if
+that is more; a prompt that is alone is not cut. A step that scores 80 tokens takes twice as long as one that decodes 8.
+"""
 BLOCK_TOKENS = 32
 """Prefix-cache block of the CPU engine; its default of 128 never caches a short prompt."""
 SHARED_CORES_ENV = {"GOMP_SPINCOUNT": "5000"}
