@@ -1,7 +1,8 @@
 """Proof of delivery: the adapter that answers is the one that was trained.
 
 The trainer hands over probe completions with the logprobs it computed itself, under the new adapter and under the bare
-base. The same completions are scored through the engine under both names. Engine and trainer differ by rounding; so
+base. The same completions are scored through the engine: under the new name, and under the base too where the change is
+so small that rounding could be taken for it. Engine and trainer differ by rounding; so
 besides the plain distance, the *change* from base to adapter is compared: regressed on the trainer's change, the
 engine's has slope 1 when the adapter arrived, 0 when it did not, and s when it arrived scaled by s. Rounding in the
 trainer flattens the slope of a small change; how much it can at most follows from how far engine and trainer are apart
@@ -25,6 +26,9 @@ SMALLEST_CHANGE = 1e-3
 SLOPE_LOW, SLOPE_HIGH = 0.8, 1.25
 STANDARD_ERRORS = 3.0
 """A slope counts as outside only by more than so many of its own standard errors."""
+PLAIN = 0.25
+"""Where engine and trainer differ by less than this share of the change, rounding cannot be taken for a change or hide
+one, and the trainer's logprobs under the base serve for the engine's."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class ProofReport:
     change: float
     """Root mean square change from base to adapter, as the trainer computes it."""
     rounding: float
-    """Root mean square difference between engine and trainer under the base."""
+    """Root mean square difference between engine and trainer under the base; 0 where the base was not asked."""
     slope: float
     """Regression slope of the engine's change on the trainer's."""
     slope_error: float
@@ -45,7 +49,7 @@ class ProofReport:
 
 
 async def prove(client: EngineClient, model: str, items: list[ProofItem], *, tolerance: float) -> ProofReport:
-    """Scores `items` through the engine under `model` and under the base, and compares with the trainer.
+    """Scores `items` through the engine, under the base too where `PLAIN` says so, and compares with the trainer.
 
     Args:
         tolerance: Largest mean absolute difference between engine and trainer, nats per token.
@@ -59,20 +63,26 @@ async def prove(client: EngineClient, model: str, items: list[ProofItem], *, tol
     for item in items:
         if not len(item.completion_ids) == len(item.logprobs) == len(item.base_logprobs) > 0:
             raise DeliveryError(f"{model} has a proof item without one logprob per token; its trainer is at fault")
-    new: list[list[float]] = []
-    base: list[list[float]] = []
+    trainer_new = np.concatenate([item.logprobs for item in items])
+    trainer_base = np.concatenate([item.base_logprobs for item in items])
+    scored: list[list[float]] = []
     cached: list[float] = []
     # One at a time: clients' tokens come from the same steps of the engine, and many prompts at once would delay them.
     for item in items:
-        new.append(await client.score(model, item.prompt_ids, item.completion_ids))
-        base.append(await client.score(BASE_MODEL_NAME, item.prompt_ids, item.completion_ids))
+        scored.append(await client.score(model, item.prompt_ids, item.completion_ids))
         before = [*item.prompt_ids, *item.completion_ids[:-1]]
         cached.append(await client.score_next(model, before, item.completion_ids[-1]))
-    _judge_cache(model, cached, [row[-1] for row in new], tolerance=tolerance)
-    engine_new, engine_base = np.concatenate(new), np.concatenate(base)
-    trainer_new = np.concatenate([item.logprobs for item in items])
-    trainer_base = np.concatenate([item.base_logprobs for item in items])
+    _judge_cache(model, cached, [row[-1] for row in scored], tolerance=tolerance)
+    engine_new = np.concatenate(scored)
+    engine_base = trainer_base
+    if not _rms(engine_new - trainer_new) < PLAIN * _rms(trainer_new - trainer_base):
+        rows = [await client.score(BASE_MODEL_NAME, item.prompt_ids, item.completion_ids) for item in items]
+        engine_base = np.concatenate(rows)
     return judge(model, engine_new, engine_base, trainer_new, trainer_base, tolerance=tolerance)
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
 
 
 def _judge_cache(model: str, cached: list[float], computed: list[float], *, tolerance: float) -> None:
@@ -103,13 +113,13 @@ def judge(
     if not np.isfinite(engine_new).all():
         raise DeliveryError(f"{model} answers with logprobs that are not finite; its weights are broken")
     change = trainer_new - trainer_base
-    size = float(np.sqrt(np.mean(change**2)))
+    size = _rms(change)
     if size < SMALLEST_CHANGE:
         raise DeliveryError(
             f"{model} changes the base by {size:.1e} nats per token, too little to prove that it arrived; "
             "train longer or with a larger learning rate"
         )
-    rounding = float(np.sqrt(np.mean((engine_base - trainer_base) ** 2)))
+    rounding = _rms(engine_base - trainer_base)
     flattened = max(0.0, 1 - (rounding / size) ** 2)
     engine_change = engine_new - engine_base
     slope = float(np.dot(change, engine_change) / np.dot(change, change))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reheatd.adapters.proof import judge, prove
-from reheatd.errors import DeliveryError, EngineError
+from reheatd.errors import DeliveryError
 from reheatd.jobs.contracts import ProofItem
 
 TOKENS = 400
@@ -81,35 +81,51 @@ def test_what_cannot_be_proven_is_refused() -> None:
 
 
 class Scorer:
-    """Stands in for the engine; counts the answers that are still out."""
+    """Stands in for an engine on which the adapter has arrived: -1 under it, -2 under the base, both off by `noise`."""
 
-    def __init__(self, failing: bool) -> None:
-        self.failing = failing
-        self.open = 0
+    def __init__(self, noise: float = 0.0) -> None:
+        self.noise = noise
+        self.asked: list[str] = []
+        self.open = self.most_open = 0
 
     async def score(self, model: str, prompt_ids: list[int], completion_ids: list[int]) -> list[float]:
-        if self.failing and prompt_ids == [0]:
-            raise EngineError("no")
+        self.asked.append(model)
         self.open += 1
-        await asyncio.sleep(0.01)
+        self.most_open = max(self.open, self.most_open)
+        await asyncio.sleep(0)
         self.open -= 1
-        return [-1.0] * len(completion_ids)
+        signs = [1 if (prompt_ids[0] + token) % 2 else -1 for token in completion_ids]
+        return [(-2.0 if model == "base" else -1.0) + self.noise * sign for sign in signs]
+
+    async def score_next(self, model: str, prompt_ids: list[int], token: int) -> float:
+        return (await self.score(model, prompt_ids, [token]))[0]
 
 
-def test_a_failure_waits_for_every_answer() -> None:
-    """The adapter is unloaded right after: no request may still be on its way."""
-    scorer: Any = Scorer(failing=True)
-    items = [
+def items(count: int = 4) -> list[ProofItem]:
+    return [
         ProofItem(prompt_ids=[index], completion_ids=[1, 2], logprobs=[-1, -1], base_logprobs=[-2, -2])
-        for index in range(4)
+        for index in range(count)
     ]
-    with pytest.raises(EngineError):
-        asyncio.run(prove(scorer, "policy-v1", items, tolerance=0.1))
-    assert scorer.open == 0
+
+
+def test_completions_are_scored_one_at_a_time() -> None:
+    """All at once they would hold up the tokens of every client."""
+    scorer: Any = Scorer()
+    asyncio.run(prove(scorer, "policy-v1", items(), tolerance=0.5))
+    assert scorer.most_open == 1
+
+
+def test_the_base_is_scored_only_where_rounding_could_be_taken_for_the_change() -> None:
+    near: Any = Scorer(noise=0.1)
+    assert asyncio.run(prove(near, "policy-v1", items(), tolerance=0.5)).slope == pytest.approx(1)
+    assert "base" not in near.asked
+    far: Any = Scorer(noise=0.4)
+    assert asyncio.run(prove(far, "policy-v1", items(), tolerance=0.5)).rounding == pytest.approx(0.4)
+    assert far.asked.count("base") == 4
 
 
 def test_items_without_figures_are_refused() -> None:
-    scorer: Any = Scorer(failing=False)
+    scorer: Any = Scorer()
     with pytest.raises(DeliveryError, match="without proof items"):
         asyncio.run(prove(scorer, "policy-v1", [], tolerance=0.1))
     short = ProofItem(prompt_ids=[1], completion_ids=[1, 2], logprobs=[-1], base_logprobs=[-2, -2])
