@@ -1,10 +1,10 @@
 """`reheatd serve`: the daemon, in the foreground."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import uvloop
 
 from cli.options import ConfigOption, JsonOption
 from cli.render import print_json
@@ -45,4 +45,4 @@ def serve(
     settings = load_settings(config, overrides)
     from reheatd.serve import serve as run_daemon
 
-    asyncio.run(run_daemon(settings, on_ready=print_json if json_output else None))
+    uvloop.run(run_daemon(settings, on_ready=print_json if json_output else None))
