@@ -18,6 +18,7 @@ import aiohttp
 import numpy as np
 
 from bench.entropy_states import States, sample_states
+from bench.paired import pseudomedian
 from bench.report import RESULTS, Report
 from reheatd.config import BUILTIN_POLICY, EntropySection
 from reheatd.engine.client import EngineClient
@@ -188,8 +189,8 @@ async def throughput(url: str, turn: int) -> float:
 
 
 async def tap_overhead(tapped: Engine, plain: Engine, report: Report) -> None:
-    """Throughput lost to the tap: the median over turns in which both engines run the same prompts, one after the
-    other, the first one by turns."""
+    """Throughput lost to the tap, from turns in which both engines run the same prompts, one after the other, the
+    first one by turns."""
     for engine in (tapped, plain):
         await throughput(engine.url, 0)
     ratios = []
@@ -200,9 +201,9 @@ async def tap_overhead(tapped: Engine, plain: Engine, report: Report) -> None:
         print(
             f"turn {turn}: {speeds[id(tapped)]:.0f} tokens/s with the tap, {speeds[id(plain)]:.0f} without", flush=True
         )
-    report.result("tap_overhead", 1 - statistics.median(ratios))
-    half = 1.96 * 1.2533 * statistics.stdev(ratios) / len(ratios) ** 0.5  # of a median
-    report.result("tap_overhead_margin", half, "(95%)")
+    ratio, margin = pseudomedian(ratios)
+    report.result("tap_overhead", 1 - ratio)
+    report.result("tap_overhead_margin", margin, "(95%)")
 
 
 async def monitor_overhead(engine: Engine, model: Path, report: Report) -> None:

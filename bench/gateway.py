@@ -20,8 +20,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import aiohttp
+import psutil
 
 from bench.http_load import Load, run_load
+from bench.paired import pseudomedian
 from bench.report import Report
 from reheatd.config import BUILTIN_POLICY
 from reheatd.engine.policy_model import resolve_policy
@@ -34,14 +36,14 @@ SECONDS = 4.0
 BUSY_CONNECTIONS = 32
 CONCURRENCY = 16
 NEW_TOKENS = 48
-VLLM_TURNS = 32
+VLLM_TURNS = 64
 START_TIMEOUT_S = 180.0
 SIDES = ("direct", "reheatd", "litellm")
 
 
 @contextmanager
-def process(argv: list[str], ready_url: str, log: Path, **environment: str) -> Iterator[None]:
-    """A server, until `ready_url` answers with 200."""
+def process(argv: list[str], ready_url: str, log: Path, **environment: str) -> Iterator[psutil.Process]:
+    """A server, from when `ready_url` answers with 200."""
     with log.open("wb") as output:
         running = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment})
     try:
@@ -50,7 +52,7 @@ def process(argv: list[str], ready_url: str, log: Path, **environment: str) -> I
             if running.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{argv[0]} did not come up:\n{log.read_text()[-3000:]}")
             time.sleep(0.2)
-        yield
+        yield psutil.Process(running.pid)
     finally:
         running.terminate()
         running.wait(timeout=60)
@@ -65,8 +67,8 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def daemon(engine_url: str, folder: Path, model: Path) -> Iterator[int]:
-    """The whole daemon in front of an engine; its port."""
+def daemon(engine_url: str, folder: Path, model: Path) -> Iterator[tuple[int, psutil.Process]]:
+    """The whole daemon in front of an engine; its port and its process."""
     folder.mkdir()
     port = reserve_port()
     config = folder / "reheatd.toml"
@@ -76,8 +78,8 @@ def daemon(engine_url: str, folder: Path, model: Path) -> Iterator[int]:
         "[entropy]\ninterval_s = 3600\nbaseline_windows = 1\n"
     )
     argv = [str(Path(sys.executable).with_name("reheatd")), "serve", "--config", str(config)]
-    with process(argv, f"http://127.0.0.1:{port}/health", folder / "log"):
-        yield port
+    with process(argv, f"http://127.0.0.1:{port}/health", folder / "log") as running:
+        yield port, running
 
 
 @contextmanager
@@ -110,7 +112,7 @@ def stub_sides(executable: Path, scratch: Path, model: Path, report: Report) -> 
         running.enter_context(process(argv, f"{url}/health", scratch / "stub.log"))
         ports = {
             "direct": stub,
-            "reheatd": running.enter_context(daemon(url, scratch / "reheatd", model)),
+            "reheatd": running.enter_context(daemon(url, scratch / "reheatd", model))[0],
             "litellm": running.enter_context(litellm(executable, url, scratch / "litellm")),
         }
         loads: dict[tuple[str, int], list[Load]] = {}
@@ -166,19 +168,27 @@ async def throughput(url: str, model: str, turn: int) -> float:
 def vllm_sides(scratch: Path, model: Path, report: Report) -> None:
     with ExitStack() as running:
         engine = running.enter_context(running_engine(model, scratch / "engine.log", kv_cache_bytes=256 << 20))
-        port = running.enter_context(daemon(engine, scratch / "before-vllm", model))
+        port, gateway = running.enter_context(daemon(engine, scratch / "before-vllm", model))
         sides = {"direct": (engine, "base"), "reheatd": (f"http://127.0.0.1:{port}", "policy")}
         for url, name in sides.values():
             asyncio.run(throughput(url, name, 0))
         ratios = []
+        cpu_before_s = _cpu_s(gateway)
         for turn in range(1, VLLM_TURNS + 1):
             order = list(sides) if turn % 2 else list(sides)[::-1]
             speeds = {side: asyncio.run(throughput(*sides[side], turn)) for side in order}
             ratios.append(speeds["reheatd"] / speeds["direct"])
             print(f"turn {turn}: direct {speeds['direct']:.0f}, reheatd {speeds['reheatd']:.0f} tokens/s", flush=True)
-    report.result("vllm_throughput_vs_direct", statistics.median(ratios))
-    half = 1.96 * 1.2533 * statistics.stdev(ratios) / len(ratios) ** 0.5  # of a median
-    report.result("vllm_throughput_vs_direct_margin", half, "(95%)")
+        cpu_s = _cpu_s(gateway) - cpu_before_s
+    ratio, margin = pseudomedian(ratios)
+    report.result("vllm_throughput_vs_direct", ratio)
+    report.result("vllm_throughput_vs_direct_margin", margin, "(95%)")
+    report.result("daemon_cpu_us_per_token", cpu_s / (VLLM_TURNS * CONCURRENCY * NEW_TOKENS) * 1e6, "us")
+
+
+def _cpu_s(running: psutil.Process) -> float:
+    times = running.cpu_times()
+    return times.user + times.system
 
 
 def main() -> None:
