@@ -15,23 +15,31 @@ from reheatd.engine.client import EngineClient
 from reheatd.engine.launch import engine_command
 from reheatd.ports import reserve_port
 
+SERVER = "reheatd.engine.server"
 STOCK_SERVER = "from vllm.entrypoints.launchers.api_server.entry import main; main()"
 STARTUP_TIMEOUT_S = 280
 
 
 @contextmanager
 def running_engine(
-    model: Path, log: Path, *, stock: bool = False, tap_address: str | None = None, **engine: Any
+    model: Path,
+    log: Path,
+    *,
+    stock: bool = False,
+    server: str = SERVER,
+    tap_address: str | None = None,
+    **engine: Any,
 ) -> Iterator[str]:
     """Real vLLM on the CPU as the daemon starts it; yields its URL.
 
     Args:
         log: File for its output.
         stock: Leave our plugin out and the rest as it is. Base requests beside an adapter get wrong answers then.
+        server: The module that is run.
         tap_address: Where an entropy tap sends to; None: it has no tap.
         engine: Settings of the engine.
     """
-    url, process = start_engine(model, log, stock=stock, tap_address=tap_address, **engine)
+    url, process = start_engine(model, log, stock=stock, server=server, tap_address=tap_address, **engine)
     try:
         asyncio.run(_wait_ready(url, process, log))
         yield url
@@ -44,6 +52,7 @@ def start_engine(
     log: Path,
     *,
     stock: bool = False,
+    server: str = SERVER,
     tap_address: str | None = None,
     port: int | None = None,
     **engine: Any,
@@ -53,6 +62,7 @@ def start_engine(
     port = port or reserve_port()
     command = engine_command(settings, model, port, "cpu", tap_address=tap_address)
     argv, env = command.argv, {**os.environ, **command.env}
+    argv[argv.index(SERVER)] = server
     if stock:
         argv = [argv[0], "-c", STOCK_SERVER, *argv[argv.index("--model") :]]
         env["VLLM_PLUGINS"] = ""

@@ -5,8 +5,9 @@ for it.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from reheatd.entropy.moments import BUCKETS, Moments
 
@@ -48,3 +49,10 @@ class TapReport:
 def tags(version: str, source: TapSource) -> dict[str, str]:
     """The `vllm_xargs` of a request."""
     return {VERSION_ARG: version, SOURCE_ARG: source}
+
+
+def whose(args: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    """Version and source that `tags` put into a request's arguments; None for a request that nobody tagged."""
+    if args is None or VERSION_ARG not in args:
+        return None
+    return str(args[VERSION_ARG]), str(args.get(SOURCE_ARG, "live"))

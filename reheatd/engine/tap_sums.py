@@ -1,0 +1,93 @@
+"""What an engine's entropy tap has counted, and the thread that tells the daemon; see `reheatd.entropy.tap_report`."""
+
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from reheatd.entropy.moments import Moments
+from reheatd.entropy.tap_report import ADDRESS_ENV, TapReport
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""Version and source."""
+
+SEND_EVERY_S = 1.0
+REPEAT_S = 30.0
+"""Everything is sent again so often, for a daemon that was not there."""
+FORGET_S = 600.0
+"""Sums of a version that nobody asked for so long are dropped; it begins again at 0."""
+
+
+@dataclass
+class _Sums:
+    """Of one version and source."""
+
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
+    moments: Moments = field(default_factory=Moments)
+    changed_at: float = 0.0
+
+
+class TapSums:
+    """Sums by version and source, sent to the address in the environment once a second where they changed.
+
+    Args:
+        before_sending: Counts what has been decoded and not counted yet; called under `lock`.
+    """
+
+    def __init__(self, before_sending: Callable[[], None]) -> None:
+        host, _, port = os.environ[ADDRESS_ENV].rpartition(":")
+        self.lock = threading.Lock()
+        """Held by whoever calls `add`, or changes what `before_sending` reads."""
+        self._daemon = host, int(port)
+        self._before_sending = before_sending
+        self._sums: dict[Key, _Sums] = {}
+        threading.Thread(target=self._ship, name="entropy tap", daemon=True).start()
+
+    def add(self, key: Key, entropies: list[float], start: int) -> None:
+        """A sequence, or the part of it that begins at position `start`; nats by token."""
+        sums = self._sums.setdefault(key, _Sums())
+        sums.moments.add(entropies, start)
+        sums.changed_at = time.monotonic()
+
+    def _ship(self) -> None:
+        sent_at = repeated_at = 0.0
+        failed = False
+        while True:
+            time.sleep(SEND_EVERY_S)
+            now = time.monotonic()
+            with self.lock:
+                self._before_sending()
+                for key in [key for key, sums in self._sums.items() if now - sums.changed_at > FORGET_S]:
+                    del self._sums[key]
+                if now - repeated_at > REPEAT_S:
+                    sent_at, repeated_at = 0.0, now
+                reports = [
+                    TapReport(sums.run, *key, moments=sums.moments).encode()
+                    for key, sums in self._sums.items()
+                    if sums.changed_at > sent_at
+                ]
+                sent_at = now
+            if not reports:
+                continue
+            failed_before = failed
+            try:
+                self._send(reports)
+            except OSError as error:
+                # While no daemon is there, its name may not resolve. The sums go on and are repeated.
+                failed = True
+                if not failed_before:
+                    logger.warning("entropy tap: %s:%d cannot be reached, trying again: %s", *self._daemon, error)
+            else:
+                failed = False
+
+    def _send(self, reports: list[bytes]) -> None:
+        family, kind, protocol, _, address = socket.getaddrinfo(*self._daemon, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as sender:
+            for report in reports:
+                sender.sendto(report, address)
