@@ -140,8 +140,8 @@ class EntropySection(Section):
     """Share of clients' requests that the gateway asks `top_k` logprobs for, on its own, and takes out of the answer
     again: live entropy where the engine has no tap."""
     tap: Literal["auto", "on", "off"] = "auto"
-    """Whether the engine measures the exact entropy of every token it decodes; `auto`: where that is supported, which
-    is the CPU build without speculative decoding."""
+    """Whether the engine measures the exact entropy of every token it decodes. `auto`: on the CPU, not on a GPU, where
+    it has yet to be run; never beside speculative decoding."""
     tap_address: str = "127.0.0.1:0"
     """host:port at which the daemon hears what the engine measured (UDP). Port 0 picks a free one; an engine that runs
     apart needs a fixed one, and the daemon's name as the host."""

@@ -119,21 +119,19 @@ def engine_command(
 
 
 def taps(settings: Settings, device: Device) -> bool:
-    """Whether the engine gets an entropy tap.
+    """Whether the engine gets an entropy tap. `auto`: on the CPU; on a GPU it has not been run yet, and is asked for.
 
     Raises:
         ConfigError: `entropy.tap` is `on` where there can be none.
     """
-    if settings.entropy.tap == "off":
-        return False
-    obstacle = None
-    if device == "cuda":
-        obstacle = "vLLM's model runner for CUDA has another interface, which the tap does not speak"
-    elif any("speculative" in argument for argument in settings.engine.extra_args):
-        obstacle = "vLLM allows no logits processors beside speculative decoding"
-    if obstacle and settings.entropy.tap == "on":
-        raise ConfigError(f"entropy.tap = 'on': {obstacle}; set it to 'off'", param="entropy.tap")
-    return obstacle is None
+    wanted = settings.entropy.tap
+    speculates = any("speculative" in argument for argument in settings.engine.extra_args)
+    if wanted == "on" and speculates:
+        raise ConfigError(
+            "entropy.tap = 'on': vLLM allows no logits processors beside speculative decoding; set it to 'off'",
+            param="entropy.tap",
+        )
+    return wanted == "on" or (wanted == "auto" and device == "cpu" and not speculates)
 
 
 def _cores_of(index: int, count: int) -> str:

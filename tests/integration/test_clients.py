@@ -159,75 +159,77 @@ def tasks(tmp_path: Path) -> Path:
     return folder
 
 
-def lm_eval(kind: str, url: str, task: str, tasks: Path, model: Path, out: Path) -> tuple[dict[str, Any], list[Any]]:
-    """Metrics of the task, and what lm-eval logged for each problem."""
+Outcome = tuple[dict[str, Any], list[Any]]
+"""Metrics of a task, and what lm-eval logged for each problem."""
+
+
+def lm_eval(kind: str, url: str, names: list[str], tasks: Path, model: Path, out: Path) -> list[Outcome]:
     arguments = f"model=policy,base_url={url},num_concurrent=2,max_retries=1,tokenized_requests=False"
     arguments += f",tokenizer_backend=huggingface,tokenizer={model}"
-    argv = [sys.executable, "-m", "lm_eval", "--model", kind, "--model_args", arguments, "--tasks", task]
+    argv = [sys.executable, "-m", "lm_eval", "--model", kind, "--model_args", arguments, "--tasks", ",".join(names)]
     argv += ["--include_path", str(tasks), "--output_path", str(out), "--log_samples"]
     if kind == "local-chat-completions":
         argv.append("--apply_chat_template")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tasks / "cache"), "OPENAI_API_KEY": "none"}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
-    results = json.loads(next(out.rglob("results_*.json")).read_text())["results"][task]
-    samples = [json.loads(line) for line in next(out.rglob(f"samples_{task}_*.jsonl")).read_text().splitlines()]
-    return results, sorted(samples, key=lambda sample: sample["doc_id"])
-
-
-def test_lm_eval_by_log_likelihood(engine: str, tiny_policy: Path, tasks: Path, tmp_path: Path) -> None:
-    def work(served: Serving) -> None:
-        url = f"{served.url}/v1/completions"
-        results, samples = lm_eval("local-completions", url, "sums_choice", tasks, tiny_policy, tmp_path / "out")
+    results = json.loads(next(out.rglob("results_*.json")).read_text())["results"]
+    outcomes: list[Outcome] = []
+    for name in names:
+        samples = [json.loads(line) for line in next(out.rglob(f"samples_{name}_*.jsonl")).read_text().splitlines()]
         assert len(samples) == len(PROBLEMS)
-        # Its figures are the engine's own logprobs of the choices.
+        outcomes.append((results[name], sorted(samples, key=lambda sample: sample["doc_id"])))
+    return outcomes
+
+
+def test_lm_eval_with_completions(engine: str, tiny_policy: Path, tasks: Path, tmp_path: Path) -> None:
+    def work(served: Serving) -> None:
+        url, names = f"{served.url}/v1/completions", ["sums_choice", "sums_generate"]
+        scored, generated = lm_eval("local-completions", url, names, tasks, tiny_policy, tmp_path / "out")
         with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as api:
-            right = 0
-            for sample, (question, choices, gold) in zip(samples, PROBLEMS, strict=True):
-                expected = []
-                for choice in choices:
-                    answer = api.completions.create(
-                        model="base", prompt=f"{question} {choice}", max_tokens=1, echo=True, logprobs=1
-                    )
-                    shown = answer.choices[0].logprobs
-                    assert shown is not None and shown.token_logprobs is not None and shown.text_offset is not None
-                    begin = len(question)
-                    end = len(f"{question} {choice}")
-                    expected.append(
-                        sum(
-                            logprob
-                            for logprob, offset in zip(shown.token_logprobs, shown.text_offset, strict=True)
-                            if begin <= offset < end
-                        )
-                    )
-                found = [float(response[0][0]) for response in sample["resps"]]
-                assert found == pytest.approx(expected, abs=0.05)
-                right += expected.index(max(expected)) == gold
-        assert results["acc,none"] == pytest.approx(right / len(PROBLEMS))
+            assert_scored(api, *scored)
+            results, samples = generated
+            assert "exact_match,none" in results
+            for sample, (question, _, _) in zip(samples, PROBLEMS, strict=True):
+                answer = api.completions.create(model="policy", prompt=question, max_tokens=6, temperature=0, seed=1234)
+                assert sample["resps"][0][0] == answer.choices[0].text
 
     from_a_thread(engine, tmp_path, work)
 
 
-@pytest.mark.parametrize("kind", ["local-completions", "local-chat-completions"])
-def test_lm_eval_by_generation(kind: str, engine: str, tiny_policy: Path, tasks: Path, tmp_path: Path) -> None:
+def assert_scored(api: openai.OpenAI, results: dict[str, Any], samples: list[Any]) -> None:
+    """Log-likelihoods are the engine's own logprobs of the choices."""
+    right = 0
+    for sample, (question, choices, gold) in zip(samples, PROBLEMS, strict=True):
+        expected = []
+        for choice in choices:
+            answer = api.completions.create(
+                model="base", prompt=f"{question} {choice}", max_tokens=1, echo=True, logprobs=1
+            )
+            shown = answer.choices[0].logprobs
+            assert shown is not None and shown.token_logprobs is not None and shown.text_offset is not None
+            begin, end = len(question), len(f"{question} {choice}")
+            tokens = zip(shown.token_logprobs, shown.text_offset, strict=True)
+            expected.append(sum(logprob for logprob, offset in tokens if begin <= offset < end))
+        found = [float(response[0][0]) for response in sample["resps"]]
+        assert found == pytest.approx(expected, abs=0.05)
+        right += expected.index(max(expected)) == gold
+    assert results["acc,none"] == pytest.approx(right / len(PROBLEMS))
+
+
+def test_lm_eval_with_chat_completions(engine: str, tiny_policy: Path, tasks: Path, tmp_path: Path) -> None:
     def work(served: Serving) -> None:
-        chat = kind == "local-chat-completions"
-        url = f"{served.url}/v1/{'chat/' if chat else ''}completions"
-        results, samples = lm_eval(kind, url, "sums_generate", tasks, tiny_policy, tmp_path / "out")
+        url = f"{served.url}/v1/chat/completions"
+        [(results, samples)] = lm_eval(
+            "local-chat-completions", url, ["sums_generate"], tasks, tiny_policy, tmp_path / "out"
+        )
         assert "exact_match,none" in results
         with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as api:
             for sample, (question, _, _) in zip(samples, PROBLEMS, strict=True):
-                if chat:
-                    message: Any = [{"role": "user", "content": question}]
-                    answer = api.chat.completions.create(
-                        model="policy", messages=message, max_tokens=6, temperature=0, seed=1234
-                    )
-                    expected = answer.choices[0].message.content
-                else:
-                    answer = api.completions.create(
-                        model="policy", prompt=question, max_tokens=6, temperature=0, seed=1234
-                    )
-                    expected = answer.choices[0].text
-                assert sample["resps"][0][0] == expected
+                message: Any = [{"role": "user", "content": question}]
+                answer = api.chat.completions.create(
+                    model="policy", messages=message, max_tokens=6, temperature=0, seed=1234
+                )
+                assert sample["resps"][0][0] == answer.choices[0].message.content
 
     from_a_thread(engine, tmp_path, work)

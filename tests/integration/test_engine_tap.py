@@ -90,9 +90,9 @@ def test_mixed_traffic_is_measured_exactly_and_told_apart(
                 requests = [
                     (
                         name,
-                        ask(name, prompt(number), max_tokens=4 + 5 * number, temperature=(0.0, 0.7, 1.5)[number % 3]),
+                        ask(name, prompt(number), max_tokens=4 + 8 * number, temperature=(0.0, 0.7, 1.5)[number % 3]),
                     )
-                    for number in range(6)
+                    for number in range(3)
                     for name in names
                 ]
                 # Two choices each, and a prefix that is in the cache already.
@@ -115,11 +115,11 @@ def test_what_is_computed_past_the_end_of_a_sequence_does_not_count(engine: Tapp
     async def body() -> list[np.ndarray]:
         async with asking(engine) as ask:
             # The steps go on while sequences end, by a stop token or by length.
-            longer = asyncio.create_task(ask("base", prompt(9), max_tokens=200, vllm_xargs=tags("longer", "live")))
+            longer = asyncio.create_task(ask("base", prompt(9), max_tokens=60, vllm_xargs=tags("longer", "live")))
             options = {"stop_token_ids": list(range(0, VOCABULARY, 3)), "vllm_xargs": tags("stopped", "live")}
-            ended = await asyncio.gather(*(ask("base", prompt(number), seed=number, **options) for number in range(12)))
+            ended = await asyncio.gather(*(ask("base", prompt(number), seed=number, **options) for number in range(8)))
             entropies = await longer
-            assert engine.ear.sums_of("longer", 200).tokens == sum(map(len, entropies))
+            assert engine.ear.sums_of("longer", 60).tokens == sum(map(len, entropies))
         return [sequence for choices in ended for sequence in choices]
 
     sequences = asyncio.run(body())
