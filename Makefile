@@ -10,8 +10,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 LITELLM := .venv-litellm
 READY   := $(VENV)/.ready-$(ENGINE)
-# Python compiles what it imports; compiling all there is would take a minute more.
-PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-compile $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-swap bench-gateway experiment experiment-quick experiment-reheating test-compose lock clean
