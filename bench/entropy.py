@@ -43,7 +43,7 @@ FITTED_ROUNDS = 8
 """Rounds that c(s) is fitted on; the others are what is judged."""
 RESAMPLES = 1000
 CONFIDENCE = 0.95
-TURNS = 40
+TURNS = 64
 CONCURRENCY = 16
 PROMPT_TOKENS = 32
 NEW_TOKENS = 48
