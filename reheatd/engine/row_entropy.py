@@ -5,6 +5,7 @@ import torch
 ROWS_AT_ONCE = 32
 """On an accelerator: bounds the memory of a step's probabilities."""
 CPU_ROWS_PER_THREAD = 4
+"""Fewer, and starting the kernels takes longer; more, and a row has left the cache when it is read again."""
 
 
 class RowEntropies:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +18,13 @@ from reheatd.database import connect
 from reheatd.entropy.estimators import SequenceTotals, TailMoments
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.series import Window
-from reheatd.errors import ConflictError, EngineError, NotFoundError, ReheatdError
+from reheatd.errors import ConflictError, EngineError, NotFoundError, ReheatdError, WorkerLostError
 from reheatd.jobs.contracts import (
     Accuracy,
     EntropyEstimate,
     Job,
     JobEvent,
+    JobRequest,
     JobResult,
     JobStatus,
     ReheatSpec,
@@ -31,6 +32,7 @@ from reheatd.jobs.contracts import (
 )
 
 BASELINE = 2.0
+REHEAT = JobRequest(kind="reheat", tau=1.5)
 Verdict = Literal["ok", "warning", "collapsed"]
 
 
@@ -337,3 +339,24 @@ class World:
 
 
 __all__ = ["EngineError", "NotFoundError", "World", "accuracy", "entropy", "window"]
+
+
+def live(world: World, story: Callable[[World], Coroutine[Any, Any, None]]) -> World:
+    async def run() -> None:
+        async with world:
+            await story(world)
+
+    asyncio.run(run())
+    return world
+
+
+async def finish_one(world: World, request: JobRequest = REHEAT) -> str:
+    """A user's job that goes well; its id."""
+    job = world.controller.submit(request)
+    await world.train(await world.until_submitted(len(world.dispatcher.submitted) + 1))
+    await world.until_status(job.job_id, JobStatus.SUCCEEDED)
+    return job.job_id
+
+
+def lost(job: Job) -> WorkerLostError:
+    return WorkerLostError(f"the worker of job {job.job_id} has been silent for 120 s")

@@ -1,14 +1,12 @@
 """The CPU LoRA plugin: its own self-test, what it refuses, and what it says."""
 
 import pytest
+import torch
+import vllm
+from vllm.lora.punica_wrapper import punica_cpu
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU as StockWrapper
 
-vllm = pytest.importorskip("vllm", reason="needs an engine extra")
-
-import torch  # noqa: E402
-from vllm.lora.punica_wrapper import punica_cpu  # noqa: E402
-from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU as StockWrapper  # noqa: E402
-
-from reheatd.engine import cpu_lora  # noqa: E402
+from reheatd.engine import cpu_lora
 
 
 @pytest.fixture(autouse=True)

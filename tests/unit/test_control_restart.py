@@ -1,0 +1,135 @@
+"""A daemon that stops or crashes at any moment carries on where it was."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from reheatd.control.machine import State
+from reheatd.errors import EngineError
+from reheatd.jobs.contracts import JobEvent, JobStatus
+from tests.unit.control_support import REHEAT, World, live, lost
+
+pytestmark = pytest.mark.usefixtures("impatient")
+
+
+def test_the_cooldown_survives_a_restart(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        world.see("collapsed", 0.7)
+        spec = await world.until_submitted()
+        await world.dispatcher.report(spec.job_id, JobEvent(kind="failed", error="out of memory"))
+        await world.until_status(spec.job_id, JobStatus.FAILED)
+        await world.restart()
+        world.see("collapsed", 0.7)
+        await asyncio.sleep(0.05)
+        assert len(world.dispatcher.submitted) == 1
+        assert world.controller.cooldown_remaining_s > 500
+
+    live(World(tmp_path), story)
+
+
+def test_a_job_that_loses_its_worker_while_the_daemon_is_away_is_resumed(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        job = world.controller.submit(REHEAT)
+        await world.until_submitted()
+        await world.dispatcher.report(job.job_id, JobEvent(kind="started"))
+        await world.until(lambda: world.controller.job(job.job_id).started_at)
+        await world.restart()
+        await world.dispatcher.report(job.job_id, lost(job))
+        again = await world.until_submitted(2)
+        await world.restart()  # before a worker has begun: it may have to be submitted again, as the same attempt
+        await world.until_submitted(3)
+        assert world.dispatcher.attempts == [1, 2, 2]
+        await world.train(again)
+        await world.until_status(job.job_id, JobStatus.SUCCEEDED)
+
+    live(World(tmp_path), story)
+
+
+def test_a_restart_carries_on_in_every_step(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        queued = [world.controller.submit(REHEAT).job_id for _ in range(2)]
+        spec = await world.until_submitted()
+        await world.dispatcher.report(spec.job_id, JobEvent(kind="started"))
+        await world.dispatcher.report(spec.job_id, JobEvent(kind="progress", phase="training", step=3, steps=9))
+        await world.until(lambda: world.controller.job(spec.job_id).step == 3)
+
+        await world.restart()  # while it trains
+        world.monitor.gate.clear()
+        assert world.controller.job(spec.job_id).status is JobStatus.RUNNING
+        await world.dispatcher.report(spec.job_id, JobEvent(kind="succeeded", result=world.result(spec)))
+        await world.monitor.measuring.wait()
+        assert len(world.dispatcher.submitted) == 1
+
+        await world.restart()  # while it is gated, its version published
+        hold = asyncio.Event()
+        reached = asyncio.Event()
+
+        async def wait_before_flip() -> None:
+            reached.set()
+            await hold.wait()
+
+        world.swaps.before_flip = wait_before_flip
+        await reached.wait()
+        assert world.controller.state is State.SWAPPING
+
+        await world.restart()  # while it is swapped in
+        await world.until_status(spec.job_id, JobStatus.SUCCEEDED)
+        assert world.store.versions() == [0, 1] and world.promotions() == [1]
+        second = await world.until_submitted(2)
+        assert second.job_id == queued[1] and second.parent_version == 1
+
+    live(World(tmp_path), story)
+
+
+def test_a_crash_right_after_publishing_makes_no_second_version(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        job = world.controller.submit(REHEAT)
+        spec = await world.until_submitted()
+        world.monitor.gate.clear()
+        await world.train(spec)
+        await world.monitor.measuring.wait()
+        record = world.ledger.jobs.get(job.job_id)
+        record.job.version = None
+        await world.crash()
+        world._build()
+        world.ledger.save(record)
+        world.start()
+        assert (await world.until_status(job.job_id, JobStatus.SUCCEEDED)).version == 1
+        assert world.store.versions() == [0, 1]
+
+    live(World(tmp_path), story)
+
+
+def test_a_crash_right_after_the_flip_ends_in_success(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        job = world.controller.submit(REHEAT)
+        spec = await world.until_submitted()
+        reached = asyncio.Event()
+
+        async def stop_before_flip() -> None:
+            reached.set()
+            await asyncio.Event().wait()
+
+        world.swaps.before_flip = stop_before_flip
+        await world.train(spec)
+        await reached.wait()
+        await world.crash()
+        world._build()
+        world.store.promote(1)
+        world.start()
+        await world.until_status(job.job_id, JobStatus.SUCCEEDED)
+        assert world.promotions() == [1] and world.controller.state is State.SERVING
+
+    live(World(tmp_path), story)
+
+
+def test_a_job_that_never_reached_the_broker_is_submitted_after_a_restart(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        world.dispatcher.failures = [EngineError("broker is away")] * 5
+        job = world.controller.submit(REHEAT)
+        await world.until(lambda: world.controller.job(job.job_id).status is JobStatus.RUNNING)
+        await world.restart()
+        assert (await world.until_submitted()).job_id == job.job_id
+
+    live(World(tmp_path), story)
