@@ -15,7 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
-from bench.report import Report
+from bench.figures import Report
 from reheatd.config import BUILTIN_POLICY
 from reheatd.engine.client import EngineClient, Sample
 from reheatd.engine.policy_model import resolve_policy

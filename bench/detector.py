@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from river import drift
 
-from bench.report import Report
+from bench.figures import Report
 from reheatd.config import EntropySection
 from reheatd.entropy.detector import CollapseDetector, DetectorState, Verdict
 from reheatd.entropy.estimators import SequenceTotals
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.measures import EntropyEstimate
 
 RECORDED = Path(__file__).parent / "data" / "probe_sequences.json"
 SETTINGS = EntropySection()

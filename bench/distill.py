@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bench.report import Report
+from bench.figures import Report
 from bench.rollout_file import read_rollouts, write_rollouts
 from bench.sides import run_side
 

@@ -18,22 +18,16 @@ import aiohttp
 import numpy as np
 
 from bench.entropy_states import States, sample_states
+from bench.figures import RESULTS, Report
 from bench.paired import pseudomedian
-from bench.report import RESULTS, Report
 from reheatd.config import BUILTIN_POLICY, EntropySection
 from reheatd.engine.client import EngineClient
 from reheatd.engine.policy_model import resolve_policy
-from reheatd.entropy.estimators import (
-    SequenceTotals,
-    TailModel,
-    TailMoments,
-    TokenEstimates,
-    estimate_tokens,
-)
+from reheatd.entropy.estimators import SequenceTotals, TailModel, TailMoments, TokenEstimates, estimate_tokens
 from reheatd.entropy.live import tap_socket
 from reheatd.entropy.meter import EntropyMeter, vocabulary_size
 from reheatd.entropy.probes import load_probes
-from reheatd.entropy.tap_report import tags
+from reheatd.tap.wire import tags
 from tests.engine_process import running_engine
 from tests.tap_ear import TapEar
 

@@ -22,12 +22,12 @@ from pathlib import Path
 import aiohttp
 import psutil
 
+from bench.figures import Report
 from bench.http_load import Load, run_load
 from bench.paired import pseudomedian
-from bench.report import Report
 from reheatd.config import BUILTIN_POLICY
 from reheatd.engine.policy_model import resolve_policy
-from reheatd.ports import reserve_port
+from reheatd.process.ports import reserve_port
 from tests.engine_process import running_engine
 
 CHAT = "/v1/chat/completions"

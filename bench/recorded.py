@@ -3,9 +3,9 @@
 import time
 from collections.abc import Sequence
 
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.measures import EntropyEstimate
 from workers.policy import Policy
-from workers.sampling import Rollout
+from workers.sampling.rollout import Rollout
 from workers.task_data import Messages
 
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from bench.distill import seconds
-from bench.report import Report
+from bench.figures import Report
 from bench.rollout_file import read_rollouts, write_rollouts
 from bench.sides import run_side
 

@@ -8,9 +8,9 @@ from typing import Any
 from reheatd.config import BUILTIN_POLICY
 from reheatd.engine.policy_model import resolve_policy
 from reheatd.jobs.contracts import LoraConfig
-from workers.in_process import ChatCodec, InProcessSampler
 from workers.policy import Policy
-from workers.sampling import Rollout
+from workers.sampling.in_process import ChatCodec, InProcessSampler
+from workers.sampling.rollout import Rollout
 from workers.task_data import load_prompts
 
 

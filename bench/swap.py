@@ -22,14 +22,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.report import Report
+from bench.figures import Report
 from bench.swap_load import Answer, StreamLoad, gaps
 from bench.swap_reference import Reference
-from reheatd.adapters.lineage import version_name
+from reheatd.adapters.lineage import ProofItem
 from reheatd.config import BUILTIN_POLICY
 from reheatd.engine.client import EngineClient
 from reheatd.engine.policy_model import resolve_policy
-from reheatd.jobs.contracts import ProofItem
+from reheatd.names import version_name
 from tests.engine_process import running_engine, start_engine, stop_engine
 from tests.integration.serving import serving
 from tests.random_adapter import random_adapter

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reheatd.jobs.contracts import ProofItem
+from reheatd.adapters.lineage import ProofItem
 
 PROMPT = (
     "You are a patient teacher. A pupil has three baskets with twelve apples each, gives seven of them to a friend, "

@@ -9,11 +9,10 @@ from rich.table import Table
 from cli import render
 from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, JsonOption, UrlOption
-from reheatd.adapters.lineage import version_name
 from reheatd.adapters.store import VersionInfo
-from reheatd.api.schemas import VersionReport
-from reheatd.errors import BadInputError
+from reheatd.api.schemas import VersionView
 from reheatd.jobs.report import JobReport
+from reheatd.names import parse_version, version_name
 
 app = typer.Typer(help="List, show, promote or roll back versions.", no_args_is_help=True)
 
@@ -55,7 +54,7 @@ def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL, json_ou
     if json_output:
         render.print_json(body)
         return
-    info = VersionReport.model_validate(body)
+    info = VersionView.model_validate(body)
     facts = render.facts()
     facts.add_row("version", f"{info.name}  [{STATE_STYLE[info.state]}]{info.state}[/]")
     lineage = info.lineage
@@ -109,15 +108,3 @@ def rollback(url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> N
         render.print_json(body)
     else:
         render.console.print(f"policy is now {version_name(body['version'])}")
-
-
-def parse_version(text: str) -> int:
-    """The number in `3`, `v3` or `policy-v3`.
-
-    Raises:
-        BadInputError: It is none of these.
-    """
-    digits = text.removeprefix("policy-").removeprefix("v")
-    if not digits.isdecimal():
-        raise BadInputError(f"{text!r} is not a version; name one like 3 or policy-v3", param="version")
-    return int(digits)

@@ -28,7 +28,7 @@ from cli.options import JsonOption
 from reheatd.config import load_settings
 from reheatd.errors import DaemonUnreachableError, EngineError, MissingExtraError, ReheatdError
 from reheatd.jobs.contracts import Job
-from reheatd.ports import reserve_port
+from reheatd.process.ports import reserve_port
 
 T = TypeVar("T")
 

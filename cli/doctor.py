@@ -109,7 +109,7 @@ def check_plugin(settings: Settings) -> Check:
 
 
 def check_broker(settings: Settings) -> Check:
-    from reheatd.broker import address, server_binary
+    from reheatd.process.broker import address, server_binary
 
     if settings.broker.url is not None:
         return Check("broker", "ok", f"broker.url is {address(settings.broker.url)}")

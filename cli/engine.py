@@ -16,7 +16,7 @@ def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None
     from reheatd.engine.launch import detect_device, engine_command, taps
     from reheatd.engine.policy_model import resolve_policy
     from reheatd.extras import require_engine_extra
-    from reheatd.ports import reserve_port
+    from reheatd.process.ports import reserve_port
 
     device = detect_device() if settings.engine.device == "auto" else settings.engine.device
     require_engine_extra(device)

@@ -14,7 +14,6 @@ from rich.text import Text
 from cli import render
 from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, ConfigOption, JsonOption, UrlOption
-from reheatd.adapters.lineage import ALIAS_NAME, version_name
 from reheatd.config import load_settings
 from reheatd.engine.client import EngineClient
 from reheatd.entropy.detector import CollapseDetector, Verdict
@@ -24,8 +23,9 @@ from reheatd.entropy.probes import load_probes
 from reheatd.entropy.replay import Replayed, read_recording
 from reheatd.entropy.replay import replay as replay_windows
 from reheatd.entropy.series import Window
-from reheatd.entropy.tap_report import TapSource
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.measures import EntropyEstimate
+from reheatd.names import ALIAS_NAME, version_name
+from reheatd.tap.wire import TapSource
 
 app = typer.Typer(invoke_without_command=True)
 

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from cli import render
 from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, JsonOption, UrlOption
-from reheatd.adapters.lineage import version_name
 from reheatd.errors import ReheatdError
 from reheatd.jobs.contracts import Job, JobStatus
+from reheatd.names import version_name
 
 app = typer.Typer(help="List, show, cancel or approve jobs.", no_args_is_help=True)
 

@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from reheatd.jobs.contracts import Accuracy, EntropyEstimate, Job, JobStatus, PassRate
+from reheatd.jobs.contracts import Job, JobStatus
+from reheatd.measures import Accuracy, EntropyEstimate, PassRate
 
 console = Console(highlight=False)
 

@@ -10,7 +10,7 @@ from rich.live import Live
 from cli import render
 from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, JsonOption, UrlOption
-from reheatd.api.schemas import PartHealth, StatusReport
+from reheatd.api.schemas import PartHealth, StatusView
 from reheatd.errors import DaemonUnreachableError
 
 WATCH_S = 1.0
@@ -27,8 +27,8 @@ def status(
     """
     client = DaemonClient(url)
 
-    def report() -> StatusReport:
-        return StatusReport.model_validate(client.get("/reheatd/v1/status"))
+    def report() -> StatusView:
+        return StatusView.model_validate(client.get("/reheatd/v1/status"))
 
     if not watch:
         first = report()
@@ -50,7 +50,7 @@ def status(
                     live.update(f"[red]{error.message}[/]", refresh=True)
 
 
-def describe(status: StatusReport) -> RenderableType:
+def describe(status: StatusView) -> RenderableType:
     facts = render.facts()
     facts.add_row("policy", f"[bold]{status.promoted.name}[/] of {status.policy}")
     if status.readiness != "ready":

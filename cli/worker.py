@@ -27,9 +27,9 @@ def worker(
     url = broker_url or settings.broker.url
     if url is None:
         raise BadInputError("a worker needs --broker-url redis://host:6379/0, or broker.url in the configuration")
-    from reheatd.broker import address
     from reheatd.extras import require_worker_extra
-    from reheatd.worker import worker_command
+    from reheatd.process.broker import address
+    from reheatd.process.worker_command import worker_command
 
     require_worker_extra()
     command = worker_command(url, index=os.getpid(), threads=settings.workers.threads)

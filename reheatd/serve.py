@@ -16,17 +16,15 @@ from typing import Any
 
 from starlette.applications import Starlette
 
-from reheatd.adapters.lineage import version_name
 from reheatd.adapters.store import AdapterStore
-from reheatd.adapters.swap import SwapManager, engine_name
+from reheatd.adapters.swap import SwapManager
 from reheatd.adapters.validate import base_digest, validate_adapter
 from reheatd.api.errors import exception_handlers
 from reheatd.api.routes import ApiContext, api_routes
-from reheatd.broker import address, embedded_broker, ping, wait_for_broker
 from reheatd.config import Settings
 from reheatd.control.controller import Controller
+from reheatd.control.dependencies import Dependencies, ServedPolicy
 from reheatd.control.ledger import Ledger
-from reheatd.control.parts import Parts, ServedPolicy
 from reheatd.database import connect
 from reheatd.engine.keeper import EngineKeeper
 from reheatd.engine.launch import Device, detect_device, engine_command, taps
@@ -44,12 +42,14 @@ from reheatd.errors import ConfigError, EngineError, ReheatdError
 from reheatd.extras import require_engine_extra, require_worker_extra
 from reheatd.gateway.app import Gateway
 from reheatd.gateway.live_logprobs import LiveLogprobs
-from reheatd.http_server import HttpServer
-from reheatd.instance import claim_data_dir, listen, url_of, write_daemon_file
 from reheatd.jobs.dispatch import JobDispatcher
-from reheatd.ports import reserve_port
-from reheatd.supervisor import Child, Command, Supervisor
-from reheatd.worker import worker_command
+from reheatd.names import engine_name, version_name
+from reheatd.process.broker import address, embedded_broker, ping, wait_for_broker
+from reheatd.process.http_server import HttpServer
+from reheatd.process.instance import claim_data_dir, listen, url_of, write_daemon_file
+from reheatd.process.ports import reserve_port
+from reheatd.process.supervisor import Child, Command, Supervisor
+from reheatd.process.worker_command import worker_command
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Daemon:
         if self._tap_socket is not None:
             self._tap = TapListener(live, self._tap_socket)
         self._dispatcher = JobDispatcher(self._broker_url, heartbeat_timeout_s=settings.control.heartbeat_timeout_s)
-        parts = Parts(
+        parts = Dependencies(
             settings=settings,
             policy=policy,
             gateway_url=settings.server.public_url or self.url,

@@ -13,7 +13,7 @@ import psutil
 from reheatd.config import Settings
 from reheatd.engine.client import EngineClient
 from reheatd.engine.launch import engine_command
-from reheatd.ports import reserve_port
+from reheatd.process.ports import reserve_port
 
 SERVER = "reheatd.engine.server"
 STOCK_SERVER = "from vllm.entrypoints.launchers.api_server.entry import main; main()"

@@ -4,15 +4,15 @@ import socket
 import threading
 import time
 
-from reheatd.entropy.moments import Moments
-from reheatd.entropy.tap_report import TapReport
+from reheatd.tap.moments import Moments
+from reheatd.tap.wire import TapTotals
 
 
 class TapEar:
     """Keeps the newest report of each run of sums, until `listener` is closed."""
 
     def __init__(self, listener: socket.socket) -> None:
-        self.reports: dict[str, TapReport] = {}
+        self.reports: dict[str, TapTotals] = {}
         listener.setblocking(True)
         threading.Thread(target=self._hear, args=(listener,), daemon=True).start()
 
@@ -33,7 +33,7 @@ class TapEar:
     def _hear(self, listener: socket.socket) -> None:
         while True:
             try:
-                report = TapReport.decode(listener.recv(1 << 16))
+                report = TapTotals.decode(listener.recv(1 << 16))
             except OSError:
                 return
             self.reports[report.run] = report

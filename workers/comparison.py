@@ -19,7 +19,7 @@ from reheatd.jobs.report import Comparison, LayerSimilarity, PositionEntropy, To
 from workers.losses import chunk_tokens, chunked_logprobs, logprobs_of_states
 from workers.optimisation import TrainingDivergedError
 from workers.policy import Policy, TokenBatch, micro_batches
-from workers.sampling import Rollout
+from workers.sampling.rollout import Rollout
 
 TOP_K = (1, 5, 10, 20)
 CONFIDENCE = 0.95

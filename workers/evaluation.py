@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 from reheatd.errors import EngineError
-from reheatd.jobs.contracts import Accuracy, PassAtK, PassRate
+from reheatd.measures import Accuracy, PassAtK, PassRate
 from workers.rewards.scoring import Scorer
-from workers.sampling import Rollout, Sampler
+from workers.sampling.rollout import Rollout, Sampler
 from workers.task_data import Problem
 
 SOLVED_REWARD = 0.5

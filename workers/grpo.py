@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reheatd.jobs.contracts import EntropyEstimate, RLSpec
+from reheatd.jobs.contracts import RLSpec
+from reheatd.measures import EntropyEstimate
 from workers.checkpoint import Checkpoints
 from workers.losses import chunked_logprobs
 from workers.optimisation import make_optimizer, optimizer_step
@@ -20,8 +21,8 @@ from workers.policy import Policy, TokenBatch, micro_batches
 from workers.policy_gradient import clipped_surrogate, reference_kl
 from workers.progress import Progress
 from workers.rewards.scoring import Scorer
-from workers.rollout_groups import GroupCollector, ScoredRollout
-from workers.sampling import Sampler, parent_entropy
+from workers.sampling.groups import GroupCollector, ScoredRollout
+from workers.sampling.rollout import Sampler, parent_entropy
 from workers.task_data import Problem
 
 

@@ -17,19 +17,19 @@ class Progress(Protocol):
         ...
 
 
-class Reporter(Protocol):
-    """The part of `reheatd.jobs.reporter.JobReporter` that reports progress."""
+class ProgressChannel(Protocol):
+    """The part of `reheatd.jobs.channel.JobChannel` that reports progress."""
 
     def progress(self, phase: str, step: int, steps: int, metrics: dict[str, float]) -> None: ...
 
     def is_cancelled(self) -> bool: ...
 
 
-class ReportedProgress:
+class ChannelProgress:
     """Sends progress to the daemon and asks for cancellation on the way."""
 
-    def __init__(self, reporter: Reporter, steps: int) -> None:
-        self._reporter = reporter
+    def __init__(self, channel: ProgressChannel, steps: int) -> None:
+        self._channel = channel
         self._steps = steps
         self._metrics: dict[str, float] = {}
 
@@ -40,6 +40,6 @@ class ReportedProgress:
 
     def report(self, phase: str, step: int, metrics: dict[str, float] | None = None) -> None:
         self._metrics.update(metrics or {})
-        self._reporter.progress(phase, step, self._steps, metrics or {})
-        if self._reporter.is_cancelled():
+        self._channel.progress(phase, step, self._steps, metrics or {})
+        if self._channel.is_cancelled():
             raise JobCancelledError

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from reheatd.jobs.contracts import ProofItem
+from reheatd.adapters.lineage import ProofItem
 from workers.policy import Policy
-from workers.sampling import Rollout
+from workers.sampling.rollout import Rollout
 
 ITEMS = 8
 COMPLETION_TOKENS = 32

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from reheatd.errors import ReheatdError
 from reheatd.files import fsync
-from reheatd.jobs.contracts import Accuracy, EntropyEstimate, JobResult, PassAtK, PassRate, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import JobResult, ReheatSpec, RLSpec
 from reheatd.jobs.report import REPORT_FILE, Comparison, JobReport
+from reheatd.measures import Accuracy, EntropyEstimate, PassAtK, PassRate
 from workers.report_plots import plot_layers, plot_pass_at_k, plot_positions, plot_top_k
 
 MARKDOWN_FILE = "report.md"

@@ -6,8 +6,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reheatd.jobs.contracts import PassAtK
 from reheatd.jobs.report import Comparison, PositionEntropy
+from reheatd.measures import PassAtK
 
 PARENT, STUDENT = "0.45", "tab:orange"
 BAR = 0.38

@@ -14,19 +14,20 @@ import torch
 from reheatd.entropy.probes import load_probes
 from reheatd.errors import ConfigError, ReheatdError
 from reheatd.files import write_atomically
-from reheatd.jobs.contracts import Accuracy, Contract, JobResult, PassAtK, ReheatSpec, RLSpec
-from reheatd.jobs.reporter import JobNotWantedError, JobReporter
+from reheatd.jobs.channel import JobChannel, JobNotWantedError
+from reheatd.jobs.contracts import JobResult, ReheatSpec, RLSpec
+from reheatd.measures import Accuracy, Contract, PassAtK
 from workers.checkpoint import Checkpoints
 from workers.comparison import compare
 from workers.evaluation import measure_accuracy, measure_pass_at_k
 from workers.grpo import Grpo, RLOutcome
 from workers.policy import DtypeName, Policy
-from workers.progress import JobCancelledError, Progress, ReportedProgress, Reporter
+from workers.progress import ChannelProgress, JobCancelledError, Progress, ProgressChannel
 from workers.proof import COMPLETION_TOKENS, build_proof
 from workers.report import make_report, write_report
 from workers.rewards.verifier import Verifier
-from workers.rollouts import ServedSampler
-from workers.sampling import Rollout, Sampler
+from workers.sampling.rollout import Rollout, Sampler
+from workers.sampling.served import ServedSampler
 from workers.task_data import Messages, Problem, load_prompts, load_task
 from workers.ts_opsd import Reheater, ReheatOutcome
 
@@ -41,27 +42,27 @@ REPORT_ROLLOUTS = 24
 
 def run_reported(spec: ReheatSpec | RLSpec, attempt: int, broker_url: str) -> None:
     """Runs a job and reports how it ends. Whatever goes wrong is reported in one line, logged and raised."""
-    with JobReporter(broker_url, spec.job_id, attempt) as reporter:
-        reporter.started()
+    with JobChannel(broker_url, spec.job_id, attempt) as channel:
+        channel.started()
         try:
-            result = run(spec, reporter)
+            result = run(spec, channel)
         except JobCancelledError:
             logger.info("job %s was cancelled", spec.job_id)
-            reporter.cancelled()
+            channel.cancelled()
         except JobNotWantedError:
             raise
         except ReheatdError as error:
-            reporter.failed(error.message)
+            channel.failed(error.message)
             raise
         except Exception as error:
             cause = " ".join(f"{type(error).__name__}: {error}".split())
-            reporter.failed(f"{cause[:500]}; the worker's log has the traceback")
+            channel.failed(f"{cause[:500]}; the worker's log has the traceback")
             raise
         else:
-            reporter.succeeded(result)
+            channel.succeeded(result)
 
 
-def run(spec: ReheatSpec | RLSpec, reporter: Reporter) -> JobResult:
+def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
     """Trains as `spec` says, measures the outcome through the served engine and reports what changed.
 
     Raises:
@@ -69,7 +70,7 @@ def run(spec: ReheatSpec | RLSpec, reporter: Reporter) -> JobResult:
         ReheatdError: The input cannot be used, the engine failed, or training diverged.
     """
     started = time.monotonic()
-    progress = ReportedProgress(reporter, spec.steps)
+    progress = ChannelProgress(channel, spec.steps)
     progress.report("preparing", 0)
     # What can be wrong with the user's files shows before anything expensive begins.
     task = load_task(spec.task.path, spec.task.eval_count)

@@ -14,13 +14,14 @@ from typing import Literal
 import torch
 
 from reheatd.errors import BadInputError, EngineError
-from reheatd.jobs.contracts import EntropyEstimate, ReheatSpec
+from reheatd.jobs.contracts import ReheatSpec
+from reheatd.measures import EntropyEstimate
 from workers.checkpoint import Checkpoints
 from workers.losses import chunked_divergence, entropy, find_tau, logprobs_of_states
 from workers.optimisation import make_optimizer, optimizer_step
 from workers.policy import Policy, TokenBatch, micro_batches
 from workers.progress import Progress
-from workers.sampling import Rollout, Sampler, parent_entropy
+from workers.sampling.rollout import Rollout, Sampler, parent_entropy
 from workers.task_data import Messages
 
 BISECTION_STATES = 192

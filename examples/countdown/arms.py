@@ -7,13 +7,14 @@ from typing import Any
 
 from examples.countdown.policy import LORA, load_policy
 from examples.countdown.task import COMPLETION_TOKENS, Split, WordCodec, problems, reward
-from reheatd.jobs.contracts import EntropyEstimate, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import ReheatSpec, RLSpec
+from reheatd.measures import EntropyEstimate
 from workers.evaluation import measure_accuracy, measure_pass_at_k
 from workers.grpo import Grpo
-from workers.in_process import InProcessSampler
 from workers.policy import Policy
 from workers.rewards.scoring import InProcessScorer
-from workers.sampling import Rollout
+from workers.sampling.in_process import InProcessSampler
+from workers.sampling.rollout import Rollout
 from workers.task_data import Messages, Problem
 from workers.ts_opsd import Reheater
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from bench.report import RESULTS, Report
+from bench.figures import RESULTS, Report
 from examples.countdown.arms import ARMS, STEP, Choice, Measured, Sizes
 from examples.countdown.outcome import Outcome
 from examples.countdown.plots import plot_curves, plot_differences, plot_frontier

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.report import RESULTS, Report
+from bench.figures import RESULTS, Report
 from examples.countdown.arms import GROUP_SIZE, REHEAT_PROMPTS_PER_STEP, job_fields, training_problems
 from examples.countdown.experiment import DOCS, FULL, TUNING_SEED, prepare
 from examples.countdown.policy import LORA, load_policy
@@ -24,11 +24,11 @@ from examples.countdown.runs import PRETRAINED, Run, in_parallel
 from examples.countdown.task import COMPLETION_TOKENS, WordCodec, problems, reward
 from reheatd.jobs.contracts import LoraConfig, ReheatSpec
 from workers.evaluation import measure_accuracy
-from workers.in_process import InProcessSampler
 from workers.losses import chunked_divergence
 from workers.policy import Policy, TokenBatch
 from workers.rewards.scoring import InProcessScorer
-from workers.sampling import Rollout
+from workers.sampling.in_process import InProcessSampler
+from workers.sampling.rollout import Rollout
 from workers.ts_opsd import Reheater
 
 TAU = 1.5

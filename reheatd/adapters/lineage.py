@@ -3,25 +3,24 @@
 import time
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from reheatd.jobs.contracts import Accuracy, EntropyEstimate, PassAtK, ProofItem
-
-BASE_MODEL_NAME = "base"
-"""Name under which the engine serves the bare model."""
-ALIAS_NAME = "policy"
-"""Name that always means the promoted version."""
+from reheatd.measures import Accuracy, Contract, EntropyEstimate, PassAtK
 
 
-def version_name(version: int) -> str:
-    """The model name of a version, e.g. `policy-v3`; version 0 is the bare base model."""
-    return f"{ALIAS_NAME}-v{version}"
+class ProofItem(Contract):
+    """One probe for proof of delivery: token ids and what the trainer computed for the completion's tokens."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    logprobs: list[float]
+    """log p of each completion token under the new adapter, as the trainer computes it."""
+    base_logprobs: list[float]
+    """The same under the bare base model."""
 
 
-class Lineage(BaseModel):
+class Lineage(Contract):
     """`lineage.json` of a version; immutable once published."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     version: int
     parent: int
@@ -34,7 +33,7 @@ class Lineage(BaseModel):
     job_id: str | None = None
     tau: float | None = None
     target_entropy: float | None = None
-    spec: dict[str, Any] = {}
+    spec: dict[str, Any] = Field(default_factory=dict)
     """The job's specification."""
     entropy_before: EntropyEstimate | None = None
     entropy_after: EntropyEstimate | None = None
@@ -42,5 +41,5 @@ class Lineage(BaseModel):
     accuracy_after: Accuracy | None = None
     pass_at_k_before: PassAtK | None = None
     pass_at_k_after: PassAtK | None = None
-    proof: list[ProofItem] = []
+    proof: list[ProofItem] = Field(default_factory=list)
     created_at: float = Field(default_factory=time.time)

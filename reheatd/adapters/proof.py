@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reheatd.adapters.lineage import BASE_MODEL_NAME
+from reheatd.adapters.lineage import ProofItem
 from reheatd.engine.client import EngineClient
 from reheatd.errors import DeliveryError
-from reheatd.jobs.contracts import ProofItem
+from reheatd.names import BASE_MODEL_NAME
 
 SMALLEST_CHANGE = 1e-3
 """Least root mean square change from base to adapter that can be told from none, nats per token."""
@@ -32,7 +32,7 @@ one, and the trainer's logprobs under the base serve for the engine's."""
 
 
 @dataclass(frozen=True)
-class ProofReport:
+class Proof:
     """Figures of a proof that held; nats per token."""
 
     tokens: int
@@ -48,7 +48,7 @@ class ProofReport:
     """Standard error of the slope."""
 
 
-async def prove(client: EngineClient, model: str, items: list[ProofItem], *, tolerance: float) -> ProofReport:
+async def prove(client: EngineClient, model: str, items: list[ProofItem], *, tolerance: float) -> Proof:
     """Scores `items` through the engine, under the base too where `PLAIN` says so, and compares with the trainer.
 
     Args:
@@ -102,7 +102,7 @@ def judge(
     trainer_base: np.ndarray,
     *,
     tolerance: float,
-) -> ProofReport:
+) -> Proof:
     """The decision on logprobs [tokens] of the same completions, by engine and trainer, under adapter and base.
 
     Raises:
@@ -126,7 +126,7 @@ def judge(
     residual = engine_change - slope * change
     slope_error = float(np.sqrt(np.dot(residual, residual) / max(len(change) - 1, 1) / np.dot(change, change)))
     difference = float(np.mean(np.abs(engine_new - trainer_new)))
-    report = ProofReport(len(change), difference, size, rounding, slope, slope_error)
+    proof = Proof(len(change), difference, size, rounding, slope, slope_error)
     figures = (
         f"engine and trainer differ by {difference:.3f} nats per token (allowed {tolerance}), slope of the change "
         f"{slope:.2f} ± {slope_error:.2f} (1 when delivered) over {len(change)} tokens"
@@ -140,4 +140,4 @@ def judge(
         )
     if difference > tolerance or not lowest - margin <= slope <= SLOPE_HIGH + margin:
         raise DeliveryError(f"{model} was loaded, but what answers is not what was trained: {figures}")
-    return report
+    return proof

@@ -7,7 +7,6 @@ moment it has its name. Its number is never used again, not even after it was de
 import asyncio
 import hashlib
 import logging
-import re
 import shutil
 import sqlite3
 import time
@@ -16,10 +15,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from reheatd.adapters.lineage import BASE_MODEL_NAME, Lineage, version_name
+from reheatd.adapters.lineage import Lineage
 from reheatd.adapters.validate import CONFIG_FILE, WEIGHTS_FILE
 from reheatd.errors import AdapterInvalidError, ConflictError, NotFoundError
 from reheatd.files import fsync
+from reheatd.names import parse_version_name, version_name
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,6 @@ CREATE TABLE IF NOT EXISTS adapter_promotions (
     version INTEGER NOT NULL
 );
 """
-_NAME = re.compile(r"policy-v(0|[1-9][0-9]{0,8})")
 
 
 class VersionInfo(BaseModel):
@@ -180,14 +179,6 @@ class AdapterStore:
             self._db.execute("DELETE FROM adapter_versions WHERE version = ?", (version,))
         shutil.rmtree(folder)
 
-    @staticmethod
-    def parse_name(name: str) -> int | None:
-        """The version a model name pins (`policy-v3`, `base`), or None when it is no such name."""
-        if name == BASE_MODEL_NAME:
-            return 0
-        match = _NAME.fullmatch(name)
-        return int(match[1]) if match else None
-
     def _base_state(self) -> VersionState:
         return "promoted" if self.promoted() == 0 else "retired"
 
@@ -212,7 +203,7 @@ class AdapterStore:
         last_given = 0 if row is None else row["seq"]
         known = {row["folder"] for row in self._db.execute("SELECT folder FROM adapter_versions")}
         for folder in sorted(self._folder.glob("policy-v*")):
-            version = self.parse_name(folder.name.rpartition("-")[0])
+            version = parse_version_name(folder.name.rpartition("-")[0])
             if version is None or folder.name in known:
                 continue
             if version <= last_given:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from reheatd.adapters.lineage import ALIAS_NAME, BASE_MODEL_NAME, version_name
-from reheatd.adapters.proof import ProofReport, prove
+from reheatd.adapters.lineage import ProofItem
+from reheatd.adapters.proof import Proof, prove
 from reheatd.adapters.store import AdapterStore
 from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.slots import AdapterSlots
@@ -25,7 +25,7 @@ from reheatd.errors import (
     ModelNotFoundError,
     NotFoundError,
 )
-from reheatd.jobs.contracts import ProofItem
+from reheatd.names import ALIAS_NAME, engine_name, parse_version_name, version_name
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +37,14 @@ SwapStage = Literal["stage", "verify", "flip", "drain"]
 
 
 @dataclass(frozen=True)
-class SwapReport:
+class SwapResult:
     """One finished swap."""
 
     from_version: int
     to_version: int
     seconds: float
     """From the start of staging to the flip."""
-    proof: ProofReport | None
-
-
-def engine_name(version: int) -> str:
-    """The name under which the engine serves a version."""
-    return version_name(version) if version else BASE_MODEL_NAME
+    proof: Proof | None
 
 
 class SwapManager:
@@ -97,7 +92,7 @@ class SwapManager:
         """
         if name == ALIAS_NAME:
             return engine_name(self._promoted)
-        version = self._store.parse_name(name)
+        version = parse_version_name(name)
         if version is not None and version in self._store.versions():
             return engine_name(version)
         if self._slots.is_loaded(name):
@@ -174,14 +169,14 @@ class SwapManager:
             ModelNotFoundError: There is no such version.
             AdapterInvalidError, ConflictError, EngineError: As `stage`.
         """
-        version = self._store.parse_name(name)
+        version = parse_version_name(name)
         if not version:
             raise ModelNotFoundError(f"model {name!r} does not exist any more", param="model")
         await self._slots.load(name, await self._store.intact_path(version))
         if version != self._promoted and version not in self._staged:
             self._slots.mark_evictable(name)
 
-    async def promote(self, version: int, *, prove_delivery: bool = True) -> SwapReport:
+    async def promote(self, version: int, *, prove_delivery: bool = True) -> SwapResult:
         """Makes `version` the one that the alias means.
 
         Args:
@@ -199,11 +194,11 @@ class SwapManager:
             started = time.monotonic()
             self._tell("stage", version)
             name = await self.stage(version)
-            report: ProofReport | None = None
+            proof: Proof | None = None
             try:
                 if prove_delivery and info.lineage is not None:
                     self._tell("verify", version)
-                    report = await self._prove(name, info.lineage.proof)
+                    proof = await self._prove(name, info.lineage.proof)
                 self._tell("flip", version)
                 old = self._flip(version)
             except BaseException:
@@ -215,26 +210,26 @@ class SwapManager:
             if old:
                 self._tell("drain", old)
                 await self._give_up(engine_name(old))
-            return SwapReport(old, version, seconds, report)
+            return SwapResult(old, version, seconds, proof)
 
-    async def _prove(self, name: str, proof: list[ProofItem]) -> ProofReport:
+    async def _prove(self, name: str, items: list[ProofItem]) -> Proof:
         """The proof by the engine that is furthest from the trainer; every engine has to hold it."""
         replicas = self._pool.serving()
         results = await asyncio.gather(
-            *(prove(replica.client, name, proof, tolerance=self._proof_tolerance) for replica in replicas),
+            *(prove(replica.client, name, items, tolerance=self._proof_tolerance) for replica in replicas),
             return_exceptions=True,
         )
-        reports: list[ProofReport] = []
+        proofs: list[Proof] = []
         for replica, result in zip(replicas, results, strict=True):
             if isinstance(result, BaseException):
                 log.error("%s is not proven on %s: %s", name, replica.name, result)
                 raise result
-            reports.append(result)
-        if not reports:
+            proofs.append(result)
+        if not proofs:
             raise EngineUnavailableError(f"no engine is left that could prove {name}; try again in a few seconds")
-        return max(reports, key=lambda report: report.mean_difference)
+        return max(proofs, key=lambda proof: proof.mean_difference)
 
-    async def rollback(self) -> SwapReport:
+    async def rollback(self) -> SwapResult:
         """Promotes the version that was promoted before; one promoted without a proof is so again.
 
         Raises:

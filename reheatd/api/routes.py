@@ -12,28 +12,26 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from reheatd.adapters.lineage import version_name
 from reheatd.adapters.store import AdapterStore, VersionInfo
-from reheatd.adapters.swap import SwapReport
+from reheatd.adapters.swap import SwapResult
 from reheatd.api.schemas import (
     AdapterList,
     EngineHealth,
-    EntropyReport,
+    EntropyView,
     JobList,
-    JournalReport,
-    LiveReport,
+    JournalView,
+    LiveView,
     PartHealth,
     PromotedVersion,
-    PromotionReport,
+    PromotionView,
     Readiness,
     RequestTotals,
-    RolloutAdapterReport,
     RolloutAdapterRequest,
-    StatusReport,
-    VersionReport,
+    RolloutAdapterView,
+    StatusView,
+    VersionView,
     WorkersHealth,
 )
-from reheatd.broker import BrokerError
 from reheatd.config import Settings
 from reheatd.control.controller import Controller
 from reheatd.control.ledger import Ledger
@@ -47,6 +45,8 @@ from reheatd.gateway.app import RequestCounts
 from reheatd.jobs.contracts import JobRequest
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.report import read_report
+from reheatd.names import parse_version, version_name
+from reheatd.process.broker import BrokerError
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -122,7 +122,7 @@ class Api:
         windows = context.series.last(1, version)
         waiting = controller.waiting()
         engines = await asyncio.gather(*(_engine(replica) for replica in context.pool.replicas))
-        report = StatusReport(
+        view = StatusView(
             readiness=context.readiness(),
             state=controller.state,
             mode=context.settings.control.mode,
@@ -143,24 +143,24 @@ class Api:
             in_flight=context.slots.in_flight(),
             requests=RequestTotals(total=context.requests.total, failed=context.requests.failed),
         )
-        return _answer(report)
+        return _answer(view)
 
     async def entropy(self, request: Request) -> Response:
         baseline = self._context.monitor.baseline
         ratio = self._context.settings.entropy.collapse_ratio
-        report = EntropyReport(
+        view = EntropyView(
             baseline=baseline,
             threshold=baseline.mean * ratio if baseline else None,
             windows=self._context.series.last(_last(request)),
         )
-        return _answer(report)
+        return _answer(view)
 
     async def measure(self, request: Request) -> Response:
         """Takes a window now and answers with it."""
         return _answer(await self._context.monitor.take_window())
 
     async def live(self, request: Request) -> Response:
-        return _answer(LiveReport(windows=self._context.live.last(_last(request), request.query_params.get("source"))))
+        return _answer(LiveView(windows=self._context.live.last(_last(request), request.query_params.get("source"))))
 
     async def adapters(self, request: Request) -> Response:
         store = self._context.versions
@@ -170,7 +170,7 @@ class Api:
         versions, version = self._context.versions, _version(request)
         info, folder = versions.get(version), versions.report_path(version)
         report = None if folder is None else await asyncio.to_thread(read_report, folder)
-        return _answer(VersionReport(**dict(info), report=report, report_dir=folder))
+        return _answer(VersionView(**dict(info), report=report, report_dir=folder))
 
     async def promote(self, request: Request) -> Response:
         return _answer(_promotion(await self._controller.promote(_version(request))))
@@ -199,14 +199,14 @@ class Api:
             raise BadInputError(f"step = {asked.step} is below 0", param="step")
         job_id = request.path_params["job_id"]
         model = await self._controller.load_rollout_adapter(job_id, Path(asked.path), asked.step)
-        return _answer(RolloutAdapterReport(model=model))
+        return _answer(RolloutAdapterView(model=model))
 
     async def drop_rollout_adapters(self, request: Request) -> Response:
         await self._controller.drop_rollout_adapters(request.path_params["job_id"])
         return Response(status_code=204)
 
     async def journal(self, request: Request) -> Response:
-        return _answer(JournalReport(entries=self._context.ledger.journal.last(_last(request))))
+        return _answer(JournalView(entries=self._context.ledger.entries(_last(request))))
 
     async def _workers(self) -> WorkersHealth:
         configured = self._context.settings.workers.count
@@ -243,13 +243,13 @@ def _brief(info: VersionInfo) -> VersionInfo:
     )
 
 
-def _promotion(report: SwapReport) -> PromotionReport:
-    return PromotionReport(
-        version=report.to_version,
-        name=version_name(report.to_version),
-        from_version=report.from_version,
-        seconds=report.seconds,
-        proof=asdict(report.proof) if report.proof else None,
+def _promotion(swapped: SwapResult) -> PromotionView:
+    return PromotionView(
+        version=swapped.to_version,
+        name=version_name(swapped.to_version),
+        from_version=swapped.from_version,
+        seconds=swapped.seconds,
+        proof=asdict(swapped.proof) if swapped.proof else None,
     )
 
 
@@ -274,8 +274,4 @@ def _last(request: Request) -> int:
 
 
 def _version(request: Request) -> int:
-    text: str = request.path_params["version"]
-    digits = text.removeprefix("policy-v")
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 10):
-        raise BadInputError(f"{text!r} is not a version; name one like 3 or policy-v3", param="version")
-    return int(digits)
+    return parse_version(request.path_params["version"])

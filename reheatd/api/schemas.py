@@ -3,33 +3,28 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from reheatd.adapters.store import VersionInfo
-from reheatd.control.journal import JournalEntry
-from reheatd.control.machine import State
+from reheatd.control.ledger import JournalEntry
+from reheatd.control.states import State
 from reheatd.entropy.detector import Verdict
 from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.series import Window
-from reheatd.jobs.contracts import EntropyEstimate, Job
+from reheatd.jobs.contracts import Job
 from reheatd.jobs.report import JobReport
+from reheatd.measures import Contract, EntropyEstimate
 
 
-class Schema(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-class Readiness(Schema):
+class Readiness(Contract):
     status: str
     """`ready`, or what the daemon waits for, e.g. `starting`."""
 
 
-class PromotedVersion(Schema):
+class PromotedVersion(Contract):
     version: int
     name: str
 
 
-class VersionReport(VersionInfo):
+class VersionView(VersionInfo):
     """`GET /reheatd/v1/adapters/VERSION`."""
 
     report: JobReport | None
@@ -38,7 +33,7 @@ class VersionReport(VersionInfo):
     """Where it lies with its plots, on the daemon's machine."""
 
 
-class PartHealth(Schema):
+class PartHealth(Contract):
     ok: bool
     detail: str
     """One line; empty when there is nothing to say."""
@@ -57,12 +52,12 @@ class WorkersHealth(PartHealth):
     """Workers that answer over the broker, local or not; None when the broker cannot be asked."""
 
 
-class RequestTotals(Schema):
+class RequestTotals(Contract):
     total: int
     failed: int
 
 
-class StatusReport(Schema):
+class StatusView(Contract):
     """`GET /reheatd/v1/status`. Entropies in nats per token."""
 
     readiness: str
@@ -94,7 +89,7 @@ class StatusReport(Schema):
     requests: RequestTotals
 
 
-class EntropyReport(Schema):
+class EntropyView(Contract):
     """`GET /reheatd/v1/entropy`; nats per token."""
 
     baseline: EntropyEstimate | None
@@ -104,20 +99,20 @@ class EntropyReport(Schema):
     """Oldest first."""
 
 
-class LiveReport(Schema):
+class LiveView(Contract):
     """`GET /reheatd/v1/entropy/live`: what the engine measured itself on every token; nats per token."""
 
     windows: list[LiveWindow]
     """Oldest first."""
 
 
-class AdapterList(Schema):
+class AdapterList(Contract):
     promoted: int
     adapters: list[VersionInfo]
     """Without proof items, which the single version's answer has."""
 
 
-class PromotionReport(Schema):
+class PromotionView(Contract):
     """The answer to a promotion or rollback."""
 
     version: int
@@ -129,22 +124,22 @@ class PromotionReport(Schema):
     """Figures of the proof of delivery; None for the base model."""
 
 
-class JobList(Schema):
+class JobList(Contract):
     jobs: list[Job]
     """Oldest first."""
 
 
-class JournalReport(Schema):
+class JournalView(Contract):
     entries: list[JournalEntry]
     """Oldest first."""
 
 
-class RolloutAdapterRequest(Schema):
+class RolloutAdapterRequest(Contract):
     path: str
     """Folder of the snapshot, inside the job's own."""
     step: int
 
 
-class RolloutAdapterReport(Schema):
+class RolloutAdapterView(Contract):
     model: str
     """Name to sample from."""

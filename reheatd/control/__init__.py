@@ -1,1 +1,1 @@
-"""The control loop: durable state machine, journal and gates."""
+"""The control loop: durable states, the ledger of decisions, and the gates."""

@@ -6,16 +6,16 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from reheatd.adapters.lineage import version_name
-from reheatd.adapters.swap import SwapReport
-from reheatd.control.machine import IDLE, State
-from reheatd.control.parts import Parts
+from reheatd.adapters.swap import SwapResult
+from reheatd.control.dependencies import Dependencies
 from reheatd.control.runner import JobRunner
 from reheatd.control.specs import check_request
+from reheatd.control.states import IDLE, State
 from reheatd.entropy.series import Window
 from reheatd.errors import ConflictError, QueueFullError
 from reheatd.jobs.contracts import Job, JobRequest, JobStatus
 from reheatd.jobs.store import JobRecord
+from reheatd.names import version_name
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +29,10 @@ class Controller:
     run in the order in which they came.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._settings = parts.settings.control
-        self._ledger = parts.ledger
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies
+        self._settings = dependencies.settings.control
+        self._ledger = dependencies.ledger
         self._wake = asyncio.Event()
         self._runner: JobRunner | None = None
 
@@ -48,7 +48,7 @@ class Controller:
             if record is None:
                 await self._sleep()
                 continue
-            self._runner = JobRunner(self._parts, record)
+            self._runner = JobRunner(self._dependencies, record)
             try:
                 await self._runner.run()
             finally:
@@ -85,7 +85,7 @@ class Controller:
                 f"{len(queued)} jobs are queued, which is the limit (control.max_queued); wait, or cancel one with "
                 "`reheatd jobs cancel`"
             )
-        record = self._ledger.create(request, "manual", JobStatus.QUEUED, self._parts.swaps.promoted)
+        record = self._ledger.create(request, "manual", JobStatus.QUEUED, self._dependencies.swaps.promoted)
         self._wake.set()
         return record.job
 
@@ -122,7 +122,7 @@ class Controller:
         self._wake.set()
         return record.job
 
-    async def promote(self, version: int) -> SwapReport:
+    async def promote(self, version: int) -> SwapResult:
         """Promotes a version on a user's word: staged and proven like any other.
 
         Raises:
@@ -130,11 +130,11 @@ class Controller:
             ConflictError: It is promoted already, or a job is being swapped in.
             DeliveryError, EngineError: The old version keeps serving.
         """
-        return await self._change(lambda: self._parts.swaps.promote(version), "promoted by request")
+        return await self._change(lambda: self._dependencies.swaps.promote(version), "promoted by request")
 
-    async def rollback(self) -> SwapReport:
+    async def rollback(self) -> SwapResult:
         """Promotes the version before the present one; raises like `promote`."""
-        return await self._change(self._parts.swaps.rollback, "rolled back by request")
+        return await self._change(self._dependencies.swaps.rollback, "rolled back by request")
 
     async def load_rollout_adapter(self, job_id: str, path: Path, step: int) -> str:
         """The model name under which a running job samples from its snapshot in `path`.
@@ -199,13 +199,13 @@ class Controller:
         if self.state is not State.COLLAPSED or mode == "observe" or self.cooldown_remaining_s > 0:
             return None
         # A state from before a restart is not enough: the probes or the policy may be others now.
-        if self._parts.monitor.verdict != "collapsed":
+        if self._dependencies.monitor.verdict != "collapsed":
             return None
         if any(record.job.trigger == "collapse" for record in self._ledger.jobs.waiting()):
             return None
         status = JobStatus.QUEUED if mode == "auto" else JobStatus.AWAITING_APPROVAL
-        request = JobRequest(kind="reheat", target_ratio=self._parts.settings.reheat.target_ratio)
-        record = self._ledger.create(request, "collapse", status, self._parts.swaps.promoted)
+        request = JobRequest(kind="reheat", target_ratio=self._dependencies.settings.reheat.target_ratio)
+        record = self._ledger.create(request, "collapse", status, self._dependencies.swaps.promoted)
         logger.info("%s answers the collapse: %s", record.job.job_id, status)
         return record if mode == "auto" else None
 
@@ -218,24 +218,24 @@ class Controller:
         except TimeoutError:
             return
 
-    async def _change(self, swap: Callable[[], Awaitable[SwapReport]], why: str) -> SwapReport:
-        async with self._parts.swap_lock:
+    async def _change(self, swap: Callable[[], Awaitable[SwapResult]], why: str) -> SwapResult:
+        async with self._dependencies.swap_lock:
             if self.state is State.SWAPPING:
                 current = self.current_job
                 raise ConflictError(
                     f"{current.job_id if current else 'a job'} is being swapped in; try again in a moment"
                 )
-            report = await swap()
-            name = version_name(report.to_version)
-            self._ledger.promoted(report.to_version, f"{name} {why}")
+            swapped = await swap()
+            name = version_name(swapped.to_version)
+            self._ledger.promoted(swapped.to_version, f"{name} {why}")
             if self.state is State.COLLAPSED:
-                self._ledger.recover(f"{name} {why}", report.to_version)
-        self._parts.monitor.trigger()
+                self._ledger.recover(f"{name} {why}", swapped.to_version)
+        self._dependencies.monitor.trigger()
         self._wake.set()
-        return report
+        return swapped
 
     def _idle_state(self) -> State:
-        return State.COLLAPSED if self._parts.monitor.verdict == "collapsed" else State.SERVING
+        return State.COLLAPSED if self._dependencies.monitor.verdict == "collapsed" else State.SERVING
 
     def _record(self, job_id: str) -> JobRecord:
         if self._runner is not None and self._runner.record.job.job_id == job_id:

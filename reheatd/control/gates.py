@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reheatd.config import GateSection
-from reheatd.jobs.contracts import Accuracy, EntropyEstimate, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import ReheatSpec, RLSpec
+from reheatd.measures import Accuracy, EntropyEstimate
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,47 @@
-"""Every durable step of the control loop: a job's row and the journal's entry in one transaction."""
+"""Every durable step of the control loop: the journal of its decisions, and a job's row with each in one transaction.
+
+The journal is append-only; its newest transition is the present state.
+"""
 
 import secrets
 import sqlite3
 import time
 from typing import Literal
 
-from reheatd.control.journal import Journal
-from reheatd.control.machine import State, check_status
+from reheatd.control.states import State, check_status, check_transition
 from reheatd.jobs.contracts import Job, JobRequest, JobStatus
 from reheatd.jobs.store import ACTIVE, JobRecord, JobStore
+from reheatd.measures import Contract
 
 Trigger = Literal["manual", "collapse", "follow_up"]
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS journal (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    time REAL NOT NULL,
+    event TEXT NOT NULL,
+    from_state TEXT NOT NULL,
+    to_state TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    job_id TEXT,
+    version INTEGER
+);
+"""
+
+
+class JournalEntry(Contract):
+    """One row. A `promoted` event says that `version` is what `policy` means from `time` on; it changes no state."""
+
+    id: int
+    time: float
+    """Seconds since the epoch."""
+    event: Literal["transition", "promoted"]
+    from_state: State
+    to_state: State
+    reason: str
+    job_id: str | None
+    version: int | None
+    """Transition: the version served at that moment, or the one a job made. Promoted: the new version."""
 
 
 class Ledger:
@@ -18,12 +49,21 @@ class Ledger:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self.journal = Journal(db)
         self.jobs = JobStore(db)
+        with db:
+            db.executescript(TABLES)
 
     @property
     def state(self) -> State:
-        return self.journal.state
+        row = self._db.execute(
+            "SELECT to_state FROM journal WHERE event = 'transition' ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+        return State(row["to_state"]) if row else State.SERVING
+
+    def entries(self, count: int) -> list[JournalEntry]:
+        """The newest `count` entries of the journal, oldest first."""
+        rows = self._db.execute("SELECT * FROM journal ORDER BY id DESC LIMIT ?", (count,)).fetchall()
+        return [JournalEntry.model_validate(dict(row)) for row in reversed(rows)]
 
     def save(self, record: JobRecord) -> None:
         with self._db:
@@ -36,13 +76,22 @@ class Ledger:
         return record
 
     def transition(self, state: State, reason: str, *, version: int | None = None) -> None:
+        """Moves the control state on.
+
+        Raises:
+            IllegalTransitionError: `state` does not follow the present one.
+        """
         with self._db:
-            self.journal.transition(state, reason, version=version)
+            self._transition(state, reason, version=version)
 
     def promoted(self, version: int, reason: str, *, job_id: str | None = None, at: float | None = None) -> None:
-        """Records a promotion that is not the successful end of a job."""
+        """Records a promotion that is not the successful end of a job.
+
+        Args:
+            at: Since when `policy` means `version`, seconds since the epoch; default: now.
+        """
         with self._db:
-            self.journal.promoted(version, reason, job_id=job_id, at=at)
+            self._promoted(version, reason, job_id=job_id, at=at)
 
     def advance(self, record: JobRecord, status: JobStatus, state: State, reason: str) -> None:
         """Moves a job and the control state on together."""
@@ -51,7 +100,7 @@ class Ledger:
         with self._db:
             self.jobs.save(record)
             if self.state is not state:
-                self.journal.transition(state, reason, job_id=record.job.job_id, version=record.job.version)
+                self._transition(state, reason, job_id=record.job.job_id, version=record.job.version)
 
     def finish(self, record: JobRecord, status: JobStatus, error: str | None, state: State) -> None:
         """Ends a job; if it was the one at work, the control state becomes `state`."""
@@ -60,7 +109,7 @@ class Ledger:
             self._end(record, status, error)
             if was_active and self.state is not state:
                 reason = f"{record.job.job_id} {status}" + (f": {error}" if error else "")
-                self.journal.transition(state, reason, job_id=record.job.job_id, version=record.job.version)
+                self._transition(state, reason, job_id=record.job.job_id, version=record.job.version)
 
     def succeed(
         self, record: JobRecord, version: int, reason: str, *, promoted_at: float, follow_up: JobRequest | None
@@ -68,22 +117,47 @@ class Ledger:
         """Ends a job whose `version` is promoted; with `follow_up`, that job is next and nothing comes between."""
         job = record.job
         with self._db:
-            self.journal.promoted(version, reason, job_id=job.job_id, at=promoted_at)
+            self._promoted(version, reason, job_id=job.job_id, at=promoted_at)
             self._end(record, JobStatus.SUCCEEDED, None)
             self._withdraw_collapse_jobs(reason)
             if follow_up is None:
-                self.journal.transition(State.SERVING, reason, job_id=job.job_id, version=version)
+                self._transition(State.SERVING, reason, job_id=job.job_id, version=version)
             else:
                 following = new_record(follow_up, "follow_up", JobStatus.QUEUED, version)
                 self.jobs.save(following)
                 why = f"{following.job.job_id} follows {job.job_id}"
-                self.journal.transition(State.CONTINUING_RL, why, job_id=following.job.job_id, version=version)
+                self._transition(State.CONTINUING_RL, why, job_id=following.job.job_id, version=version)
 
     def recover(self, reason: str, version: int) -> None:
         """From `collapsed` back to `serving`; jobs that wait to answer the collapse are withdrawn."""
         with self._db:
-            self.journal.transition(State.SERVING, reason, version=version)
+            self._transition(State.SERVING, reason, version=version)
             self._withdraw_collapse_jobs(reason)
+
+    def _transition(self, new: State, reason: str, *, job_id: str | None = None, version: int | None = None) -> None:
+        old = self.state
+        check_transition(old, new)
+        self._append("transition", old, new, reason, job_id, version)
+
+    def _promoted(self, version: int, reason: str, *, job_id: str | None = None, at: float | None = None) -> None:
+        self._append("promoted", self.state, self.state, reason, job_id, version, at)
+
+    def _append(
+        self,
+        event: str,
+        old: State,
+        new: State,
+        reason: str,
+        job_id: str | None,
+        version: int | None,
+        at: float | None = None,
+    ) -> None:
+        """Joins the caller's transaction, so that a job's row and its transition land together."""
+        self._db.execute(
+            "INSERT INTO journal (time, event, from_state, to_state, reason, job_id, version) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (time.time() if at is None else at, event, old, new, reason, job_id, version),
+        )
 
     def _withdraw_collapse_jobs(self, reason: str) -> None:
         for record in self.jobs.waiting():

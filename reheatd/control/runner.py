@@ -10,19 +10,20 @@ import time
 from collections.abc import Iterator
 from typing import TypeVar
 
-from reheatd.adapters.lineage import version_name
-from reheatd.adapters.swap import SwapReport
+from reheatd.adapters.swap import SwapResult
+from reheatd.control.dependencies import Dependencies
 from reheatd.control.gates import GateResult, accuracy_gate, delivery_gate, entropy_gate
-from reheatd.control.machine import State
-from reheatd.control.parts import Parts
-from reheatd.control.rollouts import RolloutAdapters
+from reheatd.control.rollout_adapters import RolloutAdapters
 from reheatd.control.specs import build_spec, lineage_fields
+from reheatd.control.states import State
 from reheatd.control.training import Training
 from reheatd.control.waiting import JobStopped, patiently, stop_if, unless_cancelled
 from reheatd.entropy.meter import Measurement
 from reheatd.errors import AdapterInvalidError, DeliveryError, ReheatdError
-from reheatd.jobs.contracts import EntropyEstimate, JobRequest, JobResult, JobStatus, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import JobRequest, JobResult, JobStatus, ReheatSpec, RLSpec
 from reheatd.jobs.store import JobRecord
+from reheatd.measures import EntropyEstimate
+from reheatd.names import version_name
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -31,12 +32,12 @@ logger = logging.getLogger(__name__)
 class JobRunner:
     """Runs `record`, which is the one copy of the job in memory while it runs."""
 
-    def __init__(self, parts: Parts, record: JobRecord) -> None:
+    def __init__(self, dependencies: Dependencies, record: JobRecord) -> None:
         self.record = record
-        self.rollouts = RolloutAdapters(parts.slots, parts.ledger, parts.validate)
-        self._parts = parts
-        self._ledger = parts.ledger
-        self._patience_s = parts.settings.engine.startup_timeout_s
+        self.rollouts = RolloutAdapters(dependencies.slots, dependencies.ledger, dependencies.validate)
+        self._dependencies = dependencies
+        self._ledger = dependencies.ledger
+        self._patience_s = dependencies.settings.engine.startup_timeout_s
         self._cancelled = asyncio.Event()
         if record.cancel_requested:
             self._cancelled.set()
@@ -74,20 +75,22 @@ class JobRunner:
 
     async def _dispatch(self) -> None:
         """Fixes parent and specification, and records that the job runs."""
-        parts, job = self._parts, self.record.job
-        baseline = await unless_cancelled(self._cancelled, patiently(parts.monitor.ensure_baseline, self._patience_s))
-        parent = parts.swaps.promoted
+        dependencies, job = self._dependencies, self.record.job
+        baseline = await unless_cancelled(
+            self._cancelled, patiently(dependencies.monitor.ensure_baseline, self._patience_s)
+        )
+        parent = dependencies.swaps.promoted
         spec = build_spec(
             job.request,
-            parts.settings,
-            parts.policy,
+            dependencies.settings,
+            dependencies.policy,
             job_id=job.job_id,
-            gateway_url=parts.gateway_url,
+            gateway_url=dependencies.gateway_url,
             parent_version=parent,
-            parent_adapter=parts.versions.path(parent) if parent else None,
+            parent_adapter=dependencies.versions.path(parent) if parent else None,
             baseline=baseline.mean,
-            parent_entropy=parts.monitor.latest_estimate(parent),
-            parent_lineage=parts.versions.get(parent).lineage,
+            parent_entropy=dependencies.monitor.latest_estimate(parent),
+            parent_lineage=dependencies.versions.get(parent).lineage,
         )
         spec.output_dir.mkdir(parents=True, exist_ok=True)
         self.record.spec = spec
@@ -99,7 +102,7 @@ class JobRunner:
 
     async def _train(self) -> None:
         job = self.record.job
-        training = Training(self._parts, self.record, self.rollouts, self._cancelled)
+        training = Training(self._dependencies, self.record, self.rollouts, self._cancelled)
         result = await training.run(self._spec)
         self.record.result = result
         job.phase = ""
@@ -112,14 +115,14 @@ class JobRunner:
         Raises:
             JobStopped: Cancelled, or a gate rejected the version.
         """
-        parts, job, result = self._parts, self.record.job, self._result
+        dependencies, job, result = self._dependencies, self.record.job, self._result
         stop_if(self._cancelled)
         await self.rollouts.drop(self.record)
         version = job.version if job.version is not None else await self._publish(result)
         self._stop_if_overtaken()
         measuring = patiently(lambda: self._measure(version), self._patience_s)
         measured, baseline = await unless_cancelled(self._cancelled, measuring)
-        gate = parts.settings.gate
+        gate = dependencies.settings.gate
         self._judge(
             entropy_gate(self._spec, result.entropy_before, measured.estimate, baseline.mean, gate),
             accuracy_gate(result.accuracy_before, result.accuracy_after, gate.accuracy_tolerance),
@@ -129,29 +132,31 @@ class JobRunner:
         self._ledger.advance(self.record, JobStatus.SWAPPING, State.SWAPPING, why)
 
     async def _publish(self, result: JobResult) -> int:
-        parts, job = self._parts, self.record.job
-        await asyncio.to_thread(parts.validate, result.adapter_dir)
+        dependencies, job = self._dependencies, self.record.job
+        await asyncio.to_thread(dependencies.validate, result.adapter_dir)
         # A crash right after publishing leaves a version that the job's row does not know yet.
-        known = [info.version for info in parts.versions.list() if info.lineage and info.lineage.job_id == job.job_id]
+        known = [
+            info.version for info in dependencies.versions.list() if info.lineage and info.lineage.job_id == job.job_id
+        ]
         if known:
             version = known[-1]
         else:
-            fields = lineage_fields(self._spec, result, parts.policy)
-            version = (await parts.versions.publish(result.adapter_dir, result.report_dir, **fields)).version
+            fields = lineage_fields(self._spec, result, dependencies.policy)
+            version = (await dependencies.versions.publish(result.adapter_dir, result.report_dir, **fields)).version
         job.version = version
         self._ledger.save(self.record)
         return version
 
     async def _measure(self, version: int) -> tuple[Measurement, EntropyEstimate]:
-        name = await self._parts.swaps.stage(version)
-        baseline = await self._parts.monitor.ensure_baseline()
-        return await self._parts.monitor.measure_version(name), baseline
+        name = await self._dependencies.swaps.stage(version)
+        baseline = await self._dependencies.monitor.ensure_baseline()
+        return await self._dependencies.monitor.measure_version(name), baseline
 
     async def _swap(self) -> None:
         """Proves and promotes the version; one that is promoted already was so before a restart."""
-        parts, job = self._parts, self.record.job
+        dependencies, job = self._dependencies, self.record.job
         version = self._version
-        if parts.swaps.promoted == version:
+        if dependencies.swaps.promoted == version:
             promoted_at, detail = time.time(), "proved before the daemon was restarted"
         else:
             try:
@@ -162,7 +167,7 @@ class JobRunner:
         self._judge(delivery_gate(True, detail))
         if self._cancelled.is_set():
             await self._take_back(version, promoted_at)
-        follows = job.trigger == "collapse" and parts.settings.control.continue_rl
+        follows = job.trigger == "collapse" and dependencies.settings.control.continue_rl
         self._ledger.succeed(
             self.record,
             version,
@@ -170,24 +175,24 @@ class JobRunner:
             promoted_at=promoted_at,
             follow_up=JobRequest(kind="rl", seed=job.request.seed) if follows else None,
         )
-        parts.monitor.trigger()
+        dependencies.monitor.trigger()
 
     async def _promote(self, version: int) -> tuple[float, str]:
         """When the alias was flipped, in seconds since the epoch, and the figures of the proof."""
-        swaps = self._parts.swaps
-        async with self._parts.swap_lock:
+        swaps = self._dependencies.swaps
+        async with self._dependencies.swap_lock:
             stop_if(self._cancelled)
             self._stop_if_overtaken()
             began = time.time()
             try:
-                report = await swaps.promote(version)
+                swapped = await swaps.promote(version)
             except ReheatdError as error:
                 if swaps.promoted != version:
                     raise
                 # Flipped: clients have the new version. What failed is tidying up after the old one.
                 logger.warning("%s is promoted, but: %s", version_name(version), error)
                 return time.time(), f"proved; then {error.message}"
-        return began + report.seconds, _describe(report)
+        return began + swapped.seconds, _describe(swapped)
 
     async def _take_back(self, version: int, promoted_at: float) -> None:
         """Undoes a promotion that a cancellation came too late for.
@@ -198,12 +203,12 @@ class JobRunner:
         job = self.record.job
         self._ledger.promoted(version, f"by {job.job_id}", job_id=job.job_id, at=promoted_at)
         await patiently(lambda: self._promote_parent(version), self._patience_s)
-        self._parts.monitor.trigger()
+        self._dependencies.monitor.trigger()
         raise JobStopped(JobStatus.CANCELLED, "cancelled")
 
     async def _promote_parent(self, version: int) -> None:
-        job, swaps = self.record.job, self._parts.swaps
-        async with self._parts.swap_lock:
+        job, swaps = self.record.job, self._dependencies.swaps
+        async with self._dependencies.swap_lock:
             if swaps.promoted == version:
                 await swaps.promote(job.parent_version)
                 self._ledger.promoted(job.parent_version, f"{job.job_id} was cancelled", job_id=job.job_id)
@@ -221,7 +226,7 @@ class JobRunner:
 
     def _stop_if_overtaken(self) -> None:
         """What was promoted meanwhile was somebody's decision; a job does not overrule it."""
-        promoted, parent = self._parts.swaps.promoted, self.record.job.parent_version
+        promoted, parent = self._dependencies.swaps.promoted, self.record.job.parent_version
         if promoted != parent:
             raise JobStopped(
                 JobStatus.REJECTED,
@@ -233,8 +238,8 @@ class JobRunner:
         logger.warning("%s %s: %s", self.record.job.job_id, status, reason)
         version = self.record.job.version
         if version is not None and status in (JobStatus.REJECTED, JobStatus.CANCELLED):
-            self._parts.versions.set_state(version, "rejected")
-        idle = State.COLLAPSED if self._parts.monitor.verdict == "collapsed" else State.SERVING
+            self._dependencies.versions.set_state(version, "rejected")
+        idle = State.COLLAPSED if self._dependencies.monitor.verdict == "collapsed" else State.SERVING
         self._ledger.finish(self.record, status, reason, idle)
 
     async def _clean_up(self) -> None:
@@ -248,10 +253,10 @@ class JobRunner:
             return
         if self.record.spec is not None:
             with _warned(f"a worker may still run {job.job_id}"):
-                await self._parts.dispatcher.cancel(job.job_id)
-        if job.version is not None and job.version != self._parts.swaps.promoted:
+                await self._dependencies.dispatcher.cancel(job.job_id)
+        if job.version is not None and job.version != self._dependencies.swaps.promoted:
             with _warned(f"{version_name(job.version)} stays loaded"):
-                await self._parts.swaps.discard(job.version)
+                await self._dependencies.swaps.discard(job.version)
 
     @property
     def _spec(self) -> ReheatSpec | RLSpec:
@@ -272,13 +277,13 @@ def _present(value: T | None, what: str, record: JobRecord) -> T:
     return value
 
 
-def _describe(report: SwapReport) -> str:
-    proof = report.proof
+def _describe(swapped: SwapResult) -> str:
+    proof = swapped.proof
     if proof is None:
         return "promoted without proof"
     return (
         f"engine and trainer differ by {proof.mean_difference:.4f} nats per token, slope {proof.slope:.3f} over "
-        f"{proof.tokens} tokens; flipped after {report.seconds:.2f} s"
+        f"{proof.tokens} tokens; flipped after {swapped.seconds:.2f} s"
     )
 
 

@@ -5,20 +5,10 @@ from typing import Any, Literal
 
 from reheatd.adapters.lineage import Lineage
 from reheatd.config import Settings
-from reheatd.control.parts import ServedPolicy
+from reheatd.control.dependencies import ServedPolicy
 from reheatd.errors import BadInputError
-from reheatd.jobs.contracts import (
-    Accuracy,
-    EntropyEstimate,
-    JobRequest,
-    JobResult,
-    LoraConfig,
-    PassAtK,
-    ProbeConfig,
-    ReheatSpec,
-    RLSpec,
-    TaskConfig,
-)
+from reheatd.jobs.contracts import JobRequest, JobResult, LoraConfig, ProbeConfig, ReheatSpec, RLSpec, TaskConfig
+from reheatd.measures import Accuracy, EntropyEstimate, PassAtK
 
 REHEAT_ONLY = ("tau", "target_ratio", "target_entropy", "teacher", "divergence", "min_p")
 RL_ONLY = ("temperature",)

@@ -3,13 +3,13 @@
 import asyncio
 import logging
 
-from reheatd.broker import BrokerError
-from reheatd.control.parts import Parts
-from reheatd.control.rollouts import RolloutAdapters
+from reheatd.control.dependencies import Dependencies
+from reheatd.control.rollout_adapters import RolloutAdapters
 from reheatd.control.waiting import JobStopped, abandon, patiently, unless_cancelled
 from reheatd.errors import WorkerLostError
 from reheatd.jobs.contracts import JobEvent, JobResult, JobStatus, ReheatSpec, RLSpec
 from reheatd.jobs.store import JobRecord
+from reheatd.process.broker import BrokerError
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +25,14 @@ NO_WORKER = "waiting for a worker: none is connected; start one with `reheatd wo
 class Training:
     """Hands a dispatched job to a worker and follows it; also one that was handed over before a restart."""
 
-    def __init__(self, parts: Parts, record: JobRecord, rollouts: RolloutAdapters, cancelled: asyncio.Event) -> None:
-        self._dispatcher = parts.dispatcher
-        self._ledger = parts.ledger
-        self._patience_s = parts.settings.engine.startup_timeout_s
+    def __init__(
+        self, dependencies: Dependencies, record: JobRecord, rollouts: RolloutAdapters, cancelled: asyncio.Event
+    ) -> None:
+        self._dispatcher = dependencies.dispatcher
+        self._ledger = dependencies.ledger
+        self._patience_s = dependencies.settings.engine.startup_timeout_s
         # An embedded broker serves this daemon's own workers only, and they stop with it.
-        self._workers_since = parts.started_at if parts.settings.broker.url is None else None
+        self._workers_since = dependencies.started_at if dependencies.settings.broker.url is None else None
         self._record = record
         self._rollouts = rollouts
         self._cancelled = cancelled

@@ -6,9 +6,9 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from reheatd.broker import BrokerError
 from reheatd.errors import DeliveryError, EngineError, NotFoundError
 from reheatd.jobs.contracts import JobStatus
+from reheatd.process.broker import BrokerError
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from typing import Any
 
 import aiohttp
 
-from reheatd.adapters.lineage import BASE_MODEL_NAME
 from reheatd.errors import AdapterInvalidError, EngineError, NotFoundError
+from reheatd.names import BASE_MODEL_NAME
 
 IDLE_CONNECTION_S = 2.0
 """How long an idle connection to the engine is kept for the next request. vLLM closes it after 5 s, and a request that

@@ -8,7 +8,7 @@ from functools import partial
 
 from reheatd.engine.pool import EnginePool, Replica
 from reheatd.errors import ReheatdError
-from reheatd.supervisor import Command, Supervisor
+from reheatd.process.supervisor import Command, Supervisor
 
 log = logging.getLogger(__name__)
 

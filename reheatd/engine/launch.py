@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from reheatd.adapters.lineage import BASE_MODEL_NAME
 from reheatd.config import Settings
-from reheatd.entropy.tap_report import ADDRESS_ENV
 from reheatd.errors import ConfigError
+from reheatd.names import BASE_MODEL_NAME
+from reheatd.tap.wire import ADDRESS_ENV
 
 Device = Literal["cpu", "cuda"]
 T = TypeVar("T")
@@ -19,7 +19,7 @@ T = TypeVar("T")
 LORA_MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 """Layers that get adapter slots, by the names of vLLM's fused modules. The LM head is left out: its LoRA path runs at
 full rank on every step, and on the CPU it breaks prompt logprobs."""
-TAP = "reheatd.engine.tap:EntropyTap"
+TAP = "reheatd.tap.plugin:EntropyTap"
 CPU_WORKER = "reheatd.engine.cpu_worker.SeededCPUWorker"
 STEP_TOKENS = 160
 """Most tokens of one step of the CPU engine: so much may many prompts at once add to the wait for the next token."""

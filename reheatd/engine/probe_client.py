@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reheatd.adapters.lineage import BASE_MODEL_NAME, version_name
 from reheatd.engine.client import Sample
 from reheatd.engine.pool import EnginePool
 from reheatd.engine.slots import AdapterSlots
-from reheatd.entropy.tap_report import tags
+from reheatd.names import BASE_MODEL_NAME, version_name
+from reheatd.tap.wire import tags
 
 
 class ProbeClient:

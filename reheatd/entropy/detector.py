@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reheatd.config import EntropySection
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.measures import EntropyEstimate
 
 Verdict = Literal["ok", "warning", "collapsed"]
 

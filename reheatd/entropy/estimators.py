@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from reheatd.errors import BadInputError
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.measures import EntropyEstimate, ratio_interval
 
 Floats = NDArray[np.float64]
 
@@ -176,10 +175,7 @@ class SequenceTotals:
         return SequenceTotals(self.sums_S + other.sums_S, self.counts_S + other.counts_S)
 
     def interval(self, confidence: float) -> EntropyEstimate:
-        """Mean per token over all tokens, with a t interval from the linearised variance of a ratio of sums.
-
-        mean = sum(y) / sum(n), var = G/(G-1) * sum((y_g - mean * n_g)^2) / sum(n)^2 over G clusters, G - 1 degrees of
-        freedom (Cochran, Sampling Techniques, chapter 6, without the finite population correction).
+        """Mean per token over all tokens, with the interval of `reheatd.measures.ratio_interval`.
 
         Raises:
             BadInputError: Fewer than two clusters, or no token at all.
@@ -192,9 +188,8 @@ class SequenceTotals:
             )
         mean = float(self.sums_S.sum() / tokens)
         residuals_S = self.sums_S - mean * self.counts_S
-        variance = clusters / (clusters - 1) * float(residuals_S @ residuals_S) / tokens**2
-        half = float(special.stdtrit(clusters - 1, 0.5 + confidence / 2)) * variance**0.5
-        return EntropyEstimate(mean=mean, low=mean - half, high=mean + half, tokens=round(tokens), sequences=clusters)
+        squared = float(residuals_S @ residuals_S)
+        return ratio_interval(mean, squared_residuals=squared, tokens=tokens, clusters=clusters, confidence=confidence)
 
 
 def clustered_interval(values_by_sequence: Sequence[ArrayLike], confidence: float) -> EntropyEstimate:

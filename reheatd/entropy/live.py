@@ -18,9 +18,9 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reheatd.entropy.moments import Moments
-from reheatd.entropy.tap_report import TapReport
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.measures import EntropyEstimate
+from reheatd.tap.moments import Moments
+from reheatd.tap.wire import TapTotals
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +83,9 @@ class LiveSeries:
         with db:
             db.executescript(TABLES)
 
-    def take(self, report: TapReport) -> None:
+    def take(self, totals: TapTotals) -> None:
         """Keeps the newest totals of a run of a tap."""
-        self._totals[_Key(report.version, report.source, "tap")][report.run] = report.moments
+        self._totals[_Key(totals.version, totals.source, "tap")][totals.run] = totals.moments
 
     def add(self, version: str, source: str, measured_by: MeasuredBy, entropies: list[float]) -> None:
         """One finished sequence, nats by token."""
@@ -178,7 +178,7 @@ class TapListener(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         try:
-            self._series.take(TapReport.decode(data))
+            self._series.take(TapTotals.decode(data))
         except ValueError as error:
             logger.warning("datagram from %s:%d ignored: %s", *addr[:2], error)
 

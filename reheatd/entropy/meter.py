@@ -23,7 +23,7 @@ from reheatd.entropy.estimators import (
 )
 from reheatd.entropy.probes import ProbeSet
 from reheatd.errors import BadInputError, EngineError
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.measures import EntropyEstimate
 
 CONCURRENCY = 32
 """Probes sampled at once: enough to fill a batch, few enough to leave room for clients."""

@@ -5,13 +5,13 @@ import logging
 import secrets
 from collections.abc import Callable
 
-from reheatd.adapters.lineage import BASE_MODEL_NAME
 from reheatd.config import EntropySection
 from reheatd.entropy.detector import CollapseDetector, Verdict
 from reheatd.entropy.meter import EntropyMeter, Measurement
 from reheatd.entropy.series import EntropySeries, Source, Window
 from reheatd.errors import BadInputError, ConflictError, EngineError, NotFoundError
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.measures import EntropyEstimate
+from reheatd.names import BASE_MODEL_NAME
 
 __all__ = ["EntropyMeter", "EntropyMonitor", "Measurement"]
 

@@ -9,7 +9,7 @@ from reheatd.engine.client import EngineClient
 from reheatd.entropy.meter import EntropyMeter
 from reheatd.entropy.probes import ProbeSet
 from reheatd.errors import BadInputError
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.measures import EntropyEstimate
 
 TOP_KS = (5, 20, 63)
 

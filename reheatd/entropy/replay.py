@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from reheatd.entropy.detector import CollapseDetector, DetectorState, Verdict
 from reheatd.errors import BadInputError
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.measures import EntropyEstimate
 
 EXPECTED = (
     "expected what `reheatd entropy --json` prints, or one window per line: "

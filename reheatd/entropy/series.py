@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reheatd.entropy.detector import DetectorState, Verdict
 from reheatd.entropy.estimators import TailMoments
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.measures import EntropyEstimate
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS entropy_windows (

@@ -9,7 +9,6 @@ for it.
 import asyncio
 import json
 import logging
-import re
 import uuid
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import ExitStack
@@ -22,17 +21,17 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from reheatd.adapters.lineage import ALIAS_NAME, BASE_MODEL_NAME, version_name
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager
 from reheatd.engine.client import IDLE_CONNECTION_S
 from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.slots import AdapterSlots
-from reheatd.entropy.tap_report import TapSource, tags
 from reheatd.errors import BadInputError, EngineTimeoutError, EngineUnavailableError, ReheatdError
 from reheatd.gateway.affinity import prompt_prefix
 from reheatd.gateway.limits import ConcurrencyLimit, client_of
 from reheatd.gateway.live_logprobs import LiveLogprobs, Overheard
+from reheatd.names import ALIAS_NAME, BASE_MODEL_NAME, parse_version_name, rollout_job, version_name
+from reheatd.tap.wire import TapSource, tags
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,8 +41,6 @@ PROXIED_PATHS = (*GENERATING_PATHS, "/tokenize", "/detokenize")
 VERSION_HEADER = "x-reheatd-version"
 ENGINE_HEADER = "x-reheatd-engine"
 REQUEST_ID_HEADER = "x-request-id"
-ROLLOUT_NAME = re.compile(r"(?P<job>job-.+)-\d+")
-"""Adapters that running jobs sample from."""
 RETRY_AFTER_S = "5"
 CLIENT_CLOSED_REQUEST = 499
 NOT_FORWARDED = frozenset(
@@ -134,7 +131,7 @@ class Gateway:
         if not isinstance(name, str):
             raise BadInputError(f"model must be a string, got {name!r}; GET /v1/models lists the names", param="model")
         with ExitStack() as held:
-            if not ROLLOUT_NAME.match(name):
+            if rollout_job(name) is None:
                 held.enter_context(self._limit.admit(client_of(request)))
             target = await self._lease(name, held)
             return await self._answer(request, request_id, body, target, held)
@@ -146,7 +143,7 @@ class Gateway:
         headers = {key: value for key, value in request.headers.items() if key.lower() not in NOT_FORWARDED}
         headers[REQUEST_ID_HEADER] = request_id
         headers["content-type"] = "application/json"
-        number = self._store.parse_name(target)
+        number = parse_version_name(target)
         version = target if number is None else version_name(number)
         body["model"] = target
         heard: Overheard | None = None
@@ -297,8 +294,8 @@ def error_response(error: ReheatdError) -> JSONResponse:
 
 def _whose(version: str) -> tuple[str, TapSource]:
     """Whose tokens the entropy tap sees: of a version asked by clients, or of a job's rollouts."""
-    job = ROLLOUT_NAME.match(version)
-    return (job["job"], "rollout") if job else (version, "live")
+    job = rollout_job(version)
+    return (version, "live") if job is None else (job, "rollout")
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

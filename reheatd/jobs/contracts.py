@@ -9,17 +9,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-
-class Contract(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+from reheatd.adapters.lineage import ProofItem
+from reheatd.measures import Accuracy, Contract, EntropyEstimate, PassAtK
 
 
 class LoraConfig(Contract):
     rank: int = 16
     alpha: float = 32.0
-    target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    target_modules: list[str] = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
 
 
 class TaskConfig(Contract):
@@ -41,44 +42,6 @@ class ProbeConfig(Contract):
     max_tokens: int = 48
     top_k: int = 20
     confidence: float = 0.95
-
-
-class EntropyEstimate(Contract):
-    """Mean token entropy with a confidence interval clustered by sequence, nats per token."""
-
-    mean: float
-    low: float
-    high: float
-    tokens: int
-    sequences: int
-
-
-class Accuracy(Contract):
-    """Share of held-out problems solved, decoding greedily, with a Wilson interval."""
-
-    value: float
-    low: float
-    high: float
-    problems: int
-
-
-class PassRate(Contract):
-    """pass@k: the chance that at least one of k completions solves a problem, with a 95% interval."""
-
-    k: int
-    value: float
-    low: float
-    high: float
-
-
-class PassAtK(Contract):
-    """Mean pass@k over held-out problems, completions sampled at temperature 1; unbiased (arXiv 2107.03374)."""
-
-    rates: list[PassRate]
-    """For k = 1, 2, 4, ... up to `samples`."""
-    problems: int
-    samples: int
-    """Completions per problem."""
 
 
 class JobBase(Contract):
@@ -170,17 +133,6 @@ class RLSpec(JobBase):
 JobSpec = Annotated[ReheatSpec | RLSpec, Field(discriminator="kind")]
 
 
-class ProofItem(Contract):
-    """One probe for proof of delivery: token ids and what the trainer computed for the completion's tokens."""
-
-    prompt_ids: list[int]
-    completion_ids: list[int]
-    logprobs: list[float]
-    """log p of each completion token under the new adapter, as the trainer computes it."""
-    base_logprobs: list[float]
-    """The same under the bare base model."""
-
-
 class JobResult(Contract):
     """What a finished job hands over; the daemon validates, publishes, gates and swaps it."""
 
@@ -197,7 +149,7 @@ class JobResult(Contract):
     pass_at_k_before: PassAtK | None = None
     pass_at_k_after: PassAtK | None = None
     proof: list[ProofItem]
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     """Last values of the training metrics."""
     stopped: str
     """Why training ended: `target`, `ceiling`, `steps`."""
@@ -229,7 +181,7 @@ class JobEvent(Contract):
     """What is being done, e.g. `sampling`, `training`, `evaluating`."""
     step: int = 0
     steps: int = 0
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     result: JobResult | None = None
     error: str | None = None
 
@@ -277,7 +229,7 @@ class Job(Contract):
     phase: str = ""
     step: int = 0
     steps: int = 0
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     error: str | None = None
-    gates: list[dict[str, Any]] = []
+    gates: list[dict[str, Any]] = Field(default_factory=list)
     """Results of the gates: {"name", "passed", "detail"}."""

@@ -14,10 +14,19 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from reheatd.broker import BrokerError, address
 from reheatd.errors import WorkerIncompatibleError, WorkerLostError
 from reheatd.jobs.contracts import JobEvent, ReheatSpec, RLSpec
-from reheatd.jobs.keys import EVENTS_FIELD, KEEP_S, alive_key, attempt_key, cancel_key, celery_id, events_key, owner_key
+from reheatd.jobs.keys import (
+    EVENTS_FIELD,
+    KEEP_S,
+    alive_key,
+    attempt_key,
+    cancel_key,
+    celery_id,
+    events_key,
+    owner_key,
+)
+from reheatd.process.broker import BrokerError, address
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +43,7 @@ def make_celery(broker_url: str) -> Celery:
     """The Celery application of daemon and workers.
 
     The tasks `reheatd.reheat` and `reheatd.continue_rl` take two arguments: the JSON object of a `ReheatSpec` or
-    `RLSpec`, and the number of the attempt at it. What they report goes through `JobReporter`; they return nothing.
+    `RLSpec`, and the number of the attempt at it. What they report goes through `JobChannel`; they return nothing.
     """
     app = Celery("reheatd", broker=broker_url, backend=broker_url)
     app.conf.update(
@@ -78,7 +87,7 @@ class JobDispatcher:
         await asyncio.to_thread(self._celery.close)
 
     async def submit(self, spec: ReheatSpec | RLSpec, attempt: int = 1) -> None:
-        """Puts the job into the workers' queue. Doing so twice is harmless: `JobReporter.started` lets one run.
+        """Puts the job into the workers' queue. Doing so twice is harmless: `JobChannel.started` lets one run.
 
         Args:
             attempt: A worker that still has an earlier one stops at its next report.

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from reheatd.errors import ReheatdError
-from reheatd.jobs.contracts import Accuracy, Contract, EntropyEstimate, PassAtK
+from reheatd.measures import Accuracy, Contract, EntropyEstimate, PassAtK
 
 REPORT_FILE = "report.json"
 

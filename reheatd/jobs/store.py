@@ -6,7 +6,8 @@ from pathlib import Path
 from pydantic import Field
 
 from reheatd.errors import NotFoundError
-from reheatd.jobs.contracts import Contract, Job, JobResult, JobSpec, JobStatus
+from reheatd.jobs.contracts import Job, JobResult, JobSpec, JobStatus
+from reheatd.measures import Contract
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS jobs (

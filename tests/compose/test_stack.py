@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from reheatd.ports import reserve_port
+from reheatd.process.ports import reserve_port
 from tests.compose.stack import Stack
 from tests.tiny_policy import build_tiny_policy
 

@@ -21,7 +21,7 @@ from reheatd.database import connect
 from reheatd.jobs.contracts import JobStatus
 from reheatd.jobs.report import read_report
 from reheatd.jobs.store import JobStore
-from reheatd.ports import reserve_port
+from reheatd.process.ports import reserve_port
 
 REWARD = '''
 def reward(completion: str, answer: str) -> float:

@@ -6,14 +6,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from reheatd.jobs import reporter
-from reheatd.jobs.contracts import Accuracy, EntropyEstimate, JobResult, ProofItem
+from reheatd.adapters.lineage import ProofItem
+from reheatd.jobs import channel
+from reheatd.jobs.channel import JobChannel
+from reheatd.jobs.contracts import JobResult
 from reheatd.jobs.dispatch import CONTINUE_RL_TASK, REHEAT_TASK, make_celery
-from reheatd.jobs.reporter import JobReporter
+from reheatd.measures import Accuracy, EntropyEstimate
 
 # Quick heartbeats, so that a test sees them end.
-reporter.BEAT_S = 0.2
-reporter.ALIVE_S = 2
+channel.BEAT_S = 0.2
+channel.ALIVE_S = 2
 
 URL = os.environ["REHEATD_BROKER_URL"]
 app = make_celery(URL)
@@ -43,7 +45,7 @@ def result(spec: dict[str, Any]) -> JobResult:
 @app.task(name=REHEAT_TASK)
 def reheat(spec: dict[str, Any], attempt: int) -> None:
     behaviour = spec["task"]["reward"]
-    with JobReporter(URL, spec["job_id"], attempt) as report:
+    with JobChannel(URL, spec["job_id"], attempt) as report:
         report.started()
         if behaviour == "die" or (behaviour == "die-twice" and attempt <= 2):
             os._exit(1)

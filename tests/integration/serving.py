@@ -12,6 +12,7 @@ import openai
 import uvicorn
 from starlette.applications import Starlette
 
+from reheatd.adapters.lineage import ProofItem
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager
 from reheatd.api.errors import exception_handlers
@@ -21,7 +22,6 @@ from reheatd.engine.pool import EnginePool
 from reheatd.engine.slots import AdapterSlots
 from reheatd.gateway.app import Gateway
 from reheatd.gateway.live_logprobs import LiveLogprobs
-from reheatd.jobs.contracts import ProofItem
 from tests.serving_pool import pool_of
 
 

@@ -10,8 +10,8 @@ import aiohttp
 import numpy as np
 import pytest
 
-from reheatd.entropy.moments import Moments
-from reheatd.entropy.tap_report import tags
+from reheatd.tap.moments import Moments
+from reheatd.tap.wire import tags
 from tests.integration.conftest import TappedEngine, tapped_engine
 from tests.random_adapter import random_adapter
 from tests.tiny_policy import VOCABULARY

@@ -15,11 +15,11 @@ import psutil
 import pytest
 from redis import Redis
 
-from reheatd.broker import EmbeddedBroker, embedded_broker, wait_for_broker
 from reheatd.errors import WorkerLostError
 from reheatd.jobs.contracts import JobEvent, JobRequest, JobStatus, ReheatSpec, TaskConfig
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.keys import events_key
+from reheatd.process.broker import EmbeddedBroker, embedded_broker, wait_for_broker
 from tests.unit.control_support import World, entropy
 
 NUMBERS = itertools.count(1)

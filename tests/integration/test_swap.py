@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
 
-from reheatd.adapters.proof import ProofReport, prove
+from reheatd.adapters.lineage import ProofItem
+from reheatd.adapters.proof import Proof, prove
 from reheatd.adapters.validate import validate_adapter
 from reheatd.engine.client import EngineClient
 from reheatd.errors import AdapterInvalidError, DeliveryError, EngineError
-from reheatd.jobs.contracts import ProofItem
 from tests.integration.serving import Serving, serving, trainer_proof
 from tests.random_adapter import random_adapter
 
@@ -36,7 +36,7 @@ def test_a_delivered_adapter_is_proven(size: float, engine: str, tiny_policy: Pa
     validate_adapter(adapter, tiny_policy, max_rank=16)
     proof = trainer_proof(tiny_policy, adapter)
 
-    async def body() -> ProofReport:
+    async def body() -> Proof:
         async with serving(engine, tmp_path) as served:
             report = await served.swaps.promote(await served.publish(adapter, proof))
             assert report.proof is not None

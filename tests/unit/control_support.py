@@ -9,27 +9,19 @@ from typing import Any, Literal
 import numpy as np
 
 from reheatd.adapters.store import AdapterStore
-from reheatd.adapters.swap import SwapReport, engine_name
+from reheatd.adapters.swap import SwapResult
 from reheatd.config import Settings
 from reheatd.control.controller import Controller
+from reheatd.control.dependencies import Dependencies, ServedPolicy
 from reheatd.control.ledger import Ledger
-from reheatd.control.parts import Parts, ServedPolicy
 from reheatd.database import connect
 from reheatd.entropy.estimators import SequenceTotals, TailMoments
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.series import Window
 from reheatd.errors import ConflictError, EngineError, NotFoundError, ReheatdError, WorkerLostError
-from reheatd.jobs.contracts import (
-    Accuracy,
-    EntropyEstimate,
-    Job,
-    JobEvent,
-    JobRequest,
-    JobResult,
-    JobStatus,
-    ReheatSpec,
-    RLSpec,
-)
+from reheatd.jobs.contracts import Job, JobEvent, JobRequest, JobResult, JobStatus, ReheatSpec, RLSpec
+from reheatd.measures import Accuracy, EntropyEstimate
+from reheatd.names import engine_name
 
 BASELINE = 2.0
 REHEAT = JobRequest(kind="reheat", tau=1.5)
@@ -89,7 +81,7 @@ class FakeSwaps:
     async def discard(self, version: int) -> None:
         self.staged.discard(version)
 
-    async def promote(self, version: int) -> SwapReport:
+    async def promote(self, version: int) -> SwapResult:
         if version == self.promoted:
             raise ConflictError(f"policy-v{version} is promoted already")
         self._store.get(version)
@@ -104,9 +96,9 @@ class FakeSwaps:
         self.staged.discard(version)
         if self.failures_after_flip:
             raise self.failures_after_flip.pop(0)
-        return SwapReport(old, version, 0.5, None)
+        return SwapResult(old, version, 0.5, None)
 
-    async def rollback(self) -> SwapReport:
+    async def rollback(self) -> SwapResult:
         previous = self._store.previous()
         if previous is None:
             raise ConflictError("nothing to roll back to")
@@ -243,7 +235,7 @@ class World:
         self.monitor = FakeMonitor()
         self.ledger = Ledger(self.db)
         self.controller = Controller(
-            Parts(
+            Dependencies(
                 settings=self.settings,
                 policy=ServedPolicy("tiny", self.folder / "model", "digest"),
                 gateway_url="http://127.0.0.1:8000",
@@ -328,11 +320,11 @@ class World:
 
     def states(self) -> list[str]:
         """The control states in order, `serving` first."""
-        entries = self.ledger.journal.last(1000)
+        entries = self.ledger.entries(1000)
         return ["serving", *(entry.to_state for entry in entries if entry.event == "transition")]
 
     def promotions(self) -> list[int | None]:
-        return [entry.version for entry in self.ledger.journal.last(1000) if entry.event == "promoted"]
+        return [entry.version for entry in self.ledger.entries(1000) if entry.event == "promoted"]
 
     def jobs(self) -> list[tuple[str, str, str | None]]:
         return [(job.trigger, job.status.value, job.error) for job in self.ledger.jobs.all()]

@@ -1,7 +1,7 @@
 """A report with figures that are easy to recognise."""
 
-from reheatd.jobs.contracts import PassAtK, PassRate
 from reheatd.jobs.report import Comparison, JobReport, LayerSimilarity, PositionEntropy, TopK
+from reheatd.measures import PassAtK, PassRate
 from tests.unit.control_support import accuracy, entropy
 
 

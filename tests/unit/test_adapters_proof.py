@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reheatd.adapters.lineage import ProofItem
 from reheatd.adapters.proof import judge, prove
 from reheatd.errors import DeliveryError
-from reheatd.jobs.contracts import ProofItem
 
 TOKENS = 400
 NOISE = 0.03

@@ -10,6 +10,7 @@ import pytest
 from reheatd.adapters.store import AdapterStore
 from reheatd.database import connect
 from reheatd.errors import AdapterInvalidError, ConflictError, NotFoundError
+from reheatd.names import parse_version_name
 
 FIELDS: dict[str, Any] = {"parent": 0, "base_model": "tiny", "base_digest": "0" * 64, "kind": "reheat"}
 
@@ -172,4 +173,4 @@ def test_lost_and_changed_files_are_noticed(tmp_path: Path, db: sqlite3.Connecti
     ],
 )
 def test_names(name: str, version: int | None) -> None:
-    assert AdapterStore.parse_name(name) == version
+    assert parse_version_name(name) == version

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from reheatd.adapters.lineage import ProofItem
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager
 from reheatd.database import connect
 from reheatd.engine.slots import AdapterSlots
 from reheatd.errors import ConflictError, DeliveryError, EngineError, ModelNotFoundError, NotFoundError
-from reheatd.jobs.contracts import ProofItem
 from tests.serving_pool import pool_of
 
 CHANGE = [0.5, -0.5, 0.25]

@@ -15,14 +15,13 @@ from reheatd.api.errors import exception_handlers
 from reheatd.api.routes import ApiContext, api_routes
 from reheatd.api.schemas import (
     AdapterList,
-    EntropyReport,
+    EntropyView,
     JobList,
-    JournalReport,
-    PromotionReport,
-    StatusReport,
-    VersionReport,
+    JournalView,
+    PromotionView,
+    StatusView,
+    VersionView,
 )
-from reheatd.broker import BrokerError
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.estimators import TailMoments
 from reheatd.entropy.live import LiveSeries
@@ -31,6 +30,7 @@ from reheatd.entropy.series import EntropySeries, Window
 from reheatd.gateway.app import RequestCounts
 from reheatd.jobs.contracts import Job, JobStatus
 from reheatd.jobs.dispatch import JobDispatcher
+from reheatd.process.broker import BrokerError
 from tests.serving_pool import pool_of
 from tests.unit.control_support import BASELINE, World, entropy, window
 from tests.unit.report_support import job_report
@@ -130,7 +130,7 @@ def test_health_says_what_the_daemon_waits_for(tmp_path: Path) -> None:
 
 def test_status_reports_every_part(tmp_path: Path) -> None:
     async def story(client: Client, world: ApiWorld) -> None:
-        report = StatusReport.model_validate((await client.get("/reheatd/v1/status")).json())
+        report = StatusView.model_validate((await client.get("/reheatd/v1/status")).json())
         assert (report.state, report.mode, report.promoted.name) == ("serving", "auto", "policy-v0")
         assert report.entropy is None and report.ratio is None and report.job is None
         assert [(engine.name, engine.ok, engine.in_flight) for engine in report.engines] == [
@@ -138,7 +138,7 @@ def test_status_reports_every_part(tmp_path: Path) -> None:
             ("engine-2", True, 0),
         ]
         world.pool.replicas[1].eject()
-        report = StatusReport.model_validate((await client.get("/reheatd/v1/status")).json())
+        report = StatusView.model_validate((await client.get("/reheatd/v1/status")).json())
         assert [engine.ok for engine in report.engines] == [True, False]
         assert not report.broker.ok and "broker" in report.broker.detail
         assert report.workers.connected == 0 and "reheatd worker" in report.workers.detail
@@ -150,7 +150,7 @@ def test_status_reports_every_part(tmp_path: Path) -> None:
         await world.until_submitted()
         await client.post("/reheatd/v1/jobs", json={"kind": "rl"})
         world.census = BrokerError("the broker is away")
-        report = StatusReport.model_validate((await client.get("/reheatd/v1/status")).json())
+        report = StatusView.model_validate((await client.get("/reheatd/v1/status")).json())
         assert report.state == "reheating" and report.job is not None and report.job.job_id == first["job_id"]
         assert report.queued == 1 and report.waiting[0].kind == "rl"
         assert report.entropy == entropy(1.9) and report.ratio == pytest.approx(0.95)
@@ -181,18 +181,18 @@ def test_a_job_from_request_to_version(tmp_path: Path) -> None:
 
         adapters = AdapterList.model_validate((await client.get("/reheatd/v1/adapters")).json())
         assert adapters.promoted == 1 and [info.state for info in adapters.adapters] == ["retired", "promoted"]
-        shown = VersionReport.model_validate((await client.get("/reheatd/v1/adapters/policy-v1")).json())
+        shown = VersionView.model_validate((await client.get("/reheatd/v1/adapters/policy-v1")).json())
         assert shown.lineage is not None and shown.lineage.job_id == job.job_id and shown.report is None
         report, folder = job_report(), world.store.path(1) / "report"
         folder.mkdir()
         (folder / "report.json").write_text(report.model_dump_json())
-        shown = VersionReport.model_validate((await client.get("/reheatd/v1/adapters/policy-v1")).json())
+        shown = VersionView.model_validate((await client.get("/reheatd/v1/adapters/policy-v1")).json())
         assert (shown.report, shown.report_dir) == (report, folder)
-        back = PromotionReport.model_validate((await client.post("/reheatd/v1/adapters/rollback")).json())
+        back = PromotionView.model_validate((await client.post("/reheatd/v1/adapters/rollback")).json())
         assert (back.from_version, back.version) == (1, 0)
-        again = PromotionReport.model_validate((await client.post("/reheatd/v1/adapters/1/promote")).json())
+        again = PromotionView.model_validate((await client.post("/reheatd/v1/adapters/1/promote")).json())
         assert again.name == "policy-v1"
-        entries = JournalReport.model_validate((await client.get("/reheatd/v1/journal?last=2")).json()).entries
+        entries = JournalView.model_validate((await client.get("/reheatd/v1/journal?last=2")).json()).entries
         assert [(entry.event, entry.version) for entry in entries] == [("promoted", 0), ("promoted", 1)]
 
     talk(ApiWorld(tmp_path), story)
@@ -203,7 +203,7 @@ def test_the_series_has_its_baseline_and_threshold(tmp_path: Path) -> None:
         for _ in range(3):
             taken = await client.post("/reheatd/v1/entropy/measure")
             assert Window.model_validate(taken.json()).verdict == "ok"
-        report = EntropyReport.model_validate((await client.get("/reheatd/v1/entropy?last=2")).json())
+        report = EntropyView.model_validate((await client.get("/reheatd/v1/entropy?last=2")).json())
         assert len(report.windows) == 2 and report.threshold == pytest.approx(0.5 * BASELINE)
 
     talk(ApiWorld(tmp_path), story)

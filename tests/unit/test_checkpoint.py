@@ -13,9 +13,9 @@ from reheatd.jobs.contracts import LoraConfig, ReheatSpec, RLSpec
 from tests.unit.workers_support import NumberCodec, job_fields, number_prompts, tiny_model
 from workers.checkpoint import CheckpointError, Checkpoints
 from workers.grpo import Grpo
-from workers.in_process import InProcessSampler
 from workers.policy import Policy
 from workers.rewards.scoring import InProcessScorer
+from workers.sampling.in_process import InProcessSampler
 from workers.task_data import Problem
 from workers.ts_opsd import Reheater
 

@@ -18,7 +18,7 @@ import pytest
 
 from cli.main import main
 from reheatd.adapters.lineage import Lineage
-from reheatd.api.schemas import VersionReport
+from reheatd.api.schemas import VersionView
 from reheatd.jobs.report import JobReport
 from tests.unit.report_support import job_report
 
@@ -182,9 +182,7 @@ def test_the_daemons_own_words_reach_the_user() -> None:
 def test_a_version_is_shown_with_what_its_job_changed(report: JobReport | None) -> None:
     lineage = Lineage(version=1, parent=0, base_model="m", base_digest="0", digest="0", kind="reheat", job_id="j1")
     folder = None if report is None else Path("/data/policy-v1/report")
-    info = VersionReport(
-        version=1, name="policy-v1", state="promoted", lineage=lineage, report=report, report_dir=folder
-    )
+    info = VersionView(version=1, name="policy-v1", state="promoted", lineage=lineage, report=report, report_dir=folder)
     with fake_daemon(**{"GET /reheatd/v1/adapters/1": [(200, info.model_dump(mode="json"))]}) as url:
         done = reheatd("adapters", "show", "1", "--url", url)
     assert done.returncode == 0, done.stderr

@@ -12,9 +12,9 @@ from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import LoraConfig
 from tests.unit.workers_support import NumberCodec, number_prompts, tiny_model
 from workers.comparison import TOP_K, by_position, compare
-from workers.in_process import InProcessSampler
 from workers.policy import Policy
-from workers.sampling import Rollout
+from workers.sampling.in_process import InProcessSampler
+from workers.sampling.rollout import Rollout
 
 LORA = LoraConfig(rank=4, alpha=8)
 

@@ -6,13 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reheatd.control.machine import State
-from reheatd.errors import (
-    BadInputError,
-    ConflictError,
-    NotFoundError,
-    QueueFullError,
-)
+from reheatd.control.states import State
+from reheatd.errors import BadInputError, ConflictError, NotFoundError, QueueFullError
 from reheatd.jobs.contracts import JobEvent, JobRequest, JobStatus, ReheatSpec
 from tests.unit.control_support import BASELINE, REHEAT, World, entropy, finish_one, live
 
@@ -55,7 +50,7 @@ def test_the_journal_times_detection_dispatch_and_swap(tmp_path: Path) -> None:
         world.see("collapsed", 0.7)
         await world.train(await world.until_submitted())
         await world.until(lambda: world.swaps.promoted == 1)
-        entries = world.ledger.journal.last(100)
+        entries = world.ledger.entries(100)
         moments = [
             next(entry.time for entry in entries if entry.to_state == "collapsed"),
             next(entry.time for entry in entries if entry.to_state == "reheating"),
@@ -120,7 +115,7 @@ def test_a_failed_reheat_is_tried_again_only_after_the_cooldown(tmp_path: Path) 
         assert len(world.dispatcher.submitted) == 1
         await world.until_submitted(2)
         assert job.finished_at is not None and time.time() - job.finished_at >= 0.4
-        assert "out of memory" in next(e.reason for e in world.ledger.journal.last(99) if e.from_state == "reheating")
+        assert "out of memory" in next(e.reason for e in world.ledger.entries(99) if e.from_state == "reheating")
 
     live(World(tmp_path, control={"cooldown_s": 0.4}), story)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reheatd.control.machine import State
+from reheatd.control.states import State
 from reheatd.errors import EngineError
 from reheatd.jobs.contracts import JobEvent, JobStatus
 from tests.unit.control_support import REHEAT, World, live, lost

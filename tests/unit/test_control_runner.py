@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from reheatd.control.machine import State
+from reheatd.control.states import State
 from reheatd.errors import (
     AdapterInvalidError,
     BadInputError,

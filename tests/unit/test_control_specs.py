@@ -7,7 +7,7 @@ import pytest
 
 from reheatd.adapters.lineage import Lineage
 from reheatd.config import Settings
-from reheatd.control.parts import ServedPolicy
+from reheatd.control.dependencies import ServedPolicy
 from reheatd.control.specs import build_spec, check_request, lineage_kind
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import JobRequest, ReheatSpec, RLSpec

@@ -68,7 +68,7 @@ def test_extra_arguments_come_last_so_that_they_win() -> None:
 def test_the_tap_is_loaded_where_it_can_work() -> None:
     assert "--logits-processors" not in command().argv
     started = engine_command(Settings(), Path("/models/m"), 4321, "cpu", tap_address="127.0.0.1:5")
-    assert values(started.argv, "--logits-processors") == ["reheatd.engine.tap:EntropyTap"]
+    assert values(started.argv, "--logits-processors") == ["reheatd.tap.plugin:EntropyTap"]
     assert started.env["REHEATD_TAP_ADDRESS"] == "127.0.0.1:5"
     assert taps(Settings(), "cpu")
     assert not taps(Settings(), "cuda")

@@ -11,7 +11,7 @@ from reheatd.engine.keeper import EngineKeeper
 from reheatd.engine.pool import EnginePool, Replica
 from reheatd.errors import DeliveryError, EngineError, EngineUnavailableError
 from reheatd.gateway.affinity import prompt_prefix
-from reheatd.supervisor import Supervisor
+from reheatd.process.supervisor import Supervisor
 from tests.serving_pool import pool_of
 
 PREFIXES = [f"conversation {number}" for number in range(300)]

@@ -5,7 +5,7 @@ import pytest
 
 from reheatd.config import EntropySection
 from reheatd.entropy.detector import CollapseDetector, DetectorState
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.measures import EntropyEstimate
 
 DETECTOR = CollapseDetector(collapse_ratio=0.5, warning_ratio=0.75, recovery_ratio=0.6, patience=3)
 

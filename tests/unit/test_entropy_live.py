@@ -12,8 +12,8 @@ import pytest
 from reheatd.database import connect
 from reheatd.entropy.estimators import clustered_interval
 from reheatd.entropy.live import LiveSeries, TapListener, close_windows_every, tap_socket
-from reheatd.entropy.moments import Moments
-from reheatd.entropy.tap_report import TapReport
+from reheatd.tap.moments import Moments
+from reheatd.tap.wire import TapTotals
 
 rng = np.random.default_rng(0)
 
@@ -32,8 +32,8 @@ def moments(*sequences: list[float]) -> Moments:
     return made
 
 
-def report(sums: Moments, *, run: str = "r1", version: str = "policy-v1", source: str = "live") -> TapReport:
-    return TapReport(run, version, source, sums)
+def report(sums: Moments, *, run: str = "r1", version: str = "policy-v1", source: str = "live") -> TapTotals:
+    return TapTotals(run, version, source, sums)
 
 
 def test_the_interval_is_that_of_the_sequences_themselves() -> None:

@@ -13,7 +13,8 @@ from reheatd.database import connect
 from reheatd.engine.client import EngineClient, Sample, TokenLogprobs
 from reheatd.entropy.detector import CollapseDetector
 from reheatd.entropy.estimators import TailMoments
-from reheatd.entropy.monitor import EntropyMeter, EntropyMonitor, OutdatedWindowError
+from reheatd.entropy.meter import EntropyMeter
+from reheatd.entropy.monitor import EntropyMonitor, OutdatedWindowError
 from reheatd.entropy.probes import load_probes
 from reheatd.entropy.series import EntropySeries, Window
 from reheatd.errors import BadInputError, EngineError

@@ -10,7 +10,7 @@ from cli.main import main
 from reheatd.entropy.detector import CollapseDetector
 from reheatd.entropy.replay import Recorded, read_recording, replay
 from reheatd.errors import BadInputError
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.measures import EntropyEstimate
 
 DETECTOR = CollapseDetector(collapse_ratio=0.5, warning_ratio=0.75, recovery_ratio=0.6, patience=2)
 COLLAPSE = [1.0, 0.9, 0.4, 0.4, 0.4, 0.7]

@@ -9,7 +9,7 @@ from reheatd.database import connect
 from reheatd.entropy.detector import DetectorState
 from reheatd.entropy.estimators import TailMoments
 from reheatd.entropy.series import EntropySeries, Window, series_key
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.measures import EntropyEstimate
 
 ESTIMATE = EntropyEstimate(mean=1.5, low=1.4, high=1.6, tokens=100, sequences=4)
 KEY = series_key("model", "probes", max_tokens=48, top_k=20, windows=3)

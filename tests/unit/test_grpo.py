@@ -12,7 +12,7 @@ from tests.unit.workers_support import RecordingSampler, SilentProgress, job_fie
 from workers.grpo import Grpo, RLOutcome
 from workers.policy import Policy
 from workers.rewards.scoring import InProcessScorer
-from workers.sampling import Rollout
+from workers.sampling.rollout import Rollout
 from workers.task_data import Messages, Problem
 
 LORA = LoraConfig(rank=8, alpha=16)

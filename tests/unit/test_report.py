@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from reheatd.errors import ReheatdError
-from reheatd.jobs.contracts import JobResult, PassAtK, ReheatSpec
+from reheatd.jobs.contracts import JobResult, ReheatSpec
 from reheatd.jobs.report import JobReport, read_report
+from reheatd.measures import PassAtK
 from tests.unit.control_support import accuracy, entropy
 from tests.unit.test_comparison import policy_with, sample
 from tests.unit.workers_support import job_fields

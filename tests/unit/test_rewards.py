@@ -12,7 +12,7 @@ from workers.data.make_arithmetic import problems
 from workers.evaluation import measure_accuracy, wilson_interval
 from workers.rewards import load_reward
 from workers.rewards.scoring import InProcessScorer
-from workers.sampling import Rollout
+from workers.sampling.rollout import Rollout
 from workers.task_data import ARITHMETIC, Messages, Problem, load_prompts, load_task
 
 

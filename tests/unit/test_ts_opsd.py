@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from reheatd.errors import BadInputError
-from reheatd.jobs.contracts import EntropyEstimate, LoraConfig, ReheatSpec
+from reheatd.jobs.contracts import LoraConfig, ReheatSpec
+from reheatd.measures import EntropyEstimate
 from tests.unit.workers_support import RecordingSampler, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.policy import Policy, TokenBatch, micro_batches
 from workers.ts_opsd import Reheater, ReheatOutcome

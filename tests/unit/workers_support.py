@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from reheatd.jobs.contracts import EntropyEstimate
-from workers.in_process import InProcessSampler
+from reheatd.measures import EntropyEstimate
 from workers.policy import Policy
+from workers.sampling.in_process import InProcessSampler
 from workers.task_data import Messages
 
 VOCABULARY = 97

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from reheatd.engine.row_entropy import CPU_ROWS_PER_THREAD, RowEntropies, by_entr
+from reheatd.tap.row_entropy import CPU_ROWS_PER_THREAD, RowEntropies, by_entr
 
 
 @pytest.mark.parametrize("rows", [1, 2, 2 * CPU_ROWS_PER_THREAD * torch.get_num_threads() + 1])

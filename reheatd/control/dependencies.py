@@ -1,4 +1,4 @@
-"""What the control loop is made of: the parts it drives, by the surface it uses of each."""
+"""What the control loop drives, by the surface it uses of each."""
 
 import asyncio
 import time
@@ -9,11 +9,12 @@ from typing import Any, Literal, Protocol
 
 from reheatd.adapters.lineage import Lineage
 from reheatd.adapters.store import VersionInfo, VersionState
-from reheatd.adapters.swap import SwapReport
+from reheatd.adapters.swap import SwapResult
 from reheatd.config import Settings
 from reheatd.control.ledger import Ledger
 from reheatd.entropy.meter import Measurement
-from reheatd.jobs.contracts import EntropyEstimate, JobEvent, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import JobEvent, ReheatSpec, RLSpec
+from reheatd.measures import EntropyEstimate
 
 
 class Versions(Protocol):
@@ -33,8 +34,8 @@ class Swaps(Protocol):
     def promoted(self) -> int: ...
     async def stage(self, version: int) -> str: ...
     async def discard(self, version: int) -> None: ...
-    async def promote(self, version: int) -> SwapReport: ...
-    async def rollback(self) -> SwapReport: ...
+    async def promote(self, version: int) -> SwapResult: ...
+    async def rollback(self) -> SwapResult: ...
 
 
 class Slots(Protocol):
@@ -80,7 +81,7 @@ class ServedPolicy:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Dependencies:
     settings: Settings
     policy: ServedPolicy
     gateway_url: str

@@ -2,7 +2,7 @@
 
 It changes no logit. It sees each row of a step in fp32 at temperature 1, after grammar masks and logit biases, and
 computes the entropy over the full vocabulary. Sums by version and source are sent to the daemon by a thread of their
-own; see `reheatd.entropy.tap_report`.
+own; see `reheatd.tap.wire`.
 
 Loaded by name (`--logits-processors`) in the engine's core process, and in the API server's, which makes none. vLLM has
 two model runners with an interface each; the class speaks both, since which one runs is vLLM's choice.
@@ -15,8 +15,8 @@ from vllm.v1.sample.logits_processor.interface import BatchUpdate
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor as V1LogitsProcessor
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2LogitsProcessor
 
-from reheatd.engine.tap_v1 import BatchRows
-from reheatd.engine.tap_v2 import SlotRows
+from reheatd.tap.runner_v1 import BatchRows
+from reheatd.tap.runner_v2 import SlotRows
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

@@ -1,23 +1,22 @@
 """Rollouts sampled in the trainer's own process, with transformers: for experiments and tests, where no engine runs.
 
-The same `Sampler` interface as `workers.rollouts.ServedSampler`. It samples from the student as it is at that moment,
-so publishing only renames it.
+It has the interface of `workers.sampling.served.ServedSampler`. It samples from the student as it is at that moment, so
+publishing only renames it.
 """
 
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.entropy.estimators import clustered_interval
+from reheatd.measures import EntropyEstimate
 from workers.losses import entropy
 from workers.policy import Policy
-from workers.sampling import Rollout
+from workers.sampling.rollout import Rollout
 from workers.task_data import Messages
 
 LOGITS_ELEMENTS = 1 << 25
@@ -109,13 +108,7 @@ class InProcessSampler:
         """Exact full-vocabulary entropy of the states visited on the probes; the interval is clustered by sequence."""
         encoded = [self._codec.encode(messages) for messages in self._probes]
         sequences = [c.entropies for c in self._complete(encoded, self._probe_tokens, 1.0, seed)]
-        tokens = sum(map(len, sequences))
-        mean = sum(map(sum, sequences)) / tokens
-        # A ratio of two sums over sequences: its variance is that of the sequences' residual sums.
-        residuals = [sum(values) - mean * len(values) for values in sequences]
-        error = statistics.stdev(residuals) * len(sequences) ** 0.5 / tokens if len(sequences) > 1 else float("inf")
-        half = NormalDist().inv_cdf(0.5 + self._confidence / 2) * error
-        return EntropyEstimate(mean=mean, low=mean - half, high=mean + half, tokens=tokens, sequences=len(sequences))
+        return clustered_interval(sequences, self._confidence)
 
     def _complete(
         self, prompts: list[list[int]], max_tokens: int, temperature: float, seed: int

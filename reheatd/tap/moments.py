@@ -6,9 +6,7 @@ They add up, so an engine may count from its start and a reader may take differe
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from scipy import special
-
-from reheatd.jobs.contracts import EntropyEstimate
+from reheatd.measures import EntropyEstimate, ratio_interval
 
 BUCKETS = 16
 """Positions by powers of two: 0, 1, 2-3, 4-7, ...; the last bucket takes the rest."""
@@ -50,16 +48,15 @@ class Moments:
         return self._combined(other, -1)
 
     def interval(self, confidence: float) -> EntropyEstimate | None:
-        """Mean per token with the interval of `SequenceTotals.interval`; None below two sequences or without tokens."""
+        """Mean per token with its interval; None below two sequences or without tokens."""
         if self.sequences < 2 or not self.tokens:
             return None
         mean = self.entropy / self.tokens
         residuals = self.squared_entropy - 2 * mean * self.entropy_tokens + mean * mean * self.squared_tokens
         # Rounding may leave a tiny negative number where every sequence is alike.
-        variance = self.sequences / (self.sequences - 1) * max(residuals, 0.0) / self.tokens**2
-        half = float(special.stdtrit(self.sequences - 1, 0.5 + confidence / 2)) * variance**0.5
-        return EntropyEstimate(
-            mean=mean, low=mean - half, high=mean + half, tokens=self.tokens, sequences=self.sequences
+        squared = max(residuals, 0.0)
+        return ratio_interval(
+            mean, squared_residuals=squared, tokens=self.tokens, clusters=self.sequences, confidence=confidence
         )
 
     def by_position(self) -> list[tuple[int, int, float]]:

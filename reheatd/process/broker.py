@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
 from reheatd.errors import BadInputError, MissingExtraError, ReheatdError
-from reheatd.ports import reserve_port
-from reheatd.supervisor import Command
+from reheatd.process.ports import reserve_port
+from reheatd.process.supervisor import Command
 
 PING_INTERVAL_S = 0.05
 STARTUP_TIMEOUT_S = 30.0

@@ -29,10 +29,10 @@ class JobNotWantedError(Ignore):
     """
 
 
-class JobReporter:
+class JobChannel:
     """Reports one job over Redis; as a context manager it keeps the heartbeat going while training computes.
 
-        with JobReporter(broker_url, spec.job_id, attempt) as reporter:
+        with JobChannel(broker_url, spec.job_id, attempt) as reporter:
             reporter.started()
             ...
             reporter.succeeded(result)
@@ -53,7 +53,7 @@ class JobReporter:
         self._stop = threading.Event()
         self._heartbeat = threading.Thread(target=self._beat, name=f"heartbeat-{job_id}", daemon=True)
 
-    def __enter__(self) -> "JobReporter":
+    def __enter__(self) -> "JobChannel":
         self._heartbeat.start()
         return self
 

@@ -1,11 +1,11 @@
-"""States, journal and ledger."""
+"""States and ledger."""
 
 from pathlib import Path
 
 import pytest
 
 from reheatd.control.ledger import Ledger
-from reheatd.control.machine import IDLE, TRANSITIONS, IllegalTransitionError, State
+from reheatd.control.states import IDLE, TRANSITIONS, IllegalTransitionError, State
 from reheatd.database import connect
 from reheatd.errors import NotFoundError
 from reheatd.jobs.contracts import JobRequest, JobStatus
@@ -26,10 +26,10 @@ def test_the_state_is_where_the_journal_ends_also_after_a_restart(tmp_path: Path
     ledger.promoted(2, "by request")
     again = Ledger(connect(tmp_path / "db.sqlite3"))
     assert again.state is State.COLLAPSED
-    first, second = again.journal.last(10)
+    first, second = again.entries(10)
     assert (first.from_state, first.to_state, first.reason, first.version) == ("serving", "collapsed", "low", 1)
     assert (second.event, second.version) == ("promoted", 2)
-    assert again.journal.last(1) == [second]
+    assert again.entries(1) == [second]
 
 
 def test_an_illegal_transition_leaves_no_trace(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirectionality
 
-from reheatd.engine.row_entropy import RowEntropies
-from reheatd.engine.tap_sums import Key, TapSums
-from reheatd.entropy.tap_report import whose
+from reheatd.tap.row_entropy import RowEntropies
+from reheatd.tap.sums import Key, TapSums
+from reheatd.tap.wire import whose
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams

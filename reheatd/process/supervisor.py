@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reheatd import guard
 from reheatd.errors import ReheatdError
+from reheatd.process import guard
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import sys
 
 from reheatd.engine.launch import SHARED_CORES_ENV
-from reheatd.supervisor import Command
+from reheatd.process.supervisor import Command
 
 
 def worker_command(broker_url: str, *, index: int, threads: int | None) -> Command:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from reheatd.entropy.moments import BUCKETS, Moments
+from reheatd.tap.moments import BUCKETS, Moments
 
 TapSource = Literal["live", "probe", "rollout"]
 """Who asked: clients, the daemon's own monitoring, a training job."""
@@ -22,7 +22,7 @@ ADDRESS_ENV = "REHEATD_TAP_ADDRESS"
 
 
 @dataclass(frozen=True)
-class TapReport:
+class TapTotals:
     run: str
     """Drawn when these sums began, at 0; those of another run are no continuation."""
     version: str
@@ -33,17 +33,17 @@ class TapReport:
         return json.dumps(asdict(self), separators=(",", ":")).encode()
 
     @classmethod
-    def decode(cls, datagram: bytes) -> "TapReport":
-        """Raises ValueError: This is no report."""
+    def decode(cls, datagram: bytes) -> "TapTotals":
+        """Raises ValueError: These are no totals of a tap."""
         try:
             fields = json.loads(datagram)
             moments = Moments(**fields.pop("moments"))
-            report = cls(moments=moments, **fields)
+            totals = cls(moments=moments, **fields)
         except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"no report of a tap: {error}") from error
+            raise ValueError(f"no totals of a tap: {error}") from error
         if len(moments.position_tokens) != BUCKETS or len(moments.position_entropy) != BUCKETS:
-            raise ValueError("no report of a tap: another number of positions")
-        return report
+            raise ValueError("no totals of a tap: another number of positions")
+        return totals
 
 
 def tags(version: str, source: TapSource) -> dict[str, str]:

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from reheatd import supervisor
-from reheatd.supervisor import ChildError, Command, Supervisor
+from reheatd.process import supervisor
+from reheatd.process.supervisor import ChildError, Command, Supervisor
 
 # A command that ignores SIGTERM, with a child that ignores it too and a grandchild that was daemonised: forked twice,
 # in a session of its own, its parent gone. Each writes its pid.
@@ -43,7 +43,7 @@ time.sleep(600)
 DAEMON = """
 import asyncio, json, sys
 from pathlib import Path
-from reheatd.supervisor import Command, Supervisor
+from reheatd.process.supervisor import Command, Supervisor
 async def main(folder, argv):
     children = Supervisor(Path(folder))
     await children.start(Command("tree", argv, grace_s=0.3))

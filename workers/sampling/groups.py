@@ -11,7 +11,7 @@ from reheatd.jobs.contracts import RLSpec
 from workers.policy_gradient import group_advantages
 from workers.progress import Progress
 from workers.rewards.scoring import Scorer
-from workers.sampling import Rollout, Sampler
+from workers.sampling.rollout import Rollout, Sampler
 from workers.task_data import Problem
 
 

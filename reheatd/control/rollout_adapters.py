@@ -6,10 +6,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from reheatd.control.dependencies import Slots
 from reheatd.control.ledger import Ledger
-from reheatd.control.parts import Slots
 from reheatd.errors import BadInputError, ConflictError, ReheatdError
 from reheatd.jobs.store import JobRecord, RolloutAdapter
+from reheatd.names import rollout_name
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,7 @@ class RolloutAdapters:
             ConflictError: No adapter slot is free, or the step was loaded from another folder.
         """
         folder = self._inside(record, path)
-        # Of every attempt its own: what a worker that died left loaded may differ from what the next one trains.
-        name = f"job-{record.job.job_id}.{record.job.attempt}-{step}"
+        name = rollout_name(record.job.job_id, record.job.attempt, step)
         async with self._changing:
             await asyncio.to_thread(self._validate, folder)
             await self._slots.load(name, folder)

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from reheatd.errors import BadInputError, ConflictError, PortInUseError
-from reheatd.instance import claim_data_dir, listen, url_of
+from reheatd.process.instance import claim_data_dir, listen, url_of
 
 # A daemon with a child that takes a second to end; prints when it is up.
 DAEMON = '''
 import asyncio, sys
 from pathlib import Path
-from reheatd.instance import claim_data_dir
-from reheatd.supervisor import Command, Supervisor
+from reheatd.process.instance import claim_data_dir
+from reheatd.process.supervisor import Command, Supervisor
 STUBBORN = """import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("up", flush=True)

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from vllm.distributed import get_tensor_model_parallel_rank
 
-from reheatd.engine.row_entropy import RowEntropies
-from reheatd.engine.tap_sums import Key, TapSums
-from reheatd.entropy.tap_report import whose
+from reheatd.tap.row_entropy import RowEntropies
+from reheatd.tap.sums import Key, TapSums
+from reheatd.tap.wire import whose
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

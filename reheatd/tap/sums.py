@@ -1,4 +1,4 @@
-"""What an engine's entropy tap has counted, and the thread that tells the daemon; see `reheatd.entropy.tap_report`."""
+"""What an engine's entropy tap has counted, and the thread that tells the daemon; see `reheatd.tap.wire`."""
 
 import logging
 import os
@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from reheatd.entropy.moments import Moments
-from reheatd.entropy.tap_report import ADDRESS_ENV, TapReport
+from reheatd.tap.moments import Moments
+from reheatd.tap.wire import ADDRESS_ENV, TapTotals
 
 logger = logging.getLogger(__name__)
 
@@ -67,17 +67,17 @@ class TapSums:
                     del self._sums[key]
                 if now - repeated_at > REPEAT_S:
                     sent_at, repeated_at = 0.0, now
-                reports = [
-                    TapReport(sums.run, *key, moments=sums.moments).encode()
+                datagrams = [
+                    TapTotals(sums.run, *key, moments=sums.moments).encode()
                     for key, sums in self._sums.items()
                     if sums.changed_at > sent_at
                 ]
                 sent_at = now
-            if not reports:
+            if not datagrams:
                 continue
             failed_before = failed
             try:
-                self._send(reports)
+                self._send(datagrams)
             except OSError as error:
                 # While no daemon is there, its name may not resolve. The sums go on and are repeated.
                 failed = True
@@ -86,8 +86,8 @@ class TapSums:
             else:
                 failed = False
 
-    def _send(self, reports: list[bytes]) -> None:
+    def _send(self, datagrams: list[bytes]) -> None:
         family, kind, protocol, _, address = socket.getaddrinfo(*self._daemon, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind, protocol) as sender:
-            for report in reports:
-                sender.sendto(report, address)
+            for datagram in datagrams:
+                sender.sendto(datagram, address)

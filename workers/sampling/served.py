@@ -16,14 +16,15 @@ from typing import Any, TypeVar
 
 import httpx
 
-from reheatd.adapters.lineage import BASE_MODEL_NAME, version_name
 from reheatd.engine.client import EngineClient, Sample
-from reheatd.entropy.monitor import EntropyMeter
+from reheatd.entropy.meter import EntropyMeter
 from reheatd.entropy.probes import ProbeSet
 from reheatd.errors import EngineError
-from reheatd.jobs.contracts import EntropyEstimate, JobBase
+from reheatd.jobs.contracts import JobBase
+from reheatd.measures import EntropyEstimate
+from reheatd.names import BASE_MODEL_NAME, version_name
 from workers.policy import Policy
-from workers.sampling import Rollout
+from workers.sampling.rollout import Rollout
 from workers.task_data import Messages
 
 Result = TypeVar("Result")

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from reheatd.jobs.contracts import EntropyEstimate, JobBase
+from reheatd.jobs.contracts import JobBase
+from reheatd.measures import EntropyEstimate
 from workers.policy import Policy
 from workers.progress import Progress
 from workers.task_data import Messages

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from reheatd.ports import reserve_port
+from reheatd.process.ports import reserve_port
 
 
 def test_a_server_can_listen_on_its_port_and_nobody_else_gets_it() -> None:

@@ -1,0 +1,69 @@
+"""What is measured of a policy, with the interval that goes with it: the vocabulary that all parts share."""
+
+from pydantic import BaseModel, ConfigDict
+from scipy import special
+
+
+class Contract(BaseModel):
+    """A value that travels between processes or into files as JSON: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class EntropyEstimate(Contract):
+    """Mean token entropy with a confidence interval clustered by sequence, nats per token."""
+
+    mean: float
+    low: float
+    high: float
+    tokens: int
+    sequences: int
+
+
+class Accuracy(Contract):
+    """Share of held-out problems solved, decoding greedily, with a Wilson interval."""
+
+    value: float
+    low: float
+    high: float
+    problems: int
+
+
+class PassRate(Contract):
+    """pass@k: the chance that at least one of k completions solves a problem, with a 95% interval."""
+
+    k: int
+    value: float
+    low: float
+    high: float
+
+
+class PassAtK(Contract):
+    """Mean pass@k over held-out problems, completions sampled at temperature 1; unbiased (arXiv 2107.03374)."""
+
+    rates: list[PassRate]
+    """For k = 1, 2, 4, ... up to `samples`."""
+    problems: int
+    samples: int
+    """Completions per problem."""
+
+
+def ratio_interval(
+    mean: float, *, squared_residuals: float, tokens: float, clusters: int, confidence: float
+) -> EntropyEstimate:
+    """A mean per token with a t interval, where the tokens of one cluster are correlated.
+
+    The mean is a ratio of two sums over G clusters, sum(y) / sum(n), and its linearised variance is
+    G/(G-1) * sum((y_g - mean * n_g)^2) / sum(n)^2 with G - 1 degrees of freedom (Cochran, Sampling Techniques,
+    chapter 6, without the finite population correction).
+
+    Args:
+        mean: sum(y) / sum(n), nats per token.
+        squared_residuals: sum((y_g - mean * n_g)^2), nats squared.
+        tokens: sum(n), above 0.
+        clusters: G, at least 2.
+        confidence: Level of the interval, e.g. 0.95.
+    """
+    variance = clusters / (clusters - 1) * squared_residuals / tokens**2
+    half = float(special.stdtrit(clusters - 1, 0.5 + confidence / 2)) * variance**0.5
+    return EntropyEstimate(mean=mean, low=mean - half, high=mean + half, tokens=round(tokens), sequences=clusters)

@@ -1,0 +1,1 @@
+"""The entropy tap: exact entropy of every decoded token, measured inside the engine and told to the daemon."""
