@@ -17,7 +17,8 @@ import torch
 from bench.recorded import RecordedSampler, Stopwatch
 from bench.rollout_file import policy_path, read_rollouts
 from bench.sides import PeakMemory
-from reheatd.jobs.contracts import LoraConfig, ReheatSpec
+from reheatd.jobs.contracts import ReheatSpec
+from reheatd.options import LoraOptions
 from workers.policy import Policy
 from workers.ts_opsd import Reheater
 
@@ -27,7 +28,7 @@ LEARNING_RATE = 1e-4
 def reheatd_side(rollouts: Path, tau: float, steps: int, teacher: str = "frozen") -> dict[str, Any]:
     groups = read_rollouts(rollouts)
     memory = PeakMemory()
-    policy = Policy.load(policy_path(), LoraConfig(), dtype="bfloat16")
+    policy = Policy.load(policy_path(), LoraOptions(), dtype="bfloat16")
     spec = ReheatSpec(
         job_id="bench",
         parent_version=0,
@@ -64,7 +65,7 @@ def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool) -> dic
     with torch.no_grad():
         teacher.model.norm.weight.div_(tau)
     tokenizer = AutoTokenizer.from_pretrained(policy_path())
-    lora = LoraConfig()
+    lora = LoraOptions()
     completions = {tokenizer.decode(group[0].prompt_ids): group[0].token_ids for group in groups}
 
     class Recorded(DistillationTrainer):

@@ -18,7 +18,8 @@ import torch
 from bench.recorded import RecordedSampler, Stopwatch
 from bench.rollout_file import policy_path, read_rollouts
 from bench.sides import PeakMemory
-from reheatd.jobs.contracts import LoraConfig, RLSpec
+from reheatd.jobs.contracts import RLSpec
+from reheatd.options import LoraOptions
 from workers.grpo import Grpo
 from workers.policy import Policy
 from workers.rewards.scoring import InProcessScorer
@@ -36,7 +37,7 @@ def coin(completion: str, answer: str = "") -> float:
 def reheatd_side(rollouts: Path, steps: int) -> dict[str, Any]:
     groups = read_rollouts(rollouts)
     memory = PeakMemory()
-    policy = Policy.load(policy_path(), LoraConfig(), dtype="bfloat16")
+    policy = Policy.load(policy_path(), LoraOptions(), dtype="bfloat16")
     spec = RLSpec(
         job_id="bench",
         parent_version=0,
@@ -72,7 +73,7 @@ def trl_side(rollouts: Path, steps: int, checkpointing: bool) -> dict[str, Any]:
     memory = PeakMemory()
     model: Any = AutoModelForCausalLM.from_pretrained(policy_path(), dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(policy_path())
-    lora = LoraConfig()
+    lora = LoraOptions()
     recorded = {
         tokenizer.decode(group[0].prompt_ids): cycle(rollout.token_ids for rollout in group) for group in groups
     }

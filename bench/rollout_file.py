@@ -7,7 +7,7 @@ from typing import Any
 
 from reheatd.config import BUILTIN_POLICY
 from reheatd.engine.policy_model import resolve_policy
-from reheatd.jobs.contracts import LoraConfig
+from reheatd.options import LoraOptions
 from workers.policy import Policy
 from workers.sampling.in_process import ChatCodec, InProcessSampler
 from workers.sampling.rollout import Rollout
@@ -21,7 +21,7 @@ def policy_path() -> Path:
 
 def write_rollouts(path: Path, *, prompts: int, n: int, max_tokens: int) -> None:
     """Samples `n` completions of each of the first bundled prompts at temperature 1."""
-    policy = Policy.load(policy_path(), LoraConfig())
+    policy = Policy.load(policy_path(), LoraOptions())
     messages = load_prompts()[:prompts]
     sampler = InProcessSampler(policy, ChatCodec(policy), messages)
     groups = sampler.sample(messages, n=n, max_tokens=max_tokens, temperature=1.0, seed=0)

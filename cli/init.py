@@ -10,8 +10,9 @@ from pydantic.fields import FieldInfo
 
 from cli.options import JsonOption
 from cli.render import console, print_json
-from reheatd.config import DEFAULT_CONFIG_FILE, Section, Settings
+from reheatd.config import DEFAULT_CONFIG_FILE, Settings
 from reheatd.errors import ConflictError
+from reheatd.options import Options
 
 HEADER = """\
 # Settings of reheatd. Every key is here with its default; take the `# ` away from those you change;
@@ -38,9 +39,9 @@ def init(
 def configuration_text() -> str:
     """Every setting as a commented TOML line under its description."""
     lines = [HEADER]
-    sections: list[tuple[str, type[Section]]] = []
+    sections: list[tuple[str, type[Options]]] = []
     for name, field in Settings.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Options):
             sections.append((name, field.annotation))
         else:
             lines += _entry(name, field)

@@ -32,7 +32,7 @@ def worker(
     from reheatd.process.worker_command import worker_command
 
     require_worker_extra()
-    command = worker_command(url, index=os.getpid(), threads=settings.workers.threads)
+    command = worker_command(url, settings.workers, index=os.getpid())
     if not json_output:
         print(f"reheatd: worker for {address(url)}", flush=True)
     os.execve(command.argv[0], command.argv, {**os.environ, **command.env})

@@ -4,34 +4,38 @@ Later sources win: defaults, then the TOML file, then the environment (`REHEATD_
 command line. An unknown key or an unusable value raises `ConfigError` that names it.
 """
 
-import difflib
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from reheatd.errors import ConfigError
+from reheatd.options import (
+    LORA_TARGETS,
+    LoraOptions,
+    NumberFormat,
+    Options,
+    ProbeOptions,
+    ReheatOptions,
+    RLOptions,
+    TaskOptions,
+)
+from reheatd.validation import first_problem, suggestion, unknown_names
 
 DEFAULT_CONFIG_FILE = "reheatd.toml"
 BUILTIN_POLICY = "smollm2-135m-instruct"
 
 
-class Section(BaseModel):
-    """A table of the configuration file: unknown keys are errors, fields are documented by their description."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-class PolicySection(Section):
+class PolicySection(Options):
     model: str = BUILTIN_POLICY
     """Hugging Face model id, local folder, or the built-in `smollm2-135m-instruct`."""
     max_model_len: int = Field(default=1024, ge=64)
     """Longest prompt plus completion the engine accepts, in tokens."""
 
 
-class ServerSection(Section):
+class ServerSection(Options):
     host: str = "127.0.0.1"
     """Address the gateway listens on."""
     port: int = Field(default=8000, ge=0, le=65535)
@@ -47,7 +51,7 @@ class ServerSection(Section):
     """Longest a client waits without a byte from the engine, in seconds; then it gets 504 or an error in its stream."""
 
 
-class EngineSection(Section):
+class EngineSection(Options):
     url: str | None = None
     """URL of a vLLM server that is already running, or several, separated by commas; default: start `replicas` of them
     as children on loopback."""
@@ -75,7 +79,7 @@ class EngineSection(Section):
     """`VLLM_CPU_OMP_THREADS_BIND` of every CPU engine; default: the cores this process may use, shared out."""
     startup_timeout_s: float = Field(default=300.0, gt=0)
     """Longest wait until the engine generates its first token, in seconds."""
-    extra_args: list[str] = []
+    extra_args: list[str] = Field(default=[])
     """Further vLLM command-line arguments, passed through as they are."""
 
     @property
@@ -98,34 +102,32 @@ class EngineSection(Section):
         return self
 
 
-class BrokerSection(Section):
+class BrokerSection(Options):
     url: str | None = None
     """Redis URL of a broker that is already running; default: start an embedded Valkey as a child."""
 
 
-class WorkersSection(Section):
+class WorkersSection(Options):
     count: int = Field(default=1, ge=0)
     """Celery workers to start as children; 0 when they run elsewhere."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads each worker's torch may use; default: torch's own choice."""
+    dtype: NumberFormat = "auto"
+    """Number format of the frozen base model in the trainer; `auto`: bfloat16 where its products are native, else
+    float32. LoRA weights are always float32."""
+    retry_s: float = Field(default=180.0, gt=0)
+    """How long a job's requests are repeated while the engine is away, in seconds: it needs half a minute or more to
+    restart."""
+    report_rollouts: int = Field(default=24, ge=2)
+    """Rollouts of parent and of student that a job's report compares them on."""
 
 
-class EntropySection(Section):
-    probes: Path | None = None
-    """JSONL file of probe prompts ({"messages": [...]} or {"prompt": "..."}); default: the bundled set."""
-    probe_count: int = Field(default=32, ge=2)
-    """Probe prompts sampled per window."""
-    max_tokens: int = Field(default=48, ge=1)
-    """Tokens sampled per probe."""
-    top_k: int = Field(default=20, ge=1, le=63)
-    """Top logprobs per token that the estimator uses."""
+class EntropySection(ProbeOptions):
     interval_s: float = Field(default=120.0, gt=0)
     """Seconds between monitoring windows, at least."""
     max_share: float = Field(default=0.01, gt=0, le=1)
     """Most of the engine's time that scheduled windows may take: after one of s seconds the next comes s / max_share
     seconds later, where that is more than `interval_s`."""
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    """Level of the confidence intervals."""
     baseline_windows: int = Field(default=3, ge=1)
     """Windows of the reference policy that make the baseline."""
     collapse_ratio: float = Field(default=0.5, gt=0, lt=1)
@@ -168,21 +170,7 @@ class EntropySection(Section):
         return value
 
 
-class TaskSection(Section):
-    path: Path | None = None
-    """JSONL file of verifiable problems ({"prompt" | "messages", "answer"}); default: bundled arithmetic."""
-    reward: str = "numeric"
-    """Reward: `numeric`, `exact`, `regex`, `json_schema`, `unit_tests`, the name of another that is installed, or
-    `module:function` called as f(completion: str, answer: str) -> float."""
-    reward_timeout_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
-    """Longest a reward may take for one completion, in seconds; one that takes longer is killed and scores 0."""
-    eval_count: int = Field(default=48, ge=1)
-    """Held-out problems used to compare accuracy before and after a job."""
-    eval_samples: int = Field(default=4, ge=0)
-    """Completions per held-out problem, at temperature 1, that pass@k is measured from; 0 turns pass@k off."""
-
-
-class ControlSection(Section):
+class ControlSection(Options):
     mode: Literal["observe", "approve", "auto"] = "auto"
     """What a collapse leads to: nothing, a job that waits for `reheatd jobs approve`, or a job at once."""
     cooldown_s: float = Field(default=600.0, ge=0)
@@ -193,9 +181,11 @@ class ControlSection(Section):
     """Whether continued RL follows a reheat that the daemon started by itself."""
     heartbeat_timeout_s: float = Field(default=120.0, gt=0)
     """A worker that has not reported for so long is taken for dead, in seconds; another resumes its job."""
+    max_attempts: int = Field(default=3, ge=1)
+    """Workers that one job may lose, the last included. A job whose own doing kills them must end some time."""
 
 
-class GateSection(Section):
+class GateSection(Options):
     entropy_tolerance: float = Field(default=0.15, gt=0, lt=1)
     """Relative distance from the target entropy within which a reheat passes."""
     accuracy_tolerance: float = Field(default=0.05, ge=0, le=1)
@@ -204,73 +194,6 @@ class GateSection(Section):
     """A version from continued RL must keep this share of the entropy baseline."""
     proof_tolerance: float = Field(default=0.1, gt=0)
     """Proof of delivery: largest mean absolute difference between engine and trainer, nats per token."""
-
-
-class ReheatSection(Section):
-    target_ratio: float = Field(default=0.85, gt=0)
-    """Entropy target of a reheat the daemon starts by itself, as a share of the baseline."""
-    ceiling_ratio: float = Field(default=1.2, gt=1)
-    """A reheat by tau alone stops at this share of the baseline, or of the entropy it starts from if that is higher; a
-    tau that leads beyond is lowered. The tail of a large vocabulary heats far more than a tau suggests."""
-    steps: int = Field(default=30, ge=1)
-    """Most optimiser steps of a reheat."""
-    teacher: Literal["frozen", "live"] = "frozen"
-    """Teacher: the collapsed policy as it was (`frozen`) or the student itself, without gradient (`live`)."""
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    """Divergence between teacher and student."""
-    min_p: float | None = Field(default=None, gt=0, lt=1)
-    """Tail-safe teacher: re-temper only tokens with p >= min_p * max p, leave the tail as it was."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Adam learning rate of the LoRA weights."""
-    prompts_per_step: int = Field(default=8, ge=1)
-    """Rollouts per optimiser step."""
-    max_tokens: int = Field(default=48, ge=1)
-    """Tokens per rollout."""
-    refresh_every: int = Field(default=4, ge=1)
-    """Optimiser steps between two refreshes of the rollouts from the served engine."""
-
-
-class RLSection(Section):
-    steps: int = Field(default=20, ge=1)
-    """Optimiser steps of one continued-RL job."""
-    prompts_per_step: int = Field(default=4, ge=1)
-    """Problems per optimiser step."""
-    group_size: int = Field(default=4, ge=2)
-    """Rollouts per problem."""
-    max_tokens: int = Field(default=48, ge=1)
-    """Tokens per rollout."""
-    learning_rate: float = Field(default=1e-4, gt=0)
-    """Adam learning rate of the LoRA weights."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Sampling temperature of the rollouts."""
-    epochs: int = Field(default=1, ge=1)
-    """Optimiser steps taken on each batch of rollouts."""
-    clip_low: float = Field(default=0.2, gt=0, lt=1)
-    """The ratio to the policy before the batch's first optimiser step is clipped at 1 - clip_low."""
-    clip_high: float = Field(default=0.28, gt=0)
-    """The same ratio is clipped at 1 + clip_high; above clip_low it leaves room to explore."""
-    importance_cap: float = Field(default=2.0, gt=0)
-    """Truncation of the importance weight between the trainer's and the engine's log-probabilities."""
-    normalise_std: bool = False
-    """Whether advantages are divided by their group's standard deviation."""
-    normalisation: Literal["tokens", "constant"] = "tokens"
-    """What the summed loss is divided by: the batch's tokens (DAPO), or its rollouts times max_tokens (`constant`, Dr.
-    GRPO), which does not favour short right answers and long wrong ones."""
-    max_resamples: int = Field(default=2, ge=0)
-    """A group whose rewards are all equal teaches nothing; so often per step, further problems replace such groups."""
-    mask_truncated: bool = False
-    """Whether rollouts that ended for length are left out of the loss."""
-    kl_coef: float = Field(default=0.0, ge=0)
-    """Weight of KL(student || parent) in the loss; 0 saves a forward pass per step."""
-
-
-class LoraSection(Section):
-    rank: int = Field(default=16, ge=1)
-    """LoRA rank."""
-    alpha: float = Field(default=32.0, gt=0)
-    """LoRA alpha; the update is scaled by alpha / rank."""
-    target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    """Modules that get a LoRA; the LM head never does."""
 
 
 class Settings(BaseSettings):
@@ -288,12 +211,45 @@ class Settings(BaseSettings):
     broker: BrokerSection = BrokerSection()
     workers: WorkersSection = WorkersSection()
     entropy: EntropySection = EntropySection()
-    task: TaskSection = TaskSection()
+    task: TaskOptions = TaskOptions()
     control: ControlSection = ControlSection()
     gate: GateSection = GateSection()
-    reheat: ReheatSection = ReheatSection()
-    rl: RLSection = RLSection()
-    lora: LoraSection = LoraSection()
+    reheat: ReheatOptions = ReheatOptions()
+    rl: RLOptions = RLOptions()
+    lora: LoraOptions = LoraOptions()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        engine, length = self.engine, self.policy.max_model_len
+        if self.lora.rank > engine.max_lora_rank:
+            raise ValueError(
+                f"lora.rank = {self.lora.rank} is above engine.max_lora_rank = {engine.max_lora_rank}; raise that or "
+                "lower the rank"
+            )
+        if self.entropy.top_k >= engine.max_logprobs:
+            raise ValueError(
+                f"entropy.top_k = {self.entropy.top_k} needs one logprob more than engine.max_logprobs = "
+                f"{engine.max_logprobs} leaves; raise that or lower top_k"
+            )
+        for name, tokens in (
+            ("reheat.max_tokens", self.reheat.max_tokens),
+            ("rl.max_tokens", self.rl.max_tokens),
+            ("entropy.max_tokens", self.entropy.max_tokens),
+            ("task.eval_max_tokens", self.task.eval_max_tokens),
+        ):
+            if tokens >= length:
+                raise ValueError(
+                    f"{name} = {tokens} leaves no room for a prompt in policy.max_model_len = {length}; raise that or "
+                    "ask for fewer tokens"
+                )
+        served = [module for fused in LORA_TARGETS.items() for module in (fused[0], *fused[1])]
+        unserved = [module for module in self.lora.target_modules if module not in served]
+        if unserved and "--lora-target-modules" not in engine.extra_args:
+            raise ValueError(
+                f"lora.target_modules names {', '.join(unserved)}, which the engine has no LoRA for; it has "
+                f"{', '.join(dict.fromkeys(served))}"
+            )
+        return self
 
     @property
     def database_path(self) -> Path:
@@ -351,21 +307,19 @@ def load_settings(file: Path | None = None, overrides: dict[str, Any] | None = N
 
 
 def _explain(error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(path, _all_keys(), n=1)
-        hint = f"did you mean {close[0]}?" if close else "`reheatd init` writes a file with every key"
-        return ConfigError(f"unknown configuration key {path}; {hint}", param=path)
-    return ConfigError(f"{path} = {first['input']!r}: {first['msg']}", param=path)
+    for name in unknown_names(error):
+        hint = suggestion(name, _all_keys(), "`reheatd init` writes a file with every key")
+        return ConfigError(f"unknown configuration key {name}; {hint}", param=name)
+    name, message = first_problem(error)
+    return ConfigError(message, param=name or None)
 
 
 def _all_keys() -> list[str]:
     keys: list[str] = []
     for name, field in Settings.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            keys += [f"{name}.{key}" for key in section.model_fields]
+        table = field.annotation
+        if isinstance(table, type) and issubclass(table, Options):
+            keys += [f"{name}.{key}" for key in table.model_fields]
         else:
             keys.append(name)
     return keys

@@ -25,6 +25,7 @@ from reheatd.config import Settings
 from reheatd.control.controller import Controller
 from reheatd.control.dependencies import Dependencies, ServedPolicy
 from reheatd.control.ledger import Ledger
+from reheatd.control.specs import check_request
 from reheatd.database import connect
 from reheatd.engine.keeper import EngineKeeper
 from reheatd.engine.launch import Device, detect_device, engine_command, taps
@@ -42,6 +43,7 @@ from reheatd.errors import ConfigError, EngineError, ReheatdError
 from reheatd.extras import require_engine_extra, require_worker_extra
 from reheatd.gateway.app import Gateway
 from reheatd.gateway.live_logprobs import LiveLogprobs
+from reheatd.jobs.contracts import ReheatRequest
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.names import engine_name, version_name
 from reheatd.process.broker import address, embedded_broker, ping, wait_for_broker
@@ -86,7 +88,8 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
         lock = await claim_data_dir(settings.data_dir)
         try:
             with closing(connect(settings.database_path)) as db:
-                policy = ServedPolicy(settings.policy.model, model_path, digest)
+                policy = ServedPolicy(settings.policy.model, model_path, digest, vocabulary_size(model_path))
+                check_request(ReheatRequest(), settings, vocabulary=policy.vocabulary)
                 await Daemon(settings, device, policy, listener, lock, db).run(on_ready)
         finally:
             os.close(lock)
@@ -145,7 +148,7 @@ class Daemon:
                 live,
                 fraction=settings.entropy.live_fraction,
                 top_k=settings.entropy.top_k,
-                vocab_size=vocabulary_size(policy.path),
+                vocab_size=policy.vocabulary,
                 tail_model=lambda: series.tail_moments().fit(),
             )
         self._gateway = Gateway(
@@ -226,7 +229,7 @@ class Daemon:
         await self._swaps.restore()
         await self._start_engines()
         for index in range(1, settings.workers.count + 1):
-            command = worker_command(self._broker_url, index=index, threads=settings.workers.threads)
+            command = worker_command(self._broker_url, settings.workers, index=index)
             child = await self._supervisor.start(command)
             child.keep_running()
             self._workers.append(child)
@@ -302,7 +305,7 @@ def build_monitor(
         max_tokens=section.max_tokens,
         top_k=section.top_k,
         confidence=section.confidence,
-        vocab_size=vocabulary_size(policy.path),
+        vocab_size=policy.vocabulary,
     )
     key = series_key(
         policy.digest,

@@ -157,7 +157,7 @@ class Grpo:
             totals["clip_fraction"] += float(clipped_T.sum()) / tokens
             totals["logprob_gap"] += float(before.gap_T.abs().sum()) / tokens
             totals["importance_capped"] += float((before.importance_T >= spec.importance_cap).sum()) / tokens
-        totals["grad_norm"] = optimizer_step(self._optimizer, policy.parameters(), spec.learning_rate, self._updates)
+        totals["grad_norm"] = optimizer_step(self._optimizer, policy.parameters(), spec, self._updates)
         self._updates += 1
         return totals
 

@@ -5,10 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from reheatd.errors import ReheatdError
-
-WARMUP_STEPS = 3
-"""Adam's first steps have full size whatever the gradient; they are taken at 1/3 and 2/3 of the learning rate."""
-MAX_GRAD_NORM = 1.0
+from reheatd.options import ReheatOptions, RLOptions
 
 
 class TrainingDivergedError(ReheatdError, ArithmeticError):
@@ -23,11 +20,15 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], learning_rate: floa
 
 
 def optimizer_step(
-    optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], learning_rate: float, step: int
+    optimizer: torch.optim.Optimizer,
+    parameters: list[torch.nn.Parameter],
+    options: ReheatOptions | RLOptions,
+    step: int,
 ) -> float:
     """Clips, steps and clears the gradients.
 
     Args:
+        options: Learning rate, warm-up and the norm to clip at.
         step: Optimiser steps taken before this one.
 
     Returns:
@@ -36,11 +37,11 @@ def optimizer_step(
     Raises:
         TrainingDivergedError: The norm is not finite; the weights are left as they were.
     """
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, options.max_grad_norm))
     if norm != norm or norm == float("inf"):
         raise TrainingDivergedError(f"the gradient norm is {norm} at step {step}; lower the learning rate")
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate * min(1.0, (step + 1) / WARMUP_STEPS)
+        group["lr"] = options.learning_rate * min(1.0, (step + 1) / max(1, options.warmup_steps))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm

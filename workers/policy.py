@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedM
 
 from reheatd.errors import BadInputError
 from reheatd.files import fsync
-from reheatd.jobs.contracts import LoraConfig
+from reheatd.options import LoraOptions, NumberFormat
 from workers.lora import use_fused_lora
 from workers.losses import chunked_logprobs
 
@@ -30,7 +30,6 @@ MICRO_BATCH_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Tokens times hidden size of one forward and backward pass. On a CPU larger ones are no faster, only larger."""
 STUDENT = "student"
 TEACHER = "teacher"
-DtypeName = Literal["auto", "float32", "bfloat16"]
 
 FORBIDDEN_TARGETS = ("lm_head", "embed_tokens", "wte", "embed_out", "embed_in")
 """Never LoRA targets: the losses rely on a frozen head, and the engine does not take adapters for these."""
@@ -99,10 +98,10 @@ class Policy:
     def load(
         cls,
         model_path: Path,
-        lora: LoraConfig,
+        lora: LoraOptions,
         parent_adapter: Path | None = None,
         *,
-        dtype: DtypeName = "auto",
+        dtype: NumberFormat = "auto",
         device: str | None = None,
         seed: int = 0,
     ) -> "Policy":
@@ -126,7 +125,7 @@ class Policy:
         cls,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase | None,
-        lora: LoraConfig,
+        lora: LoraOptions,
         parent_adapter: Path | None = None,
         *,
         seed: int = 0,
@@ -250,7 +249,7 @@ class Policy:
         fsync(folder.parent)
 
 
-def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+def choose_dtype(name: NumberFormat, device: torch.device) -> torch.dtype:
     """`auto`: bfloat16 on CUDA and on CPUs with native bfloat16 products (2.5x faster there), else float32."""
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]

@@ -17,11 +17,12 @@ from reheatd.files import write_atomically
 from reheatd.jobs.channel import JobChannel, JobNotWantedError
 from reheatd.jobs.contracts import JobResult, ReheatSpec, RLSpec
 from reheatd.measures import Accuracy, Contract, PassAtK
+from reheatd.options import NumberFormat
 from workers.checkpoint import Checkpoints
 from workers.comparison import compare
 from workers.evaluation import measure_accuracy, measure_pass_at_k
 from workers.grpo import Grpo, RLOutcome
-from workers.policy import DtypeName, Policy
+from workers.policy import Policy
 from workers.progress import ChannelProgress, JobCancelledError, Progress, ProgressChannel
 from workers.proof import COMPLETION_TOKENS, build_proof
 from workers.report import make_report, write_report
@@ -34,10 +35,6 @@ from workers.ts_opsd import Reheater, ReheatOutcome
 logger = logging.getLogger(__name__)
 
 DTYPE_ENV = "REHEATD_WORKER_DTYPE"
-EVAL_TOKENS = 48
-"""Longest answer to a held-out problem, tokens."""
-REPORT_ROLLOUTS = 24
-"""Rollouts of parent and of student that the report compares them on."""
 
 
 def run_reported(spec: ReheatSpec | RLSpec, attempt: int, broker_url: str) -> None:
@@ -75,14 +72,14 @@ def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
     # What can be wrong with the user's files shows before anything expensive begins.
     task = load_task(spec.task.path, spec.task.eval_count)
     prompts = load_prompts()
-    probes = load_probes(spec.probes.path, spec.probes.count)
+    probes = load_probes(spec.probes.probes, spec.probes.probe_count)
     with ExitStack() as stack:
         verifier = stack.enter_context(Verifier(spec.task.reward, timeout_s=spec.task.reward_timeout_s))
         sampler = stack.enter_context(ServedSampler(spec, probes))
         torch.manual_seed(spec.seed)
         policy = Policy.load(spec.model_path, spec.lora, spec.parent_adapter, dtype=_dtype(), seed=spec.seed)
         # The probes are no training prompts; those only fill up where few probes are configured.
-        report_prompts = [*map(list, probes.probes), *prompts][:REPORT_ROLLOUTS]
+        report_prompts = [*map(list, probes.probes), *prompts][: spec.report_rollouts]
         evaluation = Evaluation(spec, sampler, task.held_out, verifier, report_prompts, progress)
         before = evaluation.before()
         checkpoints = Checkpoints(spec)
@@ -154,7 +151,9 @@ class Evaluation:
 
     def accuracy(self, step: int, known: Accuracy | None = None) -> Accuracy:
         self.progress.report("evaluating", step)
-        accuracy = known or measure_accuracy(self.sampler, self.held_out, self.verifier, max_tokens=EVAL_TOKENS)
+        accuracy = known or measure_accuracy(
+            self.sampler, self.held_out, self.verifier, max_tokens=self.spec.task.eval_max_tokens
+        )
         self.progress.report("evaluating", step, {"accuracy": accuracy.value})
         return accuracy
 
@@ -167,7 +166,7 @@ class Evaluation:
             self.held_out,
             self.verifier,
             samples=samples,
-            max_tokens=EVAL_TOKENS,
+            max_tokens=self.spec.task.eval_max_tokens,
             seed=self.spec.seed,
         )
         best = measured.rates[-1]
@@ -182,8 +181,8 @@ class Evaluation:
         return [rollout for group in groups for rollout in group]
 
 
-def _dtype() -> DtypeName:
+def _dtype() -> NumberFormat:
     name = os.environ.get(DTYPE_ENV, "auto")
     if name not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f"{DTYPE_ENV} = {name!r}; use auto, float32 or bfloat16")
-    return cast(DtypeName, name)
+    return cast(NumberFormat, name)

@@ -217,7 +217,7 @@ class Reheater:
             totals["loss"] += loss.item()
             totals["entropy"] += float(student_T.sum()) / tokens
             totals["teacher_entropy"] += float(teacher_T.sum()) / tokens
-        grad_norm = optimizer_step(self._optimizer, policy.parameters(), spec.learning_rate, step)
+        grad_norm = optimizer_step(self._optimizer, policy.parameters(), spec, step)
         return totals | {"grad_norm": grad_norm}
 
 

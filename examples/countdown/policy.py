@@ -11,12 +11,12 @@ from torch.nn import functional
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from examples.countdown.task import COMPLETION_TOKENS, END, WORDS, solved_problems, token_ids
-from reheatd.jobs.contracts import LoraConfig
+from reheatd.options import LoraOptions
 from workers.policy import Policy
 
 BATCH = 256
 PEAK_LEARNING_RATE = 2e-3
-LORA = LoraConfig(rank=16, alpha=32)
+LORA = LoraOptions(rank=16, alpha=32)
 
 
 def new_model(seed: int) -> Qwen3ForCausalLM:
@@ -65,7 +65,7 @@ def pretrain(folder: Path, steps: int, seed: int = 0) -> None:
 
 
 def load_policy(
-    folder: Path, adapter: Path | None = None, *, tau: float = 1.0, lora: LoraConfig = LORA, seed: int = 0
+    folder: Path, adapter: Path | None = None, *, tau: float = 1.0, lora: LoraOptions = LORA, seed: int = 0
 ) -> Policy:
     """The pretrained model with a student that starts from `adapter`.
 

@@ -22,7 +22,8 @@ from examples.countdown.experiment import DOCS, FULL, TUNING_SEED, prepare
 from examples.countdown.policy import LORA, load_policy
 from examples.countdown.runs import PRETRAINED, Run, in_parallel
 from examples.countdown.task import COMPLETION_TOKENS, WordCodec, problems, reward
-from reheatd.jobs.contracts import LoraConfig, ReheatSpec
+from reheatd.jobs.contracts import ReheatSpec
+from reheatd.options import LoraOptions
 from workers.evaluation import measure_accuracy
 from workers.losses import chunked_divergence
 from workers.policy import Policy, TokenBatch
@@ -109,7 +110,7 @@ def main() -> None:
 def run(item: tuple[Trial, int], folder: Path) -> Reached:
     trial, seed = item
     parent = None if trial.rank else folder / f"collapsed-{TUNING_SEED}"
-    lora = LoraConfig(rank=trial.rank, alpha=2 * trial.rank) if trial.rank else LORA
+    lora = LoraOptions(rank=trial.rank, alpha=2 * trial.rank) if trial.rank else LORA
     policy = load_policy(folder / PRETRAINED, parent, tau=trial.fold, lora=lora, seed=seed)
     held_out = problems(HELD_OUT, "held_out", seed=0)
     sampler = InProcessSampler(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -42,11 +43,12 @@ from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.series import EntropySeries
 from reheatd.errors import BadInputError
 from reheatd.gateway.app import RequestCounts
-from reheatd.jobs.contracts import JobRequest
+from reheatd.jobs.contracts import parse_request
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.report import read_report
 from reheatd.names import parse_version, version_name
 from reheatd.process.broker import BrokerError
+from reheatd.validation import first_problem
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -179,7 +181,7 @@ class Api:
         return _answer(_promotion(await self._controller.rollback()))
 
     async def submit_job(self, request: Request) -> Response:
-        return _answer(self._controller.submit(await _body(request, JobRequest)), 202)
+        return _answer(self._controller.submit(parse_request(_json(await request.body()))), 202)
 
     async def jobs(self, request: Request) -> Response:
         return _answer(JobList(jobs=self._context.ledger.jobs.all()))
@@ -258,12 +260,17 @@ async def _body(request: Request, model: type[Model]) -> Model:
     BadInputError: The body is not valid JSON, or a field is unknown or unusable; `param` names it.
     """
     try:
-        return model.model_validate_json(await request.body())
+        return model.model_validate(_json(await request.body()))
     except ValidationError as error:
-        first: Any = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"]) or "body"
-        value = "" if first["type"] in ("json_invalid", "missing") else f" = {first['input']!r}"
-        raise BadInputError(f"{param}{value}: {first['msg']}", param=param) from error
+        name, message = first_problem(error)
+        raise BadInputError(message, param=name or "body") from error
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return from_json(raw)
+    except ValueError as error:
+        raise BadInputError(f"the request body is not valid JSON: {error}", param="body") from error
 
 
 def _last(request: Request) -> int:

@@ -13,7 +13,7 @@ from reheatd.control.specs import check_request
 from reheatd.control.states import IDLE, State
 from reheatd.entropy.series import Window
 from reheatd.errors import ConflictError, QueueFullError
-from reheatd.jobs.contracts import Job, JobRequest, JobStatus
+from reheatd.jobs.contracts import Job, JobRequest, JobStatus, ReheatRequest
 from reheatd.jobs.store import JobRecord
 from reheatd.names import version_name
 
@@ -78,7 +78,13 @@ class Controller:
             BadInputError: The request makes no sense; `param` names the field.
             QueueFullError: `control.max_queued` jobs wait already.
         """
-        check_request(request)
+        baseline = self._dependencies.monitor.latest_estimate(0)
+        check_request(
+            request,
+            self._dependencies.settings,
+            vocabulary=self._dependencies.policy.vocabulary,
+            baseline=baseline and baseline.mean,
+        )
         queued = [job for job in self.waiting() if job.status is JobStatus.QUEUED]
         if len(queued) >= self._settings.max_queued:
             raise QueueFullError(
@@ -204,8 +210,7 @@ class Controller:
         if any(record.job.trigger == "collapse" for record in self._ledger.jobs.waiting()):
             return None
         status = JobStatus.QUEUED if mode == "auto" else JobStatus.AWAITING_APPROVAL
-        request = JobRequest(kind="reheat", target_ratio=self._dependencies.settings.reheat.target_ratio)
-        record = self._ledger.create(request, "collapse", status, self._dependencies.swaps.promoted)
+        record = self._ledger.create(ReheatRequest(), "collapse", status, self._dependencies.swaps.promoted)
         logger.info("%s answers the collapse: %s", record.job.job_id, status)
         return record if mode == "auto" else None
 

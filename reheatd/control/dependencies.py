@@ -78,6 +78,8 @@ class ServedPolicy:
     """Folder of its files."""
     digest: str
     """`base_digest` of that folder."""
+    vocabulary: int
+    """Number of its logits."""
 
 
 @dataclass(frozen=True)

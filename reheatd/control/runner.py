@@ -20,7 +20,7 @@ from reheatd.control.training import Training
 from reheatd.control.waiting import JobStopped, patiently, stop_if, unless_cancelled
 from reheatd.entropy.meter import Measurement
 from reheatd.errors import AdapterInvalidError, DeliveryError, ReheatdError
-from reheatd.jobs.contracts import JobRequest, JobResult, JobStatus, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import JobResult, JobStatus, ReheatSpec, RLRequest, RLSpec
 from reheatd.jobs.store import JobRecord
 from reheatd.measures import EntropyEstimate
 from reheatd.names import version_name
@@ -173,7 +173,7 @@ class JobRunner:
             version,
             f"{version_name(version)} by {job.job_id} is promoted",
             promoted_at=promoted_at,
-            follow_up=JobRequest(kind="rl", seed=job.request.seed) if follows else None,
+            follow_up=RLRequest(seed=job.request.seed) if follows else None,
         )
         dependencies.monitor.trigger()
 

@@ -1,37 +1,83 @@
 """From a request and the settings to a job's specification, and from a finished job to its version's lineage."""
 
+import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from reheatd.adapters.lineage import Lineage
 from reheatd.config import Settings
 from reheatd.control.dependencies import ServedPolicy
 from reheatd.errors import BadInputError
-from reheatd.jobs.contracts import JobRequest, JobResult, LoraConfig, ProbeConfig, ReheatSpec, RLSpec, TaskConfig
+from reheatd.jobs.contracts import JobRequest, JobResult, ReheatRequest, ReheatSpec, RLRequest, RLSpec
 from reheatd.measures import Accuracy, EntropyEstimate, PassAtK
+from reheatd.options import ProbeOptions, ReheatOptions, RLOptions, TaskOptions
 
-REHEAT_ONLY = ("tau", "target_ratio", "target_entropy", "teacher", "divergence", "min_p")
-RL_ONLY = ("temperature",)
+Merged = TypeVar("Merged", ReheatOptions, RLOptions)
 
 
-def check_request(request: JobRequest) -> None:
-    """Raises:
-    BadInputError: A field that the kind of job does not have, a target given twice, or a tau that changes nothing.
+def check_request(request: JobRequest, settings: Settings, *, vocabulary: int, baseline: float | None = None) -> None:
+    """Checks what a request alone does not tell: whether its job fits this policy.
+
+    Args:
+        vocabulary: Number of logits of the policy; its logarithm is the highest entropy there is.
+        baseline: Mean entropy of the base model on the probes, nats per token; None while it is not known.
+
+    Raises:
+        BadInputError: More tokens than the engine accepts, a tau that changes nothing, two targets, or a target that
+            no distribution reaches; `param` names the option.
     """
-    for field in REHEAT_ONLY if request.kind == "rl" else RL_ONLY:
-        if getattr(request, field) is not None:
-            raise BadInputError(
-                f"{field} = {getattr(request, field)} has no meaning for a job of kind {request.kind}; leave it out",
-                param=field,
-            )
-    if request.tau == 1:
+    options = merged(settings.rl, request) if isinstance(request, RLRequest) else merged(settings.reheat, request)
+    if options.max_tokens >= settings.policy.max_model_len:
+        raise BadInputError(
+            f"max_tokens = {options.max_tokens} leaves no room for a prompt in policy.max_model_len = "
+            f"{settings.policy.max_model_len}; ask for fewer tokens",
+            param="max_tokens",
+        )
+    if isinstance(request, ReheatRequest):
+        _check_reheat(request, settings.reheat, vocabulary, baseline)
+
+
+def _check_reheat(request: ReheatRequest, configured: ReheatOptions, vocabulary: int, baseline: float | None) -> None:
+    if merged(configured, request).tau == 1:
         raise BadInputError("tau = 1 changes nothing; choose above 1 to reheat, below 1 to cool", param="tau")
-    if request.target_ratio is not None and request.target_entropy is not None:
+    if {"target_ratio", "target_entropy"} <= set(request.given()):
         raise BadInputError(
             f"target_ratio = {request.target_ratio} and target_entropy = {request.target_entropy} are two targets; "
             "give one",
             param="target_ratio",
         )
+    target = target_entropy(request, configured, baseline)
+    if target is not None and target > math.log(vocabulary):
+        param = "target_entropy" if baseline is None or "target_entropy" in request.given() else "target_ratio"
+        raise BadInputError(
+            f"a target of {target:.3f} nats per token is above {math.log(vocabulary):.3f}, the entropy of a "
+            f"uniform distribution over {vocabulary} tokens; name a lower {param}",
+            param=param,
+        )
+
+
+def merged(configured: Merged, request: JobRequest) -> Merged:
+    """The configured options with those that a request gives in their place."""
+    return type(configured).model_validate(configured.model_dump() | request.given())
+
+
+def target_entropy(request: ReheatRequest, configured: ReheatOptions, baseline: float | None) -> float | None:
+    """Where a reheat stops, nats per token; None where it has no target, or one that needs a baseline there is not.
+
+    A target that the request gives wins; a request with tau alone has none; else it is the configured one.
+    """
+    given = request.given()
+    if given.get("target_entropy") is not None:
+        return request.target_entropy
+    if "target_ratio" in given:
+        ratio = request.target_ratio
+    elif given.get("tau") is not None:
+        return None
+    elif configured.target_entropy is not None:
+        return configured.target_entropy
+    else:
+        ratio = configured.target_ratio
+    return None if baseline is None else ratio * baseline
 
 
 def build_spec(
@@ -47,23 +93,21 @@ def build_spec(
     parent_entropy: EntropyEstimate | None = None,
     parent_lineage: Lineage | None = None,
 ) -> ReheatSpec | RLSpec:
-    """The specification of a checked request; what it leaves open comes from the settings. All paths are absolute.
+    """The specification of a request; what it leaves open comes from the settings. All paths are absolute.
 
-    A ratio becomes a target in nats per token. A reheat without tau and without target gets `reheat.target_ratio`, one
-    with tau > 1 and without target a ceiling from `reheat.ceiling_ratio`.
+    A reheat with tau > 1 and without target gets a ceiling from `ceiling_ratio`.
 
     Args:
         baseline: Mean entropy of the base model on the probes, nats per token.
         parent_entropy: Newest estimate of the parent's entropy, if there is one.
         parent_lineage: Of the parent; accuracy and pass@k are taken over where they were measured on the same task.
+
+    Raises:
+        BadInputError: As `check_request`.
     """
-    task = TaskConfig(
-        path=_absolute(settings.task.path),
-        reward=settings.task.reward,
-        reward_timeout_s=settings.task.reward_timeout_s,
-        eval_count=settings.task.eval_count,
-        eval_samples=settings.task.eval_samples,
-    )
+    check_request(request, settings, vocabulary=policy.vocabulary, baseline=baseline)
+    task = settings.task.model_copy(update={"path": _absolute(settings.task.path)})
+    probes = ProbeOptions(**settings.entropy.model_dump(include=set(ProbeOptions.model_fields)))
     known_accuracy, known_pass_at_k = _known_scores(parent_lineage, task)
     common: dict[str, Any] = {
         "job_id": job_id,
@@ -72,36 +116,25 @@ def build_spec(
         "model_path": policy.path.resolve(),
         "gateway_url": gateway_url,
         "output_dir": (settings.jobs_dir / job_id).resolve(),
-        "lora": LoraConfig(**settings.lora.model_dump()),
+        "lora": settings.lora,
         "task": task,
-        "probes": ProbeConfig(
-            path=_absolute(settings.entropy.probes),
-            count=settings.entropy.probe_count,
-            max_tokens=settings.entropy.max_tokens,
-            top_k=settings.entropy.top_k,
-            confidence=settings.entropy.confidence,
-        ),
+        "probes": probes.model_copy(update={"probes": _absolute(probes.probes)}),
+        "report_rollouts": settings.workers.report_rollouts,
+        "retry_s": settings.workers.retry_s,
         "parent_entropy": parent_entropy,
         "parent_accuracy": known_accuracy,
         "parent_pass_at_k": known_pass_at_k,
         "seed": request.seed,
     }
-    section = settings.reheat if request.kind == "reheat" else settings.rl
-    values = section.model_dump(exclude={"target_ratio", "ceiling_ratio"})
-    asked = request.model_dump(exclude_none=True, include=set(values))
-    if request.kind == "rl":
-        return RLSpec(**common, **{**values, **asked})
-    target = request.target_entropy
-    ratio = request.target_ratio
-    if ratio is None and target is None and request.tau is None:
-        ratio = settings.reheat.target_ratio
-    if ratio is not None:
-        target = ratio * baseline
+    if isinstance(request, RLRequest):
+        return RLSpec(**common, **merged(settings.rl, request).model_dump())
+    options = merged(settings.reheat, request)
+    target = target_entropy(request, settings.reheat, baseline)
     ceiling = None
-    if target is None and request.tau is not None and request.tau > 1:
+    if target is None and options.tau is not None and options.tau > 1:
         start = baseline if parent_entropy is None else max(baseline, parent_entropy.mean)
-        ceiling = settings.reheat.ceiling_ratio * start
-    return ReheatSpec(**common, **{**values, **asked}, tau=request.tau, target_entropy=target, max_entropy=ceiling)
+        ceiling = options.ceiling_ratio * start
+    return ReheatSpec(**common, **{**options.model_dump(), "target_entropy": target}, max_entropy=ceiling)
 
 
 def lineage_fields(spec: ReheatSpec | RLSpec, result: JobResult, policy: ServedPolicy) -> dict[str, Any]:
@@ -137,7 +170,7 @@ def lineage_kind(spec: ReheatSpec | RLSpec, result: JobResult) -> Literal["rehea
     return "cool" if target is not None and target < result.entropy_before.mean else "reheat"
 
 
-def _known_scores(lineage: Lineage | None, task: TaskConfig) -> tuple[Accuracy | None, PassAtK | None]:
+def _known_scores(lineage: Lineage | None, task: TaskOptions) -> tuple[Accuracy | None, PassAtK | None]:
     if lineage is None or lineage.spec.get("task") != task.model_dump(mode="json"):
         return None, None
     return lineage.accuracy_after, lineage.pass_at_k_after

@@ -13,8 +13,6 @@ from reheatd.process.broker import BrokerError
 
 logger = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3
-"""Workers that one job may lose, the last included. A job whose own doing kills them must end some time."""
 CANCEL_GRACE_S = 20.0
 """How long a worker may take to react to a cancellation before its process is killed, in seconds."""
 WORKER_CHECK_S = 5.0
@@ -30,6 +28,7 @@ class Training:
     ) -> None:
         self._dispatcher = dependencies.dispatcher
         self._ledger = dependencies.ledger
+        self._max_attempts = dependencies.settings.control.max_attempts
         self._patience_s = dependencies.settings.engine.startup_timeout_s
         # An embedded broker serves this daemon's own workers only, and they stop with it.
         self._workers_since = dependencies.started_at if dependencies.settings.broker.url is None else None
@@ -42,7 +41,7 @@ class Training:
 
         Raises:
             JobStopped: The job failed or was cancelled.
-            WorkerLostError: The last of `MAX_ATTEMPTS` workers died.
+            WorkerLostError: The last of `control.max_attempts` workers died.
         """
         while True:
             await self._begin(spec)
@@ -84,9 +83,9 @@ class Training:
         job = self._record.job
         if self._cancelled.is_set():
             raise JobStopped(JobStatus.CANCELLED, "cancelled") from lost
-        if job.attempt == MAX_ATTEMPTS:
+        if job.attempt == self._max_attempts:
             raise lost
-        logger.warning("%s; attempt %d of %d resumes the job", lost.message, job.attempt + 1, MAX_ATTEMPTS)
+        logger.warning("%s; attempt %d of %d resumes the job", lost.message, job.attempt + 1, self._max_attempts)
         attempt = job.attempt
         terminating = patiently(lambda: self._dispatcher.terminate(job.job_id, attempt), self._patience_s)
         await unless_cancelled(self._cancelled, terminating)

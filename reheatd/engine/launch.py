@@ -11,14 +11,12 @@ from typing import Literal, TypeVar
 from reheatd.config import Settings
 from reheatd.errors import ConfigError
 from reheatd.names import BASE_MODEL_NAME
+from reheatd.options import LORA_TARGETS
 from reheatd.tap.wire import ADDRESS_ENV
 
 Device = Literal["cpu", "cuda"]
 T = TypeVar("T")
 
-LORA_MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
-"""Layers that get adapter slots, by the names of vLLM's fused modules. The LM head is left out: its LoRA path runs at
-full rank on every step, and on the CPU it breaks prompt logprobs."""
 TAP = "reheatd.tap.plugin:EntropyTap"
 CPU_WORKER = "reheatd.engine.cpu_worker.SeededCPUWorker"
 STEP_TOKENS = 160
@@ -81,7 +79,8 @@ def engine_command(
         # As many in memory as in slots: beyond that vLLM evicts in silence and reads files again when it likes.
         "--max-cpu-loras", str(engine.max_loras),
         "--max-lora-rank", str(engine.max_lora_rank),
-        "--lora-target-modules", *LORA_MODULES,
+        # Not the LM head: its LoRA path runs at full rank on every step, and on the CPU breaks prompt logprobs.
+        "--lora-target-modules", *LORA_TARGETS,
         # Sampling defaults are the OpenAI API's, not the model folder's: entropy is measured at temperature 1.
         "--generation-config", "vllm",
         "--shutdown-timeout", str(int(settings.server.drain_timeout_s)),

@@ -3,45 +3,20 @@
 Both sides validate with these models; what travels is their JSON.
 """
 
-import math
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from reheatd.adapters.lineage import ProofItem
+from reheatd.errors import BadInputError
 from reheatd.measures import Accuracy, Contract, EntropyEstimate, PassAtK
+from reheatd.options import LoraOptions, ProbeOptions, ReheatOptions, RLOptions, TaskOptions
+from reheatd.validation import first_problem, suggestion, unknown_names
 
-
-class LoraConfig(Contract):
-    rank: int = 16
-    alpha: float = 32.0
-    target_modules: list[str] = Field(
-        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    )
-
-
-class TaskConfig(Contract):
-    path: Path | None = None
-    """JSONL of verifiable problems; None is the bundled arithmetic task."""
-    reward: str = "numeric"
-    reward_timeout_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
-    """Longest a reward may take for one completion, in seconds."""
-    eval_count: int = 48
-    eval_samples: int = 4
-    """Completions per held-out problem for pass@k; 0: pass@k is not measured."""
-
-
-class ProbeConfig(Contract):
-    """How the daemon measures the served policy's entropy, so that a worker can measure the same quantity."""
-
-    path: Path | None = None
-    count: int = 32
-    max_tokens: int = 48
-    top_k: int = 20
-    confidence: float = 0.95
+Request = TypeVar("Request", bound="RequestBase")
 
 
 class JobBase(Contract):
@@ -56,9 +31,13 @@ class JobBase(Contract):
     """Where rollouts are sampled, e.g. http://127.0.0.1:8000."""
     output_dir: Path
     """Folder the worker owns: rollout adapters and the result are written here."""
-    lora: LoraConfig = LoraConfig()
-    task: TaskConfig = TaskConfig()
-    probes: ProbeConfig = ProbeConfig()
+    lora: LoraOptions = LoraOptions()
+    task: TaskOptions = TaskOptions()
+    probes: ProbeOptions = ProbeOptions()
+    report_rollouts: int = 24
+    """Rollouts of parent and of student that the report compares them on."""
+    retry_s: float = 180.0
+    """How long requests are repeated while the engine is away, seconds."""
     parent_entropy: EntropyEstimate | None = None
     """Probe entropy of the parent version as the daemon measured it last; None: the worker measures it."""
     parent_accuracy: Accuracy | None = None
@@ -73,61 +52,19 @@ class JobBase(Contract):
         return self.output_dir / "checkpoint.pt"
 
 
-class ReheatSpec(JobBase):
-    """TS-OPSD (arXiv 2606.00755): distil the policy's own logits divided by tau back into it, on its rollouts."""
+class ReheatSpec(JobBase, ReheatOptions):
+    """A TS-OPSD job. `target_entropy` is where to stop, in nats per token on the probes; None: run all steps."""
 
     kind: Literal["reheat"] = "reheat"
-    tau: float | None = None
-    """Teacher temperature; > 1 reheats, < 1 cools; None: found by bisection from `target_entropy`."""
-    target_entropy: float | None = None
-    """Probe entropy, nats per token, at which to stop; None: run all steps."""
-    max_entropy: float | None = None
+    max_entropy: float | None = Field(default=None, gt=0)
     """Probe entropy, nats per token, at which a job with tau > 1 and without a target stops before its last step; a tau
     that leads beyond is lowered."""
-    steps: int = 30
-    teacher: Literal["frozen", "live"] = "frozen"
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    min_p: float | None = None
-    learning_rate: float = 1e-3
-    prompts_per_step: int = 8
-    max_tokens: int = 48
-    refresh_every: int = 4
-
-    @field_validator("tau", "target_entropy", "max_entropy")
-    @classmethod
-    def _positive(cls, value: float | None) -> float | None:
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"must be a finite number above 0, got {value}")
-        return value
 
 
-class RLSpec(JobBase):
-    """Continued RL: group-relative policy gradient with verifiable rewards."""
+class RLSpec(JobBase, RLOptions):
+    """A job of continued RL."""
 
     kind: Literal["rl"] = "rl"
-    steps: int = 20
-    prompts_per_step: int = 4
-    group_size: int = 4
-    max_tokens: int = 48
-    learning_rate: float = 1e-4
-    temperature: float = 1.0
-    epochs: int = 1
-    """Optimiser steps taken on each batch of rollouts."""
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    """The ratio to the policy before the first of these steps is clipped to [1 - clip_low, 1 + clip_high]."""
-    importance_cap: float = 2.0
-    """Truncation of the importance weight between trainer and sampler."""
-    normalise_std: bool = False
-    """Whether advantages are divided by their group's standard deviation."""
-    normalisation: Literal["tokens", "constant"] = "tokens"
-    """What a batch's summed loss is divided by: its tokens, or the tokens it could have had (`constant`)."""
-    max_resamples: int = 2
-    """Further batches that are sampled to replace groups whose rewards are all equal."""
-    mask_truncated: bool = False
-    """Whether rollouts that ended for length are left out of the loss."""
-    kl_coef: float = 0.0
-    """Weight of KL(student || parent) in the loss."""
 
 
 JobSpec = Annotated[ReheatSpec | RLSpec, Field(discriminator="kind")]
@@ -186,28 +123,71 @@ class JobEvent(Contract):
     error: str | None = None
 
 
-class JobRequest(Contract):
-    """What a user asks for over the API; unset fields take the daemon's configuration."""
+class RequestBase(Contract):
+    """What a user asks for one job: some of its options. Those that are not given come from the configuration."""
 
-    kind: Literal["reheat", "rl"]
-    tau: float | None = None
-    target_ratio: float | None = None
-    """Entropy target as a share of the baseline."""
-    target_entropy: float | None = None
-    steps: int | None = Field(default=None, ge=1)
-    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    teacher: Literal["frozen", "live"] | None = None
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] | None = None
-    min_p: float | None = Field(default=None, gt=0, lt=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of sampling and initialisation."""
 
-    @field_validator("tau", "target_ratio", "target_entropy")
-    @classmethod
-    def _positive(cls, value: float | None) -> float | None:
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"must be a finite number above 0, got {value}")
-        return value
+    def given(self) -> dict[str, Any]:
+        """The options that were given, by name."""
+        return {name: getattr(self, name) for name in self.model_fields_set - {"kind", "seed"}}
+
+    @model_serializer(mode="wrap")
+    def _given_only(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An option at its default is another thing than one that was not given."""
+        return {
+            name: value for name, value in serialize(self).items() if name == "kind" or name in self.model_fields_set
+        }
+
+
+class ReheatRequest(RequestBase, ReheatOptions):
+    """A reheat, or with a tau below 1 a cooling."""
+
+    kind: Literal["reheat"] = "reheat"
+
+
+class RLRequest(RequestBase, RLOptions):
+    """Continued RL."""
+
+    kind: Literal["rl"] = "rl"
+
+
+JobRequest = Annotated[ReheatRequest | RLRequest, Field(discriminator="kind")]
+
+
+def parse_request(body: Any) -> ReheatRequest | RLRequest:
+    """The request in a JSON value.
+
+    Raises:
+        BadInputError: It is none, or a field is unknown or out of range; `param` names it.
+    """
+    kinds: dict[Any, type[ReheatRequest | RLRequest]] = {"reheat": ReheatRequest, "rl": RLRequest}
+    if not isinstance(body, dict):
+        raise BadInputError(f"the body must be a JSON object, got {type(body).__name__}", param="body")
+    if "kind" not in body:
+        raise BadInputError(f"kind is required: {' or '.join(kinds)}", param="kind")
+    kind = body["kind"]
+    if not isinstance(kind, str) or kind not in kinds:
+        raise BadInputError(f"kind = {kind!r} is no kind of job; name {' or '.join(kinds)}", param="kind")
+    return validated(kinds[kind], body)
+
+
+def validated(model: type[Request], body: dict[str, Any]) -> Request:
+    """A request of one kind.
+
+    Raises:
+        BadInputError: As `parse_request`.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        kind = model.model_fields["kind"].default
+        for name in unknown_names(error):
+            hint = suggestion(name, model.model_fields, "leave it out")
+            raise BadInputError(f"{name} has no meaning for a job of kind {kind}; {hint}", param=name) from error
+        name, message = first_problem(error)
+        raise BadInputError(message, param=name or None) from error
 
 
 class Job(Contract):

@@ -2,11 +2,12 @@
 
 import sys
 
+from reheatd.config import WorkersSection
 from reheatd.engine.launch import SHARED_CORES_ENV
 from reheatd.process.supervisor import Command
 
 
-def worker_command(broker_url: str, *, index: int, threads: int | None) -> Command:
+def worker_command(broker_url: str, workers: WorkersSection, *, index: int) -> Command:
     """One worker that takes one job at a time, each in a fresh process, so that a job's memory goes with it."""
     argv = [
         sys.executable, "-m", "celery", "-A", "workers.app", "worker",
@@ -17,6 +18,7 @@ def worker_command(broker_url: str, *, index: int, threads: int | None) -> Comma
         "--loglevel", "INFO",
     ]  # fmt: skip
     env = {"REHEATD_BROKER_URL": broker_url, "TOKENIZERS_PARALLELISM": "false", **SHARED_CORES_ENV}
-    if threads is not None:
-        env["OMP_NUM_THREADS"] = str(threads)
+    env["REHEATD_WORKER_DTYPE"] = workers.dtype
+    if workers.threads is not None:
+        env["OMP_NUM_THREADS"] = str(workers.threads)
     return Command(f"worker-{index}", argv, env)

@@ -16,9 +16,10 @@ import pytest
 from redis import Redis
 
 from reheatd.errors import WorkerLostError
-from reheatd.jobs.contracts import JobEvent, JobRequest, JobStatus, ReheatSpec, TaskConfig
+from reheatd.jobs.contracts import JobEvent, JobStatus, ReheatRequest, ReheatSpec
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.keys import events_key
+from reheatd.options import TaskOptions
 from reheatd.process.broker import EmbeddedBroker, embedded_broker, wait_for_broker
 from tests.unit.control_support import World, entropy
 
@@ -89,7 +90,7 @@ def make_spec(behaviour: str) -> ReheatSpec:
         model_path=Path("/model"),
         gateway_url="http://127.0.0.1:1",
         output_dir=Path("/job"),
-        task=TaskConfig(reward=behaviour),
+        task=TaskOptions(reward=behaviour),
         tau=1.5,
     )
 
@@ -214,7 +215,7 @@ def test_a_restarted_daemon_picks_its_running_job_up_from_the_stream(
             RealWorld(tmp_path, task={"reward": "slow"}, broker={"url": broker.url}) as world,
         ):
             world.monitor.entropies["policy-v1"] = entropy(1.7)
-            job_id = world.controller.submit(JobRequest(kind="reheat", tau=1.5)).job_id
+            job_id = world.controller.submit(ReheatRequest(tau=1.5)).job_id
             await world.until(lambda: world.controller.job(job_id).step == 3, timeout_s=60)
             await world.dispatcher.close()
             await world.restart()
@@ -242,7 +243,7 @@ def test_a_job_that_loses_two_workers_is_finished_by_the_third(
             RealWorld(tmp_path, task={"reward": "die-twice"}, broker={"url": broker.url}) as world,
         ):
             world.monitor.entropies["policy-v1"] = entropy(1.7)
-            job_id = world.controller.submit(JobRequest(kind="reheat", tau=1.5)).job_id
+            job_id = world.controller.submit(ReheatRequest(tau=1.5)).job_id
             await world.until(lambda: world.controller.job(job_id).status.is_final, timeout_s=120)
             job = world.controller.job(job_id)
             assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 3)

@@ -19,12 +19,12 @@ from reheatd.entropy.estimators import SequenceTotals, TailMoments
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.series import Window
 from reheatd.errors import ConflictError, EngineError, NotFoundError, ReheatdError, WorkerLostError
-from reheatd.jobs.contracts import Job, JobEvent, JobRequest, JobResult, JobStatus, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import Job, JobEvent, JobRequest, JobResult, JobStatus, ReheatRequest, ReheatSpec, RLSpec
 from reheatd.measures import Accuracy, EntropyEstimate
 from reheatd.names import engine_name
 
 BASELINE = 2.0
-REHEAT = JobRequest(kind="reheat", tau=1.5)
+REHEAT = ReheatRequest(tau=1.5)
 Verdict = Literal["ok", "warning", "collapsed"]
 
 
@@ -237,7 +237,7 @@ class World:
         self.controller = Controller(
             Dependencies(
                 settings=self.settings,
-                policy=ServedPolicy("tiny", self.folder / "model", "digest"),
+                policy=ServedPolicy("tiny", self.folder / "model", "digest", vocabulary=100),
                 gateway_url="http://127.0.0.1:8000",
                 ledger=self.ledger,
                 versions=self.store,

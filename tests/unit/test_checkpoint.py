@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from reheatd.jobs.contracts import LoraConfig, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import ReheatSpec, RLSpec
+from reheatd.options import LoraOptions
 from tests.unit.workers_support import NumberCodec, job_fields, number_prompts, tiny_model
 from workers.checkpoint import CheckpointError, Checkpoints
 from workers.grpo import Grpo
@@ -19,7 +20,7 @@ from workers.sampling.in_process import InProcessSampler
 from workers.task_data import Problem
 from workers.ts_opsd import Reheater
 
-LORA = LoraConfig(rank=4, alpha=8)
+LORA = LoraOptions(rank=4, alpha=8)
 KILLS = 10
 
 

@@ -214,7 +214,7 @@ def test_reheat_sends_only_what_was_asked_for() -> None:
         done = reheatd("reheat", "--tau", "1.5", "--steps", "9", "--teacher", "live", "--json", "--url", url)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["job_id"] == "j1"
-    expected = {"kind": "reheat", "tau": 1.5, "steps": 9, "teacher": "live", "seed": 0}
+    expected = {"kind": "reheat", "tau": 1.5, "steps": 9, "teacher": "live"}
     assert FakeDaemon.asked == [("POST /reheatd/v1/jobs", expected)]
 
 

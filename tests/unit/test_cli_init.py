@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from cli.init import configuration_text, init
-from reheatd.config import Section, Settings, load_settings
+from reheatd.config import Settings, load_settings
 from reheatd.errors import ConflictError
+from reheatd.options import Options
 
 
 def test_the_file_as_written_changes_nothing(tmp_path: Path) -> None:
@@ -23,7 +24,7 @@ def test_every_key_taken_out_of_its_comment_is_the_default(tmp_path: Path) -> No
     assert load_settings(path).model_dump() == Settings().model_dump()
     written = tomllib.loads(path.read_text())
     for name, field in Settings.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Options):
             defaults = {key for key, inner in field.annotation.model_fields.items() if inner.default is not None}
             assert set(written[name]) == defaults
             assert all(inner.description for inner in field.annotation.model_fields.values()), name

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from reheatd.errors import BadInputError
-from reheatd.jobs.contracts import LoraConfig
+from reheatd.options import LoraOptions
 from tests.unit.workers_support import NumberCodec, number_prompts, tiny_model
 from workers.comparison import TOP_K, by_position, compare
 from workers.policy import Policy
 from workers.sampling.in_process import InProcessSampler
 from workers.sampling.rollout import Rollout
 
-LORA = LoraConfig(rank=4, alpha=8)
+LORA = LoraOptions(rank=4, alpha=8)
 
 
 def policy_with(scale: float) -> Policy:

@@ -8,7 +8,7 @@ import pytest
 
 from reheatd.control.states import State
 from reheatd.errors import BadInputError, ConflictError, NotFoundError, QueueFullError
-from reheatd.jobs.contracts import JobEvent, JobRequest, JobStatus, ReheatSpec
+from reheatd.jobs.contracts import JobEvent, JobStatus, ReheatRequest, ReheatSpec, RLRequest
 from tests.unit.control_support import BASELINE, REHEAT, World, entropy, finish_one, live
 
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -122,7 +122,7 @@ def test_a_failed_reheat_is_tried_again_only_after_the_cooldown(tmp_path: Path) 
 
 def test_manual_jobs_run_in_order_one_at_a_time_without_follow_up(tmp_path: Path) -> None:
     async def story(world: World) -> None:
-        first, second = world.controller.submit(REHEAT), world.controller.submit(JobRequest(kind="rl"))
+        first, second = world.controller.submit(REHEAT), world.controller.submit(RLRequest())
         spec = await world.until_submitted()
         await asyncio.sleep(0.02)
         assert spec.job_id == first.job_id and len(world.dispatcher.submitted) == 1
@@ -152,7 +152,7 @@ def test_a_full_queue_refuses_and_says_so(tmp_path: Path) -> None:
 def test_a_senseless_request_is_refused_before_it_is_queued(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         with pytest.raises(BadInputError, match="tau"):
-            world.controller.submit(JobRequest(kind="reheat", tau=1.0))
+            world.controller.submit(ReheatRequest(tau=1.0))
         assert not world.jobs()
 
     live(World(tmp_path), story)
@@ -161,7 +161,7 @@ def test_a_senseless_request_is_refused_before_it_is_queued(tmp_path: Path) -> N
 def test_cooling_by_hand_is_an_ordinary_job(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         world.monitor.entropies["policy-v1"] = entropy(0.7)
-        await finish_one(world, JobRequest(kind="reheat", tau=0.5, target_ratio=0.35))
+        await finish_one(world, ReheatRequest(tau=0.5, target_ratio=0.35))
         lineage = world.store.get(1).lineage
         assert lineage is not None and lineage.kind == "cool" and lineage.target_entropy == pytest.approx(0.7)
 

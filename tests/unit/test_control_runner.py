@@ -14,7 +14,7 @@ from reheatd.errors import (
     EngineError,
     NotFoundError,
 )
-from reheatd.jobs.contracts import JobEvent, JobRequest, JobStatus
+from reheatd.jobs.contracts import JobEvent, JobStatus, ReheatRequest, RLRequest
 from tests.unit.control_support import BASELINE, REHEAT, World, accuracy, entropy, finish_one, live, lost
 
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("impatient")
 def test_a_failed_gate_keeps_the_old_version(tmp_path: Path, gate: str) -> None:
     async def story(world: World) -> None:
         await finish_one(world)
-        job = world.controller.submit(JobRequest(kind="reheat", target_ratio=0.85))
+        job = world.controller.submit(ReheatRequest(target_ratio=0.85))
         spec = await world.until_submitted(2)
         result: dict[str, Any] = {}
         if gate == "entropy":
@@ -52,7 +52,7 @@ def test_a_failed_gate_keeps_the_old_version(tmp_path: Path, gate: str) -> None:
 def test_rl_that_destroys_entropy_is_rejected(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         world.monitor.entropies["policy-v1"] = entropy(0.4 * BASELINE)
-        job = world.controller.submit(JobRequest(kind="rl"))
+        job = world.controller.submit(RLRequest())
         await world.train(await world.until_submitted())
         assert "must keep" in ((await world.until_status(job.job_id, JobStatus.REJECTED)).error or "")
 

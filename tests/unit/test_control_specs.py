@@ -10,7 +10,7 @@ from reheatd.config import Settings
 from reheatd.control.dependencies import ServedPolicy
 from reheatd.control.specs import build_spec, check_request, lineage_kind
 from reheatd.errors import BadInputError
-from reheatd.jobs.contracts import JobRequest, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import ReheatSpec, RLSpec, parse_request
 from tests.unit.control_support import World, accuracy, entropy
 
 
@@ -26,9 +26,9 @@ def spec_of(tmp_path: Path, lineage: Lineage | None = None, **request: Any) -> R
         }
     )
     return build_spec(
-        JobRequest.model_validate(request),
+        parse_request(request),
         settings,
-        ServedPolicy("tiny", tmp_path, "digest"),
+        ServedPolicy("tiny", tmp_path, "digest", vocabulary=100),
         job_id="reheat-1",
         gateway_url="http://gateway",
         parent_version=3,
@@ -42,7 +42,7 @@ def spec_of(tmp_path: Path, lineage: Lineage | None = None, **request: Any) -> R
 def test_unset_fields_come_from_the_settings_and_paths_are_absolute(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, kind="reheat", tau=1.5)
     assert isinstance(spec, ReheatSpec)
-    assert (spec.steps, spec.min_p, spec.lora.rank, spec.probes.count) == (7, 0.1, 4, 5)
+    assert (spec.steps, spec.min_p, spec.lora.rank, spec.probes.probe_count) == (7, 0.1, 4, 5)
     assert (spec.tau, spec.target_entropy, spec.parent_version) == (1.5, None, 3)
     assert spec.output_dir == Path("relative/jobs/reheat-1").resolve()
     assert spec.task.path == Path("tasks.jsonl").resolve()
@@ -113,7 +113,7 @@ def test_ratios_become_targets_in_nats(tmp_path: Path, request_fields: dict[str,
 )
 def test_requests_that_make_no_sense_name_the_field(request_fields: dict[str, Any], param: str) -> None:
     with pytest.raises(BadInputError) as raised:
-        check_request(JobRequest.model_validate(request_fields))
+        check_request(parse_request(request_fields), Settings(), vocabulary=100, baseline=2.0)
     assert raised.value.param == param
 
 

@@ -8,7 +8,7 @@ from reheatd.control.ledger import Ledger
 from reheatd.control.states import IDLE, TRANSITIONS, IllegalTransitionError, State
 from reheatd.database import connect
 from reheatd.errors import NotFoundError
-from reheatd.jobs.contracts import JobRequest, JobStatus
+from reheatd.jobs.contracts import JobStatus, ReheatRequest, RLRequest
 
 
 def test_every_busy_state_can_fall_back_to_an_idle_one() -> None:
@@ -34,7 +34,7 @@ def test_the_state_is_where_the_journal_ends_also_after_a_restart(tmp_path: Path
 
 def test_an_illegal_transition_leaves_no_trace(tmp_path: Path) -> None:
     ledger = Ledger(connect(tmp_path / "db.sqlite3"))
-    record = ledger.create(JobRequest(kind="reheat"), "manual", JobStatus.QUEUED, 0)
+    record = ledger.create(ReheatRequest(), "manual", JobStatus.QUEUED, 0)
     with pytest.raises(IllegalTransitionError):
         ledger.advance(record, JobStatus.RUNNING, State.SWAPPING, "no such way")
     assert ledger.state is State.SERVING
@@ -44,7 +44,7 @@ def test_an_illegal_transition_leaves_no_trace(tmp_path: Path) -> None:
 def test_follow_ups_come_before_what_waited_longer(tmp_path: Path) -> None:
     ledger = Ledger(connect(tmp_path / "db.sqlite3"))
     triggers = ("manual", "manual", "follow_up")
-    made = [ledger.create(JobRequest(kind="rl"), trigger, JobStatus.QUEUED, 0).job.job_id for trigger in triggers]
+    made = [ledger.create(RLRequest(), trigger, JobStatus.QUEUED, 0).job.job_id for trigger in triggers]
     assert [record.job.job_id for record in ledger.jobs.waiting()] == [made[2], made[0], made[1]]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from reheatd.jobs.contracts import LoraConfig, RLSpec
+from reheatd.jobs.contracts import RLSpec
+from reheatd.options import LoraOptions
 from tests.unit.workers_support import RecordingSampler, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.grpo import Grpo, RLOutcome
 from workers.policy import Policy
@@ -15,7 +16,7 @@ from workers.rewards.scoring import InProcessScorer
 from workers.sampling.rollout import Rollout
 from workers.task_data import Messages, Problem
 
-LORA = LoraConfig(rank=8, alpha=16)
+LORA = LoraOptions(rank=8, alpha=16)
 
 
 class CountingScorer(InProcessScorer):

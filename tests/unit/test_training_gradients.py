@@ -9,12 +9,12 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from torch import Tensor
 
-from reheatd.jobs.contracts import LoraConfig
+from reheatd.options import LoraOptions
 from tests.unit.workers_support import tiny_model
 from workers.losses import Divergence, chunked_divergence, chunked_logprobs
 from workers.policy import Policy, TokenBatch
 
-LORA = LoraConfig(rank=4, alpha=8)
+LORA = LoraOptions(rank=4, alpha=8)
 SEQUENCES = [([1, 2, 3], [4, 5]), ([6], [7, 8, 9, 10, 11]), ([5, 5, 5, 5], [1]), ([2, 9], [3, 1, 4, 1])]
 TAU = 1.7
 

@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from reheatd.errors import BadInputError
-from reheatd.jobs.contracts import LoraConfig, ReheatSpec
+from reheatd.jobs.contracts import ReheatSpec
 from reheatd.measures import EntropyEstimate
+from reheatd.options import LoraOptions
 from tests.unit.workers_support import RecordingSampler, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.policy import Policy, TokenBatch, micro_batches
 from workers.ts_opsd import Reheater, ReheatOutcome
 
-LORA = LoraConfig(rank=8, alpha=16)
+LORA = LoraOptions(rank=8, alpha=16)
 
 
 def train(tmp_path: Path, parent: Path | None = None, **fields: Any) -> tuple[ReheatOutcome, RecordingSampler]:
@@ -154,7 +155,7 @@ def test_padding_does_not_change_the_logprobs() -> None:
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
 def test_lora_on_the_head_is_refused(target: str) -> None:
     with pytest.raises(BadInputError, match=target):
-        Policy.on_model(tiny_model(), None, LoraConfig(target_modules=["q_proj", target]))
+        Policy.on_model(tiny_model(), None, LoraOptions(target_modules=["q_proj", target]))
 
 
 def test_a_model_that_transforms_its_logits_is_refused() -> None:

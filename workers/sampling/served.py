@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 MAX_CONCURRENT = 64
 """Requests in flight at once; more only queue in the engine."""
-PATIENCE_S = 180.0
-"""How long requests are repeated while the engine is away: it needs half a minute or more to restart."""
 MAX_DELAY_S = 10.0
 
 
@@ -118,7 +116,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         self, prompts: Sequence[Messages], n: int, max_tokens: int, temperature: float, seed: int
     ) -> list[list[Rollout]]:
         slots = asyncio.Semaphore(MAX_CONCURRENT)
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self._spec.retry_s
 
         async def one(index: int, messages: Messages) -> list[Rollout] | EngineError:
             request_seed = (seed * 100_003 + index) % 2**31
@@ -153,7 +151,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         )
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self._spec.retry_s
         measuring = _patiently(deadline, lambda: self._meter.measure(self.model, seed=seed))
         return self._io.run(measuring).estimate
 

@@ -1,0 +1,53 @@
+"""From pydantic's errors to messages that name the field, its value and what would be right."""
+
+import difflib
+from collections.abc import Iterable
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+WANTED = {
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "finite_number": "must be a finite number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "literal_error": "must be {expected}",
+    "too_short": "must have at least {min_length} entries",
+}
+"""By pydantic's name of the error; others keep pydantic's own message."""
+
+
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """The dotted name of the first field that is wrong, and one line that says what is wrong with it.
+
+    A value that contradicts others, rather than being wrong by itself, has no name: the message says which.
+    """
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if not name or first["type"] == "missing" or isinstance(first["input"], dict):
+        return name, f"{name}: {_wanted(first)}" if name else _wanted(first)
+    return name, f"{name} = {first['input']!r}: {_wanted(first)}"
+
+
+def unknown_names(error: ValidationError) -> list[str]:
+    """The dotted names that no field has."""
+    return [".".join(map(str, each["loc"])) for each in error.errors() if each["type"] == "extra_forbidden"]
+
+
+def suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
+    """`did you mean ...?` where a known name is close, else `otherwise`."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]}?" if close else otherwise
+
+
+def _wanted(detail: ErrorDetails) -> str:
+    template = WANTED.get(detail["type"])
+    return detail["msg"].removeprefix("Value error, ") if template is None else template.format(**detail.get("ctx", {}))
