@@ -44,9 +44,10 @@ test: $(READY)  ## Unit, integration and end-to-end tests, on the real parts
 test-unit: $(READY)  ## Unit tests only
 	@$(BIN)/python -m pytest tests/unit
 
-lint: $(READY)  ## ruff and pyright
+lint: $(READY)  ## ruff, pyright and the import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/pyright
 
 format: $(READY)  ## Format the code

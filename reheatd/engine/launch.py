@@ -12,6 +12,7 @@ from reheatd.config import Settings
 from reheatd.errors import ConfigError
 from reheatd.names import BASE_MODEL_NAME
 from reheatd.options import LORA_TARGETS
+from reheatd.process.children import SHARED_CORES_ENV
 from reheatd.tap.wire import ADDRESS_ENV
 
 Device = Literal["cpu", "cuda"]
@@ -27,10 +28,6 @@ that is more; a prompt that is alone is not cut. A step that scores 80 tokens ta
 """
 BLOCK_TOKENS = 32
 """Prefix-cache block of the CPU engine; its default of 128 never caches a short prompt."""
-SHARED_CORES_ENV = {"GOMP_SPINCOUNT": "5000"}
-"""Of engine and workers on a CPU. OpenMP threads that spin long while they wait take the cores from whoever shares
-them: a worker's steps took twice as long beside a busy engine. Never spinning costs the engine alone a fifth of its
-throughput; a short spin costs nothing."""
 
 
 @dataclass(frozen=True)

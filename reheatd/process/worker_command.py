@@ -3,7 +3,7 @@
 import sys
 
 from reheatd.config import WorkersSection
-from reheatd.engine.launch import SHARED_CORES_ENV
+from reheatd.process.children import SHARED_CORES_ENV
 from reheatd.process.supervisor import Command
 
 
