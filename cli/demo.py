@@ -9,7 +9,6 @@ import importlib.util
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from cli.options import JsonOption
 from reheatd.config import load_settings
 from reheatd.errors import DaemonUnreachableError, EngineError, MissingExtraError, ReheatdError
 from reheatd.jobs.contracts import Job
+from reheatd.process.children import python_module
 from reheatd.process.ports import reserve_port
 
 T = TypeVar("T")
@@ -153,7 +153,7 @@ class Demonstration:
         self._say(f"starting the daemon: reheatd serve --config {self._config}")
         with (self._run_dir / "serve.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", "serve", "--config", str(self._config)],
+                python_module("cli.main", "serve", "--config", str(self._config)),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -21,6 +21,7 @@ from cli.options import ConfigOption, JsonOption
 from reheatd.config import BUILTIN_POLICY, Settings, load_settings
 from reheatd.engine.policy_model import BUILTIN_INSTALL, builtin_package_file, cache_dir
 from reheatd.errors import MissingExtraError
+from reheatd.extras import HOME, imported_instead
 
 GIB = 1 << 30
 LEAST_MEMORY = 6 * GIB
@@ -61,6 +62,14 @@ def check_python(settings: Settings) -> Check:
     version = platform.python_version_tuple()
     fits = (3, 11) <= (int(version[0]), int(version[1])) < (3, 13)
     return Check("python", "ok" if fits else "missing", platform.python_version(), "" if fits else "use Python 3.11")
+
+
+def check_own_packages(settings: Settings) -> Check:
+    others = {name: other for name in ("workers", "cli") if (other := imported_instead(name)) is not None}
+    if not others:
+        return Check("reheatd", "ok", f"{_version('reheatd')} in {HOME}")
+    detail = "; ".join(f"`import {name}` finds {other}, which is not reheatd's" for name, other in others.items())
+    return Check("reheatd", "missing", detail, "rename it, or take the folder it lies in off PYTHONPATH")
 
 
 def check_torch(settings: Settings) -> Check:
@@ -182,6 +191,7 @@ def check_port(settings: Settings) -> Check:
 
 CHECKS: tuple[Callable[[Settings], Check], ...] = (
     check_python,
+    check_own_packages,
     check_torch,
     check_worker,
     check_engine,

@@ -1,15 +1,46 @@
-"""Optional parts of the distribution, checked before anything is started; nothing heavy is imported to find out."""
+"""Parts of the distribution, checked before anything is started; nothing heavy is imported to find out."""
 
 import importlib.util
+from pathlib import Path
 from typing import Literal
 
-from reheatd.errors import MissingExtraError
+from reheatd.errors import ConfigError, MissingExtraError
+
+HOME = Path(__file__).resolve().parents[1]
+"""The folder that holds `reheatd`, and `workers` and `cli` beside it."""
+
+
+def imported_instead(package: str) -> str | None:
+    """What `import` takes for our `workers` or `cli`; None if that is ours."""
+    spec = importlib.util.find_spec(package)
+    places = [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
+    if any(place.resolve() == HOME / package for place in places[:1]):
+        return None
+    return str(places[0] if places else (spec and spec.origin) or "nowhere")
+
+
+def require_own(package: str) -> None:
+    """Checks that `workers` or `cli` are those that lie beside `reheatd`.
+
+    Raises:
+        ConfigError: Another folder of that name comes before it on the import path.
+    """
+    other = imported_instead(package)
+    if other is not None:
+        raise ConfigError(
+            f"`import {package}` finds {other} instead of {HOME / package}; rename that folder, "
+            "or take the one it lies in off PYTHONPATH"
+        )
 
 
 def require_worker_extra() -> None:
-    """Raises:
-    MissingExtraError: A worker cannot run here.
+    """Checks that a worker can run here.
+
+    Raises:
+        MissingExtraError: Something it needs is not installed.
+        ConfigError: What lies on the import path as `workers` is not ours.
     """
+    require_own("workers")
     missing = _missing("torch", "transformers", "peft")
     if missing:
         raise MissingExtraError(

@@ -1,10 +1,16 @@
 """Fixtures that every kind of test may use."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.tiny_policy import build_tiny_policy
+
+# Children that tests start run this checkout's code, whatever is installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The Celery application of the workers: `celery -A workers.app worker`, see `reheatd worker`.
+"""The Celery application of the workers; `reheatd worker` runs it.
 
 Environment: REHEATD_BROKER_URL, the Redis URL of the daemon's broker; REHEATD_WORKER_DTYPE (auto, float32, bfloat16),
 the number format of the frozen base model here, default auto.

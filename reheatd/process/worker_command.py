@@ -1,22 +1,20 @@
 """How a Celery worker is started; what it runs is in the `workers` package."""
 
-import sys
-
 from reheatd.config import WorkersSection
-from reheatd.process.children import SHARED_CORES_ENV
+from reheatd.process.children import SHARED_CORES_ENV, python_module
 from reheatd.process.supervisor import Command
 
 
 def worker_command(broker_url: str, workers: WorkersSection, *, index: int) -> Command:
     """One worker that takes one job at a time, each in a fresh process, so that a job's memory goes with it."""
-    argv = [
-        sys.executable, "-m", "celery", "-A", "workers.app", "worker",
+    argv = python_module(
+        "workers",
         "--pool", "prefork",
         "--concurrency", "1",
         "--max-tasks-per-child", "1",
         "--hostname", f"reheatd-{index}@%h",
         "--loglevel", "INFO",
-    ]  # fmt: skip
+    )  # fmt: skip
     env = {"REHEATD_BROKER_URL": broker_url, "TOKENIZERS_PARALLELISM": "false", **SHARED_CORES_ENV}
     env["REHEATD_WORKER_DTYPE"] = workers.dtype
     if workers.threads is not None:

@@ -143,7 +143,7 @@ def test_the_next_serve_carries_on_and_an_engine_that_dies_comes_back(folder: Pa
     with running(folder, tiny_policy) as daemon:
         assert daemon.answer().headers["x-reheatd-version"] == "policy-v1"
 
-        (engine,) = [process for process in daemon.tree() if "reheatd.engine.server" in process.cmdline()[2:3]]
+        (engine,) = [process for process in daemon.tree() if "reheatd.engine.server" in process.cmdline()[3:4]]
         engine.kill()
         refused = wait_for(lambda: _if_refused(daemon.answer()))
         assert refused.json()["error"]["code"] == "engine_unavailable"
@@ -218,7 +218,7 @@ def _if_measured(status: dict[str, Any]) -> dict[str, Any] | None:
 def _if_complete(tree: list[psutil.Process]) -> list[psutil.Process] | None:
     """The daemon's children once each kind of them is there."""
     commands = [" ".join(process.cmdline()) for process in tree]
-    kinds = ("valkey-server", "reheatd.engine.server", "celery")
+    kinds = ("valkey-server", "reheatd.engine.server", "-m workers")
     return tree if all(any(kind in command for command in commands) for kind in kinds) else None
 
 

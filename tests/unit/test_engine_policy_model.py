@@ -50,6 +50,11 @@ def test_a_conversion_that_fails_leaves_nothing_behind(monkeypatch: pytest.Monke
     broken.write_bytes(b"GGUF but not really")
     monkeypatch.setenv("REHEATD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(policy_model, "builtin_package_file", lambda: broken)
-    with pytest.raises(BadInputError, match=r"converting broken\.gguf failed"):
+    # A user's own `workers` in the working directory is not what converts.
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "workers" / "__init__.py").write_text("raise RuntimeError('this is a stranger')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInputError, match=r"converting broken\.gguf failed") as caught:
         resolve_policy("smollm2-135m-instruct")
+    assert "stranger" not in caught.value.message
     assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())

@@ -14,16 +14,17 @@ from reheatd.errors import BadInputError
 Reward = Callable[[str, str], float]
 
 GROUP = "reheatd.rewards"
+OURS = ("reheatd", "workers", "cli")
 
 
 def load_reward(name: str) -> Reward:
-    """The reward installed under `name`, or `module:function`; modules are also looked for in the working directory.
+    """The reward installed under `name`, or `module:function`; modules are looked for in the working directory last.
 
     Raises:
         BadInputError: The name has the wrong form, or the module or function cannot be loaded.
     """
     if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+        sys.path.append(str(Path.cwd()))
     installed = {entry.name: entry for entry in entry_points(group=GROUP)}
     entry = EntryPoint(name, name, GROUP) if ":" in name else installed.get(name)
     if entry is None or not entry.pattern.match(entry.value):
@@ -39,8 +40,11 @@ def load_reward(name: str) -> Reward:
             f"reward {name!r}: {entry.module} has no function {entry.attr}", param="task.reward"
         ) from error
     except Exception as error:  # a user's module may raise anything while it is imported
+        package = entry.module.partition(".")[0]
+        hint = f"; {package} is a package of reheatd's, call yours something else" if package in OURS else ""
         raise BadInputError(
-            f"reward {name!r}: importing {entry.module} failed: {type(error).__name__}: {error}", param="task.reward"
+            f"reward {name!r}: importing {entry.module} failed: {type(error).__name__}: {error}{hint}",
+            param="task.reward",
         ) from error
     if not callable(function):
         raise BadInputError(f"reward {name!r}: {entry.attr} of {entry.module} is not a function", param="task.reward")

@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from reheatd.errors import BadInputError
+from reheatd.process.children import python_module
 from workers.rewards.scoring import Unscored
 
 START_TIMEOUT_S = 120.0
@@ -114,10 +114,9 @@ class _Child:
         self._buffer = b""
         self.deadline = time.monotonic() + START_TIMEOUT_S
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "workers.rewards.child", self._reward, str(os.getpid())],
+            python_module("workers.rewards.child", self._reward, str(os.getpid())),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
             start_new_session=True,  # so that what a reward starts can be killed with it
         )
 
