@@ -1,17 +1,15 @@
-"""The daemon: claims what it needs, starts the parts in order, keeps them running, stops them in order."""
+"""`reheatd serve`: claims what the daemon needs, builds its parts and runs them."""
 
 import asyncio
-import gc
 import logging
 import os
-import signal
 import socket
 import sqlite3
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -26,6 +24,7 @@ from reheatd.control.controller import Controller
 from reheatd.control.dependencies import Dependencies, ServedPolicy
 from reheatd.control.ledger import Ledger
 from reheatd.control.specs import check_request
+from reheatd.daemon import Daemon, Parts, Readiness
 from reheatd.database import connect
 from reheatd.engine.keeper import EngineKeeper
 from reheatd.engine.launch import Device, detect_device, engine_command, taps
@@ -34,37 +33,24 @@ from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.probe_client import ProbeClient
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.detector import CollapseDetector
-from reheatd.entropy.live import LiveSeries, TapListener, close_windows_every, tap_socket
+from reheatd.entropy.live import LiveSeries, tap_socket
 from reheatd.entropy.meter import EntropyMeter, vocabulary_size
 from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.probes import load_probes
 from reheatd.entropy.series import EntropySeries, series_key
-from reheatd.errors import ConfigError, EngineError, ReheatdError
 from reheatd.extras import require_engine_extra, require_worker_extra
 from reheatd.gateway.app import Gateway
 from reheatd.gateway.live_logprobs import LiveLogprobs
 from reheatd.jobs.contracts import ReheatRequest
 from reheatd.jobs.dispatch import JobDispatcher
-from reheatd.names import engine_name, version_name
-from reheatd.process.broker import address, embedded_broker, ping, wait_for_broker
+from reheatd.names import engine_name
+from reheatd.process.broker import embedded_broker, ping
 from reheatd.process.http_server import HttpServer
-from reheatd.process.instance import claim_data_dir, listen, url_of, write_daemon_file
+from reheatd.process.instance import claim_data_dir, listen, url_of
 from reheatd.process.ports import reserve_port
-from reheatd.process.supervisor import Child, Command, Supervisor
-from reheatd.process.worker_command import worker_command
-
-logger = logging.getLogger(__name__)
+from reheatd.process.supervisor import Command, Supervisor
 
 ENGINE_GRACE_S = 10.0
-RETRY_S = 10.0
-"""Pause before a part of the daemon that failed unexpectedly is started again."""
-
-
-class StartError(ReheatdError, RuntimeError):
-    """A part that the daemon needs did not come up."""
-
-    code = "start_failed"
-    exit_code = 2
 
 
 async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] | None = None) -> None:
@@ -90,244 +76,121 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
             with closing(connect(settings.database_path)) as db:
                 policy = ServedPolicy(settings.policy.model, model_path, digest, vocabulary_size(model_path))
                 check_request(ReheatRequest(), settings, vocabulary=policy.vocabulary)
-                await Daemon(settings, device, policy, listener, lock, db).run(on_ready)
+                parts = assemble(settings, device, policy, listener, lock, db)
+                await Daemon(settings, parts).run(on_ready)
         finally:
             os.close(lock)
 
 
-class Daemon:
-    """All parts of one daemon. Where they run: broker, engine and workers are children, the rest is this process."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        device: Device,
-        policy: ServedPolicy,
-        listener: socket.socket,
-        lock: int,
-        db: sqlite3.Connection,
-    ) -> None:
-        self._settings = settings
-        self._started = time.monotonic()
-        self._readiness = "starting"
-        self._supervisor = Supervisor(settings.logs_dir, inherited=(lock,))
-        self._background: list[asyncio.Task[None]] = []
-        self._workers: list[Child] = []
-        self.url = url_of(settings.server.host, listener.getsockname()[1])
-
-        if settings.broker.url is None:
-            self._broker = embedded_broker(settings.broker_dir)
-            self._broker_url = self._broker.url
-        else:
-            self._broker = None
-            self._broker_url = settings.broker.url
-        engine = settings.engine
-        tapped = settings.entropy.tap != "off" if engine.url else taps(settings, device)
-        self._tap_socket = _listen_to_taps(settings.entropy.tap_address) if tapped else None
-        tap_address = "{}:{}".format(*self._tap_socket.getsockname()[:2]) if self._tap_socket else None
-        replicas, commands = _engines(settings, policy, device, tap_address)
-        self._pool = EnginePool(replicas)
-
-        store = AdapterStore(settings.adapters_dir, db)
-        self._slots = AdapterSlots(self._pool, engine.max_loras)
-        self._swaps = SwapManager(
-            store,
-            self._slots,
-            self._pool,
-            proof_tolerance=settings.gate.proof_tolerance,
-            drain_timeout_s=settings.server.drain_timeout_s,
-        )
-        self._engines = EngineKeeper(
-            self._pool, self._supervisor, commands, self._swaps.admit, startup_timeout_s=engine.startup_timeout_s
-        )
-        series, self._monitor = build_monitor(settings, policy, db, ProbeClient(self._pool, self._slots), self._swaps)
-        self._live = live = LiveSeries(db, confidence=settings.entropy.confidence)
-        live_logprobs = None
-        if settings.entropy.live_fraction:
-            live_logprobs = LiveLogprobs(
-                live,
-                fraction=settings.entropy.live_fraction,
-                top_k=settings.entropy.top_k,
-                vocab_size=policy.vocabulary,
-                tail_model=lambda: series.tail_moments().fit(),
-            )
-        self._gateway = Gateway(
-            self._pool,
-            self._slots,
-            self._swaps,
-            store,
-            live_logprobs,
-            max_concurrent_per_key=settings.server.max_concurrent_per_key,
-            silence_timeout_s=settings.server.silence_timeout_s,
-        )
-        self._tap = None
-        if self._tap_socket is not None:
-            self._tap = TapListener(live, self._tap_socket)
-        self._dispatcher = JobDispatcher(self._broker_url, heartbeat_timeout_s=settings.control.heartbeat_timeout_s)
-        parts = Dependencies(
-            settings=settings,
-            policy=policy,
-            gateway_url=settings.server.public_url or self.url,
-            ledger=Ledger(db),
-            versions=store,
-            swaps=self._swaps,
-            slots=self._slots,
-            monitor=self._monitor,
-            dispatcher=self._dispatcher,
-            validate=lambda folder: validate_adapter(folder, policy.path, max_rank=engine.max_lora_rank),
-        )
-        self._controller = Controller(parts)
-        self._monitor.on_verdict = self._controller.on_verdict
-        self._swaps.on_flip = self._monitor.give_up_outdated
-        context = ApiContext(
-            settings=settings,
-            controller=self._controller,
-            ledger=parts.ledger,
-            versions=store,
-            slots=self._slots,
-            pool=self._pool,
-            monitor=self._monitor,
-            series=series,
-            live=live,
-            dispatcher=self._dispatcher,
-            requests=self._gateway.counts,
-            readiness=self._ready,
-            broker_healthy=lambda: ping(self._broker_url),
-            started_at=time.time(),
-        )
-        app = Starlette(routes=[*self._gateway.routes(), *api_routes(context)], exception_handlers=exception_handlers())
-        self._http = HttpServer(app, listener, drain_timeout_s=settings.server.drain_timeout_s)
-
-    async def run(self, on_ready: Callable[[dict[str, Any]], None] | None) -> None:
-        """Starts everything, runs until a signal, stops everything; also when starting fails."""
-        stopped = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, stopped)
-        running = asyncio.create_task(self._start_and_run(on_ready), name="daemon")
-        stopping = asyncio.create_task(stopped.wait())
-        try:
-            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
-                running.result()
-        finally:
-            for task in (running, stopping, *self._background):
-                task.cancel()
-            await asyncio.gather(running, stopping, *self._background, return_exceptions=True)
-            await self._stop()
-
-    async def _start_and_run(self, on_ready: Callable[[dict[str, Any]], None] | None) -> None:
-        settings = self._settings
-        self._http.start()
-        if self._broker is not None:
-            child = await self._supervisor.start(self._broker.command)
-            await child.ready_when(wait_for_broker(self._broker_url))
-            child.keep_running()
-        else:
-            await wait_for_broker(self._broker_url)
-        logger.info("broker ready at %s", address(self._broker_url))
-        await self._swaps.restore()
-        await self._start_engines()
-        for index in range(1, settings.workers.count + 1):
-            command = worker_command(self._broker_url, settings.workers, index=index)
-            child = await self._supervisor.start(command)
-            child.keep_running()
-            self._workers.append(child)
-        write_daemon_file(settings.data_dir / "daemon.json", self.url)
-        # What is there now stays. Looking through it for garbage, as Python does every few hundred requests, would hold
-        # up all streams for 60 ms each time.
-        gc.collect()
-        gc.freeze()
-        self._readiness = "ready"
-        logger.info(
-            "serving %s at %s, ready in %.0f s",
-            version_name(self._swaps.promoted),
-            self.url,
-            time.monotonic() - self._started,
-        )
-        if on_ready is not None:
-            on_ready({"url": self.url, "pid": os.getpid()})
-        self._in_background("entropy monitor", self._monitor.run)
-        self._in_background("live entropy", partial(close_windows_every, settings.entropy.interval_s, self._live))
-        if self._tap is not None:
-            self._in_background("entropy tap", self._tap.run)
-        self._in_background("control loop", self._controller.run)
-        if not self._engines.are_children:
-            self._in_background("engine watch", self._engines.watch)
-        await self._http.wait()
-
-    async def _start_engines(self) -> None:
-        """Returns when an engine, ours or another's, has generated a token and holds the promoted version."""
-        self._readiness = "starting: waiting for the engine"
-        try:
-            await self._engines.start()
-        except EngineError as error:
-            raise StartError(error.message) from error
-
-    def _ready(self) -> str:
-        if self._readiness == "ready" and not self._pool.serving():
-            return "no engine serves at the moment"
-        return self._readiness
-
-    def _in_background(self, name: str, part: Callable[[], Awaitable[None]]) -> None:
-        self._background.append(asyncio.create_task(keep_going(name, part), name=name))
-
-    def _on_signal(self, stopped: asyncio.Event) -> None:
-        if stopped.is_set():
-            self._http.hurry()
-        stopped.set()
-
-    async def _stop(self) -> None:
-        in_flight = self._slots.in_flight()
-        logger.info("stopping" + (f": waiting for {in_flight} requests" if in_flight else ""))
-        self._readiness = "stopping"
-        # A job's rollouts are requests too: its worker goes at once, or the drain would wait for it.
-        try:
-            await asyncio.gather(self._http.drain(), *(worker.stop() for worker in self._workers))
-        finally:
-            await self._supervisor.stop_all()
-            for part in (self._gateway, self._pool, self._dispatcher):
-                await part.close()
-            if self._tap_socket is not None:
-                self._tap_socket.close()
-        (self._settings.data_dir / "daemon.json").unlink(missing_ok=True)
-        logger.info("stopped")
+@dataclass(frozen=True)
+class Adapters:
+    store: AdapterStore
+    slots: AdapterSlots
+    swaps: SwapManager
 
 
-def build_monitor(
-    settings: Settings, policy: ServedPolicy, db: sqlite3.Connection, client: ProbeClient, swaps: SwapManager
-) -> tuple[EntropySeries, EntropyMonitor]:
-    section = settings.entropy
-    probes = load_probes(section.probes, section.probe_count)
-    meter = EntropyMeter(
-        client,
-        probes,
-        max_tokens=section.max_tokens,
-        top_k=section.top_k,
-        confidence=section.confidence,
-        vocab_size=policy.vocabulary,
+@dataclass(frozen=True)
+class Entropy:
+    series: EntropySeries
+    monitor: EntropyMonitor
+    live: LiveSeries
+
+
+def assemble(
+    settings: Settings,
+    device: Device,
+    policy: ServedPolicy,
+    listener: socket.socket,
+    lock: int,
+    db: sqlite3.Connection,
+) -> Parts:
+    """Builds every part from those that it uses; starts none.
+
+    Args:
+        listener: What the gateway and the admin API answer on.
+        lock: File descriptor of the lock on the data folder, which is held for as long as a child runs.
+        db: The daemon's database.
+    """
+    url = url_of(settings.server.host, listener.getsockname()[1])
+    supervisor = Supervisor(settings.logs_dir, inherited=(lock,))
+    broker_url, broker_command = build_broker(settings)
+    tap_listener = listen_to_taps(settings, device)
+    replicas, commands = build_engines(settings, policy, device, tap_listener)
+    pool = EnginePool(replicas)
+    adapters = build_adapters(settings, db, pool)
+    engines = EngineKeeper(
+        pool, supervisor, commands, adapters.swaps.admit, startup_timeout_s=settings.engine.startup_timeout_s
     )
-    key = series_key(
-        policy.digest,
-        probes.digest,
-        max_tokens=section.max_tokens,
-        top_k=section.top_k,
-        windows=section.baseline_windows,
+    entropy = build_entropy(settings, policy, db, pool, adapters)
+    gateway = build_gateway(settings, policy, pool, adapters, entropy)
+    dispatcher = JobDispatcher(broker_url, heartbeat_timeout_s=settings.control.heartbeat_timeout_s)
+    ledger = Ledger(db)
+    controller = build_controller(settings, policy, url, ledger, adapters, entropy, dispatcher)
+    readiness = Readiness(pool)
+    api = ApiContext(
+        settings=settings,
+        controller=controller,
+        ledger=ledger,
+        versions=adapters.store,
+        slots=adapters.slots,
+        pool=pool,
+        monitor=entropy.monitor,
+        series=entropy.series,
+        live=entropy.live,
+        dispatcher=dispatcher,
+        requests=gateway.counts,
+        readiness=readiness,
+        broker_healthy=lambda: ping(broker_url),
+        started_at=time.time(),
     )
-    series = EntropySeries(db, key)
-    detector = CollapseDetector.from_settings(section)
-    return series, EntropyMonitor(
-        meter, series, detector, section, lambda: (swaps.promoted, engine_name(swaps.promoted))
+    app = Starlette(routes=[*gateway.routes(), *api_routes(api)], exception_handlers=exception_handlers())
+
+    # What a part tells another that it does not know.
+    entropy.monitor.on_verdict = controller.on_verdict
+    adapters.swaps.on_flip = entropy.monitor.give_up_outdated
+
+    return Parts(
+        url=url,
+        readiness=readiness,
+        supervisor=supervisor,
+        broker_url=broker_url,
+        broker_command=broker_command,
+        tap_listener=tap_listener,
+        pool=pool,
+        engines=engines,
+        slots=adapters.slots,
+        swaps=adapters.swaps,
+        monitor=entropy.monitor,
+        live=entropy.live,
+        gateway=gateway,
+        dispatcher=dispatcher,
+        controller=controller,
+        http=HttpServer(app, listener, drain_timeout_s=settings.server.drain_timeout_s),
     )
 
 
-def _engines(
-    settings: Settings, policy: ServedPolicy, device: Device, tap_address: str | None
+def build_broker(settings: Settings) -> tuple[str, Command | None]:
+    """Its URL, and how to start it if it is to be a child."""
+    if settings.broker.url is not None:
+        return settings.broker.url, None
+    embedded = embedded_broker(settings.broker_dir)
+    return embedded.url, embedded.command
+
+
+def listen_to_taps(settings: Settings, device: Device) -> socket.socket | None:
+    """What the engines' taps send to; None if they have none. Engines that run elsewhere may have one."""
+    tapped = settings.entropy.tap != "off" if settings.engine.url else taps(settings, device)
+    return tap_socket(settings.entropy.tap_address) if tapped else None
+
+
+def build_engines(
+    settings: Settings, policy: ServedPolicy, device: Device, tap_listener: socket.socket | None
 ) -> tuple[list[Replica], list[Command]]:
     """The replicas, and how to start those that are to be children."""
     engine = settings.engine
     if engine.urls:
         return [Replica(_engine_name(index, engine.urls), url) for index, url in enumerate(engine.urls)], []
+    tap_address = "{}:{}".format(*tap_listener.getsockname()[:2]) if tap_listener else None
     ports = [engine.port + index if engine.port else reserve_port(engine.host) for index in range(engine.replicas)]
     replicas: list[Replica] = []
     commands: list[Command] = []
@@ -344,25 +207,92 @@ def _engine_name(index: int, engines: Sequence[object]) -> str:
     return f"engine-{index + 1}" if len(engines) > 1 else "engine"
 
 
-def _listen_to_taps(address: str) -> socket.socket:
-    try:
-        return tap_socket(address)
-    except OSError as error:
-        raise ConfigError(
-            f"entropy.tap_address = {address!r} cannot be listened on: {error.strerror}; name another one, or set "
-            "entropy.tap to 'off'",
-            param="entropy.tap_address",
-        ) from error
+def build_adapters(settings: Settings, db: sqlite3.Connection, pool: EnginePool) -> Adapters:
+    store = AdapterStore(settings.adapters_dir, db)
+    slots = AdapterSlots(pool, settings.engine.max_loras)
+    swaps = SwapManager(
+        store,
+        slots,
+        pool,
+        proof_tolerance=settings.gate.proof_tolerance,
+        drain_timeout_s=settings.server.drain_timeout_s,
+    )
+    return Adapters(store, slots, swaps)
 
 
-async def keep_going(name: str, part: Callable[[], Awaitable[None]]) -> None:
-    """Runs a part that is not needed to serve; serving outlives its failures, which are logged with their traceback."""
-    while True:
-        try:
-            await part()
-        except Exception:
-            logger.exception("the %s failed; it starts again in %.0f s", name, RETRY_S)
-        await asyncio.sleep(RETRY_S)
+def build_entropy(
+    settings: Settings, policy: ServedPolicy, db: sqlite3.Connection, pool: EnginePool, adapters: Adapters
+) -> Entropy:
+    section = settings.entropy
+    probes = load_probes(section.probes, section.probe_count)
+    meter = EntropyMeter(
+        ProbeClient(pool, adapters.slots),
+        probes,
+        max_tokens=section.max_tokens,
+        top_k=section.top_k,
+        confidence=section.confidence,
+        vocab_size=policy.vocabulary,
+    )
+    key = series_key(
+        policy.digest,
+        probes.digest,
+        max_tokens=section.max_tokens,
+        top_k=section.top_k,
+        windows=section.baseline_windows,
+    )
+    series = EntropySeries(db, key)
+    detector = CollapseDetector.from_settings(section)
+    swaps = adapters.swaps
+    monitor = EntropyMonitor(meter, series, detector, section, lambda: (swaps.promoted, engine_name(swaps.promoted)))
+    return Entropy(series, monitor, LiveSeries(db, confidence=section.confidence))
+
+
+def build_gateway(
+    settings: Settings, policy: ServedPolicy, pool: EnginePool, adapters: Adapters, entropy: Entropy
+) -> Gateway:
+    live_logprobs = None
+    if settings.entropy.live_fraction:
+        live_logprobs = LiveLogprobs(
+            entropy.live,
+            fraction=settings.entropy.live_fraction,
+            top_k=settings.entropy.top_k,
+            vocab_size=policy.vocabulary,
+            tail_model=lambda: entropy.series.tail_moments().fit(),
+        )
+    return Gateway(
+        pool,
+        adapters.slots,
+        adapters.swaps,
+        adapters.store,
+        live_logprobs,
+        max_concurrent_per_key=settings.server.max_concurrent_per_key,
+        silence_timeout_s=settings.server.silence_timeout_s,
+    )
+
+
+def build_controller(
+    settings: Settings,
+    policy: ServedPolicy,
+    url: str,
+    ledger: Ledger,
+    adapters: Adapters,
+    entropy: Entropy,
+    dispatcher: JobDispatcher,
+) -> Controller:
+    return Controller(
+        Dependencies(
+            settings=settings,
+            policy=policy,
+            gateway_url=settings.server.public_url or url,
+            ledger=ledger,
+            versions=adapters.store,
+            swaps=adapters.swaps,
+            slots=adapters.slots,
+            monitor=entropy.monitor,
+            dispatcher=dispatcher,
+            validate=lambda folder: validate_adapter(folder, policy.path, max_rank=settings.engine.max_lora_rank),
+        )
+    )
 
 
 def configure_logging() -> None:

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from reheatd.errors import ConfigError
 from reheatd.measures import EntropyEstimate
 from reheatd.tap.moments import Moments
 from reheatd.tap.wire import TapTotals
@@ -187,15 +188,22 @@ def tap_socket(address: str) -> socket.socket:
     """A UDP socket bound to host:port; port 0 picks a free one.
 
     Raises:
-        OSError: The address cannot be bound.
+        ConfigError: The address cannot be bound.
     """
     host, _, port = address.rpartition(":")
-    family, kind, protocol, _, found = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]
-    made = socket.socket(family, kind, protocol)
-    made.setblocking(False)
     try:
-        made.bind(found)
-    except OSError:
-        made.close()
-        raise
+        family, kind, protocol, _, found = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setblocking(False)
+            made.bind(found)
+        except OSError:
+            made.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            f"entropy.tap_address = {address!r} cannot be listened on: {error.strerror}; name another one, or set "
+            "entropy.tap to 'off'",
+            param="entropy.tap_address",
+        ) from error
     return made

@@ -1,0 +1,194 @@
+"""The daemon: its parts are started in order, kept running and stopped in order. `reheatd.serve` builds them."""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from reheatd.adapters.swap import SwapManager
+from reheatd.config import Settings
+from reheatd.control.controller import Controller
+from reheatd.engine.keeper import EngineKeeper
+from reheatd.engine.pool import EnginePool
+from reheatd.engine.slots import AdapterSlots
+from reheatd.entropy.live import LiveSeries, TapListener, close_windows_every
+from reheatd.entropy.monitor import EntropyMonitor
+from reheatd.errors import EngineError, ReheatdError
+from reheatd.gateway.app import Gateway
+from reheatd.jobs.dispatch import JobDispatcher
+from reheatd.names import version_name
+from reheatd.process.broker import address, wait_for_broker
+from reheatd.process.http_server import HttpServer
+from reheatd.process.instance import write_daemon_file
+from reheatd.process.supervisor import Child, Command, Supervisor
+from reheatd.process.worker_command import worker_command
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 10.0
+"""Pause before a part of the daemon that failed unexpectedly is started again."""
+
+
+class StartError(ReheatdError, RuntimeError):
+    """A part that the daemon needs did not come up."""
+
+    code = "start_failed"
+    exit_code = 2
+
+
+@dataclass
+class Readiness:
+    """What `/health` says: `ready` once a token can be generated, else what the daemon waits for."""
+
+    pool: EnginePool
+    state: str = "starting"
+
+    def __call__(self) -> str:
+        if self.state == "ready" and not self.pool.serving():
+            return "no engine serves at the moment"
+        return self.state
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the daemon starts, runs and stops."""
+
+    url: str
+    """Where the gateway and the admin API answer."""
+    readiness: Readiness
+    supervisor: Supervisor
+    broker_url: str
+    """May hold a password: log its `address` instead."""
+    broker_command: Command | None
+    """How the embedded broker is started; None: another one is used."""
+    tap_listener: socket.socket | None
+    """What the engines' entropy taps send to; None: they have none."""
+    pool: EnginePool
+    engines: EngineKeeper
+    slots: AdapterSlots
+    swaps: SwapManager
+    monitor: EntropyMonitor
+    live: LiveSeries
+    gateway: Gateway
+    dispatcher: JobDispatcher
+    controller: Controller
+    http: HttpServer
+
+
+class Daemon:
+    """Runs the parts. Broker, engines and workers are children, the rest is this process."""
+
+    def __init__(self, settings: Settings, parts: Parts) -> None:
+        self._settings = settings
+        self._parts = parts
+        self._started = time.monotonic()
+        self._background: list[asyncio.Task[None]] = []
+        self._workers: list[Child] = []
+
+    async def run(self, on_ready: Callable[[dict[str, Any]], None] | None) -> None:
+        """Starts everything, runs until a signal, stops everything; also when starting fails."""
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, stopped)
+        running = asyncio.create_task(self._start_and_run(on_ready), name="daemon")
+        stopping = asyncio.create_task(stopped.wait())
+        try:
+            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+        finally:
+            for task in (running, stopping, *self._background):
+                task.cancel()
+            await asyncio.gather(running, stopping, *self._background, return_exceptions=True)
+            await self._stop()
+
+    async def _start_and_run(self, on_ready: Callable[[dict[str, Any]], None] | None) -> None:
+        settings, parts = self._settings, self._parts
+        parts.http.start()
+        if parts.broker_command is not None:
+            child = await parts.supervisor.start(parts.broker_command)
+            await child.ready_when(wait_for_broker(parts.broker_url))
+            child.keep_running()
+        else:
+            await wait_for_broker(parts.broker_url)
+        logger.info("broker ready at %s", address(parts.broker_url))
+        await parts.swaps.restore()
+        await self._start_engines()
+        for index in range(1, settings.workers.count + 1):
+            command = worker_command(parts.broker_url, settings.workers, index=index)
+            child = await parts.supervisor.start(command)
+            child.keep_running()
+            self._workers.append(child)
+        write_daemon_file(settings.data_dir / "daemon.json", parts.url)
+        # What is there now stays. Looking through it for garbage, as Python does every few hundred requests, would hold
+        # up all streams for 60 ms each time.
+        gc.collect()
+        gc.freeze()
+        parts.readiness.state = "ready"
+        logger.info(
+            "serving %s at %s, ready in %.0f s",
+            version_name(parts.swaps.promoted),
+            parts.url,
+            time.monotonic() - self._started,
+        )
+        if on_ready is not None:
+            on_ready({"url": parts.url, "pid": os.getpid()})
+        self._in_background("entropy monitor", parts.monitor.run)
+        self._in_background("live entropy", partial(close_windows_every, settings.entropy.interval_s, parts.live))
+        if parts.tap_listener is not None:
+            self._in_background("entropy tap", TapListener(parts.live, parts.tap_listener).run)
+        self._in_background("control loop", parts.controller.run)
+        if not parts.engines.are_children:
+            self._in_background("engine watch", parts.engines.watch)
+        await parts.http.wait()
+
+    async def _start_engines(self) -> None:
+        """Returns when an engine, ours or another's, has generated a token and holds the promoted version."""
+        self._parts.readiness.state = "starting: waiting for the engine"
+        try:
+            await self._parts.engines.start()
+        except EngineError as error:
+            raise StartError(error.message) from error
+
+    def _in_background(self, name: str, part: Callable[[], Awaitable[None]]) -> None:
+        self._background.append(asyncio.create_task(keep_going(name, part), name=name))
+
+    def _on_signal(self, stopped: asyncio.Event) -> None:
+        if stopped.is_set():
+            self._parts.http.hurry()
+        stopped.set()
+
+    async def _stop(self) -> None:
+        parts = self._parts
+        in_flight = parts.slots.in_flight()
+        logger.info("stopping" + (f": waiting for {in_flight} requests" if in_flight else ""))
+        parts.readiness.state = "stopping"
+        # A job's rollouts are requests too: its worker goes at once, or the drain would wait for it.
+        try:
+            await asyncio.gather(parts.http.drain(), *(worker.stop() for worker in self._workers))
+        finally:
+            await parts.supervisor.stop_all()
+            for part in (parts.gateway, parts.pool, parts.dispatcher):
+                await part.close()
+            if parts.tap_listener is not None:
+                parts.tap_listener.close()
+        (self._settings.data_dir / "daemon.json").unlink(missing_ok=True)
+        logger.info("stopped")
+
+
+async def keep_going(name: str, part: Callable[[], Awaitable[None]]) -> None:
+    """Runs a part that is not needed to serve; serving outlives its failures, which are logged with their traceback."""
+    while True:
+        try:
+            await part()
+        except Exception:
+            logger.exception("the %s failed; it starts again in %.0f s", name, RETRY_S)
+        await asyncio.sleep(RETRY_S)
