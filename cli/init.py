@@ -12,6 +12,7 @@ from cli.options import JsonOption
 from cli.render import console, print_json
 from reheatd.config import DEFAULT_CONFIG_FILE, Settings
 from reheatd.errors import ConflictError
+from reheatd.files import write_atomically
 from reheatd.options import Options
 
 HEADER = """\
@@ -29,7 +30,7 @@ def init(
     """Write a commented reheatd.toml."""
     if path.exists() and not force:
         raise ConflictError(f"{path} is there already; --force overwrites it")
-    path.write_text(configuration_text())
+    write_atomically(path, configuration_text().encode())
     if json_output:
         print_json({"file": str(path)})
     else:

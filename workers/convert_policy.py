@@ -4,8 +4,6 @@ transformers reads GGUF by dequantising, but refuses to save such a model; its w
 fresh model of the same configuration.
 """
 
-import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,20 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from reheatd.files import only_process_in, publish_folder
+
 NOT_PART_OF_THE_MODEL = ("quantization_config", "_name_or_path", "dtype", "torch_dtype")
 
 
 def convert(gguf: Path, target: Path) -> None:
-    """Writes `target` complete or not at all; an existing one is left alone."""
+    """Writes `target` complete or not at all; one that is there, or that another process is writing, is left alone."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with only_process_in(target.parent):
+        if not (target / "config.json").is_file():
+            _convert(gguf, target)
+
+
+def _convert(gguf: Path, target: Path) -> None:
     source: Any = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     dequantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -29,22 +36,9 @@ def convert(gguf: Path, target: Path) -> None:
     model.load_state_dict({name: weight.to(torch.bfloat16) for name, weight in dequantised.state_dict().items()})
     model.tie_weights()
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
-    model.save_pretrained(scratch)
-    tokenizer.save_pretrained(scratch)
-    for file in scratch.iterdir():
-        file.chmod(0o644)
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    try:
-        scratch.rename(target)
-    except OSError:
-        # Another process was quicker; what it wrote is the same.
-        shutil.rmtree(scratch)
-        if not (target / "config.json").is_file():
-            raise
+    with publish_folder(target) as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ adapter and never changes; for version 0 the teacher is the base model itself.
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from reheatd.errors import BadInputError
-from reheatd.files import fsync
+from reheatd.files import publish_folder
 from reheatd.options import LoraOptions, NumberFormat
 from workers.lora import use_fused_lora
 from workers.losses import chunked_logprobs
@@ -227,26 +226,20 @@ class Policy:
         return [part.tolist() for part in split]
 
     def save(self, folder: Path, model_path: Path) -> None:
-        """Writes the student as `adapter_model.safetensors` and `adapter_config.json`, atomically, world-readable.
+        """Writes the student as `adapter_model.safetensors` and `adapter_config.json`.
 
         Args:
-            folder: Must not exist yet; it appears complete or not at all.
+            folder: Appears complete or not at all; an existing one is replaced.
             model_path: Recorded as the adapter's base model.
         """
         config = self._peft.peft_config[STUDENT].to_dict()
         config.update(base_model_name_or_path=str(model_path), inference_mode=True)
         weights = get_peft_model_state_dict(self._peft, adapter_name=STUDENT)
-        scratch = folder.with_name(folder.name + ".tmp")
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
         tensors = {name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()}
-        save_file(tensors, scratch / "adapter_model.safetensors", metadata={"format": "pt"})
-        (scratch / "adapter_config.json").write_text(json.dumps(_jsonable(config), indent=2, sort_keys=True) + "\n")
-        for file in scratch.iterdir():
-            file.chmod(0o644)
-            fsync(file)
-        scratch.rename(folder)
-        fsync(folder.parent)
+        text = json.dumps(_jsonable(config), indent=2, sort_keys=True) + "\n"
+        with publish_folder(folder) as scratch:
+            save_file(tensors, scratch / "adapter_model.safetensors", metadata={"format": "pt"})
+            (scratch / "adapter_config.json").write_text(text)
 
 
 def choose_dtype(name: NumberFormat, device: torch.device) -> torch.dtype:

@@ -1,11 +1,10 @@
 """The report of a job, written beside its adapter: `report.json`, `report.md` and plots."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from reheatd.errors import ReheatdError
-from reheatd.files import fsync
+from reheatd.files import publish_folder
 from reheatd.jobs.contracts import JobResult, ReheatSpec, RLSpec
 from reheatd.jobs.report import REPORT_FILE, Comparison, JobReport
 from reheatd.measures import Accuracy, EntropyEstimate, PassAtK, PassRate
@@ -41,31 +40,23 @@ def make_report(spec: ReheatSpec | RLSpec, result: JobResult, comparison: Compar
 
 
 def write_report(folder: Path, report: JobReport) -> None:
-    """Writes the report atomically, world-readable.
+    """Writes the report.
 
     Args:
-        folder: Must not exist yet; it appears complete or not at all.
+        folder: Appears complete or not at all; an existing one is replaced.
 
     Raises:
         ReheatdError: It cannot be written.
     """
-    scratch = folder.with_name(folder.name + ".tmp")
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        (scratch / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n")
-        (scratch / MARKDOWN_FILE).write_text("\n".join(markdown(report)) + "\n")
-        plot_positions(scratch / POSITIONS_PLOT, report.comparison)
-        plot_layers(scratch / LAYERS_PLOT, report.comparison)
-        plot_top_k(scratch / TOP_K_PLOT, report.comparison)
-        if report.pass_at_k_before is not None and report.pass_at_k_after is not None:
-            plot_pass_at_k(scratch / PASS_PLOT, report.pass_at_k_before, report.pass_at_k_after)
-        for file in scratch.iterdir():
-            file.chmod(0o644)
-            fsync(file)
-        fsync(scratch)
-        scratch.rename(folder)
-        fsync(folder.parent)
+        with publish_folder(folder) as scratch:
+            (scratch / REPORT_FILE).write_text(report.model_dump_json(indent=2) + "\n")
+            (scratch / MARKDOWN_FILE).write_text("\n".join(markdown(report)) + "\n")
+            plot_positions(scratch / POSITIONS_PLOT, report.comparison)
+            plot_layers(scratch / LAYERS_PLOT, report.comparison)
+            plot_top_k(scratch / TOP_K_PLOT, report.comparison)
+            if report.pass_at_k_before is not None and report.pass_at_k_after is not None:
+                plot_pass_at_k(scratch / PASS_PLOT, report.pass_at_k_before, report.pass_at_k_after)
     except OSError as error:
         raise ReheatdError(
             f"the report of {report.job_id} cannot be written to {folder}: {error.strerror or error}; "

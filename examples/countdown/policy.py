@@ -1,7 +1,6 @@
 """A Qwen3-shaped policy of 0.8M parameters, pretrained from scratch on solved Countdown problems."""
 
 import random
-import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch.nn import functional
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from examples.countdown.task import COMPLETION_TOKENS, END, WORDS, solved_problems, token_ids
+from reheatd.files import publish_folder
 from reheatd.options import LoraOptions
 from workers.policy import Policy
 
@@ -58,10 +58,8 @@ def pretrain(folder: Path, steps: int, seed: int = 0) -> None:
         schedule.step()
         if (step + 1) % max(1, steps // 10) == 0:
             print(f"pretraining: step {step + 1} of {steps}, {loss.item():.3f} nats per token", flush=True)
-    scratch = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
-    model.save_pretrained(scratch)
-    scratch.rename(folder)
+    with publish_folder(folder) as scratch:
+        model.save_pretrained(scratch)
 
 
 def load_policy(

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from reheatd.adapters.lineage import Lineage
 from reheatd.adapters.validate import CONFIG_FILE, WEIGHTS_FILE
 from reheatd.errors import AdapterInvalidError, ConflictError, NotFoundError
-from reheatd.files import fsync
+from reheatd.files import publish_folder
 from reheatd.names import parse_version_name, version_name
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class AdapterStore:
             version = int(row.lastrowid or 0)
         record = Lineage(version=version, digest=digest, **lineage)
         final = self._folder / f"{version_name(version)}-{digest[:12]}"
-        await asyncio.to_thread(_copy_durably, source, report, record, final)
+        await asyncio.to_thread(_publish, source, report, record, final)
         with self._db:
             self._db.execute("UPDATE adapter_versions SET folder = ? WHERE version = ?", (final.name, version))
         return record
@@ -220,24 +220,13 @@ class AdapterStore:
                     self._db.execute("DELETE FROM adapter_versions WHERE version = ?", (row["version"],))
 
 
-def _copy_durably(source: Path, report: Path | None, record: Lineage, final: Path) -> None:
-    """Makes the folder `final`, complete from the moment it has its name."""
-    scratch = final.with_name(f".{final.name}.tmp")
-    try:
-        scratch.mkdir()
+def _publish(source: Path, report: Path | None, record: Lineage, final: Path) -> None:
+    with publish_folder(final) as scratch:
         for name in (WEIGHTS_FILE, CONFIG_FILE):
             shutil.copyfile(source / name, scratch / name)
         (scratch / LINEAGE_FILE).write_text(record.model_dump_json(indent=2))
         if report is not None:
             shutil.copytree(report, scratch / REPORT_FOLDER)
-        for file in scratch.rglob("*"):
-            fsync(file)
-        fsync(scratch)
-        scratch.rename(final)
-    except OSError:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    fsync(final.parent)
 
 
 def content_digest(folder: Path) -> str:

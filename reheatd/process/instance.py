@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from reheatd.errors import BadInputError, ConflictError, PortInUseError
+from reheatd.files import write_atomically
 
 PREDECESSOR_TIMEOUT_S = 30.0
 """Longest wait for the children of a daemon that was killed; their guards end them within seconds."""
@@ -87,12 +88,7 @@ def url_of(host: str, port: int) -> str:
 
 def write_daemon_file(path: Path, url: str) -> None:
     """Records process id and URL for whoever looks for the daemon; the file appears whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        json.dump({"pid": os.getpid(), "url": url, "started_at": time.time()}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    write_atomically(path, json.dumps({"pid": os.getpid(), "url": url, "started_at": time.time()}).encode())
 
 
 def _is_alive(pid: int) -> bool:

@@ -85,7 +85,6 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
 
     def publish(self, policy: Policy, step: int) -> None:
         folder = self._spec.output_dir / f"rollout-{step}"
-        shutil.rmtree(folder, ignore_errors=True)  # of a worker that died
         policy.save(folder, self._spec.model_path)
         url = f"{self._spec.gateway_url}/reheatd/v1/jobs/{self._spec.job_id}/rollout-adapter"
         body = self._admin("POST", url, {"path": str(folder.resolve()), "step": step})
