@@ -1,6 +1,5 @@
 """Recorded entropy windows run through a detector: what a configuration would have said."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,11 @@ from pydantic import ValidationError
 
 from reheatd.entropy.detector import CollapseDetector, DetectorState, Verdict
 from reheatd.errors import BadInputError
+from reheatd.json_lines import Place, json_lines, json_object, parse_json, read_file
 from reheatd.measures import EntropyEstimate
 
 EXPECTED = (
-    "expected what `reheatd entropy --json` prints, or one window per line: "
+    "what `reheatd entropy --json` prints, or one window per line: "
     '{"mean": ..., "low": ..., "high": ...} with, if wanted, "version", "time" and "baseline"'
 )
 
@@ -54,14 +54,9 @@ def read_recording(path: Path, baseline: float | None = None) -> list[Recorded]:
     Raises:
         BadInputError: The file cannot be read, holds no window, or one that cannot be used; the message names it.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise BadInputError(f"{path} cannot be read: {reason}", param="file") from error
-    windows = [_window(entry, where, baseline) for where, entry in _entries(text, path)]
+    windows = [_window(place, entry, baseline) for place, entry in _entries(path)]
     if not windows:
-        raise BadInputError(f"{path} holds no window; {EXPECTED}", param="file")
+        raise BadInputError(f"{path} holds no window; expected {EXPECTED}", param="file")
     return windows
 
 
@@ -77,40 +72,36 @@ def replay(windows: Sequence[Recorded], detector: CollapseDetector) -> list[Repl
     return replayed
 
 
-def _entries(text: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """(where it stands, one window as JSON)."""
+def _entries(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """One window as JSON, and its place."""
+    content = read_file(path, "file")
     try:
-        whole = json.loads(text)
+        whole = parse_json(content)
     except ValueError:
         whole = None
     if isinstance(whole, dict) and isinstance(whole.get("windows"), list):
-        for index, entry in enumerate(whole["windows"], 1):
-            yield f"{path}, window {index}", entry
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield f"{path}, line {number}", json.loads(line)
-            except ValueError as error:
-                raise BadInputError(f"{path}, line {number} is not valid JSON ({error}); {EXPECTED}") from error
+        for number, entry in enumerate(whole["windows"], 1):
+            place = Place(f"{path}, window {number}", EXPECTED, "file")
+            yield place, json_object(place, entry)
+    else:
+        yield from json_lines(content, str(path), expected=EXPECTED, param="file")
 
 
-def _window(entry: Any, where: str, baseline: float | None) -> Recorded:
-    if not isinstance(entry, dict):
-        raise BadInputError(f"{where} is no JSON object; {EXPECTED}", param="file")
+def _window(place: Place, entry: dict[str, Any], baseline: float | None) -> Recorded:
     bare = {"tokens": 0, "sequences": 0} | {key: entry[key] for key in EntropyEstimate.model_fields if key in entry}
     try:
         estimate = EntropyEstimate.model_validate(entry.get("estimate", bare))
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadInputError(f"{where}: {first['loc'][0]}: {first['msg']}; {EXPECTED}", param="file") from error
+        raise place.error(f"{first['loc'][0]}: {first['msg']}") from error
     reference = entry.get("baseline") if baseline is None else baseline
     if not isinstance(reference, int | float) or not reference > 0:
         raise BadInputError(
-            f"{where}: baseline = {reference!r} is no entropy above 0; name the reference policy's with --baseline",
+            f"{place.where}: baseline = {reference!r} is no entropy above 0; "
+            "name the reference policy's with --baseline",
             param="baseline",
         )
     version, time = entry.get("version", 1), entry.get("time")
     if not isinstance(version, int) or not isinstance(time, int | float | None):
-        raise BadInputError(f"{where}: version = {version!r} and time = {time!r} must be numbers", param="file")
+        raise place.error(f"version = {version!r} and time = {time!r} must be numbers")
     return Recorded(estimate, float(reference), version, time)

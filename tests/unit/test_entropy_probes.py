@@ -40,14 +40,15 @@ def test_prompt_and_messages_are_two_spellings_of_one_probe(tmp_path: Path) -> N
     ("line", "reason"),
     [
         ('{"prompt": "x"', "not valid JSON"),
-        ("[]", "expected"),
-        ('{"question": "x"}', "expected"),
-        ('{"prompt": "x", "messages": []}', "expected"),
+        ("[]", "needs a JSON object, got list; expected"),
+        ('{"question": "x"}', 'either "prompt" or "messages"; expected'),
+        ('{"prompt": "x", "messages": []}', 'either "prompt" or "messages"; expected'),
         ('{"messages": []}', "at least one message"),
-        ('{"messages": [{"content": "x"}]}', "without a `role`"),
-        ('{"messages": [{"role": "user"}]}', "without text"),
-        ('{"prompt": "  "}', "without text"),
-        ('{"prompt": 3}', "without text"),
+        ('{"messages": [{"content": "x"}]}', 'without text as "role"'),
+        ('{"messages": [{"role": "user"}]}', 'without text as "content"'),
+        ('{"messages": [{"role": "user", "content": " "}]}', 'without text as "content"'),
+        ('{"prompt": "  "}', '"prompt" must be text'),
+        ('{"prompt": 3}', '"prompt" must be text that is not empty, got 3'),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
@@ -55,6 +56,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
         load_probes(write(tmp_path, GOOD, "", line), 2)
     assert "line 3" in caught.value.message
     assert "\n" not in caught.value.message
+    assert caught.value.param == "entropy.probes"
 
 
 def test_too_few_probes_say_how_many(tmp_path: Path) -> None:

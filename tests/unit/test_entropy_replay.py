@@ -51,10 +51,11 @@ def test_what_the_command_prints_is_read_back(tmp_path: Path) -> None:
     ("text", "named"),
     [
         ("", "no window"),
-        ("nonsense", "line 1 is not valid JSON"),
+        ('{"windows": [3]}', "window 1: needs a JSON object"),
+        ("nonsense", "line 1: not valid JSON"),
         ('{"mean": 1, "low": 1, "high": 1}', "--baseline"),
         ('{"mean": 1, "high": 1, "baseline": 1}', "line 1: low"),
-        ('{"mean": 1, "low": 1, "high": 1, "baseline": 1}\n[1]', "line 2 is no JSON object"),
+        ('{"mean": 1, "low": 1, "high": 1, "baseline": 1}\n[1]', "line 2: needs a JSON object"),
         ('{"mean": 1, "low": 1, "high": 1, "baseline": 1, "version": "x"}', "version = 'x'"),
     ],
 )

@@ -78,15 +78,17 @@ def test_task_split_is_fixed_and_disjoint(tmp_path: Path) -> None:
         ('{"answer": "1"}', 'needs either "prompt" or "messages"'),
         ('{"prompt": "a", "messages": [], "answer": "1"}', 'needs either "prompt" or "messages"'),
         ('{"prompt": " ", "answer": "1"}', '"prompt" must be text'),
-        ('{"messages": [{"role": "user"}], "answer": "1"}', '"messages" must be a list'),
+        ('{"messages": {"role": "user", "content": "a"}, "answer": "1"}', '"messages" must be a list'),
+        ('{"messages": [{"role": "user"}], "answer": "1"}', 'without text as "content"'),
     ],
 )
 def test_broken_task_line_is_named(tmp_path: Path, line: str, part: str) -> None:
     file = tmp_path / "task.jsonl"
     file.write_text('{"prompt": "a", "answer": "1"}\n\n' + line + "\n")
-    with pytest.raises(BadInputError, match=r"task\.jsonl:3: ") as caught:
+    with pytest.raises(BadInputError, match=r"task\.jsonl, line 3: ") as caught:
         load_task(file, 1)
     assert part in caught.value.message
+    assert caught.value.param == "task.path"
 
 
 def test_missing_task_file_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""Files of JSON lines as users write them: tasks, prompts, probes and recorded windows."""
+
+import codecs
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from reprlib import repr as shortened
+from typing import Any
+
+from reheatd.errors import BadInputError
+
+LONGEST_LINE = 4 << 20
+"""Most bytes of a line."""
+DEEPEST = 64
+"""Most levels of lists and objects in one another."""
+PROMPT = '{"messages": [{"role": ..., "content": ...}]} or {"prompt": "..."}'
+
+Message = dict[str, Any]
+Messages = list[Message]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an object stands, for messages about it."""
+
+    where: str
+    expected: str
+    """What such an object looks like."""
+    param: str | None
+    """The option that names the file."""
+
+    def error(self, reason: str) -> BadInputError:
+        """An error to raise: where, the reason, and what was expected."""
+        return BadInputError(f"{self.where}: {reason}; expected {self.expected}", param=self.param)
+
+
+def read_json_lines(file: Path, *, expected: str, param: str | None) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """The objects of `file`, one a line, and their places; blank lines are skipped.
+
+    Raises:
+        BadInputError: The file cannot be read, or a line is no JSON object; the message names both.
+    """
+    return json_lines(read_file(file, param), str(file), expected=expected, param=param)
+
+
+def json_lines(
+    content: bytes, name: str, *, expected: str, param: str | None
+) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """`read_json_lines` for what was read from a file called `name`."""
+    # Not splitlines: JSON may hold U+2028 and its kin unescaped.
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        place = Place(f"{name}, line {number}", expected, param)
+        if len(line) > LONGEST_LINE:
+            raise place.error(f"has {len(line)} bytes, more than the {LONGEST_LINE} that a line may have")
+        try:
+            value = parse_json(line)
+        except ValueError as error:
+            raise place.error(str(error)) from error
+        yield place, json_object(place, value)
+
+
+def read_file(file: Path, param: str | None) -> bytes:
+    """The content of `file` without a byte order mark.
+
+    Raises:
+        BadInputError: It cannot be read.
+    """
+    try:
+        return file.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise BadInputError(f"{file} cannot be read: {error.strerror}", param=param) from error
+
+
+def parse_json(text: bytes) -> Any:
+    """The value that `text` stands for.
+
+    Raises:
+        ValueError: It is not UTF-8, not JSON, or nested too deeply; the message is one line.
+    """
+    too_deep = f"lists and objects are nested in more than {DEEPEST} levels"
+    try:
+        value = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start + 1}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error.msg} at column {error.colno})") from error
+    except RecursionError as error:
+        raise ValueError(too_deep) from error
+    if _is_deeper(value, DEEPEST):
+        raise ValueError(too_deep)
+    return value
+
+
+def json_object(place: Place, value: Any) -> dict[str, Any]:
+    """`value`, which must be an object.
+
+    Raises:
+        BadInputError: It is not.
+    """
+    if not isinstance(value, dict):
+        raise place.error(f"needs a JSON object, got {type(value).__name__}")
+    return value
+
+
+def prompt_messages(place: Place, values: dict[str, Any]) -> Messages:
+    """The chat messages of an object with "prompt" or "messages"; null counts as left out.
+
+    Raises:
+        BadInputError: It has neither or both, or a message lacks its role or text.
+    """
+    prompt, messages = values.get("prompt"), values.get("messages")
+    if (prompt is None) == (messages is None):
+        raise place.error('needs either "prompt" or "messages"')
+    if messages is None:
+        if not _is_text(prompt):
+            raise place.error(f'"prompt" must be text that is not empty, got {shortened(prompt)}')
+        return [{"role": "user", "content": prompt}]
+    if not isinstance(messages, list) or not messages:
+        raise place.error('"messages" must be a list of at least one message')
+    for message in messages:
+        for key in ("role", "content"):
+            if not isinstance(message, dict) or not _is_text(message.get(key)):
+                raise place.error(f'"messages" has one without text as "{key}"')
+    return messages
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"not valid JSON ({name} is no number)")
