@@ -51,12 +51,11 @@ def reheatd_side(rollouts: Path, tau: float, steps: int, teacher: str = "frozen"
 
 def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool) -> dict[str, Any]:
     from datasets import Dataset
-    from peft import LoraConfig as PeftLoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.trainer.distillation_config import DistillationConfig
     from trl.trainer.distillation_trainer import DistillationTrainer
 
-    from bench.trl_watch import StepWatch
+    from bench.trl_side import StepWatch, peft_config, trainer_arguments
 
     groups = read_rollouts(rollouts)
     memory = PeakMemory()
@@ -65,7 +64,6 @@ def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool) -> dic
     with torch.no_grad():
         teacher.model.norm.weight.div_(tau)
     tokenizer = AutoTokenizer.from_pretrained(policy_path())
-    lora = LoraOptions()
     completions = {tokenizer.decode(group[0].prompt_ids): group[0].token_ids for group in groups}
 
     class Recorded(DistillationTrainer):
@@ -74,19 +72,10 @@ def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool) -> dic
 
     with tempfile.TemporaryDirectory() as folder:
         config = DistillationConfig(
-            output_dir=folder,
             per_device_train_batch_size=8,
             gradient_accumulation_steps=len(groups) // 8,
-            gradient_checkpointing=checkpointing,
             beta=0.0,
-            max_steps=steps,
-            learning_rate=LEARNING_RATE,
-            shuffle_dataset=False,
-            logging_steps=1,
-            report_to="none",
-            save_strategy="no",
-            bf16=True,
-            use_cpu=not torch.cuda.is_available(),
+            **trainer_arguments(folder, steps=steps, learning_rate=LEARNING_RATE, checkpointing=checkpointing),
         )
         watch = StepWatch()
         trainer = Recorded(
@@ -96,7 +85,7 @@ def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool) -> dic
             train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in completions] * steps),
             processing_class=tokenizer,
             callbacks=[watch],
-            peft_config=PeftLoraConfig(r=lora.rank, lora_alpha=int(lora.alpha), target_modules=lora.target_modules),
+            peft_config=peft_config(),
         )
         trainer.train()
         loss = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)

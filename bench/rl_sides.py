@@ -61,19 +61,17 @@ def reheatd_side(rollouts: Path, steps: int) -> dict[str, Any]:
 
 def trl_side(rollouts: Path, steps: int, checkpointing: bool) -> dict[str, Any]:
     from datasets import Dataset
-    from peft import LoraConfig as PeftLoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    from bench.trl_watch import StepWatch
+    from bench.trl_side import StepWatch, peft_config, trainer_arguments
 
     groups = read_rollouts(rollouts)
     group_size = len(groups[0])
     memory = PeakMemory()
     model: Any = AutoModelForCausalLM.from_pretrained(policy_path(), dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(policy_path())
-    lora = LoraOptions()
     recorded = {
         tokenizer.decode(group[0].prompt_ids): cycle(rollout.token_ids for rollout in group) for group in groups
     }
@@ -87,25 +85,16 @@ def trl_side(rollouts: Path, steps: int, checkpointing: bool) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
-            output_dir=folder,
             per_device_train_batch_size=group_size,
             gradient_accumulation_steps=len(groups),
             num_generations=group_size,
             max_completion_length=max(len(rollout.token_ids) for group in groups for rollout in group),
-            gradient_checkpointing=checkpointing,
             scale_rewards="none",
             loss_type="dapo",
             beta=0.0,
             epsilon=CLIP_LOW,
             epsilon_high=CLIP_HIGH,
-            max_steps=steps,
-            learning_rate=LEARNING_RATE,
-            shuffle_dataset=False,
-            logging_steps=1,
-            report_to="none",
-            save_strategy="no",
-            bf16=True,
-            use_cpu=not torch.cuda.is_available(),
+            **trainer_arguments(folder, steps=steps, learning_rate=LEARNING_RATE, checkpointing=checkpointing),
         )
         watch = StepWatch()
         trainer = Recorded(
@@ -115,7 +104,7 @@ def trl_side(rollouts: Path, steps: int, checkpointing: bool) -> dict[str, Any]:
             train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in recorded] * steps),
             processing_class=tokenizer,
             callbacks=[watch],
-            peft_config=PeftLoraConfig(r=lora.rank, lora_alpha=int(lora.alpha), target_modules=lora.target_modules),
+            peft_config=peft_config(),
         )
         trainer.train()
         entropy = next(entry["entropy"] for entry in trainer.state.log_history if "entropy" in entry)

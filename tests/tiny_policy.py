@@ -24,7 +24,9 @@ def build_tiny_policy(folder: Path, seed: int = 0) -> Path:
     """Writes model and tokenizer into `folder` (bf16 safetensors) and returns it."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+    from transformers import PreTrainedTokenizerFast
+
+    from examples.tiny_model import tiny_qwen3
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {
@@ -40,22 +42,15 @@ def build_tiny_policy(folder: Path, seed: int = 0) -> Path:
         additional_special_tokens=["<|im_start|>"],
     )
     fast.chat_template = CHAT_TEMPLATE
-    torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
+    model: Any = tiny_qwen3(
+        VOCABULARY,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-        max_position_embeddings=1024,
-        tie_word_embeddings=False,
-        eos_token_id=vocabulary["<|im_end|>"],
-        pad_token_id=vocabulary["<|endoftext|>"],
-        bos_token_id=None,
+        positions=1024,
+        eos=vocabulary["<|im_end|>"],
+        pad=vocabulary["<|endoftext|>"],
+        seed=seed,
     )
-    model: Any = Qwen3ForCausalLM(config)
     with torch.no_grad():
         for weight in model.model.parameters():
             if weight.ndim == 2:

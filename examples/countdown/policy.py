@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from examples.countdown.task import COMPLETION_TOKENS, END, WORDS, solved_problems, token_ids
+from examples.tiny_model import tiny_qwen3
 from reheatd.files import publish_folder
 from reheatd.options import LoraOptions
 from workers.policy import Policy
@@ -20,21 +21,16 @@ LORA = LoraOptions(rank=16, alpha=32)
 
 
 def new_model(seed: int) -> Qwen3ForCausalLM:
-    torch.manual_seed(seed)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(WORDS),
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=32,
-            max_position_embeddings=64,
-            tie_word_embeddings=False,
-            bos_token_id=None,
-            eos_token_id=WORDS.index(END),
-        )
+    return tiny_qwen3(
+        len(WORDS),
+        hidden_size=128,
+        intermediate_size=384,
+        layers=4,
+        heads=4,
+        kv_heads=2,
+        positions=64,
+        eos=WORDS.index(END),
+        seed=seed,
     )
 
 

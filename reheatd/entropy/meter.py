@@ -5,11 +5,11 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from pydantic import InstanceOf
 
 from reheatd.engine.client import Sample
 from reheatd.entropy.estimators import (
@@ -23,7 +23,7 @@ from reheatd.entropy.estimators import (
 )
 from reheatd.entropy.probes import ProbeSet
 from reheatd.errors import BadInputError, EngineError
-from reheatd.measures import EntropyEstimate
+from reheatd.measures import Contract, EntropyEstimate
 
 CONCURRENCY = 32
 """Probes sampled at once: enough to fill a batch, few enough to leave room for clients."""
@@ -44,13 +44,14 @@ class Sampler(Protocol):
     ) -> list[Sample]: ...
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One window: every probe sampled once from one model, nats per token."""
+class WindowFigures(Contract):
+    """What one window says: every probe sampled once from one model; entropies in nats per token."""
 
     model: str
+    """The pinned name that was sampled."""
     seed: int
     seconds: float
+    """How long the measurement took."""
     estimate: EntropyEstimate
     """Control variate: the figure everything else goes by."""
     monte_carlo: EntropyEstimate
@@ -62,9 +63,14 @@ class Measurement:
     """Mean of the deterministic upper bounds; None when the vocabulary's size is not known."""
     distinct: float
     """Share of distinct answers among the samples."""
-    totals: SequenceTotals
+
+
+class Measurement(WindowFigures):
+    """A window's figures, with what later windows need of it."""
+
+    totals: InstanceOf[SequenceTotals]
     """The control variate's sums, probe by probe, for pooling windows."""
-    tail: TailMoments
+    tail: InstanceOf[TailMoments]
     """What this window's tail draws say about `TailModel`; for later windows only."""
 
 

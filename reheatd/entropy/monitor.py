@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from reheatd.config import EntropySection
 from reheatd.entropy.detector import CollapseDetector, Verdict
-from reheatd.entropy.meter import EntropyMeter, Measurement
+from reheatd.entropy.meter import EntropyMeter, Measurement, WindowFigures
 from reheatd.entropy.series import EntropySeries, Source, Window
 from reheatd.errors import BadInputError, ConflictError, EngineError, NotFoundError
 from reheatd.measures import EntropyEstimate
@@ -101,20 +101,12 @@ class EntropyMonitor:
             state = self._detector.step(self._state, version, measurement.estimate, baseline.mean)
             window = Window(
                 version=version,
-                model=model,
                 source=source,
                 verdict=state.verdict,
                 streak=state.streak,
                 baseline=baseline.mean,
                 ratio=measurement.estimate.mean / baseline.mean,
-                estimate=measurement.estimate,
-                monte_carlo=measurement.monte_carlo,
-                truncated=measurement.truncated,
-                lower=measurement.lower,
-                upper=measurement.upper,
-                distinct=measurement.distinct,
-                seed=measurement.seed,
-                seconds=measurement.seconds,
+                **{name: getattr(measurement, name) for name in WindowFigures.model_fields},
             )
             self._series.append(window, measurement.tail)
             still_promoted = self._model_of_promoted()[0] == version

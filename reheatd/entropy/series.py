@@ -7,10 +7,11 @@ import time
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from reheatd.entropy.detector import DetectorState, Verdict
 from reheatd.entropy.estimators import TailMoments
+from reheatd.entropy.meter import WindowFigures
 from reheatd.measures import EntropyEstimate
 
 TABLES = """
@@ -29,15 +30,11 @@ Source = Literal["schedule", "trigger", "confirm"]
 """Why a window was taken: its time had come, somebody asked (a swap, a user), or the one before looked low."""
 
 
-class Window(BaseModel):
+class Window(WindowFigures):
     """One measurement of a promoted version on the probes, with its verdict; entropies in nats per token."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     time: float = Field(default_factory=time.time)
     version: int
-    model: str
-    """The pinned name that was sampled."""
     source: Source
     verdict: Verdict
     streak: int
@@ -45,17 +42,6 @@ class Window(BaseModel):
     baseline: float
     ratio: float
     """Estimate over baseline."""
-    estimate: EntropyEstimate
-    """Control-variate estimate."""
-    monte_carlo: EntropyEstimate
-    truncated: EntropyEstimate
-    lower: float
-    upper: float | None
-    distinct: float
-    """Share of distinct answers."""
-    seed: int
-    seconds: float
-    """How long the measurement took."""
 
 
 def series_key(model_digest: str, probe_digest: str, *, max_tokens: int, top_k: int, windows: int) -> str:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
+from examples.tiny_model import tiny_qwen3
 from reheatd.measures import EntropyEstimate
 from workers.policy import Policy
 from workers.sampling.in_process import InProcessSampler
@@ -19,22 +20,15 @@ torch.set_num_threads(1)  # tiny matrices: threads only wait for each other
 
 def tiny_model(seed: int = 0, head_scale: float = 6.0) -> Qwen3ForCausalLM:
     """Two layers, random weights, about 2.5 nats per token; float32."""
-    torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
+    model = tiny_qwen3(
+        VOCABULARY,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
         head_dim=16,
-        max_position_embeddings=128,
-        tie_word_embeddings=False,
+        positions=128,
+        seed=seed,
         initializer_range=0.1,
-        eos_token_id=None,
-        bos_token_id=None,
     )
-    model = Qwen3ForCausalLM(config)
     with torch.no_grad():
         model.lm_head.weight.mul_(head_scale)
     return model

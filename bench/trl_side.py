@@ -1,0 +1,46 @@
+"""What the benchmarks' runs of TRL's trainers have in common: arguments, adapter and a stopwatch."""
+
+import time
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformers import TrainerCallback
+
+from reheatd.options import LoraOptions
+
+
+def trainer_arguments(folder: str, *, steps: int, learning_rate: float, checkpointing: bool) -> dict[str, Any]:
+    """Arguments of a trainer that takes `steps` steps in bfloat16, keeps nothing and tells nobody."""
+    return {
+        "output_dir": folder,
+        "gradient_checkpointing": checkpointing,
+        "max_steps": steps,
+        "learning_rate": learning_rate,
+        "shuffle_dataset": False,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "bf16": True,
+        "use_cpu": not torch.cuda.is_available(),
+    }
+
+
+def peft_config() -> LoraConfig:
+    """The adapter that reheatd's side trains."""
+    lora = LoraOptions()
+    return LoraConfig(r=lora.rank, lora_alpha=int(lora.alpha), target_modules=lora.target_modules)
+
+
+class StepWatch(TrainerCallback):
+    """Seconds of every step, rollouts included: the benchmarks give them from a list."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._begun = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._begun = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seconds.append(time.perf_counter() - self._begun)
