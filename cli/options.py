@@ -13,4 +13,3 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file; default: reheatd.toml here, if there is one.")
 ]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Follow the job to its end; fails when the job does.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of sampling and initialisation.")]

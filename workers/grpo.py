@@ -45,8 +45,6 @@ class RLOutcome:
     steps: int
     entropy_before: EntropyEstimate
     entropy_after: EntropyEstimate
-    noop_steps: int
-    """Steps without any group whose rewards differ: nothing was learned in them."""
 
 
 class Grpo:
@@ -88,7 +86,7 @@ class Grpo:
             self._progress.report("training", step + 1, metrics)
         self._progress.report("measuring", spec.steps)
         after = self._sampler.measure_entropy(spec.seed + spec.steps)
-        return RLOutcome(spec.steps, before, after, noops)
+        return RLOutcome(spec.steps, before, after)
 
     def _resume(self) -> tuple[int, int, EntropyEstimate]:
         """Step to begin with, steps without a group to learn from, and the parent's entropy."""

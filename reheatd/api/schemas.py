@@ -85,6 +85,8 @@ class StatusView(Contract):
     engines: list[EngineHealth]
     broker: PartHealth
     workers: WorkersHealth
+    adapters_loaded: list[str]
+    """Names of the adapters that the engines hold, the least recently used first."""
     in_flight: int
     requests: RequestTotals
 

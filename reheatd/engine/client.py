@@ -31,7 +31,6 @@ class TokenLogprobs:
     logprob: float
     top: list[float]
     """The k largest logprobs, sorted downwards; always exactly the k largest, whatever was sampled."""
-    sampled_in_top: bool
 
 
 @dataclass(frozen=True)
@@ -272,7 +271,7 @@ def _message(text: str) -> str:
 
 def _top(logprobs: Sequence[float], sampled: float, top_k: int) -> TokenLogprobs:
     top = sorted(logprobs, reverse=True)[:top_k]
-    return TokenLogprobs(logprob=sampled, top=top, sampled_in_top=sampled >= top[-1])
+    return TokenLogprobs(logprob=sampled, top=top)
 
 
 def _chat_sample(prompt_ids: list[int], choice: Mapping[str, Any], top_k: int) -> Sample:

@@ -18,8 +18,8 @@ class SeededCPUWorker(CPUWorker):
         runner = self.model_runner
         generators = runner.input_batch.generators
         incomplete = np.flatnonzero(runner.discard_request_mask.np[: runner.input_batch.num_reqs]).tolist()
-        held = {row: generators.pop(row) for row in incomplete if row in generators}
+        set_aside = {row: generators.pop(row) for row in incomplete if row in generators}
         try:
             return super().sample_tokens(grammar_output)
         finally:
-            generators.update(held)
+            generators.update(set_aside)

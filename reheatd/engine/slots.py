@@ -88,16 +88,6 @@ class AdapterSlots:
             return False
         return True
 
-    async def drain_all(self, timeout_s: float) -> bool:
-        """Waits until no request is in flight at all; False when some still are after `timeout_s` seconds."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                for name in list(self._in_flight):
-                    await self.drain(name, timeout_s)
-        except TimeoutError:
-            return False
-        return self.in_flight() == 0
-
     @contextmanager
     def lease(self, name: str) -> Iterator[None]:
         """Counts one request in flight on `name` for as long as the context is open."""

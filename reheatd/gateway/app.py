@@ -29,7 +29,7 @@ from reheatd.engine.slots import AdapterSlots
 from reheatd.errors import BadInputError, EngineTimeoutError, EngineUnavailableError, ReheatdError
 from reheatd.gateway.affinity import prompt_prefix
 from reheatd.gateway.limits import ConcurrencyLimit, client_of
-from reheatd.gateway.live_logprobs import LiveLogprobs, Overheard
+from reheatd.gateway.live_logprobs import LiveLogprobs, MeasuredRequest
 from reheatd.names import ALIAS_NAME, BASE_MODEL_NAME, parse_version_name, rollout_job, version_name
 from reheatd.tap.wire import TapSource, tags
 
@@ -130,34 +130,34 @@ class Gateway:
         name = body.get("model", ALIAS_NAME)
         if not isinstance(name, str):
             raise BadInputError(f"model must be a string, got {name!r}; GET /v1/models lists the names", param="model")
-        with ExitStack() as held:
+        with ExitStack() as claims:
             if rollout_job(name) is None:
-                held.enter_context(self._limit.admit(client_of(request)))
-            target = await self._lease(name, held)
-            return await self._answer(request, request_id, body, target, held)
+                claims.enter_context(self._limit.admit(client_of(request)))
+            target = await self._lease(name, claims)
+            return await self._answer(request, request_id, body, target, claims)
 
     async def _answer(
-        self, request: Request, request_id: str, body: dict[str, Any], target: str, held: ExitStack
+        self, request: Request, request_id: str, body: dict[str, Any], target: str, claims: ExitStack
     ) -> Response:
-        """The engine's answer; a stream takes over what is held until it is over."""
+        """The engine's answer; a stream takes over the claims until it is over."""
         headers = {key: value for key, value in request.headers.items() if key.lower() not in NOT_FORWARDED}
         headers[REQUEST_ID_HEADER] = request_id
         headers["content-type"] = "application/json"
         number = parse_version_name(target)
         version = target if number is None else version_name(number)
         body["model"] = target
-        heard: Overheard | None = None
+        measured: MeasuredRequest | None = None
         if request.url.path in GENERATING_PATHS:
-            whose = _whose(version)
-            if self._live is not None and (heard := self._live.choose(request.url.path, body, *whose)):
-                body |= heard.options
+            source = _traffic_source(version)
+            if self._live is not None and (measured := self._live.choose(request.url.path, body, *source)):
+                body |= measured.options
             xargs = body.get("vllm_xargs") or {}
             if isinstance(xargs, dict):  # anything else is the engine's to refuse
-                body["vllm_xargs"] = {**xargs, **tags(*whose)}
+                body["vllm_xargs"] = {**xargs, **tags(*source)}
         upstream: aiohttp.ClientResponse | None = None
         streaming = False
         try:
-            sent = await _unless_disconnected(request, self._send(request.url.path, body, headers, held))
+            sent = await _unless_disconnected(request, self._send(request.url.path, body, headers, claims))
             if sent is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             upstream, replica = sent
@@ -168,7 +168,7 @@ class Gateway:
                 streaming = True
                 chunks = self._relay(upstream)
                 return _LeasedStream(
-                    heard.stream(chunks) if heard else chunks, upstream, held.pop_all(), answer_headers
+                    measured.stream(chunks) if measured else chunks, upstream, claims.pop_all(), answer_headers
                 )
             content = await _unless_disconnected(request, upstream.read())
             if content is None:
@@ -178,8 +178,8 @@ class Gateway:
                 raise EngineUnavailableError(f"{target} is being loaded again; try again in {RETRY_AFTER_S} s")
             if upstream.status >= 500:
                 self.counts.failed += 1
-            if heard is not None and upstream.status == 200:
-                content = heard.answer(content)
+            if measured is not None and upstream.status == 200:
+                content = measured.answer(content)
             return Response(content, upstream.status, headers=answer_headers)
         except aiohttp.SocketTimeoutError as error:
             raise self._silence() from error
@@ -193,9 +193,9 @@ class Gateway:
                 upstream.close()
 
     async def _send(
-        self, path: str, body: dict[str, Any], headers: dict[str, str], held: ExitStack
+        self, path: str, body: dict[str, Any], headers: dict[str, str], claims: ExitStack
     ) -> tuple[aiohttp.ClientResponse, Replica]:
-        """The beginning of an engine's answer, and whose it is; it counts as busy for as long as `held` is open.
+        """The beginning of an engine's answer, and whose it is; it counts as busy for as long as `claims` is open.
 
         An engine that accepts no connection is passed over. One that breaks the connection is not: a request that
         kills an engine must not be taken to the next one.
@@ -214,16 +214,16 @@ class Gateway:
                     replica.responsive = False
                     tried.append(replica)
                 else:
-                    held.push(occupied.pop_all())
+                    claims.push(occupied.pop_all())
                     return upstream, replica
 
-    async def _lease(self, name: str, held: ExitStack) -> str:
-        """The engine's name for `name`, loaded, with a lease on it already taken into `held`."""
+    async def _lease(self, name: str, claims: ExitStack) -> str:
+        """The engine's name for `name`, loaded, with a lease on it already taken into `claims`."""
         while True:
             target = self._swaps.model_for(name)
             if target == BASE_MODEL_NAME or self._slots.is_loaded(target):
                 # No await between resolving the alias and taking the lease: a drain never misses this request.
-                held.enter_context(self._slots.lease(target))
+                claims.enter_context(self._slots.lease(target))
                 return target
             await self._swaps.load_on_demand(target)
 
@@ -267,19 +267,19 @@ class _LeasedStream(StreamingResponse):
         self,
         content: AsyncIterator[bytes],
         upstream: aiohttp.ClientResponse,
-        held: ExitStack,
+        claims: ExitStack,
         headers: dict[str, str],
     ) -> None:
         super().__init__(content, status_code=upstream.status, headers=headers)
         self._upstream = upstream
-        self._held = held
+        self._claims = claims
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             self._upstream.close()
-            self._held.close()
+            self._claims.close()
 
 
 def _error_event(error: ReheatdError) -> bytes:
@@ -292,7 +292,7 @@ def error_response(error: ReheatdError) -> JSONResponse:
     return JSONResponse(error.openai_object(), error.status, headers=retry)
 
 
-def _whose(version: str) -> tuple[str, TapSource]:
+def _traffic_source(version: str) -> tuple[str, TapSource]:
     """Whose tokens the entropy tap sees: of a version asked by clients, or of a job's rollouts."""
     job = rollout_job(version)
     return (version, "live") if job is None else (job, "rollout")

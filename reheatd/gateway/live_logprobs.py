@@ -73,13 +73,13 @@ class LiveLogprobs:
         self._tail_model = tail_model
         self._random = random.Random(seed)
 
-    def choose(self, path: str, body: dict[str, Any], version: str, source: str) -> "Overheard | None":
+    def choose(self, path: str, body: dict[str, Any], version: str, source: str) -> "MeasuredRequest | None":
         """Whether to listen in on this request, and how."""
         if any(body.get(key) for key in OWN_LOGPROBS) or body.get("logprobs") == 0:
             return None
         if self._random.random() >= self._fraction:
             return None
-        return Overheard(self, path, version, source, "control_variate" if is_fair(body) else "plug_in")
+        return MeasuredRequest(self, path, version, source, "control_variate" if is_fair(body) else "plug_in")
 
     def options(self, path: str) -> dict[str, Any]:
         """What is added to a request's body. One more than k: a token drawn outside the top displaces the last."""
@@ -89,23 +89,27 @@ class LiveLogprobs:
         # A completion's come in a dictionary keyed by text, where two tokens of equal text would be one.
         return {"logprobs": wanted, "return_tokens_as_token_ids": True}
 
-    def record(self, heard: "Overheard") -> None:
+    def record(self, measured: "MeasuredRequest") -> None:
         tail_model = self._tail_model()
-        for rows in heard.rows.values():
+        for rows in measured.rows.values():
             if any(len(top) < self._top_k for _, top in rows):
-                log.warning("%s answered with fewer than %d logprobs a token; not counted", heard.version, self._top_k)
+                log.warning(
+                    "%s answered with fewer than %d logprobs a token; not counted", measured.version, self._top_k
+                )
                 continue
             sampled_T = np.array([sampled for sampled, _ in rows])
             top_TK = np.array([sorted(top, reverse=True)[: self._top_k] for _, top in rows])
             if not np.isfinite(sampled_T).all():
-                log.warning("%s answered with a logprob that is no number; its entropy is not counted", heard.version)
+                log.warning(
+                    "%s answered with a logprob that is no number; its entropy is not counted", measured.version
+                )
                 continue
             found = estimate_tokens(sampled_T, top_TK, tail_model, self._vocab_size)
-            values = found.control_variate_T if heard.measured_by == "control_variate" else found.plug_in_T
-            self._series.add(heard.version, heard.source, heard.measured_by, values.tolist())
+            values = found.control_variate_T if measured.measured_by == "control_variate" else found.plug_in_T
+            self._series.add(measured.version, measured.source, measured.measured_by, values.tolist())
 
 
-class Overheard:
+class MeasuredRequest:
     """One request whose answer carries logprobs that the client did not ask for."""
 
     def __init__(self, owner: LiveLogprobs, path: str, version: str, source: str, measured_by: MeasuredBy) -> None:

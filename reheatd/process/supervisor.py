@@ -177,7 +177,9 @@ class Child:
             await self._terminate()
             if time.monotonic() - self._started_at >= STABLE_S:
                 backoff_s = FIRST_BACKOFF_S
-            logger.warning("the %s %s; starting it again in %.0f s", self.name, self._obituary(), backoff_s)
+            times = self.restarts + 1
+            why = self._obituary()
+            logger.warning("the %s %s; restart %d follows in %.0f s", self.name, why, times, backoff_s)
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
             await self.start()

@@ -9,7 +9,7 @@ from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirection
 
 from reheatd.tap.row_entropy import RowEntropies
 from reheatd.tap.sums import Key, TapSums
-from reheatd.tap.wire import whose
+from reheatd.tap.wire import read_tags
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -76,7 +76,7 @@ class BatchRows:
 
     def _begin(self, index: int, params: "SamplingParams", output_ids: list[int]) -> None:
         self._end(self._rows.pop(index, None))
-        if (key := whose(params.extra_args)) is not None:
+        if (key := read_tags(params.extra_args)) is not None:
             self._rows[index] = _Row(key, output_ids, len(output_ids))
 
     def _end(self, row: _Row | None) -> None:

@@ -17,7 +17,7 @@ from vllm.distributed import get_tensor_model_parallel_rank
 
 from reheatd.tap.row_entropy import RowEntropies
 from reheatd.tap.sums import Key, TapSums
-from reheatd.tap.wire import whose
+from reheatd.tap.wire import read_tags
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -86,7 +86,7 @@ class SlotRows:
                     self._steps[-1].ended.append(before)
                 else:
                     self._count(before)
-            key = whose(params.extra_args)
+            key = read_tags(params.extra_args)
             penalised = params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1
             if key is None or penalised or not self._counts:
                 return False

@@ -51,7 +51,7 @@ def tags(version: str, source: TapSource) -> dict[str, str]:
     return {VERSION_ARG: version, SOURCE_ARG: source}
 
 
-def whose(args: Mapping[str, Any] | None) -> tuple[str, str] | None:
+def read_tags(args: Mapping[str, Any] | None) -> tuple[str, str] | None:
     """Version and source that `tags` put into a request's arguments; None for a request that nobody tagged."""
     if args is None or VERSION_ARG not in args:
         return None

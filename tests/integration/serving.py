@@ -70,7 +70,8 @@ async def serving(
         try:
             async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as api:
                 yield Serving(url, store, slots, swaps, gateway, pool, client, api)
-                assert await slots.drain_all(60)
+                for name in ("base", *slots.loaded()):
+                    assert await slots.drain(name, 60)
         finally:
             server.should_exit = True
             await serving

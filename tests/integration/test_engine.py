@@ -34,8 +34,7 @@ def test_chat_samples_carry_the_k_largest_logprobs_whatever_was_sampled(engine: 
         for token in sample.tokens:
             assert len(token.top) == 5
             assert token.top == sorted(token.top, reverse=True)
-            assert token.sampled_in_top == (token.logprob >= token.top[-1])
-            displaced += not token.sampled_in_top
+            displaced += token.logprob < token.top[-1]
     assert displaced > 0  # at 2 to 3 nats some draws lie outside the top five
 
 

@@ -69,9 +69,7 @@ class SimulatedEngine(EngineClient):
         rng = np.random.default_rng(seed)
         drawn = rng.choice(len(logprobs_V), size=max_tokens, p=np.exp(logprobs_V))
         top = sorted(logprobs_V.tolist(), reverse=True)[:top_k]
-        tokens = [
-            TokenLogprobs(logprob=float(logprobs_V[x]), top=top, sampled_in_top=logprobs_V[x] >= top[-1]) for x in drawn
-        ]
+        tokens = [TokenLogprobs(logprob=float(logprobs_V[x]), top=top) for x in drawn]
         return [
             Sample(
                 prompt_ids=[1],
@@ -170,7 +168,7 @@ def test_one_failed_probe_fails_the_measurement_and_leaves_nothing_running() -> 
 def test_logprobs_that_are_no_numbers_are_an_engine_error() -> None:
     class Broken(SimulatedEngine):
         async def chat(self, model: str, messages: list[dict[str, Any]], **options: Any) -> list[Sample]:  # type: ignore[override]
-            token = TokenLogprobs(logprob=float("nan"), top=[-1.0] * 20, sampled_in_top=True)
+            token = TokenLogprobs(logprob=float("nan"), top=[-1.0] * 20)
             return [Sample([1], [1], "x", [float("nan")], [token], "length")]
 
     with pytest.raises(EngineError, match="policy-v3 returned a logprob that is not a number"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import select
 import signal
@@ -15,6 +16,8 @@ from typing import Any
 from reheatd.errors import BadInputError
 from reheatd.process.children import python_module
 from workers.rewards.scoring import Unscored
+
+logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
 """A child imports the reward's module first; math libraries take seconds."""
@@ -37,7 +40,7 @@ class Verifier(AbstractContextManager["Verifier"]):
     def __init__(self, reward: str, *, timeout_s: float = 5.0, children: int | None = None) -> None:
         count = children or min(MAX_CHILDREN, len(os.sched_getaffinity(0)))
         self.unscored = Unscored()
-        self.last_failure = ""
+        self._last_failure = ""
         self._children = [_Child(reward, timeout_s) for _ in range(count)]
 
     def __enter__(self) -> "Verifier":
@@ -95,7 +98,9 @@ class Verifier(AbstractContextManager["Verifier"]):
             child.replace()
         else:
             self.unscored.failures += 1
-            self.last_failure = reply["error"]
+            if reply["error"] != self._last_failure:  # one line for a reward that fails on everything
+                logger.warning("the reward failed and scored 0: %s", reply["error"])
+            self._last_failure = reply["error"]
         return 0.0
 
 
