@@ -5,9 +5,9 @@ from pathlib import Path
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Opens (or creates) the database, durable at every commit; rows are addressed by column name.
+    """Opens or creates the database; every commit is durable, and rows are addressed by column name.
 
-    The daemon shares one connection; each module creates its own tables.
+    All parts of the daemon share one connection; each module creates its own tables.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(path)

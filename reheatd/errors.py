@@ -1,18 +1,18 @@
-"""Errors a user can meet: each names the thing, its value and the way out.
+"""Errors that a user can meet: each names the thing at fault, its value and the way out.
 
-Every error knows how to present itself on the command line (one line, exit code) and over HTTP (an OpenAI-style
-error object), so that no caller has to translate.
+Every error knows how it is presented on the command line (one line and an exit code) and over HTTP (an OpenAI-style
+error object), so that no caller has to translate it.
 """
 
 from typing import Any, ClassVar
 
 
 class ReheatdError(Exception):
-    """Base of every error reheatd raises on purpose.
+    """Base of every error that reheatd raises on purpose.
 
     Args:
         message: One line that names what is wrong and what to do about it.
-        param: The field, argument or route parameter at fault, if there is one.
+        param: The field, argument or route parameter at fault; None if there is none.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -31,7 +31,7 @@ class ReheatdError(Exception):
 
 
 class BadInputError(ReheatdError, ValueError):
-    """A value the user gave cannot be used."""
+    """A value that the user gave cannot be used."""
 
     code = "invalid_value"
     type = "invalid_request_error"
@@ -46,13 +46,13 @@ class ConfigError(BadInputError):
 
 
 class AdapterInvalidError(BadInputError):
-    """An adapter's files do not fit the policy: shapes, target modules, base model or finiteness."""
+    """An adapter's files do not fit the policy, for example by their shapes, target modules or base model."""
 
     code = "invalid_adapter"
 
 
 class NotFoundError(ReheatdError, LookupError):
-    """A version, job, model or file that does not exist."""
+    """A version, job, model or file does not exist."""
 
     code = "not_found"
     type = "invalid_request_error"
@@ -61,13 +61,13 @@ class NotFoundError(ReheatdError, LookupError):
 
 
 class ModelNotFoundError(NotFoundError):
-    """A model name that the gateway does not serve."""
+    """The gateway serves no model of this name."""
 
     code = "model_not_found"
 
 
 class ConflictError(ReheatdError):
-    """The request is valid but not in the present state."""
+    """The request is valid, but the present state does not allow it."""
 
     code = "conflict"
     type = "invalid_request_error"
@@ -117,7 +117,7 @@ class EngineError(ReheatdError, RuntimeError):
 
     @property
     def is_transient(self) -> bool:
-        """Whether the same request may succeed later: no answer, too busy or restarting."""
+        """Whether the same request may succeed later, because the engine gave no answer, is too busy or restarts."""
         return self.upstream_status is None or self.upstream_status == 429 or self.upstream_status >= 500
 
 
@@ -136,7 +136,7 @@ class EngineTimeoutError(EngineError):
 
 
 class DeliveryError(EngineError):
-    """An adapter that was loaded is not the one that answers: proof of delivery failed."""
+    """The proof of delivery failed: the adapter that answers is not the one that was trained."""
 
     code = "delivery_failed"
 
@@ -148,7 +148,7 @@ class WorkerLostError(ReheatdError, RuntimeError):
 
 
 class WorkerIncompatibleError(ReheatdError, RuntimeError):
-    """A worker of another version of reheatd has the job."""
+    """The job was taken by a worker that runs another version of reheatd."""
 
     code = "worker_incompatible"
 

@@ -1,4 +1,4 @@
-"""Parts of the distribution, checked before anything is started; nothing heavy is imported to find out."""
+"""Checks that parts of the distribution can be imported, without importing anything heavy."""
 
 import importlib.util
 from pathlib import Path
@@ -11,7 +11,7 @@ HOME = Path(__file__).resolve().parents[1]
 
 
 def imported_instead(package: str) -> str | None:
-    """What `import` takes for our `workers` or `cli`; None if that is ours."""
+    """Where `import` finds another `workers` or `cli` than ours; None if it finds ours."""
     spec = importlib.util.find_spec(package)
     places = [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
     if any(place.resolve() == HOME / package for place in places[:1]):
@@ -20,16 +20,16 @@ def imported_instead(package: str) -> str | None:
 
 
 def require_own(package: str) -> None:
-    """Checks that `workers` or `cli` are those that lie beside `reheatd`.
+    """Checks that `import` finds the `workers` or `cli` that lies beside `reheatd`.
 
     Raises:
-        ConfigError: Another folder of that name comes before it on the import path.
+        ConfigError: Another folder of that name comes before ours on the import path.
     """
     other = imported_instead(package)
     if other is not None:
         raise ConfigError(
             f"`import {package}` finds {other} instead of {HOME / package}; rename that folder, "
-            "or take the one it lies in off PYTHONPATH"
+            "or take its parent folder off PYTHONPATH"
         )
 
 
@@ -37,8 +37,8 @@ def require_worker_extra() -> None:
     """Checks that a worker can run here.
 
     Raises:
-        MissingExtraError: Something it needs is not installed.
-        ConfigError: What lies on the import path as `workers` is not ours.
+        MissingExtraError: A package that a worker needs is not installed.
+        ConfigError: Another folder named `workers` comes before ours on the import path.
     """
     require_own("workers")
     missing = _missing("torch", "transformers", "peft")
@@ -49,8 +49,10 @@ def require_worker_extra() -> None:
 
 
 def require_engine_extra(device: Literal["cpu", "cuda"]) -> None:
-    """Raises:
-    MissingExtraError: The engine cannot run here.
+    """Checks that an engine can run here.
+
+    Raises:
+        MissingExtraError: A package that the engine needs is not installed.
     """
     missing = _missing("vllm")
     if missing:

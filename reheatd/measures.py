@@ -1,4 +1,4 @@
-"""What is measured of a policy, with the interval that goes with it: the vocabulary that all parts share."""
+"""The figures that are measured of a policy, each with its interval: the vocabulary that all parts share."""
 
 from pydantic import BaseModel, ConfigDict
 from scipy import special
@@ -11,7 +11,7 @@ class Contract(BaseModel):
 
 
 class EntropyEstimate(Contract):
-    """Mean token entropy with a confidence interval clustered by sequence, nats per token."""
+    """Mean token entropy with a confidence interval clustered by sequence, in nats per token."""
 
     mean: float
     low: float
@@ -21,7 +21,7 @@ class EntropyEstimate(Contract):
 
 
 class Accuracy(Contract):
-    """Share of held-out problems solved, decoding greedily, with a Wilson interval."""
+    """Share of held-out problems that the policy solves when it decodes greedily, with a Wilson interval."""
 
     value: float
     low: float
@@ -51,9 +51,9 @@ class PassAtK(Contract):
 def ratio_interval(
     mean: float, *, squared_residuals: float, tokens: float, clusters: int, confidence: float
 ) -> EntropyEstimate:
-    """A mean per token with a t interval, where the tokens of one cluster are correlated.
+    """A mean per token with a t interval that allows for correlation between the tokens of one cluster.
 
-    The mean is a ratio of two sums over G clusters, sum(y) / sum(n), and its linearised variance is
+    The mean is a ratio of two sums over G clusters, sum(y) / sum(n). Its linearised variance is
     G/(G-1) * sum((y_g - mean * n_g)^2) / sum(n)^2 with G - 1 degrees of freedom (Cochran, Sampling Techniques,
     chapter 6, without the finite population correction).
 

@@ -1,11 +1,11 @@
 """Names of models and versions, and the one parser of them.
 
-The gateway and the engines know a model by one of these:
+The gateway and the engines know a model by one of these names:
 
-    policy       whatever version is promoted now
+    policy       the version that is promoted now
     base         the bare base model, which is version 0
     policy-v3    version 3
-    job-ID.1-8   what job ID samples its rollouts from in its first attempt after 8 steps
+    job-ID.1-8   the policy of job ID in its first attempt, after 8 steps; the job samples its rollouts from it
 """
 
 import re
@@ -35,13 +35,14 @@ def engine_name(version: int) -> str:
 def rollout_name(job_id: str, attempt: int, step: int) -> str:
     """The name under which a job samples from its policy as it is after `step` steps.
 
-    Every attempt has its own: what a worker that died left loaded may differ from what the next one trains.
+    Every attempt has names of its own, because an adapter that a dead worker left loaded may differ from what the next
+    worker trains.
     """
     return f"job-{job_id}.{attempt}-{step}"
 
 
 def rollout_job(name: str) -> str | None:
-    """Which attempt of which job samples from the model `name`, e.g. `job-ID.1`; None for any other model."""
+    """The job and the attempt that sample from the model `name`, e.g. `job-ID.1`; None for any other model."""
     match = _ROLLOUT.fullmatch(name)
     return match[1] if match else None
 
@@ -58,7 +59,7 @@ def parse_version(text: str) -> int:
     """The version that a user means by `3`, `v3`, `policy-v3` or `base`.
 
     Raises:
-        BadInputError: It is none of these.
+        BadInputError: The text is none of these.
     """
     digits = text.removeprefix("v")
     version = int(digits) if _NUMBER.fullmatch(digits) else parse_version_name(text)

@@ -1,8 +1,8 @@
-"""Options of jobs and of what they measure: declared here once, with their bounds and their meaning.
+"""Options of jobs and of their measurements: each is declared once, with its bounds and its meaning.
 
-The configuration's tables are these models, a job's specification is one of them with the job's own fields, a request
-over the API gives some of them for one job, and the command line's flags and `reheatd init` are made from them. So an
-option that is added here appears in all of these places.
+Everything else is made from these models: the tables of the configuration, the specification of a job, the requests
+that give some options for one job, the flags of the command line and the file that `reheatd init` writes. An option
+that is added here appears in all of these places.
 """
 
 from pathlib import Path
@@ -18,50 +18,52 @@ LORA_TARGETS = {
     "gate_up_proj": ("gate_proj", "up_proj"),
     "down_proj": ("down_proj",),
 }
-"""Layers that the engine gives adapter slots: vLLM's fused modules, and the model's own that they are made of."""
+"""Layers that the engine has LoRA for: each of vLLM's fused modules, with the model's own modules it is made of."""
 
 NumberFormat = Literal["auto", "float32", "bfloat16"]
 
 
 class Options(Contract):
-    """A set of options: unknown names are errors, and so are numbers that are not finite."""
+    """A set of options. Unknown names and numbers that are not finite are errors."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
 
 class TrainingOptions(Options):
-    """What both kinds of training have."""
+    """Options that both kinds of training have."""
 
     max_tokens: int = Field(default=48, ge=1)
     """Tokens per rollout."""
     warmup_steps: int = Field(default=3, ge=0)
-    """Optimiser steps in which the learning rate rises to its value: Adam's first steps have full size whatever the
-    gradient."""
+    """Optimiser steps in which the learning rate rises to its value. Without them, Adam's first steps have full size
+    whatever the gradient is."""
     max_grad_norm: float = Field(default=1.0, gt=0)
-    """A gradient whose norm is larger is scaled down to it."""
+    """Largest norm of a gradient; a larger gradient is scaled down to it."""
 
 
 class ReheatOptions(TrainingOptions):
     """Options of TS-OPSD (arXiv 2606.00755): the policy's own logits divided by tau are its teacher."""
 
     tau: float | None = Field(default=None, gt=0)
-    """Teacher temperature: above 1 reheats, below 1 cools. Default: found from the target, and corrected on the way."""
+    """Temperature of the teacher: above 1 reheats, below 1 cools. Default: found from the target and corrected while
+    the job runs."""
     target_ratio: float = Field(default=0.85, gt=0)
     """Entropy at which a reheat stops, as a share of the baseline. A reheat that is asked for with tau alone has no
     target."""
     target_entropy: float | None = Field(default=None, gt=0)
-    """The same in nats per token, in place of target_ratio."""
+    """Entropy at which a reheat stops, in nats per token; takes the place of target_ratio."""
     ceiling_ratio: float = Field(default=1.2, gt=1)
-    """A reheat by tau alone stops at this share of the baseline, or of the entropy it starts from if that is higher; a
-    tau that leads beyond is lowered. The tail of a large vocabulary heats far more than a tau suggests."""
+    """Entropy at which a reheat by tau alone stops, as a share of the baseline, or of the entropy it starts from if
+    that is higher. A tau that leads beyond is lowered, because the tail of a large vocabulary heats far more than a tau
+    suggests."""
     steps: int = Field(default=30, ge=1)
-    """Most optimiser steps of a reheat."""
+    """Largest number of optimiser steps of a reheat."""
     teacher: Literal["frozen", "live"] = "frozen"
-    """Teacher: the collapsed policy as it was (`frozen`) or the student itself, without gradient (`live`)."""
+    """Teacher: the collapsed policy as it was (`frozen`), or the student itself, without gradient (`live`)."""
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
     """Divergence between teacher and student."""
     min_p: float | None = Field(default=None, gt=0, lt=1)
-    """Tail-safe teacher: re-temper only tokens with p >= min_p * max p, and leave the tail as it was."""
+    """Limit of a tail-safe teacher: it changes only tokens with p >= min_p * max p and leaves the tail as it was."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Adam learning rate of the LoRA weights."""
     prompts_per_step: int = Field(default=8, ge=1)
@@ -74,7 +76,7 @@ class RLOptions(TrainingOptions):
     """Options of continued RL: group-relative policy gradient with verifiable rewards."""
 
     steps: int = Field(default=20, ge=1)
-    """Steps of one continued-RL job: batches of rollouts that are learned from."""
+    """Steps of one job of continued RL: the batches of rollouts that it learns from."""
     prompts_per_step: int = Field(default=4, ge=1)
     """Problems per step."""
     group_size: int = Field(default=4, ge=2)
@@ -86,21 +88,21 @@ class RLOptions(TrainingOptions):
     epochs: int = Field(default=1, ge=1)
     """Optimiser steps taken on each batch of rollouts."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
-    """The ratio to the policy before the batch's first optimiser step is clipped at 1 - clip_low."""
+    """Lower clip: the ratio to the policy before the batch's first optimiser step is clipped at 1 - clip_low."""
     clip_high: float = Field(default=0.28, gt=0)
-    """The same ratio is clipped at 1 + clip_high; above clip_low it leaves room to explore."""
+    """Upper clip: the same ratio is clipped at 1 + clip_high. A value above clip_low leaves room to explore."""
     importance_cap: float = Field(default=2.0, gt=0)
-    """Truncation of the importance weight between the trainer's and the engine's log-probabilities."""
+    """Largest importance weight between the trainer's and the engine's log-probabilities; larger ones are truncated."""
     normalise_std: bool = False
     """Whether advantages are divided by their group's standard deviation."""
     normalisation: Literal["tokens", "constant"] = "tokens"
-    """What the summed loss is divided by: the batch's tokens (DAPO), or its rollouts times max_tokens (`constant`, Dr.
-    GRPO), which does not favour short right answers and long wrong ones."""
+    """Divisor of the summed loss: the batch's tokens (`tokens`, DAPO), or its rollouts times max_tokens (`constant`,
+    Dr. GRPO). The constant does not favour short right answers and long wrong ones."""
     max_resamples: int = Field(default=2, ge=0)
-    """Groups whose rewards are all equal teach nothing. They are replaced by further problems, at most this often per
-    step."""
+    """How often per step groups without variance are replaced by further problems, at most. A group whose rewards are
+    all equal teaches nothing."""
     mask_truncated: bool = False
-    """Whether rollouts that ended for length are left out of the loss."""
+    """Whether rollouts that were cut off at max_tokens are left out of the loss."""
     kl_coef: float = Field(default=0.0, ge=0)
     """Weight of KL(student || parent) in the loss; 0 saves a forward pass per step."""
 
@@ -122,30 +124,31 @@ class TaskOptions(Options):
     """The verifiable task, and how a version's accuracy on it is measured."""
 
     path: Path | None = None
-    """JSONL file of verifiable problems ({"prompt" | "messages", "answer"}); default: bundled arithmetic."""
+    """JSONL file of verifiable problems ({"prompt" | "messages", "answer"}); default: the bundled arithmetic."""
     reward: str = "numeric"
-    """Reward: `numeric`, `exact`, `regex`, `json_schema`, `unit_tests`, the name of another that is installed, or
-    `module:function` called as f(completion: str, answer: str) -> float."""
+    """Reward: `numeric`, `exact`, `regex`, `json_schema`, `unit_tests`, the name of another installed reward, or
+    `module:function`, which is called as f(completion: str, answer: str) -> float."""
     reward_timeout_s: float = Field(default=5.0, gt=0)
-    """Longest a reward may take for one completion, in seconds; one that takes longer is killed and scores 0."""
+    """Longest time a reward may take for one completion, in seconds; a reward that takes longer is killed and scores
+    0."""
     eval_count: int = Field(default=48, ge=1)
-    """Held-out problems used to compare accuracy before and after a job."""
+    """Held-out problems on which accuracy before and after a job is compared."""
     eval_samples: int = Field(default=4, ge=0)
-    """Completions per held-out problem, at temperature 1, that pass@k is measured from; 0 turns pass@k off."""
+    """Completions per held-out problem, at temperature 1, from which pass@k is measured; 0 turns pass@k off."""
     eval_max_tokens: int = Field(default=48, ge=1)
     """Longest answer to a held-out problem, in tokens."""
 
 
 class ProbeOptions(Options):
-    """How entropy is measured; the daemon and its workers measure the same quantity."""
+    """How entropy is measured, in the daemon and in its workers alike."""
 
     probes: Path | None = None
     """JSONL file of probe prompts ({"messages": [...]} or {"prompt": "..."}); default: the bundled set."""
     probe_count: int = Field(default=32, ge=2)
-    """Probe prompts sampled per window."""
+    """Probe prompts that every window samples."""
     max_tokens: int = Field(default=48, ge=1)
     """Tokens sampled per probe."""
     top_k: int = Field(default=20, ge=1, le=63)
-    """Top logprobs per token that the estimator uses."""
+    """Top logprobs per token that the entropy estimator uses."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Level of the confidence intervals."""

@@ -1,4 +1,4 @@
-"""From pydantic's errors to messages that name the field, its value and what would be right."""
+"""Turns pydantic's errors into messages that name the field, its value and what would be right."""
 
 import difflib
 from collections.abc import Iterable
@@ -22,13 +22,13 @@ WANTED = {
     "literal_error": "must be {expected}",
     "too_short": "must have at least {min_length} entries",
 }
-"""By pydantic's name of the error; others keep pydantic's own message."""
+"""Messages by pydantic's name of the error; other errors keep pydantic's own message."""
 
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
     """The dotted name of the first field that is wrong, and one line that says what is wrong with it.
 
-    A value that contradicts others, rather than being wrong by itself, has no name: the message says which.
+    The name is empty if several values contradict each other and none is wrong by itself; the message names them.
     """
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
@@ -38,12 +38,12 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
 
 
 def unknown_names(error: ValidationError) -> list[str]:
-    """The dotted names that no field has."""
+    """The dotted names in the input that no field has."""
     return [".".join(map(str, each["loc"])) for each in error.errors() if each["type"] == "extra_forbidden"]
 
 
 def suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
-    """`did you mean ...?` where a known name is close, else `otherwise`."""
+    """Returns `did you mean ...?` if a known name is close, else `otherwise`."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]}?" if close else otherwise
 
