@@ -1,1 +1,1 @@
-"""Entropy of the served policy: estimators, probes, series, collapse detector."""
+"""Entropy of the served policy: estimators, probes, series and the collapse detector."""

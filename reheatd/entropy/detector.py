@@ -1,4 +1,4 @@
-"""From entropy windows to a verdict: ok, warning or collapsed. Pure and deterministic."""
+"""Turns entropy windows into a verdict: ok, warning or collapsed. Pure and deterministic."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ Verdict = Literal["ok", "warning", "collapsed"]
 
 @dataclass(frozen=True)
 class DetectorState:
-    """All the detector remembers between two windows."""
+    """Everything that the detector remembers between two windows."""
 
     version: int
     verdict: Verdict
@@ -23,9 +23,10 @@ class DetectorState:
 class CollapseDetector:
     """Verdict on a version's windows relative to the baseline entropy.
 
-    A window is low when its upper confidence limit is below `collapse_ratio` times the baseline; `patience` low
-    windows in a row mean `collapsed`. It stays so until an estimate is above `recovery_ratio` times the baseline.
-    Short of that, an estimate below `warning_ratio` times the baseline, or a low window, is a `warning`.
+    A window is low when its upper confidence limit is below `collapse_ratio` times the baseline. After `patience` low
+    windows in a row the verdict is `collapsed`, and it stays so until an estimate is above `recovery_ratio` times the
+    baseline. A version that has not collapsed gets a `warning` when its window is low, or when the estimate is below
+    `warning_ratio` times the baseline.
     """
 
     collapse_ratio: float
@@ -43,9 +44,9 @@ class CollapseDetector:
         """The state after one more window.
 
         Args:
-            state: The state so far; None, or a state of another version, starts afresh: one version's windows say
-                nothing about another.
-            version: The version the window measured.
+            state: The state so far. None, or the state of another version, starts afresh, because one version's
+                windows say nothing about another.
+            version: The version that the window measured.
             estimate: The window's estimate, nats per token.
             baseline: The reference policy's entropy, nats per token, above 0.
         """
@@ -61,5 +62,5 @@ class CollapseDetector:
         return DetectorState(version, "warning" if warning else "ok", streak)
 
     def is_undecided(self, state: DetectorState) -> bool:
-        """Whether the last window was low but not yet the last that patience asks for."""
+        """Whether the last window was low, but `patience` asks for more low windows before a collapse is called."""
         return state.streak > 0 and state.verdict != "collapsed"

@@ -1,7 +1,7 @@
-"""Token entropy from what a server tells about each token: its top-k logprobs and the sampled token's logprob.
+"""Token entropy from what a server returns for each token: the top-k logprobs and the sampled token's logprob.
 
-With H(s) = -sum_v p(v|s) log p(v|s) the entropy of the next token in state s, in nats, every estimator here works on
-the states a policy visits when it samples at temperature 1. Array names carry their axes: T tokens, K top entries,
+H(s) = -sum_v p(v|s) log p(v|s) is the entropy of the next token in state s, in nats. Every estimator here works on the
+states that a policy visits when it samples at temperature 1. Array names carry their axes: T tokens, K top entries,
 S sequences.
 """
 
@@ -16,7 +16,7 @@ from reheatd.measures import EntropyEstimate, ratio_interval
 
 Floats = NDArray[np.float64]
 
-# Below this a tail mass is rounding of the engine's fp32 logprobs, not probability.
+# A tail mass below this is a rounding error of the engine's fp32 logprobs, not probability.
 MASS_FLOOR = 1e-7
 
 
@@ -24,10 +24,10 @@ MASS_FLOOR = 1e-7
 class TailModel:
     """c(s) = w0 + w1 log p_k + w2 log m: predicted mean surprisal of the tokens outside the top k, in nats.
 
-    p_k is the probability at the edge of the top k and m the mass outside it. The default, 2 - log p_k, says that a
-    token drawn from the tail is typically e^2 times rarer than the edge; it serves until windows have been seen, and
-    is within a few per cent of the fitted model's variance on small language models. Whatever the weights are, the
-    estimate stays unbiased; they decide its variance only.
+    p_k is the probability at the edge of the top k, and m is the mass outside it. The default, 2 - log p_k, says that a
+    token drawn from the tail is typically e^2 times rarer than the edge. It serves until windows have been measured,
+    and is within a few per cent of the fitted model's variance on small language models. The estimate is unbiased
+    whatever the weights are; they only decide its variance.
     """
 
     w0: float = 2.0
@@ -35,7 +35,7 @@ class TailModel:
     w2: float = 0.0
 
     def predict(self, log_edge_T: Floats, log_mass_T: Floats, vocab_size: int | None = None) -> Floats:
-        """c for every token, kept between what the edge, the mass and the vocabulary make possible."""
+        """c for every token, kept within the limits that the edge, the mass and the vocabulary set."""
         c_T = self.w0 + self.w1 * log_edge_T + self.w2 * log_mass_T
         c_T = np.maximum(c_T, np.maximum(-log_edge_T, -log_mass_T))
         return c_T if vocab_size is None else np.minimum(c_T, np.log(vocab_size) - log_mass_T)
@@ -43,11 +43,11 @@ class TailModel:
 
 @dataclass(frozen=True)
 class TailMoments:
-    """Sufficient statistics of the regression behind `TailModel`: features against surprisal of tail draws.
+    """Sufficient statistics of the regression behind `TailModel`, of surprisal on features over tail draws.
 
     A draw that fell outside the top k is a fair sample of the tail's surprisal in its state, so least squares over
-    such draws fits c(s). Old windows fade by `DECAY`, because the policy changes; a ridge towards the default weights
-    carries windows with few tail draws.
+    such draws fits c(s). Old windows fade by `DECAY`, because the policy changes. A ridge towards the default weights
+    keeps the fit stable when there are few tail draws.
     """
 
     gram: Floats = field(default_factory=lambda: np.zeros((3, 3)))
@@ -55,7 +55,7 @@ class TailMoments:
     draws: float = 0.0
 
     DECAY = 0.98
-    # Residual variance over prior variance of each weight: sd 2 nats over sd 1.5, 0.7 and 0.5.
+    # Residual variance over the prior variance of each weight: sd 2 nats over sd 1.5, 0.7 and 0.5.
     RIDGE = (1.8, 8.0, 16.0)
 
     @classmethod
@@ -79,20 +79,20 @@ class TailMoments:
 
 @dataclass(frozen=True)
 class TokenEstimates:
-    """Every estimator's value for each token, nats."""
+    """Every estimator's value for each token, in nats."""
 
     monte_carlo_T: Floats
-    """-log p(x): unbiased, noisy."""
+    """-log p(x): unbiased, but noisy."""
     truncated_T: Floats
-    """-sum of p log p over the top k: biased low by the whole tail."""
+    """-sum of p log p over the top k: too low, because the whole tail is missing."""
     control_variate_T: Floats
-    """Unbiased for draws at temperature 1, with most of Monte Carlo's variance gone."""
+    """Unbiased for draws at temperature 1, without most of Monte Carlo's variance."""
     plug_in_T: Floats
-    """The top entries' share plus c(s) for the tail, within the bounds: a model, for tokens that are no fair draw."""
+    """The top entries' share plus c(s) for the tail, within the bounds. It is for tokens that are no fair draw."""
     lower_T: Floats
     """Deterministic lower bound, whatever x was."""
     upper_T: Floats | None
-    """Deterministic upper bound; needs the vocabulary's size."""
+    """Deterministic upper bound; None if the vocabulary's size is not known."""
     tail: TailMoments
 
 
@@ -101,16 +101,16 @@ def estimate_tokens(
 ) -> TokenEstimates:
     """Entropy of the next-token distribution at each visited state.
 
-    The control variate is H^ = H_k + m c(s) + 1[x outside] (-log p(x) - c(s)), with H_k the top entries' share of the
-    entropy and m the mass outside them. It is unbiased only if "the top" is a set that the draw x has no part in
-    choosing. Equal probabilities at the edge are common (logits in bf16: two in five tokens), and a server breaks
-    such ties as it likes, so here the top is every listed token strictly more probable than the last one listed:
-    decided by values alone, at the cost of the last entry.
+    The control variate is H^ = H_k + m c(s) + 1[x outside] (-log p(x) - c(s)), where H_k is the top entries' share of
+    the entropy and m is the mass outside them. It is unbiased only if the draw x has no part in choosing the set that
+    counts as the top. Equal probabilities at the edge are common (with logits in bf16, at two in five tokens), and a
+    server breaks such ties as it likes. So here the top is every listed token that is strictly more probable than the
+    last one listed. That depends on the values alone, at the cost of the last entry.
 
     Args:
-        sampled_T: Logprob of the token drawn at temperature 1, nats.
+        sampled_T: Logprob of the token drawn at temperature 1, in nats.
         top_TK: The k largest logprobs in descending order; rows shorter than k (a tiny vocabulary) end in -inf.
-        tail: c(s); must have been fixed before these tokens were drawn.
+        tail: c(s); it must have been fixed before these tokens were drawn.
         vocab_size: V; without it there is no upper bound.
     """
     sampled_T = np.asarray(sampled_T, dtype=np.float64)
@@ -160,7 +160,7 @@ def _tail_mass(listed_TK: Floats, complete_T: NDArray[np.bool_]) -> Floats:
 
 @dataclass(frozen=True)
 class SequenceTotals:
-    """Sum over tokens and number of tokens of each sequence (or of each cluster of sequences)."""
+    """The sum over tokens and the number of tokens, for each sequence or each cluster of sequences."""
 
     sums_S: Floats
     counts_S: Floats
@@ -171,14 +171,14 @@ class SequenceTotals:
         return cls(np.array([a.sum() for a in arrays]), np.array([float(a.size) for a in arrays]))
 
     def __add__(self, other: "SequenceTotals") -> "SequenceTotals":
-        """Cluster by cluster: several windows of the same probes become one, clustered by probe."""
+        """Adds cluster by cluster, so that several windows of the same probes become one, clustered by probe."""
         return SequenceTotals(self.sums_S + other.sums_S, self.counts_S + other.counts_S)
 
     def interval(self, confidence: float) -> EntropyEstimate:
         """Mean per token over all tokens, with the interval of `reheatd.measures.ratio_interval`.
 
         Raises:
-            BadInputError: Fewer than two clusters, or no token at all.
+            BadInputError: There are fewer than two clusters, or there is no token.
         """
         clusters = len(self.counts_S)
         tokens = float(self.counts_S.sum())
@@ -193,20 +193,20 @@ class SequenceTotals:
 
 
 def clustered_interval(values_by_sequence: Sequence[ArrayLike], confidence: float) -> EntropyEstimate:
-    """Mean per token over all tokens and its interval, where the tokens of one sequence are correlated.
+    """Mean per token over all tokens, with an interval that allows for correlation within a sequence.
 
     Args:
-        values_by_sequence: One array of per-token values, nats, for each sequence; lengths may differ.
+        values_by_sequence: One array of per-token values, in nats, for each sequence; lengths may differ.
         confidence: Level of the interval, e.g. 0.95.
 
     Raises:
-        BadInputError: Fewer than two sequences, or no token at all.
+        BadInputError: There are fewer than two sequences, or there is no token.
     """
     return SequenceTotals.of(values_by_sequence).interval(confidence)
 
 
 def diversity(answers: Sequence[str]) -> float:
-    """Share of distinct answers, white space and case aside: 1 when all differ, 1/n when all n are the same."""
+    """Share of distinct answers, ignoring white space and case: 1 if all differ, 1/n if all n are the same."""
     if not answers:
         raise BadInputError("diversity needs at least one answer, got none")
     return len({" ".join(answer.split()).casefold() for answer in answers}) / len(answers)

@@ -1,8 +1,8 @@
 """Entropy of what the policy really decodes, apart from the probes: windows by version and by who asked.
 
-Sums come from the engine's tap, or from requests whose logprobs the gateway asked for on its own. The tap's are totals
-since it started, so a window is what was added since the last one, and nothing is lost or counted twice when a message
-or the daemon goes missing in between.
+The sums come from the engine's tap, or from requests whose logprobs the gateway asked for on its own. The tap sends
+totals since its start, so a window is what was added since the last window. Nothing is lost or counted twice if a
+message is lost or the daemon restarts in between.
 """
 
 import asyncio
@@ -43,12 +43,13 @@ KEEP_SUMS_S = 86_400.0
 
 
 MeasuredBy = Literal["tap", "control_variate", "plug_in"]
-"""How: exactly, in the engine; without bias, from top-k logprobs of tokens drawn at temperature 1; or with a model of
-the tail, within deterministic bounds, where the tokens were drawn in another way."""
+"""How entropy was measured. `tap`: exactly, in the engine. `control_variate`: without bias, from the top-k logprobs of
+tokens drawn at temperature 1. `plug_in`: with a model of the tail, within deterministic bounds, because the tokens were
+drawn in another way."""
 
 
 class PositionMean(BaseModel):
-    """Mean over the tokens from one position up to the next entry's."""
+    """Mean over the tokens from this position up to the position of the next entry."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -58,15 +59,15 @@ class PositionMean(BaseModel):
 
 
 class LiveWindow(BaseModel):
-    """Exact entropy of the tokens that were decoded for one version and source; nats per token."""
+    """Entropy of the tokens that were decoded for one version and source, in nats per token."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     time: float = Field(default_factory=time.time)
     version: str
-    """The version's name, or for rollouts the job's."""
+    """Name of the version, or of the job for rollouts."""
     source: str
-    """`live`: clients; `probe`: the daemon's windows; `rollout`: a training job."""
+    """Who asked: clients (`live`), the daemon's own windows (`probe`) or a training job (`rollout`)."""
     measured_by: MeasuredBy
     estimate: EntropyEstimate
     by_position: list[PositionMean]
@@ -79,22 +80,22 @@ class LiveSeries:
         self._db = db
         self._confidence = confidence
         self._totals: dict[_Key, dict[str, Moments]] = defaultdict(dict)
-        """By what was measured and by run."""
+        """Totals by what was measured, then by the tap's run that sent them."""
         self._run = uuid.uuid4().hex
         with db:
             db.executescript(TABLES)
 
     def take(self, totals: TapTotals) -> None:
-        """Keeps the newest totals of a run of a tap."""
+        """Keeps the newest totals that a run of a tap has sent."""
         self._totals[_Key(totals.version, totals.source, "tap")][totals.run] = totals.moments
 
     def add(self, version: str, source: str, measured_by: MeasuredBy, entropies: list[float]) -> None:
-        """One finished sequence, nats by token."""
+        """Adds one finished sequence, given the entropy of each of its tokens in nats."""
         own = self._totals[_Key(version, source, measured_by)]
         own.setdefault(f"{self._run} {version} {source} {measured_by}", Moments()).add(entropies)
 
     def close_windows(self) -> list[LiveWindow]:
-        """Records one window for each version and source with at least two new sequences; fewer wait for more."""
+        """Records one window for each version and source that has at least two new sequences."""
         windows = []
         for key, runs in self._totals.items():
             moments = sum((totals - self._read(run) for run, totals in runs.items()), Moments())
@@ -111,7 +112,7 @@ class LiveSeries:
         return windows
 
     def last(self, count: int, source: str | None = None) -> list[LiveWindow]:
-        """The newest `count` windows, oldest first; of one source if given."""
+        """The newest `count` windows, oldest first; only those of `source` if it is given."""
         rows = self._db.execute(
             "SELECT window FROM live_windows WHERE (? IS NULL OR source = ?) ORDER BY id DESC LIMIT ?",
             (source, source, count),
@@ -119,7 +120,7 @@ class LiveSeries:
         return [LiveWindow.model_validate_json(row["window"]) for row in reversed(rows)]
 
     def _record(self, window: LiveWindow, runs: dict[str, Moments]) -> None:
-        """The window and the totals it was taken at: both or neither."""
+        """Stores the window and the totals at which it was taken, in one transaction."""
         with self._db:
             self._db.execute(
                 "INSERT INTO live_windows (time, version, source, window) VALUES (?, ?, ?, ?)",
@@ -133,7 +134,10 @@ class LiveSeries:
         self._forget(window.time - KEEP_SUMS_S)
 
     def _forget(self, before: float) -> None:
-        """Drops runs that have added nothing since; kept in one place only, they would be counted again."""
+        """Drops runs that have added nothing since `before`, from memory and database alike.
+
+        A run that only the memory kept would be counted again from the start.
+        """
         rows = self._db.execute("SELECT run FROM live_sums WHERE time < ?", (before,)).fetchall()
         for runs in self._totals.values():
             for row in rows:
@@ -153,22 +157,22 @@ class _Key(NamedTuple):
 
 
 async def close_windows_every(interval_s: float, series: LiveSeries) -> None:
-    """Until cancelled."""
+    """Closes the windows of `series` every `interval_s` seconds, until cancelled."""
     while True:
         await asyncio.sleep(interval_s)
         series.close_windows()
 
 
 class TapListener(asyncio.DatagramProtocol):
-    """Hears the taps of every engine on a UDP socket."""
+    """Receives what the taps of all engines send to a UDP socket."""
 
     def __init__(self, series: LiveSeries, listener: socket.socket) -> None:
         self._series = series
         self._listener = listener
 
     async def run(self) -> None:
-        """Until cancelled."""
-        # A socket of the event loop's own: it closes what it is given, and this part may be started again.
+        """Receives until cancelled."""
+        # The event loop closes the socket that it is given, so it gets a duplicate: `run` may be called again.
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
             lambda: self, sock=self._listener.dup()
         )

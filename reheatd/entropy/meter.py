@@ -1,4 +1,4 @@
-"""Measures the entropy of a served model once, through its API; the daemon and its workers share this code."""
+"""Measures the entropy of a served model once, through its API. The daemon and its workers share this code."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from reheatd.errors import BadInputError, EngineError
 from reheatd.measures import Contract, EntropyEstimate
 
 CONCURRENCY = 32
-"""Probes sampled at once: enough to fill a batch, few enough to leave room for clients."""
+"""Probes that are sampled at once: enough to fill a batch, and few enough to leave room for clients."""
 
 
 class Sampler(Protocol):
@@ -45,7 +45,7 @@ class Sampler(Protocol):
 
 
 class WindowFigures(Contract):
-    """What one window says: every probe sampled once from one model; entropies in nats per token."""
+    """Figures of one window, for which every probe was sampled once from one model. Entropies are in nats per token."""
 
     model: str
     """The pinned name that was sampled."""
@@ -53,37 +53,35 @@ class WindowFigures(Contract):
     seconds: float
     """How long the measurement took."""
     estimate: EntropyEstimate
-    """Control variate: the figure everything else goes by."""
+    """The control variate's estimate, on which all decisions are based."""
     monte_carlo: EntropyEstimate
     truncated: EntropyEstimate
-    """Top k only, biased low."""
+    """The estimate from the top k alone, which is too low."""
     lower: float
     """Mean of the deterministic lower bounds on the visited states."""
     upper: float | None
-    """Mean of the deterministic upper bounds; None when the vocabulary's size is not known."""
+    """Mean of the deterministic upper bounds; None if the vocabulary's size is not known."""
     distinct: float
     """Share of distinct answers among the samples."""
-
-
 class Measurement(WindowFigures):
-    """A window's figures, with what later windows need of it."""
+    """The figures of a window, with what later windows need of it."""
 
     totals: InstanceOf[SequenceTotals]
-    """The control variate's sums, probe by probe, for pooling windows."""
+    """The control variate's sums by probe, for pooling windows."""
     tail: InstanceOf[TailMoments]
-    """What this window's tail draws say about `TailModel`; for later windows only."""
+    """The tail draws of this window, to which `TailModel` is fitted for later windows."""
 
 
 class EntropyMeter:
     """Samples a fixed probe set at temperature 1 and estimates the policy's token entropy.
 
     Args:
-        client: Of the engine, or of the gateway in front of it.
-        probes: Sampled once each per measurement, always all of them, so that measurements are comparable.
-        max_tokens: Longest sample, tokens.
+        client: A client of the engine, or of the gateway in front of it.
+        probes: Every measurement samples all of them once, so that measurements are comparable.
+        max_tokens: Tokens of the longest sample.
         top_k: Top logprobs per token.
         confidence: Level of the intervals.
-        vocab_size: Size of the model's output distribution; see `vocabulary_size`. Without it no upper bound.
+        vocab_size: Size of the model's output distribution; see `vocabulary_size`. Without it there is no upper bound.
     """
 
     def __init__(
@@ -101,16 +99,20 @@ class EntropyMeter:
         self.top_k = top_k
         self.confidence = confidence
         self.tail_model = TailModel()
-        """c(s) of the next measurement; whoever keeps a series sets it from earlier windows."""
+        """c(s) of the next measurement. The keeper of a series sets it from earlier windows."""
         self._client = client
         self._vocab_size = vocab_size
 
     async def measure(self, model: str, *, seed: int) -> Measurement:
-        """One window on `model`, a pinned name rather than the alias; each probe gets a seed of its own from `seed`.
+        """Measures one window on a model.
+
+        Args:
+            model: A pinned name rather than the alias.
+            seed: Every probe gets a seed of its own, derived from this one.
 
         Raises:
-            EngineError: A probe could not be sampled, or the engine returned logprobs that are no numbers. There is
-                no partial result: a mean over the probes that happened to succeed is another quantity.
+            EngineError: A probe could not be sampled, or the engine returned logprobs that are not numbers. There is
+                no partial result, because a mean over the probes that happened to succeed is another quantity.
         """
         started = time.monotonic()
         tail_model = self.tail_model
@@ -136,7 +138,7 @@ class EntropyMeter:
         )
 
     async def _sample(self, model: str, seed: int) -> list[Sample]:
-        # One seed for all probes would give every probe the same random numbers, and correlated samples.
+        # With one seed for all probes, every probe would get the same random numbers, and the samples would correlate.
         seeds = np.random.SeedSequence(seed).generate_state(len(self.probes))
         slots = asyncio.Semaphore(CONCURRENCY)
 
@@ -164,7 +166,7 @@ class EntropyMeter:
         sampled_T = np.array([token.logprob for token in sample.tokens], dtype=np.float64)
         rows = [token.top[: self.top_k] for token in sample.tokens]
         if any(len(row) < self.top_k for row in rows):
-            # Only a vocabulary smaller than k has an excuse; its rows get a token of probability 0 at the end.
+            # Rows may be shorter than k only if the vocabulary is; they get a token of probability 0 at the end.
             if any(sum(map(math.exp, row)) < 0.999 for row in rows):
                 raise EngineError(f"model {model} returned fewer than {self.top_k} top logprobs for a token")
             rows = [row + [-math.inf] * (self.top_k + 1 - len(row)) for row in rows]
@@ -178,7 +180,7 @@ def vocabulary_size(model_path: Path) -> int:
     """The number of logits of the model in `model_path`, from its `config.json`.
 
     Raises:
-        BadInputError: There is no such file or no such entry.
+        BadInputError: The file cannot be read, or it has no such entry.
     """
     file = model_path / "config.json"
     try:

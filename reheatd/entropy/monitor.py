@@ -1,4 +1,4 @@
-"""Keeps watch over the promoted version: windows on a schedule, a verdict after each."""
+"""Watches the promoted version: measures windows on a schedule and gives a verdict after each."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ __all__ = ["EntropyMeter", "EntropyMonitor", "Measurement"]
 logger = logging.getLogger(__name__)
 
 PACE_WINDOWS = 10
-"""So many windows tell what one costs."""
+"""Number of recent windows from which the cost of a window is taken."""
 
 
 class OutdatedWindowError(ConflictError):
@@ -28,17 +28,17 @@ class OutdatedWindowError(ConflictError):
 class EntropyMonitor:
     """Measures the promoted version on a schedule, when triggered, and again at once after a low window.
 
-    Every window samples the same fixed probes with a fresh seed, so windows differ from each other and from the
-    baseline by sampling noise and by the policy, not by the prompts. A window belongs to the version whose pinned name
-    was sampled, whatever the alias has come to mean meanwhile.
+    Every window samples the same fixed probes with a fresh seed. Windows therefore differ from each other and from the
+    baseline by sampling noise and by the policy, but not by the prompts. A window belongs to the version whose pinned
+    name was sampled, even if the alias means another version by then.
 
     Args:
-        meter: Its client must reach `base` and every name `model_of_promoted` returns.
-        series: Where windows and the baseline are kept; its key must cover the meter's probes and settings.
+        meter: Its client must reach `base` and every name that `model_of_promoted` returns.
+        series: Keeps the windows and the baseline; its key must cover the meter's probes and settings.
         detector: Turns windows into verdicts.
-        settings: Schedule and number of baseline windows.
-        model_of_promoted: Version number and pinned model name of the promoted version, at this moment.
-        on_verdict: Called after each recorded window of the version that is still the promoted one. It must not block.
+        settings: The schedule and the number of baseline windows.
+        model_of_promoted: Returns the number and the pinned model name of the version that is promoted now.
+        on_verdict: Called after each recorded window whose version is still promoted. It must not block.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class EntropyMonitor:
         self._wake = asyncio.Event()
         self._wake_source: Source = "trigger"
         self._window: tuple[int, asyncio.Task[Measurement]] | None = None
-        # One measurement at a time: two at once would slow clients down and each other.
+        # One measurement at a time: two at once would slow down clients and each other.
         self._measuring = asyncio.Lock()
 
     @property
@@ -75,14 +75,14 @@ class EntropyMonitor:
         return state.verdict if state and state.version == self._model_of_promoted()[0] else None
 
     async def ensure_baseline(self) -> EntropyEstimate:
-        """The baseline, measured on `base` if this series has none yet.
+        """The baseline, which is measured on `base` if this series has none yet.
 
-        Its windows are pooled probe by probe, so the interval does not take three answers to one prompt for three
+        Its windows are pooled probe by probe, so that the interval does not take three answers to one prompt for three
         independent prompts.
 
         Raises:
             EngineError: The engine could not be sampled; nothing was stored.
-            BadInputError: The base model's entropy is 0 on these probes: there is nothing to compare with.
+            BadInputError: The base model's entropy on these probes is 0, so there is nothing to compare with.
         """
         async with self._measuring:
             return await self._baseline()
@@ -92,7 +92,8 @@ class EntropyMonitor:
 
         Raises:
             EngineError: The engine could not be sampled; nothing was recorded.
-            NotFoundError, OutdatedWindowError: The version was unloaded or replaced meanwhile; nothing was recorded.
+            NotFoundError, OutdatedWindowError: The version was unloaded or replaced during the measurement; nothing
+                was recorded.
         """
         async with self._measuring:
             baseline = await self._baseline()
@@ -110,7 +111,7 @@ class EntropyMonitor:
             )
             self._series.append(window, measurement.tail)
             still_promoted = self._model_of_promoted()[0] == version
-            # A version that comes back by a rollback starts with no streak.
+            # A version that comes back by a rollback starts without a streak.
             self._state = state if still_promoted else None
         if still_promoted:
             if self._detector.is_undecided(state):
@@ -120,7 +121,7 @@ class EntropyMonitor:
         return window
 
     async def measure_version(self, name: str) -> Measurement:
-        """Measures any served model by its pinned name, e.g. a candidate; nothing is recorded.
+        """Measures any served model by its pinned name, e.g. a candidate, and records nothing.
 
         Raises:
             EngineError: The engine could not be sampled.
@@ -129,32 +130,34 @@ class EntropyMonitor:
             return await self._measure(name)
 
     def latest_estimate(self, version: int) -> EntropyEstimate | None:
-        """The newest estimate of a version's entropy; of version 0 the baseline, which pools several windows."""
+        """The newest estimate of a version's entropy. For version 0 it is the baseline, which pools several windows."""
         if version == 0:
             return self.baseline
         windows = self._series.last(1, version)
         return windows[0].estimate if windows else None
 
     def give_up_outdated(self) -> None:
-        """Ends a window of a version that is not the promoted one any more: it would hold that one in the engine."""
+        """Cancels the current window if its version is not promoted any more, so that the engine can unload it."""
         if self._window is not None and self._window[0] != self._model_of_promoted()[0]:
             self._window[1].cancel()
 
     def trigger(self) -> None:
-        """Asks for a window now; one that is being taken is followed by another."""
+        """Asks for a window now. If one is being measured, another one follows it."""
         self._wake_up("trigger")
 
     async def run(self) -> None:
-        """The schedule; runs until cancelled. A measurement that fails is logged and tried again at the next one."""
+        """Measures on schedule until cancelled. A failed measurement is logged; the next one comes on schedule."""
         source: Source = "schedule"
         while True:
             try:
                 await self.take_window(source)
             except OutdatedWindowError as error:
-                logger.info("%s", error)  # whoever replaced it asks for a window of the new one
+                logger.info("%s", error)  # the swap that replaced the version asks for a window of the new one
             except (EngineError, NotFoundError, BadInputError) as error:
                 logger.warning(
-                    "entropy window failed, next one in %.0f s or when triggered: %s", self._pause_s(), error
+                    "the entropy window failed; the next one comes in %.0f s or when triggered: %s",
+                    self._pause_s(),
+                    error,
                 )
             source = await self._next_occasion()
 
@@ -168,7 +171,7 @@ class EntropyMonitor:
         return self._wake_source
 
     def _pause_s(self) -> float:
-        # The fastest of the last windows: one that shared the engine with clients took longer than it cost.
+        # The fastest of the last windows counts: a window that shared the engine with clients took longer than it cost.
         seconds = [window.seconds for window in self._series.last(PACE_WINDOWS)]
         return self._settings.pause_after(min(seconds, default=0.0))
 
@@ -205,8 +208,8 @@ class EntropyMonitor:
         estimate = totals.interval(self._meter.confidence).model_copy(update={"sequences": sequences})
         if estimate.mean <= 0:
             raise BadInputError(
-                f"the base model's entropy on the probes is {estimate.mean:.3g} nats per token, so no collapse can be "
-                "told; set entropy.probes to prompts it answers in more than one way",
+                f"the base model's entropy on the probes is {estimate.mean:.3g} nats per token, so a collapse could "
+                "not be detected; set entropy.probes to prompts that it answers in more than one way",
                 param="entropy.probes",
             )
         self._series.save_baseline(estimate)

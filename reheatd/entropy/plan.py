@@ -1,4 +1,4 @@
-"""What an interval of a wanted width costs, by the number of top logprobs asked for."""
+"""The cost of an interval of a wanted width, by the number of top logprobs that are asked for."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,25 +19,25 @@ class PlannedWindow:
     """A window whose interval has the wanted width."""
 
     top_k: int
-    """0: Monte Carlo, which needs the sampled token's logprob only."""
+    """Top logprobs per token; 0 means Monte Carlo, which needs only the sampled token's logprob."""
     width_now: float
-    """Of the window that was measured, nats."""
+    """Width of the measured window's interval, in nats."""
     probes: int
     """Sequences that the wanted width takes."""
     tokens: int
     seconds: float
-    """On an engine as busy as it was."""
+    """Time that the window takes on an engine as busy as it was when it was measured."""
 
 
 async def plan_windows(
     client: EngineClient, model: str, probes: ProbeSet, *, width: float, max_tokens: int, confidence: float, seed: int
 ) -> list[PlannedWindow]:
-    """Measures one window for each k and says how many probes would narrow its interval to `width`.
+    """Measures one window for each k and computes how many probes would narrow its interval to `width`.
 
-    The width shrinks with the root of the number of sequences; what they differ by is taken from the window.
+    The width shrinks with the root of the number of sequences. How much sequences differ is taken from the window.
 
     Args:
-        width: Upper less lower confidence limit, nats per token.
+        width: Upper minus lower confidence limit, in nats per token.
 
     Raises:
         BadInputError: The width is not above 0.
@@ -59,7 +59,7 @@ def _extrapolated(
     top_k: int, measured: EntropyEstimate, seconds: float, width: float, confidence: float
 ) -> PlannedWindow:
     now = measured.high - measured.low
-    # Standard deviation of one sequence's part of the mean, times two.
+    # Twice the standard deviation of one sequence's contribution to the mean.
     spread = now / _t(measured.sequences, confidence) * measured.sequences**0.5
     probes = next(count for count in _counts() if spread * _t(count, confidence) / count**0.5 <= width)
     return PlannedWindow(
@@ -72,7 +72,7 @@ def _extrapolated(
 
 
 def _counts() -> Iterator[int]:
-    """2, 3, ..., then in steps of a hundredth."""
+    """Yields 2, 3, 4, ... in steps of one, or of a hundredth where that is more."""
     count = 2
     while True:
         yield count

@@ -1,4 +1,4 @@
-"""The entropy series in SQLite: windows, the baseline and the tail model's statistics survive restarts."""
+"""The entropy series in SQLite, where windows, the baseline and the tail model's statistics survive restarts."""
 
 import hashlib
 import json
@@ -27,37 +27,38 @@ CREATE TABLE IF NOT EXISTS entropy_tails (key TEXT PRIMARY KEY, moments TEXT NOT
 """
 
 Source = Literal["schedule", "trigger", "confirm"]
-"""Why a window was taken: its time had come, somebody asked (a swap, a user), or the one before looked low."""
+"""Why a window was measured: it was due (`schedule`), a swap or a user asked for it (`trigger`), or the window before
+was low (`confirm`)."""
 
 
 class Window(WindowFigures):
-    """One measurement of a promoted version on the probes, with its verdict; entropies in nats per token."""
+    """One measurement of a promoted version on the probes, with its verdict. Entropies are in nats per token."""
 
     time: float = Field(default_factory=time.time)
     version: int
     source: Source
     verdict: Verdict
     streak: int
-    """Consecutive windows of this version with the upper limit below the collapse threshold."""
+    """Consecutive windows of this version whose upper confidence limit was below the collapse threshold."""
     baseline: float
     ratio: float
-    """Estimate over baseline."""
+    """The estimate as a share of the baseline."""
 
 
 def series_key(model_digest: str, probe_digest: str, *, max_tokens: int, top_k: int, windows: int) -> str:
-    """What must be equal for two windows, or a window and a baseline, to measure the same quantity.
+    """A key that is equal for two windows, or a window and a baseline, only if they measure the same quantity.
 
     Args:
         model_digest: Digest of the base model's files.
         probe_digest: Digest of the probes in use.
-        windows: Windows in a baseline.
+        windows: Number of windows in a baseline.
     """
     parts = [model_digest, probe_digest, max_tokens, top_k, windows]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 class EntropySeries:
-    """Windows and baselines under one key; other keys' rows stay in the file but are not part of this series."""
+    """Windows and baselines under one key. Rows of other keys stay in the file but are not part of this series."""
 
     def __init__(self, db: sqlite3.Connection, key: str) -> None:
         self._db = db
@@ -66,7 +67,7 @@ class EntropySeries:
             db.executescript(TABLES)
 
     def append(self, window: Window, tail: TailMoments) -> None:
-        """Adds a window and its tail draws, both or neither."""
+        """Adds a window and its tail draws, in one transaction."""
         moments = self.tail_moments().followed_by(tail)
         packed = {"gram": moments.gram.tolist(), "cross": moments.cross.tolist(), "draws": moments.draws}
         with self._db:
@@ -77,7 +78,7 @@ class EntropySeries:
             self._db.execute("INSERT OR REPLACE INTO entropy_tails VALUES (?, ?)", (self.key, json.dumps(packed)))
 
     def last(self, count: int, version: int | None = None) -> list[Window]:
-        """The newest `count` windows, oldest first; of one version if given."""
+        """The newest `count` windows, oldest first; only those of `version` if it is given."""
         rows = self._db.execute(
             "SELECT window FROM entropy_windows WHERE key = ? AND (? IS NULL OR version = ?) ORDER BY id DESC LIMIT ?",
             (self.key, version, version, count),
@@ -85,7 +86,7 @@ class EntropySeries:
         return [Window.model_validate_json(row["window"]) for row in reversed(rows)]
 
     def detector_state(self) -> DetectorState | None:
-        """What the detector knew after the newest window."""
+        """The detector's state after the newest window; None if there is no window."""
         windows = self.last(1)
         return DetectorState(windows[0].version, windows[0].verdict, windows[0].streak) if windows else None
 
@@ -101,7 +102,7 @@ class EntropySeries:
             )
 
     def tail_moments(self) -> TailMoments:
-        """Statistics of every tail draw so far, old windows faded; the next window's c(s) is fitted on them."""
+        """Statistics of all tail draws so far, with old windows faded. The next window's c(s) is fitted on them."""
         row = self._db.execute("SELECT moments FROM entropy_tails WHERE key = ?", (self.key,)).fetchone()
         if row is None:
             return TailMoments()
