@@ -1,1 +1,1 @@
-"""Immutable adapter versions, their lineage, validation and the hot-swap protocol."""
+"""Adapter versions: storage, lineage, validation, the proof of delivery and the hot-swap protocol."""

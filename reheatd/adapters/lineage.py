@@ -1,4 +1,4 @@
-"""Lineage of an adapter version: where it came from and what was measured on the way."""
+"""Lineage of an adapter version: what it came from, and what was measured when it was made."""
 
 import time
 from typing import Any, Literal
@@ -9,14 +9,14 @@ from reheatd.measures import Accuracy, Contract, EntropyEstimate, PassAtK
 
 
 class ProofItem(Contract):
-    """One probe for proof of delivery: token ids and what the trainer computed for the completion's tokens."""
+    """One probe for the proof of delivery: token ids, and the trainer's logprobs of the completion's tokens."""
 
     prompt_ids: list[int]
     completion_ids: list[int]
     logprobs: list[float]
     """log p of each completion token under the new adapter, as the trainer computes it."""
     base_logprobs: list[float]
-    """The same under the bare base model."""
+    """log p of each completion token under the bare base model, as the trainer computes it."""
 
 
 class Lineage(Contract):

@@ -1,15 +1,17 @@
-"""Proof of delivery: the adapter that answers is the one that was trained.
+"""Proof of delivery: shows that the adapter that answers is the one that was trained.
 
-The trainer hands over probe completions with the logprobs it computed itself, under the new adapter and under the bare
-base. The same completions are scored through the engine: under the new name, and under the base too where the change is
-so small that rounding could be taken for it. Engine and trainer differ by rounding; so
-besides the plain distance, the *change* from base to adapter is compared: regressed on the trainer's change, the
-engine's has slope 1 when the adapter arrived, 0 when it did not, and s when it arrived scaled by s. Rounding in the
-trainer flattens the slope of a small change; how much it can at most follows from how far engine and trainer are apart
-under the base.
+The trainer hands over probe completions with the logprobs that it computed under the new adapter and under the bare
+base. The engine scores the same completions under the new name. If the change is so small that rounding could be taken
+for it, the engine also scores them under the base.
 
-Scoring computes every prompt anew; answers read what the engine's prefix cache holds. So the last token of each
-completion is asked for once more the way answers are, which shows a cache that other weights have filled.
+Engine and trainer differ by rounding. So the proof compares not only their distance but also the *change* from base to
+adapter, by regressing the engine's change on the trainer's. The slope is 1 if the adapter arrived, 0 if it did not, and
+s if it arrived scaled by s. Rounding in the trainer flattens the slope of a small change. The distance of engine and
+trainer under the base bounds how much.
+
+Scoring computes every prompt anew, while answers read what the engine's prefix cache holds. So the proof asks for the
+last token of each completion once more in the way answers are generated. That finds a cache that other weights have
+filled.
 """
 
 from dataclasses import dataclass
@@ -22,18 +24,18 @@ from reheatd.errors import DeliveryError
 from reheatd.names import BASE_MODEL_NAME
 
 SMALLEST_CHANGE = 1e-3
-"""Least root mean square change from base to adapter that can be told from none, nats per token."""
+"""Smallest root mean square change from base to adapter that can be told from none, in nats per token."""
 SLOPE_LOW, SLOPE_HIGH = 0.8, 1.25
 STANDARD_ERRORS = 3.0
-"""A slope counts as outside only by more than so many of its own standard errors."""
+"""A slope counts as out of range only if it is out by more than this number of its own standard errors."""
 PLAIN = 0.25
-"""Where engine and trainer differ by less than this share of the change, rounding cannot be taken for a change or hide
-one, and the trainer's logprobs under the base serve for the engine's."""
+"""If engine and trainer differ by less than this share of the change, rounding can neither be taken for a change nor
+hide one. The trainer's logprobs under the base then stand in for the engine's."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """Figures of a proof that held; nats per token."""
+    """Figures of a proof that held, in nats per token."""
 
     tokens: int
     mean_difference: float
@@ -41,7 +43,7 @@ class Proof:
     change: float
     """Root mean square change from base to adapter, as the trainer computes it."""
     rounding: float
-    """Root mean square difference between engine and trainer under the base; 0 where the base was not asked."""
+    """Root mean square difference between engine and trainer under the base; 0 if the engine did not score the base."""
     slope: float
     """Regression slope of the engine's change on the trainer's."""
     slope_error: float
@@ -49,25 +51,26 @@ class Proof:
 
 
 async def prove(client: EngineClient, model: str, items: list[ProofItem], *, tolerance: float) -> Proof:
-    """Scores `items` through the engine, under the base too where `PLAIN` says so, and compares with the trainer.
+    """Scores `items` through the engine and compares the logprobs with the trainer's.
 
     Args:
-        tolerance: Largest mean absolute difference between engine and trainer, nats per token.
+        tolerance: Largest mean absolute difference between engine and trainer, in nats per token.
 
     Raises:
-        DeliveryError: Nothing to compare, the adapter changes nothing, or the engine's answers are not the trainer's.
+        DeliveryError: There is nothing to compare, the adapter changes nothing, or the engine's answers are not the
+            trainer's.
         EngineError: The engine cannot be reached or refuses to score.
     """
     if not items:
         raise DeliveryError(f"{model} comes without proof items, so its delivery cannot be proven")
     for item in items:
         if not len(item.completion_ids) == len(item.logprobs) == len(item.base_logprobs) > 0:
-            raise DeliveryError(f"{model} has a proof item without one logprob per token; its trainer is at fault")
+            raise DeliveryError(f"{model} has a proof item that lacks one logprob per token; its trainer is at fault")
     trainer_new = np.concatenate([item.logprobs for item in items])
     trainer_base = np.concatenate([item.base_logprobs for item in items])
     scored: list[list[float]] = []
     cached: list[float] = []
-    # One at a time: clients' tokens come from the same steps of the engine, and many prompts at once would delay them.
+    # One at a time, because many prompts at once would delay the clients' tokens, which the same engine steps decode.
     for item in items:
         scored.append(await client.score(model, item.prompt_ids, item.completion_ids))
         before = [*item.prompt_ids, *item.completion_ids[:-1]]
@@ -89,8 +92,8 @@ def _judge_cache(model: str, cached: list[float], computed: list[float], *, tole
     difference = float(np.mean(np.abs(np.subtract(cached, computed))))
     if not difference <= tolerance:
         raise DeliveryError(
-            f"{model} answers from a prefix cache that other weights have filled: with the cache and without it its "
-            f"logprobs differ by {difference:.3f} nats (allowed {tolerance}); restart the engine"
+            f"{model} answers from a prefix cache that other weights have filled: its logprobs with and without the "
+            f"cache differ by {difference:.3f} nats (allowed {tolerance}); restart the engine"
         )
 
 
@@ -103,13 +106,15 @@ def judge(
     *,
     tolerance: float,
 ) -> Proof:
-    """The decision on logprobs [tokens] of the same completions, by engine and trainer, under adapter and base.
+    """Decides on the logprobs of the same completions, by engine and trainer, under adapter and base.
+
+    Each array has one logprob per token.
 
     Raises:
-        DeliveryError: As `prove`.
+        DeliveryError: The adapter changes nothing, or the engine's answers are not the trainer's.
     """
     if not (np.isfinite(trainer_new).all() and np.isfinite(trainer_base).all()):
-        raise DeliveryError(f"the trainer's logprobs of {model} are not finite; training broke")
+        raise DeliveryError(f"the trainer's logprobs of {model} are not finite; training diverged")
     if not np.isfinite(engine_new).all():
         raise DeliveryError(f"{model} answers with logprobs that are not finite; its weights are broken")
     change = trainer_new - trainer_base
@@ -136,7 +141,7 @@ def judge(
     if difference <= tolerance and slope - margin <= 0 and (size <= rounding or slope + margin >= lowest):
         raise DeliveryError(
             f"{model} cannot be told from the base through the engine: it changes the base by {size:.3f} nats per "
-            f"token, rounding makes {rounding:.3f}; train longer or with a larger learning rate ({figures})"
+            f"token, and rounding alone by {rounding:.3f}; train longer or with a larger learning rate ({figures})"
         )
     if difference > tolerance or not lowest - margin <= slope <= SLOPE_HIGH + margin:
         raise DeliveryError(f"{model} was loaded, but what answers is not what was trained: {figures}")

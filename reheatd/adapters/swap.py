@@ -1,8 +1,8 @@
-"""The hot-swap protocol: stage, verify, flip, drain, unload; and back again when anything fails.
+"""The hot-swap protocol: stage, verify, flip, drain and unload, undone if anything fails before the flip.
 
-Each step before the flip is taken on every engine that serves. Requests for the alias go to the promoted version at the
-moment they arrive and stay with it until they end. Up to the flip a failure leaves the old version serving on all
-engines; after it, the durable record and the alias agree, whatever happens.
+Each step before the flip is taken on every engine that serves. A request for the alias goes to the version that is
+promoted when it arrives, and stays with that version until it ends. A failure before the flip leaves the old version
+serving on all engines. After the flip, the durable record and the alias agree, whatever happens.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ from reheatd.names import ALIAS_NAME, engine_name, parse_version_name, version_n
 log = logging.getLogger(__name__)
 
 READMISSION_FACTOR = 1.5
-"""An engine that comes back may be so much further off under the promoted version than a promotion allows: another run
-rounds differently, and a version that passed narrowly must not keep a restarted engine out."""
+"""Factor on the proof tolerance for an engine that comes back. Another run rounds differently, and a version that
+passed narrowly must not keep a restarted engine out."""
 
 SwapStage = Literal["stage", "verify", "flip", "drain"]
 
@@ -48,13 +48,13 @@ class SwapResult:
 
 
 class SwapManager:
-    """Decides which version the alias means, and changes it safely; one change at a time.
+    """Decides which version the alias means, and changes that safely, one change at a time.
 
     Args:
         proof_tolerance: See `prove`.
-        drain_timeout_s: Longest wait for requests on the version that is replaced. It stays loaded, and is unloaded
-            when its slot is needed, if they take longer.
-        on_stage: Told each step of a swap as it begins.
+        drain_timeout_s: Longest wait for requests on the version that is replaced. If they take longer, that version
+            stays loaded and is unloaded when its slot is needed.
+        on_stage: Called with each step of a swap as it begins.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class SwapManager:
         self._drain_timeout_s = drain_timeout_s
         self._on_stage = on_stage
         self.on_flip: Callable[[], None] | None = None
-        """Called when the alias has been flipped, before requests on the old version are waited for."""
+        """Called once the alias has been flipped, before the wait for requests on the old version."""
         self._promoted = store.promoted()
         self._staged: set[int] = set()
         self._changing = asyncio.Lock()
@@ -85,10 +85,10 @@ class SwapManager:
         return self._promoted
 
     def model_for(self, name: str) -> str:
-        """The engine's name for a model a client asks for: the alias, a version or a job's rollout adapter.
+        """The engine's name for the model that a client asks for: the alias, a version or a job's rollout adapter.
 
         Raises:
-            ModelNotFoundError: No such model.
+            ModelNotFoundError: There is no such model.
         """
         if name == ALIAS_NAME:
             return engine_name(self._promoted)
@@ -100,10 +100,10 @@ class SwapManager:
         raise ModelNotFoundError(f"model {name!r} does not exist; GET /v1/models lists those that do", param="model")
 
     async def restore(self) -> None:
-        """Has the promoted version loaded on every engine that is admitted; for the start, before the first one.
+        """Arranges that every engine loads the promoted version before it is admitted; called once at the start.
 
-        When its files were lost or changed meanwhile, the version promoted before it takes its place: better than
-        not to serve at all.
+        If the files of the promoted version were lost or changed, the version that was promoted before takes its place,
+        because that is better than not serving at all.
         """
         while version := self._promoted:
             try:
@@ -112,20 +112,20 @@ class SwapManager:
                 if not isinstance(error, NotFoundError):
                     self._store.set_state(version, "rejected")
                 fallback = self._store.previous() or 0
-                log.error("%s; serving %s in its place", error, version_name(fallback))
+                log.error("%s; %s is served in its place", error, version_name(fallback))
                 self._flip(fallback)
             else:
                 self._slots.expect(engine_name(version), path)
                 return
 
     async def admit(self, replica: Replica) -> None:
-        """Lets an engine that has come up take requests, once it answers with the promoted version as trained.
+        """Lets an engine that has started take requests once it answers with the promoted version as trained.
 
-        Waits for a swap that is under way, so that each engine is part of all of a swap or of none of it.
+        A swap that is under way ends first, so that each engine takes part in all of a swap or in none of it.
 
         Raises:
-            AdapterInvalidError, DeliveryError: It does not serve what the others serve.
-            EngineError: It cannot be reached.
+            AdapterInvalidError, DeliveryError: The engine does not serve what the others serve.
+            EngineError: The engine cannot be reached.
         """
         async with self._changing:
             await self._slots.admit(replica, lambda: self._verify_promoted(replica))
@@ -143,7 +143,7 @@ class SwapManager:
             await prove(replica.client, name, lineage.proof, tolerance=tolerance)
 
     async def stage(self, version: int) -> str:
-        """Loads `version` under its own name, beside the one that serves, and returns that name.
+        """Loads `version` under its own name, beside the version that serves, and returns that name.
 
         Raises:
             NotFoundError: There is no such version.
@@ -157,17 +157,17 @@ class SwapManager:
         return engine_name(version)
 
     async def discard(self, version: int) -> None:
-        """Unloads a staged version that is not going to be promoted; later, when requests still run on it."""
+        """Unloads a staged version that will not be promoted; if requests still run on it, it is unloaded later."""
         self._staged.discard(version)
         if version and version != self._promoted:
             await self._give_up(engine_name(version))
 
     async def load_on_demand(self, name: str) -> None:
-        """Loads the version that a request pins by `name`, until its slot is needed for something else.
+        """Loads the version that a request pins by `name`; it stays until its slot is needed for something else.
 
         Raises:
             ModelNotFoundError: There is no such version.
-            AdapterInvalidError, ConflictError, EngineError: As `stage`.
+            AdapterInvalidError, ConflictError, EngineError: As for `stage`.
         """
         version = parse_version_name(name)
         if not version:
@@ -183,9 +183,9 @@ class SwapManager:
             prove_delivery: Whether the adapter's proof items are scored through the engine before the flip.
 
         Raises:
-            ConflictError: It is promoted already.
-            DeliveryError, EngineError, AdapterInvalidError: Before the flip; the old version keeps serving and the
-                new one is unloaded.
+            ConflictError: The version is promoted already.
+            DeliveryError, EngineError, AdapterInvalidError: A step before the flip failed; the old version keeps
+                serving and the new one is unloaded.
         """
         async with self._changing:
             if version == self._promoted:
@@ -213,7 +213,7 @@ class SwapManager:
             return SwapResult(old, version, seconds, proof)
 
     async def _prove(self, name: str, items: list[ProofItem]) -> Proof:
-        """The proof by the engine that is furthest from the trainer; every engine has to hold it."""
+        """Proves the delivery on every engine, and returns the proof of the engine furthest from the trainer."""
         replicas = self._pool.serving()
         results = await asyncio.gather(
             *(prove(replica.client, name, items, tolerance=self._proof_tolerance) for replica in replicas),
@@ -222,19 +222,19 @@ class SwapManager:
         proofs: list[Proof] = []
         for replica, result in zip(replicas, results, strict=True):
             if isinstance(result, BaseException):
-                log.error("%s is not proven on %s: %s", name, replica.name, result)
+                log.error("the delivery of %s to %s is not proven: %s", name, replica.name, result)
                 raise result
             proofs.append(result)
         if not proofs:
-            raise EngineUnavailableError(f"no engine is left that could prove {name}; try again in a few seconds")
+            raise EngineUnavailableError(f"no engine is left to prove {name} on; try again in a few seconds")
         return max(proofs, key=lambda proof: proof.mean_difference)
 
     async def rollback(self) -> SwapResult:
-        """Promotes the version that was promoted before; one promoted without a proof is so again.
+        """Promotes the version that was promoted before, without a proof if it has no proof items.
 
         Raises:
-            ConflictError: There is none.
-            DeliveryError, EngineError, AdapterInvalidError: As `promote`.
+            ConflictError: No version was promoted before.
+            DeliveryError, EngineError, AdapterInvalidError: As for `promote`.
         """
         previous = self._store.previous()
         if previous is None:
@@ -243,11 +243,13 @@ class SwapManager:
         return await self.promote(previous, prove_delivery=bool(lineage and lineage.proof))
 
     async def delete(self, version: int) -> None:
-        """Deletes a version that is neither promoted nor staged: drained and unregistered first, its files last.
+        """Deletes a version that is neither promoted nor staged.
+
+        It is drained and unregistered first; its files are deleted last.
 
         Raises:
             NotFoundError: There is no such version.
-            ConflictError: It is promoted or staged, or requests still run on it.
+            ConflictError: The version is promoted or staged, or requests still run on it.
             EngineError: The engine cannot be reached.
         """
         async with self._changing:
@@ -258,11 +260,12 @@ class SwapManager:
             await self._slots.unload(name, self._drain_timeout_s)
             if self._slots.is_loaded(name):
                 raise ConflictError(f"a request for {name} came in; delete it when nobody uses it", param="version")
-            # No await from here: a request that still waits for this version finds that it does not exist any more.
+            # No await from here on: a request that still waits for this version finds that it does not exist any more.
             self._store.delete(version)
 
     def _flip(self, version: int) -> int:
-        # The durable record first: a crash in between restarts with the new version, which is proven.
+        # The durable record comes first: after a crash in between, the daemon starts with the new version, which is
+        # proven.
         old = self._promoted
         self._store.promote(version)
         self._promoted = version
@@ -270,7 +273,7 @@ class SwapManager:
         return old
 
     async def _give_up(self, name: str) -> None:
-        """Drains and unregisters an adapter; what cannot be unregistered now gives its slot up when that is needed."""
+        """Drains and unregisters an adapter; if that is not possible now, its slot is freed when it is needed."""
         try:
             await self._slots.unload(name, self._drain_timeout_s)
         except (ConflictError, EngineError) as error:

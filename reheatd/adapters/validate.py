@@ -1,8 +1,8 @@
 """Checks an adapter before the engine sees it.
 
-vLLM loads smaller shapes, extra layers, another base's adapter and NaN weights without a word, so every one of these
-is refused here. NaN weights above all: what they leave in the KV cache outlives the adapter, and on the CPU it gets
-into other versions' answers, because masked attention multiplies a reused block's rest by zero, and 0 * NaN is NaN.
+vLLM loads smaller shapes, extra layers, another base's adapter and NaN weights without a word, so all of these are
+refused here. NaN weights do the most harm, because what they leave in the KV cache outlives the adapter. On the CPU it
+gets into other versions' answers: masked attention multiplies the rest of a reused block by zero, and 0 * NaN is NaN.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from reheatd.errors import AdapterInvalidError, BadInputError
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 LARGEST_RELATIVE_UPDATE = 100.0
-"""Largest |scale * B A| over the square root of its size that is believed; a trained update is well below 1."""
+"""Largest plausible |scale * B A| over the square root of its size; a trained update is well below 1."""
 
 _TENSOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
 
@@ -28,9 +28,9 @@ def validate_adapter(folder: Path, model_path: Path, *, max_rank: int) -> None:
     """Checks that the adapter in `folder` fits the base model in `model_path` and does something finite.
 
     Raises:
-        AdapterInvalidError: A file is missing or broken; the rank is too large; a target module does not exist, is
-            the LM head or an embedding, or lacks its A or B in some layer; a shape does not fit; a value is not
-            finite; the update is zero everywhere or absurdly large.
+        AdapterInvalidError: A file is missing or broken. The rank is too large. A target module does not exist, is the
+            LM head or an embedding, or lacks its A or B in some layer. A shape does not fit. A value is not finite.
+            The update is zero everywhere or absurdly large.
     """
     config = _read_config(folder)
     rank = config.get("r")
@@ -42,7 +42,7 @@ def validate_adapter(folder: Path, model_path: Path, *, max_rank: int) -> None:
         )
     if config.get("peft_type") != "LORA":
         raise AdapterInvalidError(
-            f"{folder.name}: peft_type = {config.get('peft_type')!r}; the engine serves LORA only"
+            f"{folder.name}: peft_type = {config.get('peft_type')!r}; the engine serves only LORA"
         )
     for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias"):
         if config.get(key):
@@ -58,7 +58,9 @@ def validate_adapter(folder: Path, model_path: Path, *, max_rank: int) -> None:
     expected = set().union(*modules.values())
     outside = sorted(name for name in expected if ".layers." not in name)
     if outside:
-        raise AdapterInvalidError(f"{folder.name}: {outside[0]} is a target; head and embeddings stay frozen")
+        raise AdapterInvalidError(
+            f"{folder.name}: {outside[0]} is a target module; head and embeddings must stay frozen"
+        )
 
     scale = float(config.get("lora_alpha", rank)) / (rank**0.5 if config.get("use_rslora") else rank)
     pairs: dict[str, dict[str, Any]] = {}
@@ -67,7 +69,9 @@ def validate_adapter(folder: Path, model_path: Path, *, max_rank: int) -> None:
         if match is None or match["module"] not in expected:
             raise AdapterInvalidError(f"{folder.name}: tensor {tensor} belongs to no target module of {model_path}")
         if not np.isfinite(values).all():
-            raise AdapterInvalidError(f"{folder.name}: tensor {tensor} has values that are not finite; training broke")
+            raise AdapterInvalidError(
+                f"{folder.name}: tensor {tensor} has values that are not finite; training diverged"
+            )
         rows, columns = shapes[match["module"]]
         fits = (rank, columns) if match["side"] == "A" else (rows, rank)
         if values.shape != fits:
@@ -78,7 +82,9 @@ def validate_adapter(folder: Path, model_path: Path, *, max_rank: int) -> None:
         pairs.setdefault(match["module"], {})[match["side"]] = values
     missing = sorted(name for name in expected if set(pairs.get(name, {})) != {"A", "B"})
     if missing:
-        raise AdapterInvalidError(f"{folder.name}: {missing[0]} lacks its A or B; {len(missing)} modules do")
+        raise AdapterInvalidError(
+            f"{folder.name}: {len(missing)} modules lack their A or B; the first of them is {missing[0]}"
+        )
     updates = [_update_norm(pair["A"], pair["B"], scale) for pair in pairs.values()]
     if max(updates) == 0:
         raise AdapterInvalidError(f"{folder.name}: every update is zero; the adapter does nothing")
@@ -87,9 +93,10 @@ def validate_adapter(folder: Path, model_path: Path, *, max_rank: int) -> None:
 
 
 def base_digest(model_path: Path) -> str:
-    """Digest of the base model: its configuration and the headers and sizes of its weight files.
+    """Digest of the base model: its configuration, and the sizes and parts of its weight files.
 
-    The weights themselves are sampled, not read whole: at hundreds of gigabytes a full hash would take minutes.
+    The weight files are sampled rather than read whole, because a full hash of hundreds of gigabytes would take
+    minutes.
     """
     digest = hashlib.sha256((model_path / "config.json").read_bytes())
     files = sorted(model_path.glob("*.safetensors"))
@@ -114,12 +121,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise AdapterInvalidError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(config, dict):
-        raise AdapterInvalidError(f"{file} is no JSON object")
+        raise AdapterInvalidError(f"{file} is not a JSON object")
     return config
 
 
 def _base_shapes(model_path: Path) -> dict[str, tuple[int, int]]:
-    """Module name -> (out, in) of every matrix of the base model."""
+    """The shape (out, in) of every matrix of the base model, by module name."""
     shapes: dict[str, tuple[int, int]] = {}
     for file in model_path.glob("*.safetensors"):
         for name, entry in read_header(file).items():
@@ -129,6 +136,6 @@ def _base_shapes(model_path: Path) -> dict[str, tuple[int, int]]:
 
 
 def _update_norm(a_RI: Any, b_OR: Any, scale: float) -> float:
-    """|scale B A| (Frobenius) over the square root of its size, from the small Gram matrices."""
+    """The Frobenius norm of scale B A over the square root of its size, computed from the small Gram matrices."""
     gram = (b_OR.T.astype(np.float64) @ b_OR) * (a_RI.astype(np.float64) @ a_RI.T)
     return float(abs(scale) * np.sqrt(max(gram.sum(), 0.0) / (b_OR.shape[0] * a_RI.shape[1])))

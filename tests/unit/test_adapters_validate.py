@@ -58,8 +58,8 @@ def test_half_precision_adapters_pass(adapter: Path, tiny_policy: Path) -> None:
     ("change", "match"),
     [
         (lambda t: t.update({f"{PREFIX}.lora_B.weight": t[f"{PREFIX}.lora_B.weight"][:-8]}), "another base model"),
-        (lambda t: t.pop(f"{PREFIX}.lora_B.weight"), r"q_proj lacks its A or B; 1 modules"),
-        (lambda t: [t.pop(name) for name in list(t) if ".layers.1." in name], "lacks its A or B; 7 modules"),
+        (lambda t: t.pop(f"{PREFIX}.lora_B.weight"), r"1 modules lack their A or B; .*q_proj"),
+        (lambda t: [t.pop(name) for name in list(t) if ".layers.1." in name], "7 modules lack their A or B"),
         (
             lambda t: t.update({f"{PREFIX.replace('.0.', '.7.')}.lora_A.weight": np.ones((4, 64), np.float32)}),
             "belongs to no target module",
@@ -68,7 +68,7 @@ def test_half_precision_adapters_pass(adapter: Path, tiny_policy: Path) -> None:
         (lambda t: t[f"{PREFIX}.lora_A.weight"].__setitem__((0, 0), np.inf), "not finite"),
         (lambda t: [values.fill(0) for name, values in t.items() if "lora_B" in name], "does nothing"),
         (lambda t: [values.fill(1e4) for values in t.values()], "diverged"),
-        (lambda t: t.clear(), "lacks its A or B; 14 modules"),
+        (lambda t: t.clear(), "14 modules lack their A or B"),
     ],
     ids=["shape", "no B", "layer missing", "layer too many", "nan", "inf", "zero", "absurd norm", "empty"],
 )
@@ -84,10 +84,10 @@ def test_tensors_that_do_not_fit(
     [
         ({"r": 32}, "rank 32 is not between 1 and 16"),
         ({"r": "many"}, "rank many"),
-        ({"peft_type": "IA3"}, "LORA only"),
+        ({"peft_type": "IA3"}, "serves only LORA"),
         ({"use_dora": True}, "use_dora"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"target_modules": ["q_proj", "lm_head"]}, "lm_head is a target; head and embeddings stay frozen"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "lm_head is a target module; .* must stay frozen"),
         ({"target_modules": ["embed_tokens"]}, "embed_tokens is a target"),
         ({"target_modules": ["c_attn"]}, r"\['c_attn'\] do not exist"),
         ({"target_modules": "all-linear"}, "is not a list"),
