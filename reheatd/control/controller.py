@@ -1,4 +1,4 @@
-"""The control loop: verdicts and requests in, jobs out, one at a time."""
+"""The control loop: takes verdicts and requests, and runs jobs one at a time."""
 
 import asyncio
 import logging
@@ -21,12 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 class Controller:
-    """Owns the control state. Every decision is in the ledger before it is acted on, so `run` carries on after a crash.
+    """Owns the control state, and decides which job runs.
 
-    A collapse leads to a reheat as `control.mode` says: `observe` leaves it at the state `collapsed`, `approve` makes a
-    job that waits for approval, `auto` one that runs at once. Reheats the daemon starts by itself are at least
-    `control.cooldown_s` apart, from the end of one to the start of the next, however the first ended. Requests of users
-    run in the order in which they came.
+    Every decision is in the ledger before it is acted on, so that `run` can continue after a crash. `control.mode` says
+    what follows a collapse: `observe` only sets the state `collapsed`, `approve` makes a job that waits for approval,
+    and `auto` makes one that runs at once. Between the end of a reheat that the daemon started by itself and the start
+    of the next, at least `control.cooldown_s` pass, however the first ended. Users' jobs run in the order of their
+    requests.
     """
 
     def __init__(self, dependencies: Dependencies) -> None:
@@ -41,7 +42,7 @@ class Controller:
         return self._ledger.state
 
     async def run(self) -> None:
-        """Runs until cancelled; a job that is running then is picked up by the next start."""
+        """Runs until cancelled. A job that is running then continues after the next start."""
         while True:
             self._wake.clear()
             record = self._next()
@@ -55,7 +56,7 @@ class Controller:
                 self._runner = None
 
     def on_verdict(self, window: Window) -> None:
-        """Takes a window of the promoted version; for `EntropyMonitor.on_verdict`."""
+        """Takes a window of the promoted version; called as `EntropyMonitor.on_verdict`."""
         state = self.state
         if state not in IDLE:
             return
@@ -75,8 +76,8 @@ class Controller:
         """Queues a user's job.
 
         Raises:
-            BadInputError: The request makes no sense; `param` names the field.
-            QueueFullError: `control.max_queued` jobs wait already.
+            BadInputError: The request does not fit this policy; `param` names the option.
+            QueueFullError: `control.max_queued` jobs are waiting already.
         """
         baseline = self._dependencies.monitor.latest_estimate(0)
         check_request(
@@ -96,24 +97,26 @@ class Controller:
         return record.job
 
     def approve(self, job_id: str) -> Job:
-        """Raises:
-        NotFoundError: There is no such job.
-        ConflictError: It does not wait for approval.
+        """Approves a job that waits for approval, so that it is queued.
+
+        Raises:
+            NotFoundError: There is no such job.
+            ConflictError: The job does not wait for approval.
         """
         record = self._record(job_id)
         if record.job.status is not JobStatus.AWAITING_APPROVAL:
-            raise ConflictError(f"job {job_id} is {record.job.status}; only one awaiting approval can be approved")
+            raise ConflictError(f"job {job_id} is {record.job.status}; only a job awaiting approval can be approved")
         record.job.status = JobStatus.QUEUED
         self._ledger.save(record)
         self._wake.set()
         return record.job
 
     def cancel(self, job_id: str) -> Job:
-        """Cancels a job: at once while it waits, else as soon as worker or gates let go of it.
+        """Cancels a job: at once if it is waiting, else as soon as its worker or its gates can stop.
 
         Raises:
             NotFoundError: There is no such job.
-            ConflictError: It is over.
+            ConflictError: The job is over already.
         """
         record = self._record(job_id)
         if record.job.status.is_final:
@@ -129,38 +132,43 @@ class Controller:
         return record.job
 
     async def promote(self, version: int) -> SwapResult:
-        """Promotes a version on a user's word: staged and proven like any other.
+        """Promotes a version at a user's request; it is staged and proven like any other.
 
         Raises:
             NotFoundError: There is no such version.
-            ConflictError: It is promoted already, or a job is being swapped in.
-            DeliveryError, EngineError: The old version keeps serving.
+            ConflictError: The version is promoted already, or a job's version is being swapped in.
+            DeliveryError, EngineError: A step before the flip failed; the old version keeps serving.
         """
         return await self._change(lambda: self._dependencies.swaps.promote(version), "promoted by request")
 
     async def rollback(self) -> SwapResult:
-        """Promotes the version before the present one; raises like `promote`."""
+        """Promotes the version that was promoted before the present one; raises the same errors as `promote`."""
         return await self._change(self._dependencies.swaps.rollback, "rolled back by request")
 
     async def load_rollout_adapter(self, job_id: str, path: Path, step: int) -> str:
-        """The model name under which a running job samples from its snapshot in `path`.
+        """Loads a running job's snapshot in `path`, and returns the model name to sample from.
 
         Raises:
             NotFoundError: There is no such job.
             ConflictError: The job is not running, or no adapter slot is free.
-            BadInputError: `path` is no adapter of this policy inside the job's folder.
+            BadInputError: `path` does not hold an adapter of this policy inside the job's folder.
         """
         runner = self._running(job_id)
         return await runner.rollouts.load(runner.record, path, step)
 
     async def drop_rollout_adapters(self, job_id: str) -> None:
-        """Unloads what `load_rollout_adapter` loaded; raises like it."""
+        """Unloads the snapshots that `load_rollout_adapter` loaded.
+
+        Raises:
+            NotFoundError: There is no such job.
+            ConflictError: The job is not running.
+        """
         runner = self._running(job_id)
         await runner.rollouts.drop(runner.record)
 
     @property
     def current_job(self) -> Job | None:
-        """The job that is being run."""
+        """The job that is being run; None if there is none."""
         if self._runner is not None:
             job = self._runner.record.job
             return None if job.status.is_final else job
@@ -168,27 +176,29 @@ class Controller:
         return record.job if record else None
 
     def job(self, job_id: str) -> Job:
-        """Raises:
-        NotFoundError: There is no such job.
+        """A job by its id.
+
+        Raises:
+            NotFoundError: There is no such job.
         """
         return self._record(job_id).job
 
     def waiting(self) -> list[Job]:
-        """Queued jobs and those awaiting approval, the next one first."""
+        """Jobs that are queued or await approval, the next one first."""
         current = self.current_job
         jobs = [record.job for record in self._ledger.jobs.waiting()]
         return [job for job in jobs if current is None or job.job_id != current.job_id]
 
     @property
     def cooldown_remaining_s(self) -> float:
-        """Seconds until the daemon may start a reheat by itself; 0 when it may now."""
+        """Seconds until the daemon may start a reheat by itself; 0 if it may start one now."""
         last = self._ledger.jobs.last_of_trigger("collapse")
         if last is None or last.finished_at is None:
             return 0.0
         return max(0.0, last.finished_at + self._settings.cooldown_s - time.time())
 
     def _next(self) -> JobRecord | None:
-        """The job to run now, made on the spot if a collapse calls for one."""
+        """The job to run now. If none is queued, a collapse may lead to a new one."""
         jobs = self._ledger.jobs
         active = jobs.active()
         if active is not None:
@@ -204,7 +214,7 @@ class Controller:
         mode = self._settings.mode
         if self.state is not State.COLLAPSED or mode == "observe" or self.cooldown_remaining_s > 0:
             return None
-        # A state from before a restart is not enough: the probes or the policy may be others now.
+        # The state may be from before a restart, and probes or policy may have changed since; so the verdict decides.
         if self._dependencies.monitor.verdict != "collapsed":
             return None
         if any(record.job.trigger == "collapse" for record in self._ledger.jobs.waiting()):
@@ -215,7 +225,7 @@ class Controller:
         return record if mode == "auto" else None
 
     async def _sleep(self) -> None:
-        """Until something happened, or the cool-down is over while the policy is collapsed."""
+        """Sleeps until something happens or, while the policy is collapsed, until the cool-down is over."""
         cooling = self.state is State.COLLAPSED and self.cooldown_remaining_s > 0
         try:
             async with asyncio.timeout(self.cooldown_remaining_s if cooling else None):
@@ -250,5 +260,5 @@ class Controller:
     def _running(self, job_id: str) -> JobRunner:
         record = self._record(job_id)
         if self._runner is None or self._runner.record is not record or record.job.status is not JobStatus.RUNNING:
-            raise ConflictError(f"job {job_id} is not running but {record.job.status}", param="job_id")
+            raise ConflictError(f"job {job_id} is {record.job.status}, not running", param="job_id")
         return self._runner

@@ -1,4 +1,4 @@
-"""What the control loop drives, by the surface it uses of each."""
+"""The parts of the daemon that the control loop drives, each with the methods that the loop uses."""
 
 import asyncio
 import time
@@ -73,21 +73,23 @@ class ServedPolicy:
     """The base model of this daemon's policy."""
 
     name: str
-    """As the user named it: `settings.policy.model`."""
+    """Name that the user gave in `settings.policy.model`."""
     path: Path
-    """Folder of its files."""
+    """Folder of the model's files."""
     digest: str
     """`base_digest` of that folder."""
     vocabulary: int
-    """Number of its logits."""
+    """Number of the model's logits."""
 
 
 @dataclass(frozen=True)
 class Dependencies:
+    """Everything that the control loop needs to run jobs."""
+
     settings: Settings
     policy: ServedPolicy
     gateway_url: str
-    """Where workers reach the gateway."""
+    """URL at which workers reach the gateway."""
     ledger: Ledger
     versions: Versions
     swaps: Swaps
@@ -95,8 +97,8 @@ class Dependencies:
     monitor: Monitor
     dispatcher: Dispatcher
     validate: Callable[[Path], None]
-    """Raises `AdapterInvalidError` when the adapter in a folder does not fit the policy; runs in a thread."""
+    """Raises `AdapterInvalidError` if the adapter in a folder does not fit the policy; runs in a thread."""
     started_at: float = field(default_factory=time.time)
-    """When the daemon was started, seconds since the epoch; its own workers are younger."""
+    """When the daemon was started, in seconds since the epoch; its own workers were started later."""
     swap_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while the promoted version changes, so that a job never overrules a user's promotion it did not see."""
+    """Held while the promoted version changes, so that a job never overrules a user's promotion that it did not see."""

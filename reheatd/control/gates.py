@@ -1,7 +1,7 @@
 """Gates between a trained version and clients. Pure: figures in, `GateResult` out.
 
-Every gate is aware of sampling noise: a figure that misses its range fails only when noise does not explain the miss.
-The gates guard against versions that are worse; they are not there to re-roll the dice until a measurement looks good.
+Every gate allows for sampling noise: a figure that misses its range fails the gate only if noise does not explain the
+miss. The gates guard against versions that are worse; they do not retry until a measurement looks good.
 """
 
 import math
@@ -31,12 +31,14 @@ def entropy_gate(
     baseline: float,
     settings: GateSection,
 ) -> GateResult:
-    """The entropy gate that fits the job: its target if it has one, else the direction of its tau, or RL's floor.
+    """Applies the entropy gate that fits the job.
+
+    That is RL's floor for a job of continued RL. For a reheat it is the target or, without one, the direction of tau.
 
     Args:
-        before: Of the version the job started from, nats per token.
-        measured: Of the version it made, measured by the daemon through the engine.
-        baseline: Of the base model.
+        before: Entropy of the version that the job started from, in nats per token.
+        measured: Entropy of the version that the job made, measured by the daemon through the engine.
+        baseline: Entropy of the base model.
     """
     if isinstance(spec, RLSpec):
         return floor_gate(measured, baseline, settings.rl_entropy_floor)
@@ -48,9 +50,9 @@ def entropy_gate(
 
 
 def target_gate(measured: EntropyEstimate, target: float, tolerance: float) -> GateResult:
-    """Passes when the estimate's confidence interval overlaps target * [1 - tolerance, 1 + tolerance].
+    """Passes if the estimate's confidence interval overlaps target * [1 - tolerance, 1 + tolerance].
 
-    So a point estimate inside the range always passes, and one outside passes only if it is as near as its own noise.
+    A point estimate inside the range always passes. One outside passes only if its own noise reaches into the range.
     """
     low, high = target * (1 - tolerance), target * (1 + tolerance)
     passed = measured.low <= high and measured.high >= low
@@ -64,8 +66,8 @@ def target_gate(measured: EntropyEstimate, target: float, tolerance: float) -> G
 def direction_gate(before: EntropyEstimate, measured: EntropyEstimate, tau: float) -> GateResult:
     """Passes unless entropy moved against tau (up for tau > 1, down for tau < 1) by more than noise explains.
 
-    Noise is the half width of the difference's interval: both half widths in quadrature. Both estimates are of the
-    same probes, which makes the true noise smaller and the gate lenient, never harsh.
+    Noise is the half width of the difference's interval, which is both half widths in quadrature. Both estimates use
+    the same probes, so the true noise is smaller; that makes the gate more lenient, never stricter.
     """
     change = measured.mean - before.mean
     noise = math.hypot(_half_width(before), _half_width(measured))
@@ -74,7 +76,7 @@ def direction_gate(before: EntropyEstimate, measured: EntropyEstimate, tau: floa
     return GateResult(
         "entropy",
         towards > 0 or towards + noise > 0,
-        f"{_interval(before)} -> {_interval(measured)} nats per token with tau {tau:g}: {wanted} wanted, "
+        f"{_interval(before)} -> {_interval(measured)} nats per token with tau {tau:g}: should be {wanted}, "
         f"changed by {change:+.3f}, noise {noise:.3f}",
     )
 
@@ -88,12 +90,12 @@ def floor_gate(measured: EntropyEstimate, baseline: float, share: float) -> Gate
 
 
 def accuracy_gate(before: Accuracy, after: Accuracy, tolerance: float) -> GateResult:
-    """Fails when the loss in accuracy is both larger than `tolerance` and real.
+    """Fails if the loss in accuracy is both larger than `tolerance` and real.
 
-    Real means that the interval of the loss excludes 0, by Newcombe's method from the two Wilson intervals: the loss
-    d = before - after is real when d > sqrt((before - before.low)^2 + (after.high - after)^2). On 48 problems around
-    50% that takes a drop of about 0.19, so pure noise fails a version as rarely as the intervals' level says; with
-    more problems (`task.eval_count`) the gate approaches `after >= before - tolerance`.
+    The loss is real if its interval excludes 0, by Newcombe's method from the two Wilson intervals: the loss
+    d = before - after is real if d > sqrt((before - before.low)^2 + (after.high - after)^2). On 48 problems around 50%
+    that takes a drop of about 0.19, so pure noise fails a version as rarely as the intervals' level says. With more
+    problems (`task.eval_count`), the gate approaches `after >= before - tolerance`.
     """
     loss = before.value - after.value
     noise = math.hypot(before.value - before.low, after.high - after.value)
@@ -106,7 +108,7 @@ def accuracy_gate(before: Accuracy, after: Accuracy, tolerance: float) -> GateRe
 
 
 def delivery_gate(passed: bool, detail: str) -> GateResult:
-    """Proof of delivery, as the swap reported it."""
+    """The gate that reports the proof of delivery, as the swap found it."""
     return GateResult("delivery", passed, detail)
 
 

@@ -1,6 +1,7 @@
-"""Every durable step of the control loop: the journal of its decisions, and a job's row with each in one transaction.
+"""Every durable step of the control loop: the journal of its decisions, and the records of the jobs they concern.
 
-The journal is append-only; its newest transition is the present state.
+A decision and the job's record are written in one transaction. The journal is append-only; its newest transition gives
+the present state.
 """
 
 import secrets
@@ -30,7 +31,10 @@ CREATE TABLE IF NOT EXISTS journal (
 
 
 class JournalEntry(Contract):
-    """One row. A `promoted` event says that `version` is what `policy` means from `time` on; it changes no state."""
+    """One entry of the journal.
+
+    A `promoted` event says that `policy` means `version` from `time` on; it changes no state.
+    """
 
     id: int
     time: float
@@ -41,11 +45,11 @@ class JournalEntry(Contract):
     reason: str
     job_id: str | None
     version: int | None
-    """Transition: the version served at that moment, or the one a job made. Promoted: the new version."""
+    """For a transition, the version that was served at that moment or that a job made; for a promotion, the new one."""
 
 
 class Ledger:
-    """Writes synchronously: when a method returns, its step survives a crash."""
+    """The journal and the jobs. Methods write synchronously: once one returns, its step survives a crash."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -70,16 +74,16 @@ class Ledger:
             self.jobs.save(record)
 
     def create(self, request: JobRequest, trigger: Trigger, status: JobStatus, parent_version: int) -> JobRecord:
-        """A new job that waits to be run."""
+        """Records a new job that waits to be run."""
         record = new_record(request, trigger, status, parent_version)
         self.save(record)
         return record
 
     def transition(self, state: State, reason: str, *, version: int | None = None) -> None:
-        """Moves the control state on.
+        """Changes the control state to `state`.
 
         Raises:
-            IllegalTransitionError: `state` does not follow the present one.
+            IllegalTransitionError: `state` cannot follow the present state.
         """
         with self._db:
             self._transition(state, reason, version=version)
@@ -88,13 +92,13 @@ class Ledger:
         """Records a promotion that is not the successful end of a job.
 
         Args:
-            at: Since when `policy` means `version`, seconds since the epoch; default: now.
+            at: When `policy` began to mean `version`, in seconds since the epoch; default: now.
         """
         with self._db:
             self._promoted(version, reason, job_id=job_id, at=at)
 
     def advance(self, record: JobRecord, status: JobStatus, state: State, reason: str) -> None:
-        """Moves a job and the control state on together."""
+        """Changes the status of a job and the control state together."""
         check_status(record.job.status, status)
         record.job.status = status
         with self._db:
@@ -103,7 +107,7 @@ class Ledger:
                 self._transition(state, reason, job_id=record.job.job_id, version=record.job.version)
 
     def finish(self, record: JobRecord, status: JobStatus, error: str | None, state: State) -> None:
-        """Ends a job; if it was the one at work, the control state becomes `state`."""
+        """Ends a job. If it was the active job, the control state becomes `state`."""
         was_active = record.job.status in ACTIVE
         with self._db:
             self._end(record, status, error)
@@ -114,7 +118,7 @@ class Ledger:
     def succeed(
         self, record: JobRecord, version: int, reason: str, *, promoted_at: float, follow_up: JobRequest | None
     ) -> None:
-        """Ends a job whose `version` is promoted; with `follow_up`, that job is next and nothing comes between."""
+        """Ends a job whose `version` is promoted. A `follow_up` job comes next, before all other jobs."""
         job = record.job
         with self._db:
             self._promoted(version, reason, job_id=job.job_id, at=promoted_at)
@@ -129,7 +133,7 @@ class Ledger:
                 self._transition(State.CONTINUING_RL, why, job_id=following.job.job_id, version=version)
 
     def recover(self, reason: str, version: int) -> None:
-        """From `collapsed` back to `serving`; jobs that wait to answer the collapse are withdrawn."""
+        """Changes the state from `collapsed` back to `serving`, and withdraws jobs that wait to answer the collapse."""
         with self._db:
             self._transition(State.SERVING, reason, version=version)
             self._withdraw_collapse_jobs(reason)
@@ -152,7 +156,7 @@ class Ledger:
         version: int | None,
         at: float | None = None,
     ) -> None:
-        """Joins the caller's transaction, so that a job's row and its transition land together."""
+        """Adds an entry in the caller's transaction, so that it is stored together with the job's record."""
         self._db.execute(
             "INSERT INTO journal (time, event, from_state, to_state, reason, job_id, version) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -174,7 +178,7 @@ class Ledger:
 
 
 def new_record(request: JobRequest, trigger: Trigger, status: JobStatus, parent_version: int) -> JobRecord:
-    # Random: several daemons, or the same one with a new data folder, may share one broker.
+    # The id is random because several daemons, or one with a new data folder, may share one broker.
     job = Job(
         job_id=f"{request.kind}-{secrets.token_hex(4)}",
         kind=request.kind,

@@ -1,4 +1,4 @@
-"""Rollout adapters: snapshots of the policy a running job trains, loaded so that the engine samples from them."""
+"""Rollout adapters: snapshots of the policy that a running job trains, loaded so that the engine can sample from it."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class RolloutAdapters:
-    """Loads a job's newest snapshot and unloads the one before; one change at a time."""
+    """Loads a job's newest snapshot and unloads the one before, one change at a time."""
 
     def __init__(self, slots: Slots, ledger: Ledger, validate: Callable[[Path], None]) -> None:
         self._slots = slots
@@ -25,10 +25,10 @@ class RolloutAdapters:
         self._changing = asyncio.Lock()
 
     async def load(self, record: JobRecord, path: Path, step: int) -> str:
-        """Loads the snapshot in `path` and returns the model name to sample from; older ones are unloaded.
+        """Loads the snapshot in `path`, unloads older ones, and returns the model name to sample from.
 
         Raises:
-            BadInputError: `path` is no folder inside the job's own.
+            BadInputError: `path` is not a folder inside the job's own folder.
             AdapterInvalidError, EngineError: The snapshot does not fit the policy, or the engine refuses it.
             ConflictError: No adapter slot is free, or the step was loaded from another folder.
         """
@@ -44,7 +44,7 @@ class RolloutAdapters:
         return name
 
     async def restore(self, record: JobRecord) -> None:
-        """Loads what the job samples from again, after a restart of the daemon."""
+        """Loads the snapshot that the job samples from again, after a restart of the daemon."""
         async with self._changing:
             for adapter in record.rollout_adapters[-1:]:
                 await self._slots.load(adapter.name, adapter.path)
@@ -63,7 +63,7 @@ class RolloutAdapters:
             try:
                 await self._slots.unload(adapter.name)
             except ReheatdError as error:
-                # Still in use or the engine is restarting; the next change, or the job's end, tries again.
+                # It is still in use, or the engine is restarting. The next change, or the job's end, tries again.
                 logger.warning("%s stays loaded for now: %s", adapter.name, error)
                 continue
             record.rollout_adapters.remove(adapter)
@@ -77,7 +77,7 @@ class RolloutAdapters:
             raise BadInputError(f"path {path} is not inside the job's folder {own}", param="path")
         if not folder.is_dir():
             raise BadInputError(
-                f"path {folder} is no folder here; workers and daemon must see the same data_dir", param="path"
+                f"path {folder} is not a folder here; workers and daemon must see the same data_dir", param="path"
             )
         return folder
 

@@ -1,6 +1,6 @@
 """One job from the queue to its end: train, gate, swap.
 
-Every step can be repeated: after a restart of the daemon a runner picks the job up where the ledger says it was.
+Every step can be repeated. After a restart of the daemon, a runner continues the job where the ledger says it was.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class JobRunner:
-    """Runs `record`, which is the one copy of the job in memory while it runs."""
+    """Runs the job of `record`, which is the only copy of the job in memory while it runs."""
 
     def __init__(self, dependencies: Dependencies, record: JobRecord) -> None:
         self.record = record
@@ -50,7 +50,7 @@ class JobRunner:
         self._cancelled.set()
 
     async def run(self) -> None:
-        """Returns when the job has ended and what it left in engine and broker is cleaned up."""
+        """Runs the job to its end, and cleans up what it leaves in engine and broker."""
         job = self.record.job
         try:
             if job.status is JobStatus.QUEUED:
@@ -74,7 +74,7 @@ class JobRunner:
         await self._clean_up()
 
     async def _dispatch(self) -> None:
-        """Fixes parent and specification, and records that the job runs."""
+        """Decides the job's parent and specification, and records that the job runs."""
         dependencies, job = self._dependencies, self.record.job
         baseline = await unless_cancelled(
             self._cancelled, patiently(dependencies.monitor.ensure_baseline, self._patience_s)
@@ -113,7 +113,7 @@ class JobRunner:
         """Publishes the version, stages it and measures it.
 
         Raises:
-            JobStopped: Cancelled, or a gate rejected the version.
+            JobStopped: The job was cancelled, or a gate rejected the version.
         """
         dependencies, job, result = self._dependencies, self.record.job, self._result
         stop_if(self._cancelled)
@@ -134,7 +134,7 @@ class JobRunner:
     async def _publish(self, result: JobResult) -> int:
         dependencies, job = self._dependencies, self.record.job
         await asyncio.to_thread(dependencies.validate, result.adapter_dir)
-        # A crash right after publishing leaves a version that the job's row does not know yet.
+        # A crash right after publishing leaves a version that the job's record does not name yet.
         known = [
             info.version for info in dependencies.versions.list() if info.lineage and info.lineage.job_id == job.job_id
         ]
@@ -153,7 +153,7 @@ class JobRunner:
         return await self._dependencies.monitor.measure_version(name), baseline
 
     async def _swap(self) -> None:
-        """Proves and promotes the version; one that is promoted already was so before a restart."""
+        """Proves and promotes the version, unless it was promoted before a restart of the daemon."""
         dependencies, job = self._dependencies, self.record.job
         version = self._version
         if dependencies.swaps.promoted == version:
@@ -189,13 +189,13 @@ class JobRunner:
             except ReheatdError as error:
                 if swaps.promoted != version:
                     raise
-                # Flipped: clients have the new version. What failed is tidying up after the old one.
+                # The alias was flipped, so clients have the new version. Only tidying up after the old one failed.
                 logger.warning("%s is promoted, but: %s", version_name(version), error)
                 return time.time(), f"proved; then {error.message}"
         return began + swapped.seconds, _describe(swapped)
 
     async def _take_back(self, version: int, promoted_at: float) -> None:
-        """Undoes a promotion that a cancellation came too late for.
+        """Undoes a promotion that was finished before the job's cancellation could stop it.
 
         Raises:
             JobStopped: Always.
@@ -214,10 +214,10 @@ class JobRunner:
                 self._ledger.promoted(job.parent_version, f"{job.job_id} was cancelled", job_id=job.job_id)
 
     def _judge(self, *gates: GateResult) -> None:
-        """Records the gates' results.
+        """Records the results of gates.
 
         Raises:
-            JobStopped: One of them failed.
+            JobStopped: A gate failed.
         """
         self.record.job.gates += [gate.as_dict() for gate in gates]
         failed = [gate for gate in gates if not gate.passed]
@@ -225,13 +225,19 @@ class JobRunner:
             raise JobStopped(JobStatus.REJECTED, "; ".join(f"gate {gate.name}: {gate.detail}" for gate in failed))
 
     def _stop_if_overtaken(self) -> None:
-        """What was promoted meanwhile was somebody's decision; a job does not overrule it."""
+        """Stops the job if another version than its parent is promoted now.
+
+        Somebody decided to promote that version while the job ran, and a job does not overrule that.
+
+        Raises:
+            JobStopped: Another version is promoted.
+        """
         promoted, parent = self._dependencies.swaps.promoted, self.record.job.parent_version
         if promoted != parent:
             raise JobStopped(
                 JobStatus.REJECTED,
-                f"{version_name(promoted)} was promoted meanwhile, the job started from {version_name(parent)}; "
-                f"`reheatd adapters promote {self.record.job.version}` promotes its version all the same",
+                f"{version_name(promoted)} was promoted meanwhile, but the job started from {version_name(parent)}; "
+                f"`reheatd adapters promote {self.record.job.version}` promotes the job's version all the same",
             )
 
     def _end(self, status: JobStatus, reason: str) -> None:
@@ -243,7 +249,10 @@ class JobRunner:
         self._ledger.finish(self.record, status, reason, idle)
 
     async def _clean_up(self) -> None:
-        """Frees what the job holds in engine and broker; whatever cannot be reached now forgets it when restarted."""
+        """Frees what the job holds in engine and broker.
+
+        An engine or broker that cannot be reached now forgets the job when it restarts.
+        """
         job = self.record.job
         with _warned(f"rollout adapters of {job.job_id} stay loaded"):
             await self.rollouts.drop(self.record)

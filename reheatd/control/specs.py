@@ -1,4 +1,4 @@
-"""From a request and the settings to a job's specification, and from a finished job to its version's lineage."""
+"""Makes a job's specification from a request and the settings, and a version's lineage from a finished job."""
 
 import math
 from pathlib import Path
@@ -16,15 +16,15 @@ Merged = TypeVar("Merged", ReheatOptions, RLOptions)
 
 
 def check_request(request: JobRequest, settings: Settings, *, vocabulary: int, baseline: float | None = None) -> None:
-    """Checks what a request alone does not tell: whether its job fits this policy.
+    """Checks that the job of a request fits this policy, which the request alone does not tell.
 
     Args:
-        vocabulary: Number of logits of the policy; its logarithm is the highest entropy there is.
-        baseline: Mean entropy of the base model on the probes, nats per token; None while it is not known.
+        vocabulary: Number of logits of the policy; its logarithm is the highest possible entropy.
+        baseline: Mean entropy of the base model on the probes, in nats per token; None while it is not known.
 
     Raises:
-        BadInputError: More tokens than the engine accepts, a tau that changes nothing, two targets, or a target that
-            no distribution reaches; `param` names the option.
+        BadInputError: The job has more tokens than the engine accepts, a tau that changes nothing, two targets, or a
+            target that no distribution reaches; `param` names the option.
     """
     options = merged(settings.rl, request) if isinstance(request, RLRequest) else merged(settings.reheat, request)
     if options.max_tokens >= settings.policy.max_model_len:
@@ -39,7 +39,7 @@ def check_request(request: JobRequest, settings: Settings, *, vocabulary: int, b
 
 def _check_reheat(request: ReheatRequest, configured: ReheatOptions, vocabulary: int, baseline: float | None) -> None:
     if merged(configured, request).tau == 1:
-        raise BadInputError("tau = 1 changes nothing; choose above 1 to reheat, below 1 to cool", param="tau")
+        raise BadInputError("tau = 1 changes nothing; choose it above 1 to reheat, below 1 to cool", param="tau")
     if {"target_ratio", "target_entropy"} <= set(request.given()):
         raise BadInputError(
             f"target_ratio = {request.target_ratio} and target_entropy = {request.target_entropy} are two targets; "
@@ -57,14 +57,18 @@ def _check_reheat(request: ReheatRequest, configured: ReheatOptions, vocabulary:
 
 
 def merged(configured: Merged, request: JobRequest) -> Merged:
-    """The configured options with those that a request gives in their place."""
+    """The configured options, replaced by those that a request gives."""
     return type(configured).model_validate(configured.model_dump() | request.given())
 
 
 def target_entropy(request: ReheatRequest, configured: ReheatOptions, baseline: float | None) -> float | None:
-    """Where a reheat stops, nats per token; None where it has no target, or one that needs a baseline there is not.
+    """The entropy at which a reheat stops, in nats per token.
 
-    A target that the request gives wins; a request with tau alone has none; else it is the configured one.
+    A target that the request gives wins. A request with tau alone has no target. Any other request has the configured
+    one.
+
+    Returns:
+        None if there is no target, or if the target is a share of a baseline that is not known.
     """
     given = request.given()
     if given.get("target_entropy") is not None:
@@ -93,17 +97,18 @@ def build_spec(
     parent_entropy: EntropyEstimate | None = None,
     parent_lineage: Lineage | None = None,
 ) -> ReheatSpec | RLSpec:
-    """The specification of a request; what it leaves open comes from the settings. All paths are absolute.
+    """The specification of a requested job; options that the request does not give come from the settings.
 
-    A reheat with tau > 1 and without target gets a ceiling from `ceiling_ratio`.
+    All paths are absolute. A reheat with tau > 1 and without a target gets a ceiling from `ceiling_ratio`.
 
     Args:
-        baseline: Mean entropy of the base model on the probes, nats per token.
+        baseline: Mean entropy of the base model on the probes, in nats per token.
         parent_entropy: Newest estimate of the parent's entropy, if there is one.
-        parent_lineage: Of the parent; accuracy and pass@k are taken over where they were measured on the same task.
+        parent_lineage: Lineage of the parent. Its accuracy and pass@k are reused if they were measured on the same
+            task.
 
     Raises:
-        BadInputError: As `check_request`.
+        BadInputError: As for `check_request`.
     """
     check_request(request, settings, vocabulary=policy.vocabulary, baseline=baseline)
     task = settings.task.model_copy(update={"path": _absolute(settings.task.path)})
@@ -138,7 +143,7 @@ def build_spec(
 
 
 def lineage_fields(spec: ReheatSpec | RLSpec, result: JobResult, policy: ServedPolicy) -> dict[str, Any]:
-    """The fields of `Lineage` that the store does not decide itself."""
+    """The fields of `Lineage` that the store does not set itself."""
     reheat = spec if isinstance(spec, ReheatSpec) else None
     return {
         "parent": spec.parent_version,
@@ -160,7 +165,10 @@ def lineage_fields(spec: ReheatSpec | RLSpec, result: JobResult, policy: ServedP
 
 
 def lineage_kind(spec: ReheatSpec | RLSpec, result: JobResult) -> Literal["reheat", "cool", "rl"]:
-    """`cool` for tau below 1 or, where tau was left open, for a target below the entropy the job started from."""
+    """The kind of a version's lineage, by what the job did to the policy.
+
+    A reheat counts as `cool` if tau is below 1 or, without a tau, if the target is below the entropy it started from.
+    """
     if isinstance(spec, RLSpec):
         return "rl"
     tau = spec.tau if spec.tau is not None else result.tau

@@ -1,4 +1,4 @@
-"""States of the control loop and the legal ways between them. Pure."""
+"""States of the control loop and of its jobs, and the legal transitions between them. Pure."""
 
 from enum import StrEnum
 
@@ -6,8 +6,10 @@ from reheatd.jobs.contracts import JobStatus
 
 
 class State(StrEnum):
+    """States of the control loop."""
+
     SERVING = "serving"
-    """The promoted version is served; nothing is wrong with it as far as is known."""
+    """The promoted version is served, and nothing is known to be wrong with it."""
     COLLAPSED = "collapsed"
     """The promoted version's entropy has collapsed and no job is running."""
     REHEATING = "reheating"
@@ -15,9 +17,9 @@ class State(StrEnum):
     CONTINUING_RL = "continuing_rl"
     """Continued RL is being trained."""
     GATING = "gating"
-    """The version a job made is measured."""
+    """The version that a job made is being measured."""
     SWAPPING = "swapping"
-    """A version that passed the gates is proved and promoted."""
+    """A version that passed the gates is being proved and promoted."""
 
 
 IDLE = (State.SERVING, State.COLLAPSED)
@@ -30,7 +32,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.GATING: frozenset({State.SWAPPING, *IDLE}),
     State.SWAPPING: frozenset({State.CONTINUING_RL, *IDLE}),
 }
-"""From every busy state back to an idle one: the job failed, was rejected or cancelled, or is done."""
+"""States that may follow each state. Every busy state leads back to an idle one, because a job may fail, be rejected or
+cancelled, or be done."""
 
 STATUS_TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.AWAITING_APPROVAL: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
@@ -42,20 +45,24 @@ STATUS_TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 
 
 class IllegalTransitionError(RuntimeError):
-    """A bug in the controller: there is no such way between two states."""
+    """A transition that does not exist was tried, which is a bug in the controller."""
 
 
 def check_transition(old: State, new: State) -> None:
-    """Raises:
-    IllegalTransitionError: `new` does not follow `old`.
+    """Checks that control state `new` may follow `old`.
+
+    Raises:
+        IllegalTransitionError: `new` does not follow `old`.
     """
     if new not in TRANSITIONS[old]:
         raise IllegalTransitionError(f"control state {old} cannot become {new}")
 
 
 def check_status(old: JobStatus, new: JobStatus) -> None:
-    """Raises:
-    IllegalTransitionError: A job with status `old` cannot get status `new`.
+    """Checks that a job with status `old` may get status `new`.
+
+    Raises:
+        IllegalTransitionError: The job cannot get status `new`.
     """
     if new is not old and new not in STATUS_TRANSITIONS.get(old, frozenset()):
         raise IllegalTransitionError(f"job status {old} cannot become {new}")

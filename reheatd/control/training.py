@@ -1,4 +1,4 @@
-"""The part of a job that happens on a worker, seen from the daemon."""
+"""The part of a job that happens on a worker, as the daemon sees it."""
 
 import asyncio
 import logging
@@ -14,14 +14,14 @@ from reheatd.process.broker import BrokerError
 logger = logging.getLogger(__name__)
 
 CANCEL_GRACE_S = 20.0
-"""How long a worker may take to react to a cancellation before its process is killed, in seconds."""
+"""How long a worker may take to react to a cancellation before the daemon kills its process, in seconds."""
 WORKER_CHECK_S = 5.0
 WAITING = "waiting for a worker"
 NO_WORKER = "waiting for a worker: none is connected; start one with `reheatd worker`"
 
 
 class Training:
-    """Hands a dispatched job to a worker and follows it; also one that was handed over before a restart."""
+    """Hands a dispatched job to a worker and follows it, even if it was handed over before a restart of the daemon."""
 
     def __init__(
         self, dependencies: Dependencies, record: JobRecord, rollouts: RolloutAdapters, cancelled: asyncio.Event
@@ -30,14 +30,14 @@ class Training:
         self._ledger = dependencies.ledger
         self._max_attempts = dependencies.settings.control.max_attempts
         self._patience_s = dependencies.settings.engine.startup_timeout_s
-        # An embedded broker serves this daemon's own workers only, and they stop with it.
+        # An embedded broker serves only this daemon's own workers, and they stop with the daemon.
         self._workers_since = dependencies.started_at if dependencies.settings.broker.url is None else None
         self._record = record
         self._rollouts = rollouts
         self._cancelled = cancelled
 
     async def run(self, spec: ReheatSpec | RLSpec) -> JobResult:
-        """The worker's result; a job whose worker dies is given to another, which resumes it.
+        """Trains the job and returns the worker's result. If its worker dies, another worker resumes the job.
 
         Raises:
             JobStopped: The job failed or was cancelled.
@@ -65,7 +65,8 @@ class Training:
 
     async def _begin(self, spec: ReheatSpec | RLSpec) -> None:
         await unless_cancelled(self._cancelled, patiently(self._restore_rollouts, self._patience_s))
-        # Again after a restart if no worker was seen: the broker may have lost its last second of writes in a crash.
+        # After a restart, a job that no worker has begun is submitted again, because in a crash the broker may have lost
+        # its last second of writes.
         if not self._record.submitted or not self._record.begun:
             attempt = self._record.job.attempt
             submitting = patiently(lambda: self._dispatcher.submit(spec, attempt), self._patience_s)
@@ -74,10 +75,10 @@ class Training:
             self._ledger.save(self._record)
 
     async def _give_up_worker(self, lost: WorkerLostError) -> None:
-        """Makes the job ready for the next attempt, with nothing left of this one but its checkpoint.
+        """Makes the job ready for the next attempt; of this attempt, only the checkpoint remains.
 
         Raises:
-            JobStopped: It was cancelled meanwhile.
+            JobStopped: The job was cancelled in the meantime.
             WorkerLostError: This was the last attempt.
         """
         job = self._record.job
@@ -99,7 +100,10 @@ class Training:
         await self._rollouts.restore(self._record)
 
     async def _follow(self) -> JobResult:
-        """Takes events as they come. The last one is left for the status it leads to: both are recorded together."""
+        """Takes events as they come.
+
+        The last event is not recorded here, because it must be recorded together with the status that it leads to.
+        """
         events = self._dispatcher.events(
             self._record.job.job_id,
             self._record.event_id,
@@ -129,7 +133,7 @@ class Training:
         self._ledger.save(self._record)
 
     async def _show_wait_for_worker(self) -> None:
-        """Says what the job waits for until a worker has taken it."""
+        """Shows what the job waits for, until a worker has begun it."""
         job = self._record.job
         while not self._record.begun and not self._cancelled.is_set():
             try:
@@ -142,10 +146,10 @@ class Training:
             await asyncio.sleep(WORKER_CHECK_S)
 
     async def _stop_worker(self, following: "asyncio.Task[JobResult]") -> None:
-        """Returns when the worker has ended the job by itself.
+        """Asks the worker to stop, and waits until it has ended the job by itself.
 
         Raises:
-            JobStopped: It had not begun, or did not react and was killed.
+            JobStopped: The worker had not begun, or it did not react and was killed.
         """
         job = self._record.job
         await self._dispatcher.cancel(job.job_id)

@@ -1,1 +1,1 @@
-"""Contracts shared with the workers, and their dispatch over Celery."""
+"""The contracts that daemon and workers share, and the dispatch of jobs over Celery."""

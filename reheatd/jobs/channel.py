@@ -1,4 +1,4 @@
-"""The worker's side of a job: reports events, keeps a heartbeat, learns of cancellation."""
+"""The worker's side of a job: it reports events, keeps a heartbeat and learns of cancellation."""
 
 import logging
 import threading
@@ -19,26 +19,26 @@ logger = logging.getLogger(__name__)
 
 BEAT_S = 5.0
 ALIVE_S = 30
-"""How long a heartbeat lasts: several missed beats, so that a busy machine is not taken for a dead one."""
+"""How long a heartbeat lasts, in seconds: several beats may be missed before a busy machine is taken for a dead one."""
 
 
 class JobNotWantedError(Ignore):
-    """The job was cancelled before it began, or another delivery or a later attempt runs.
+    """The job must not run here: it was cancelled before it began, or another delivery or a later attempt runs.
 
-    Being Celery's `Ignore`, it ends the task without a result when it is let through.
+    The error is a Celery `Ignore`: a task that lets it through ends without a result.
     """
 
 
 class JobChannel:
-    """Reports one job over Redis; as a context manager it keeps the heartbeat going while training computes.
+    """Reports one job over Redis. As a context manager, it keeps the heartbeat going while training computes.
 
         with JobChannel(broker_url, spec.job_id, attempt) as reporter:
             reporter.started()
             ...
             reporter.succeeded(result)
 
-    Short losses of the connection are waited out (about half a minute in all), so a broker that restarts does not cost
-    a training run.
+    It waits out short losses of the connection, for about half a minute in all, so that a restart of the broker does
+    not cost a training run.
     """
 
     def __init__(self, redis_url: str, job_id: str, attempt: int) -> None:
@@ -65,10 +65,10 @@ class JobChannel:
         self._redis.close()
 
     def started(self) -> None:
-        """Claims the job and reports that it runs. Call it first and let its exception through.
+        """Claims the job and reports that it runs. Call this first, and let its exception through.
 
         Raises:
-            JobNotWantedError: The job must not run here; nothing is to be done or reported.
+            JobNotWantedError: The job must not run here; do nothing and report nothing.
         """
         if self.is_cancelled():
             self.cancelled()
@@ -91,7 +91,7 @@ class JobChannel:
         self._send(JobEvent(kind="succeeded", result=result))
 
     def failed(self, error: str) -> None:
-        """Reports the end of the job; `error` is one line that says what went wrong and what to do about it."""
+        """Reports that the job failed; `error` is one line that says what went wrong and what to do about it."""
         self._send(JobEvent(kind="failed", error=error))
 
     def cancelled(self) -> None:
@@ -104,7 +104,7 @@ class JobChannel:
     def _send(self, event: JobEvent) -> None:
         wanted = self._redis.get(attempt_key(self.job_id))
         if wanted != str(self._attempt):
-            raise JobNotWantedError(f"attempt {self._attempt} at job {self.job_id} is not wanted, but {wanted}")
+            raise JobNotWantedError(f"attempt {self._attempt} at job {self.job_id} was replaced by attempt {wanted}")
         key = events_key(self.job_id)
         self._redis.xadd(key, {EVENTS_FIELD: event.model_dump_json()})
         self._redis.expire(key, KEEP_S)

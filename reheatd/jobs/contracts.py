@@ -1,6 +1,6 @@
-"""Contracts between the daemon and its workers: what a job is asked to do, reports and returns.
+"""Contracts between the daemon and its workers: what a job is asked to do, what it reports and what it returns.
 
-Both sides validate with these models; what travels is their JSON.
+Both sides validate with these models, and exchange their JSON.
 """
 
 import time
@@ -22,43 +22,44 @@ Request = TypeVar("Request", bound="RequestBase")
 class JobBase(Contract):
     job_id: str
     parent_version: int
-    """Version the job starts from; 0 is the bare base model."""
+    """Version that the job starts from; 0 is the bare base model."""
     parent_adapter: Path | None
     """Folder of the parent version's adapter; None for version 0."""
     model_path: Path
     """Folder of the base model's safetensors, configuration and tokenizer."""
     gateway_url: str
-    """Where rollouts are sampled, e.g. http://127.0.0.1:8000."""
+    """URL of the gateway at which rollouts are sampled, e.g. http://127.0.0.1:8000."""
     output_dir: Path
-    """Folder the worker owns: rollout adapters and the result are written here."""
+    """Folder that the worker owns; it writes rollout adapters and the result here."""
     lora: LoraOptions = LoraOptions()
     task: TaskOptions = TaskOptions()
     probes: ProbeOptions = ProbeOptions()
     report_rollouts: int = 24
-    """Rollouts of parent and of student that the report compares them on."""
+    """Number of rollouts of the parent, and of the student, on which the report compares the two."""
     retry_s: float = 180.0
-    """How long requests are repeated while the engine is away, seconds."""
+    """How long the worker repeats its requests while the engine is away, in seconds."""
     parent_entropy: EntropyEstimate | None = None
-    """Probe entropy of the parent version as the daemon measured it last; None: the worker measures it."""
+    """Probe entropy of the parent version as the daemon measured it last; if None, the worker measures it."""
     parent_accuracy: Accuracy | None = None
-    """The parent version's accuracy on the same problems; None: the worker measures it."""
+    """The parent version's accuracy on the same problems; if None, the worker measures it."""
     parent_pass_at_k: PassAtK | None = None
-    """The parent version's pass@k on the same problems; None: the worker measures it if `task.eval_samples` asks."""
+    """The parent version's pass@k on the same problems; if None, the worker measures it unless `task.eval_samples` is
+    0."""
     seed: int = 0
 
     @property
     def checkpoint_file(self) -> Path:
-        """From which another worker resumes the job; it lives as long as the job."""
+        """The file from which another worker resumes the job; it exists as long as the job runs."""
         return self.output_dir / "checkpoint.pt"
 
 
 class ReheatSpec(JobBase, ReheatOptions):
-    """A TS-OPSD job. `target_entropy` is where to stop, in nats per token on the probes; None: run all steps."""
+    """A TS-OPSD job. It stops when the entropy on the probes reaches `target_entropy`; None means no target."""
 
     kind: Literal["reheat"] = "reheat"
     max_entropy: float | None = Field(default=None, gt=0)
-    """Probe entropy, nats per token, at which a job with tau > 1 and without a target stops before its last step; a tau
-    that leads beyond is lowered."""
+    """Probe entropy, in nats per token, at which a job with tau > 1 and without a target stops before its last step. A
+    tau that leads beyond is lowered."""
 
 
 class RLSpec(JobBase, RLOptions):
@@ -71,12 +72,12 @@ JobSpec = Annotated[ReheatSpec | RLSpec, Field(discriminator="kind")]
 
 
 class JobResult(Contract):
-    """What a finished job hands over; the daemon validates, publishes, gates and swaps it."""
+    """What a finished job hands over. The daemon validates, publishes and measures it, and swaps it in."""
 
     adapter_dir: Path
     """Folder with `adapter_model.safetensors` and `adapter_config.json`."""
     report_dir: Path | None = None
-    """Folder with `report.json`, `report.md` and plots; it is published with the adapter."""
+    """Folder with `report.json`, `report.md` and plots, which is published with the adapter."""
     steps: int
     tau: float | None = None
     entropy_before: EntropyEstimate
@@ -87,9 +88,9 @@ class JobResult(Contract):
     pass_at_k_after: PassAtK | None = None
     proof: list[ProofItem]
     metrics: dict[str, float] = Field(default_factory=dict)
-    """Last values of the training metrics."""
+    """The last values of the training metrics."""
     stopped: str
-    """Why training ended: `target`, `ceiling`, `steps`."""
+    """Why training ended: `target`, `ceiling` or `steps`."""
     seconds: float
 
 
@@ -115,7 +116,7 @@ class JobEvent(Contract):
     kind: Literal["started", "progress", "succeeded", "failed", "cancelled"]
     time: float = Field(default_factory=time.time)
     phase: str = ""
-    """What is being done, e.g. `sampling`, `training`, `evaluating`."""
+    """What the worker is doing, e.g. `sampling`, `training` or `evaluating`."""
     step: int = 0
     steps: int = 0
     metrics: dict[str, float] = Field(default_factory=dict)
@@ -124,7 +125,7 @@ class JobEvent(Contract):
 
 
 class RequestBase(Contract):
-    """What a user asks for one job: some of its options. Those that are not given come from the configuration."""
+    """The options that a user gives for one job. Options that are not given come from the configuration."""
 
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of sampling and initialisation."""
@@ -135,20 +136,20 @@ class RequestBase(Contract):
 
     @model_serializer(mode="wrap")
     def _given_only(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """An option at its default is another thing than one that was not given."""
+        """Serialises only what was given, because an option given at its default differs from one not given."""
         return {
             name: value for name, value in serialize(self).items() if name == "kind" or name in self.model_fields_set
         }
 
 
 class ReheatRequest(RequestBase, ReheatOptions):
-    """A reheat, or with a tau below 1 a cooling."""
+    """A request for a reheat, or for a cooling if tau is below 1."""
 
     kind: Literal["reheat"] = "reheat"
 
 
 class RLRequest(RequestBase, RLOptions):
-    """Continued RL."""
+    """A request for continued RL."""
 
     kind: Literal["rl"] = "rl"
 
@@ -157,10 +158,10 @@ JobRequest = Annotated[ReheatRequest | RLRequest, Field(discriminator="kind")]
 
 
 def parse_request(body: Any) -> ReheatRequest | RLRequest:
-    """The request in a JSON value.
+    """The request for a job that a JSON value holds.
 
     Raises:
-        BadInputError: It is none, or a field is unknown or out of range; `param` names it.
+        BadInputError: The value is no such request, or a field is unknown or out of range; `param` names the field.
     """
     kinds: dict[Any, type[ReheatRequest | RLRequest]] = {"reheat": ReheatRequest, "rl": RLRequest}
     if not isinstance(body, dict):
@@ -169,15 +170,15 @@ def parse_request(body: Any) -> ReheatRequest | RLRequest:
         raise BadInputError(f"kind is required: {' or '.join(kinds)}", param="kind")
     kind = body["kind"]
     if not isinstance(kind, str) or kind not in kinds:
-        raise BadInputError(f"kind = {kind!r} is no kind of job; name {' or '.join(kinds)}", param="kind")
+        raise BadInputError(f"kind = {kind!r} is not a kind of job; name {' or '.join(kinds)}", param="kind")
     return validated(kinds[kind], body)
 
 
 def validated(model: type[Request], body: dict[str, Any]) -> Request:
-    """A request of one kind.
+    """The request of one kind that `body` holds.
 
     Raises:
-        BadInputError: As `parse_request`.
+        BadInputError: A field is unknown or out of range; `param` names it.
     """
     try:
         return model.model_validate(body)
@@ -202,9 +203,9 @@ class Job(Contract):
     finished_at: float | None = None
     parent_version: int
     attempt: int = 1
-    """How often it was given to a worker; from the second on it resumes what a worker that died had done."""
+    """How often the job was given to a worker. From the second attempt on, it resumes the work of one that died."""
     version: int | None = None
-    """The version this job published, once it has."""
+    """The version that this job published; None before that."""
     request: JobRequest
     phase: str = ""
     step: int = 0
@@ -212,4 +213,4 @@ class Job(Contract):
     metrics: dict[str, float] = Field(default_factory=dict)
     error: str | None = None
     gates: list[dict[str, Any]] = Field(default_factory=list)
-    """Results of the gates: {"name", "passed", "detail"}."""
+    """Results of the gates, each as {"name", "passed", "detail"}."""

@@ -1,4 +1,4 @@
-"""The daemon's side of a job: hands it to Celery, follows its events, notices when its worker is gone."""
+"""The daemon's side of a job: it hands the job to Celery, follows its events and notices when its worker is gone."""
 
 import asyncio
 import logging
@@ -40,10 +40,10 @@ PING_S = 1.0
 
 
 def make_celery(broker_url: str) -> Celery:
-    """The Celery application of daemon and workers.
+    """The Celery application that daemon and workers share.
 
     The tasks `reheatd.reheat` and `reheatd.continue_rl` take two arguments: the JSON object of a `ReheatSpec` or
-    `RLSpec`, and the number of the attempt at it. What they report goes through `JobChannel`; they return nothing.
+    `RLSpec`, and the number of the attempt. They report through `JobChannel` and return nothing.
     """
     app = Celery("reheatd", broker=broker_url, backend=broker_url)
     app.conf.update(
@@ -52,12 +52,12 @@ def make_celery(broker_url: str) -> Celery:
         result_serializer="json",
         accept_content=["json"],
         task_track_started=True,
-        # Acknowledged when taken: a job whose worker dies is run again by the daemon, never unseen.
+        # Acknowledged when taken: if the worker dies, the daemon runs the job again, and Redis never does so unseen.
         task_acks_late=False,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
-        # Longer than any job waits for a worker, or Redis hands the message out again.
+        # Must be longer than any job waits for a worker, or Redis hands the message out again.
         broker_transport_options={"visibility_timeout": 24 * 3600},
         result_expires=KEEP_S,
     )
@@ -68,8 +68,8 @@ class JobDispatcher:
     """Submits, cancels and follows jobs. Close it when done.
 
     Args:
-        broker_url: Redis URL, of the broker that the workers use.
-        heartbeat_timeout_s: A job that began and whose worker has been silent for so long is lost.
+        broker_url: Redis URL of the broker that the workers use.
+        heartbeat_timeout_s: A job that has begun is lost when its worker has been silent for this time, in seconds.
     """
 
     def __init__(self, broker_url: str, *, heartbeat_timeout_s: float) -> None:
@@ -87,10 +87,10 @@ class JobDispatcher:
         await asyncio.to_thread(self._celery.close)
 
     async def submit(self, spec: ReheatSpec | RLSpec, attempt: int = 1) -> None:
-        """Puts the job into the workers' queue. Doing so twice is harmless: `JobChannel.started` lets one run.
+        """Puts the job into the workers' queue. Doing so twice is harmless, since `JobChannel.started` lets one run.
 
         Args:
-            attempt: A worker that still has an earlier one stops at its next report.
+            attempt: Number of this attempt. A worker that still runs an earlier one stops at its next report.
 
         Raises:
             BrokerError: The broker cannot be reached.
@@ -109,7 +109,7 @@ class JobDispatcher:
         )
 
     async def cancel(self, job_id: str) -> None:
-        """Asks the worker to stop, and keeps the job from starting if none has taken it yet.
+        """Asks the worker to stop, and keeps the job from starting if no worker has taken it yet.
 
         Raises:
             BrokerError: The broker cannot be reached.
@@ -120,7 +120,7 @@ class JobDispatcher:
             raise self._broker_error(error) from error
 
     async def terminate(self, job_id: str, attempt: int = 1) -> None:
-        """Kills the process that runs the job; for a worker that does not react to `cancel`.
+        """Kills the process that runs the job, for a worker that does not react to `cancel`.
 
         Raises:
             BrokerError: The broker cannot be reached.
@@ -128,7 +128,7 @@ class JobDispatcher:
         await self._call(self._celery.control.revoke, celery_id(job_id, attempt), terminate=True, signal="SIGKILL")
 
     async def connected_workers(self, max_age_s: float = 0.0) -> int:
-        """How many Celery workers answer within a second; an answer not older than `max_age_s` is used again.
+        """The number of Celery workers that answer within a second; a count up to `max_age_s` old is used again.
 
         Raises:
             BrokerError: The broker cannot be reached.
@@ -142,18 +142,18 @@ class JobDispatcher:
     async def events(
         self, job_id: str, after_id: str = "0", *, attempt: int = 1, workers_since: float | None = None
     ) -> AsyncIterator[tuple[str, JobEvent]]:
-        """The job's events, of all attempts, after stream id `after_id`, up to and including its last one.
+        """The job's events of all attempts, from after stream id `after_id` up to and including the last one.
 
-        Waits for a worker as long as it takes; once one has begun it must report. A broker that cannot be reached is
-        waited for, since it keeps the events.
+        Waits for a worker as long as it takes; a worker that has begun must report. If the broker cannot be reached,
+        this waits for it, since it keeps the events.
 
         Args:
-            workers_since: Every living worker was started after this time (seconds since the epoch, the broker's
-                clock), so an attempt that began before has lost its worker. None: workers may be older.
+            workers_since: Every living worker was started after this time (seconds since the epoch, on the broker's
+                clock), so an attempt that began before it has lost its worker. None if workers may be older.
 
         Raises:
             WorkerLostError: The worker of this attempt died, or was silent for `heartbeat_timeout_s`.
-            WorkerIncompatibleError: It sent what is no event.
+            WorkerIncompatibleError: The worker sent something that is not an event.
         """
         last_alive = 0.0
         while True:
@@ -163,7 +163,7 @@ class JobDispatcher:
                     await self._check_begun_since(job_id, attempt, workers_since)
                     last_alive = await self._check_worker(job_id, attempt, after_id, last_alive)
             except (RedisError, OSError, BrokerError) as error:
-                logger.warning("events of %s cannot be read from the broker, will try again: %s", job_id, error)
+                logger.warning("the events of %s cannot be read from the broker; trying again: %s", job_id, error)
                 await asyncio.sleep(POLL_S)
                 continue
             for after_id, fields in entries:
@@ -191,7 +191,7 @@ class JobDispatcher:
         if await self._redis.exists(alive_key(job_id, attempt)):
             return now
         state, reason = await self._call(self._celery_outcome, celery_id(job_id, attempt))
-        # The last event may have arrived between the read and this check; it says more than Celery does.
+        # The last event may have arrived between the read and this check, and it says more than Celery does.
         newest = await self._redis.xrevrange(events_key(job_id), count=1)
         if newest and newest[0][0] != after_id:
             return last_alive
@@ -230,6 +230,6 @@ def _parse(job_id: str, fields: dict[str, str]) -> JobEvent:
         return JobEvent.model_validate_json(fields[EVENTS_FIELD])
     except (KeyError, ValidationError) as error:
         raise WorkerIncompatibleError(
-            f"the worker of job {job_id} sent an event this daemon does not understand ({error}); run the same version "
-            "of reheatd on daemon and workers"
+            f"the worker of job {job_id} sent an event that this daemon does not understand ({error}); run the same "
+            "version of reheatd on daemon and workers"
         ) from error

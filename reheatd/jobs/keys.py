@@ -3,34 +3,37 @@
 EVENTS_FIELD = "event"
 """Field of a stream entry that holds the JSON of a `JobEvent`."""
 KEEP_S = 7 * 24 * 3600
-"""How long Redis keeps what belongs to a job, in seconds."""
+"""How long Redis keeps the keys of a job, in seconds."""
 
 
 def events_key(job_id: str) -> str:
-    """Stream of the job's events."""
+    """Key of the stream of the job's events."""
     return f"reheatd:job:{job_id}:events"
 
 
 def cancel_key(job_id: str) -> str:
-    """Exists once nobody wants the job any more."""
+    """Key that exists once the job is cancelled."""
     return f"reheatd:job:{job_id}:cancel"
 
 
 def attempt_key(job_id: str) -> str:
-    """Number of the attempt at the job that is wanted; a worker that finds another one than its own stops."""
+    """Key of the number of the attempt that is wanted; a worker that finds another number than its own stops."""
     return f"reheatd:job:{job_id}:attempt"
 
 
 def alive_key(job_id: str, attempt: int) -> str:
-    """Exists while a worker holds the job; expires on its own when the worker dies."""
+    """Key that exists while a worker runs the job; it expires by itself when the worker dies."""
     return f"reheatd:job:{job_id}:{attempt}:alive"
 
 
 def owner_key(job_id: str, attempt: int) -> str:
-    """Set by the one delivery of the attempt that runs: when it began, in seconds on the broker's clock."""
+    """Key of the time at which the attempt began, in seconds on the broker's clock.
+
+    Only one delivery of the attempt can set it; that one runs.
+    """
     return f"reheatd:job:{job_id}:{attempt}:owner"
 
 
 def celery_id(job_id: str, attempt: int) -> str:
-    """Celery's id of the task; an id that was revoked is never run again, so every attempt has its own."""
+    """Celery's id of the task. Every attempt has its own, because Celery never runs a revoked id again."""
     return f"{job_id}.{attempt}"

@@ -1,4 +1,7 @@
-"""The report of a finished job: what it changed in the policy. `report.json` beside an adapter is a `JobReport`."""
+"""The report of a finished job, which says what the job changed in the policy.
+
+The file `report.json` beside an adapter is a `JobReport`.
+"""
 
 import time
 from pathlib import Path
@@ -18,59 +21,62 @@ class PositionEntropy(Contract):
     first: int
     last: int
     estimate: EntropyEstimate
-    """Over the rollouts that are long enough, nats per token."""
+    """Estimate over the rollouts that are long enough, in nats per token."""
 
 
 class TopK(Contract):
-    """The k most probable tokens of parent and student in the same states; means over states, all between 0 and 1."""
+    """The k most probable tokens of parent and student in the same states: means over states, between 0 and 1."""
 
     k: int
     overlap: float
     """Share of the student's k candidates that are among the parent's."""
     parent_mass: float
-    """The parent's probability of its own k candidates."""
+    """Probability that the parent gives to its own k candidates."""
     parent_mass_kept: float
-    """The parent's probability of the student's k candidates; equal to `parent_mass` where the sets are."""
+    """Probability that the parent gives to the student's k candidates; `parent_mass` if the candidates are the same."""
     student_mass: float
-    """The student's probability of its own k candidates."""
+    """Probability that the student gives to its own k candidates."""
 
 
 class LayerSimilarity(Contract):
     """Cosine similarity of the hidden states of parent and student in the same states."""
 
     layer: int
-    """1 is the first block's output; the last is taken after the final norm, where the LM head reads it."""
+    """Layer 1 is the first block's output; the last is taken after the final norm, where the LM head reads it."""
     mean: float
-    """Over states."""
+    """Mean over states."""
     min: float
 
 
 class Comparison(Contract):
-    """Parent and student on the trainer: full vocabulary, temperature 1, 95% intervals clustered by sequence."""
+    """Comparison of parent and student in the trainer, over the full vocabulary at temperature 1.
+
+    Intervals are 95% intervals, clustered by sequence.
+    """
 
     parent_entropy: EntropyEstimate
-    """Of the parent on its own rollouts, nats per token."""
+    """Entropy of the parent on its own rollouts, in nats per token."""
     student_entropy: EntropyEstimate
-    """Of the student on its own rollouts, nats per token."""
+    """Entropy of the student on its own rollouts, in nats per token."""
     parent_positions: list[PositionEntropy]
-    """The parent's by completion position; positions that fewer than two rollouts reach are left out."""
+    """Entropy of the parent by completion position; positions that fewer than two rollouts reach are left out."""
     student_positions: list[PositionEntropy]
     states: int
-    """States in which the two are compared below: the tokens of the student's rollouts."""
+    """Number of states in which the two are compared below: the tokens of the student's rollouts."""
     kl_parent_student: float
-    """KL(parent || student), nats per token."""
+    """KL(parent || student), in nats per token."""
     kl_student_parent: float
-    """KL(student || parent), nats per token."""
+    """KL(student || parent), in nats per token."""
     top_k: list[TopK]
     layers: list[LayerSimilarity]
-    """First to last."""
+    """Similarity of every layer, first to last."""
 
     def top(self, k: int) -> TopK:
         return next(figures for figures in self.top_k if figures.k == k)
 
 
 class JobReport(Contract):
-    """`report.json`: one job's outcome and how the policy changed."""
+    """One job's outcome, and how it changed the policy."""
 
     job_id: str
     kind: Literal["reheat", "rl"]
@@ -80,21 +86,21 @@ class JobReport(Contract):
     steps: int
     """Optimiser steps taken."""
     stopped: str
-    """Why training ended: `target`, `ceiling`, `steps`."""
+    """Why training ended: `target`, `ceiling` or `steps`."""
     seconds: float
-    """From the start of the job to its result."""
+    """Time from the start of the job to its result."""
     tau: float | None
     """The teacher's last temperature; None for RL."""
     target_entropy: float | None
-    """Probe entropy that was asked for, nats per token; None where none was."""
+    """Probe entropy that was asked for, in nats per token; None if the job had no target."""
     entropy_before: EntropyEstimate
-    """Of the parent on the probes, sampled through the server: nats per token."""
+    """Entropy of the parent on the probes, sampled through the server, in nats per token."""
     entropy_after: EntropyEstimate
     accuracy_before: Accuracy
     accuracy_after: Accuracy
     pass_at_k_before: PassAtK | None
     pass_at_k_after: PassAtK | None
-    """None where `task.eval_samples` is 0."""
+    """pass@k of the student; None if `task.eval_samples` is 0."""
     comparison: Comparison
 
 
@@ -102,7 +108,7 @@ def read_report(folder: Path) -> JobReport:
     """The report in a version's `report` folder.
 
     Raises:
-        ReheatdError: It cannot be read.
+        ReheatdError: The report cannot be read.
     """
     file = folder / REPORT_FILE
     try:

@@ -1,4 +1,4 @@
-"""Jobs in SQLite: what users see, and what the daemon needs to carry on after a restart."""
+"""Jobs in SQLite: what users see of them, and what the daemon needs to continue after a restart."""
 
 import sqlite3
 from pathlib import Path
@@ -24,32 +24,32 @@ WAITING = (JobStatus.AWAITING_APPROVAL, JobStatus.QUEUED)
 
 
 class RolloutAdapter(Contract):
-    """A snapshot of the running job's policy, loaded for its rollouts only."""
+    """A snapshot of the running job's policy that is loaded only for the job's rollouts."""
 
     name: str
     path: Path
 
 
 class JobRecord(Contract):
-    """A job with what only the daemon needs."""
+    """A job with the fields that only the daemon needs."""
 
     job: Job
     spec: JobSpec | None = None
-    """Set when the job is dispatched."""
+    """The job's specification; None until the job is dispatched."""
     submitted: bool = False
     """Whether the present attempt is known to have reached the broker."""
     begun: bool = False
-    """Whether a worker is known to have begun it."""
+    """Whether a worker is known to have begun the present attempt."""
     event_id: str = "0"
     """Stream id of the last event that was handled."""
     result: JobResult | None = None
     cancel_requested: bool = False
     rollout_adapters: list[RolloutAdapter] = Field(default_factory=list)
-    """Loaded now, oldest first."""
+    """Rollout adapters that are loaded now, oldest first."""
 
 
 class JobStore:
-    """Rows of `JobRecord`. `save` joins the caller's transaction (`with db:`)."""
+    """The records of all jobs. `save` joins the caller's transaction (`with db:`)."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -65,8 +65,10 @@ class JobStore:
         )
 
     def get(self, job_id: str) -> JobRecord:
-        """Raises:
-        NotFoundError: There is no such job.
+        """The record of a job.
+
+        Raises:
+            NotFoundError: There is no such job.
         """
         row = self._db.execute("SELECT record FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
         if row is None:
@@ -89,7 +91,7 @@ class JobStore:
         return sorted(records, key=lambda record: record.job.trigger != "follow_up")
 
     def last_of_trigger(self, trigger: str) -> Job | None:
-        """The newest job with that trigger."""
+        """The newest job with this trigger; None if there is none."""
         row = self._db.execute(
             "SELECT record FROM jobs WHERE trigger = ? ORDER BY number DESC LIMIT 1", (trigger,)
         ).fetchone()
