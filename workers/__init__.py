@@ -1,1 +1,1 @@
-"""Celery workers: rollouts, TS-OPSD and continued RL. The only package that imports torch."""
+"""Celery workers: rollouts, TS-OPSD and continued RL, with torch."""

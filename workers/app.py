@@ -1,7 +1,7 @@
-"""The Celery application of the workers; `reheatd worker` runs it.
+"""The Celery application of the workers, which `reheatd worker` runs.
 
-Environment: REHEATD_BROKER_URL, the Redis URL of the daemon's broker; REHEATD_WORKER_DTYPE (auto, float32, bfloat16),
-the number format of the frozen base model here, default auto.
+It reads two environment variables. REHEATD_BROKER_URL is the Redis URL of the daemon's broker. REHEATD_WORKER_DTYPE is
+the number format of the frozen base model in this worker: auto (the default), float32 or bfloat16.
 """
 
 import os
@@ -24,28 +24,28 @@ def _broker_url() -> str:
 
 
 app = make_celery(_broker_url())
-# Celery's four seconds are too few for a process that imports torch.
+# Celery's default of four seconds is too short for a process that imports torch.
 app.conf.worker_proc_alive_timeout = 60.0
 
 
 @worker_process_init.connect
 def import_training_code(**_: Any) -> None:
-    """In the process that waits for the next job: the imports take as long as a few training steps.
+    """Imports the training code in the process that waits for the next job.
 
-    The parent process, which only waits, stays without torch.
+    The imports take as long as a few training steps. The parent process, which only waits, never imports torch.
     """
     import workers.tasks  # noqa: F401
 
 
 @app.task(name=REHEAT_TASK)
 def reheat(spec: dict[str, Any], attempt: int) -> None:
-    """Runs a `ReheatSpec`."""
+    """Runs the job of a `ReheatSpec`."""
     _run(ReheatSpec.model_validate(spec), attempt)
 
 
 @app.task(name=CONTINUE_RL_TASK)
 def continue_rl(spec: dict[str, Any], attempt: int) -> None:
-    """Runs an `RLSpec`."""
+    """Runs the job of an `RLSpec`."""
     _run(RLSpec.model_validate(spec), attempt)
 
 

@@ -1,7 +1,7 @@
-"""Checkpoints of a job, so that one whose worker died goes on where it was.
+"""Checkpoints of a job, from which it continues after its worker died.
 
-A checkpoint is taken where the state of the loop is complete: after the student has been published. What was sampled
-since is sampled again with the same seeds, so that a resumed run with an exact sampler ends with the same weights.
+A checkpoint is taken after the student has been published, where the state of the loop is complete. The resumed run
+samples everything after that again, with the same seeds, so with an exact sampler it ends with the same weights.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ class Checkpoints:
         self._digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
 
     def save(self, policy: Policy, optimizer: torch.optim.Optimizer, loop: dict[str, Any]) -> None:
-        """Replaces the checkpoint.
+        """Writes the checkpoint in place of the one before.
 
         Args:
-            loop: What the training loop needs to go on; JSON values.
+            loop: What the training loop needs to continue, as JSON values.
         """
         content = io.BytesIO()
         torch.save(
@@ -50,10 +50,10 @@ class Checkpoints:
         write_atomically(self.file, content.getvalue())
 
     def restore(self, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-        """Puts student, optimiser and random state back and returns `loop`; None if there is no checkpoint.
+        """Restores student, optimiser and random state, and returns `loop`; None if there is no checkpoint.
 
         Raises:
-            CheckpointError: The file is damaged, or of a job with another specification.
+            CheckpointError: The file is damaged, or belongs to a job with another specification.
         """
         if not self.file.exists():
             return None
@@ -65,7 +65,7 @@ class Checkpoints:
             ) from error
         if saved["spec"] != self._digest:
             raise CheckpointError(
-                f"checkpoint {self.file} is of a job with another specification; delete it to train from the start"
+                f"checkpoint {self.file} belongs to a job with another specification; delete it to train from the start"
             )
         with torch.no_grad():
             for weight, value in zip(policy.parameters(), saved["student"], strict=True):

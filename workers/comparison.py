@@ -1,8 +1,8 @@
-"""What training changed in the policy: parent and student compared on the trainer.
+"""What training changed in the policy: a comparison of parent and student in the trainer.
 
-TS-OPSD (arXiv 2606.00755) claims to lower the sharpness of the output distribution while it preserves intermediate
-representations and top candidate sets. Entropy is that of each policy on its own rollouts; everything else compares
-the two in the same states, those of the student's rollouts.
+TS-OPSD (arXiv 2606.00755) claims to make the output distribution less sharp while it preserves intermediate
+representations and top candidate sets. Entropy is measured for each policy on its own rollouts. Everything else
+compares the two policies in the same states, which are those of the student's rollouts.
 
 Axes: T tokens, c tokens of a chunk, K ranks, S values of k, D hidden size, V vocabulary.
 """
@@ -24,14 +24,14 @@ from workers.sampling.rollout import Rollout
 TOP_K = (1, 5, 10, 20)
 CONFIDENCE = 0.95
 MAX_POSITIONS = 64
-"""Longer completions have neighbouring positions put together."""
+"""Largest number of position buckets; in longer completions, neighbouring positions share a bucket."""
 
 
 class Candidates(NamedTuple):
-    """Parent and student in the same states."""
+    """Figures on the candidates of parent and student in the same states."""
 
     kl_T2: Tensor
-    """KL(parent || student) and KL(student || parent), nats."""
+    """KL(parent || student) and KL(student || parent), in nats."""
     overlap_TS: Tensor
     parent_mass_TS: Tensor
     kept_mass_TS: Tensor
@@ -39,14 +39,14 @@ class Candidates(NamedTuple):
 
 
 def compare(policy: Policy, parent_rollouts: Sequence[Rollout], student_rollouts: Sequence[Rollout]) -> Comparison:
-    """Compares the student with the parent it started from.
+    """Compares the student with the parent that it started from.
 
     Args:
-        parent_rollouts: Completions the parent sampled at temperature 1, at least two.
-        student_rollouts: Completions the student sampled at temperature 1, at least two.
+        parent_rollouts: Completions that the parent sampled at temperature 1; at least two.
+        student_rollouts: Completions that the student sampled at temperature 1; at least two.
 
     Raises:
-        BadInputError: Too few rollouts for an interval.
+        BadInputError: There are too few rollouts for an interval.
         TrainingDivergedError: The student's distribution is not finite.
     """
     with policy.as_teacher():
@@ -89,7 +89,7 @@ def compare(policy: Policy, parent_rollouts: Sequence[Rollout], student_rollouts
 
 
 def sequence_entropies(policy: Policy, rollouts: Sequence[Rollout]) -> list[list[float]]:
-    """Exact entropy of the active adapter at every completion token of every rollout, nats."""
+    """The exact entropy of the active adapter at every completion token of every rollout, in nats."""
     entropies: list[list[float]] = [[] for _ in rollouts]
     for indices, batch in _batches(policy, rollouts):
         _, entropy_T = chunked_logprobs(policy.hidden(batch), policy.head_VD, batch.targets_T)
@@ -112,7 +112,7 @@ def by_position(entropies: Sequence[Sequence[float]], width: int) -> list[Positi
 
 
 def compare_candidates(parent_TD: Tensor, student_TD: Tensor, head_VD: Tensor) -> Iterator[Candidates]:
-    """Candidates of chunk after chunk of the states, so that no [T, V] tensor is ever held."""
+    """Compares the candidates chunk by chunk of the states, so that no [T, V] tensor is ever in memory."""
     size = chunk_tokens(head_VD.shape[0])
     ranks = torch.tensor(TOP_K, device=head_VD.device) - 1
     for start in range(0, parent_TD.shape[0], size):
@@ -135,7 +135,7 @@ def compare_candidates(parent_TD: Tensor, student_TD: Tensor, head_VD: Tensor) -
 
 
 def _batches(policy: Policy, rollouts: Sequence[Rollout]) -> Iterator[tuple[list[int], TokenBatch]]:
-    """Micro-batches with the indices of their rollouts."""
+    """Yields micro-batches with the indices of their rollouts."""
     lengths = [len(rollout.prompt_ids) + len(rollout.token_ids) for rollout in rollouts]
     for indices in micro_batches(lengths, policy.micro_batch_tokens):
         part = [rollouts[index] for index in indices]

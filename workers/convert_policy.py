@@ -1,7 +1,7 @@
 """Converts a GGUF policy to bf16 safetensors with its tokenizer: `python -m workers.convert_policy FILE FOLDER`.
 
-transformers reads GGUF by dequantising, but refuses to save such a model; its weights are therefore copied into a
-fresh model of the same configuration.
+transformers reads GGUF by dequantising, but refuses to save such a model. Its weights are therefore copied into a fresh
+model of the same configuration.
 """
 
 import sys
@@ -29,7 +29,7 @@ def _convert(gguf: Path, target: Path) -> None:
     dequantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(**source)
     values = {key: value for key, value in dequantised.config.to_dict().items() if key not in NOT_PART_OF_THE_MODEL}
-    # The chat template ends a turn with the tokenizer's end token; the file's own metadata may name another.
+    # The chat template ends a turn with the tokenizer's end token, but the file's own metadata may name another one.
     values["eos_token_id"] = tokenizer.eos_token_id
     config = type(dequantised.config)(**values)
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)

@@ -1,9 +1,12 @@
 """Continued RL: group-relative policy gradient with verifiable rewards.
 
-GRPO (arXiv 2402.03300) with token-level normalisation, asymmetric clip and dynamic sampling (DAPO, arXiv 2503.14476),
-advantages without division by the standard deviation unless asked for and normalisation by a constant as an option
-(Dr. GRPO, arXiv 2503.20783), and truncated importance sampling between the sampler's and the trainer's
-log-probabilities, which differ because the two run different kernels.
+This is GRPO (arXiv 2402.03300) with these additions:
+
+- token-level normalisation, an asymmetric clip and dynamic sampling (DAPO, arXiv 2503.14476);
+- advantages that are not divided by the standard deviation unless asked for, and normalisation by a constant as an
+  option (Dr. GRPO, arXiv 2503.20783);
+- truncated importance sampling between the sampler's and the trainer's log-probabilities, which differ because the two
+  run different kernels.
 """
 
 from collections.abc import Sequence
@@ -28,16 +31,16 @@ from workers.task_data import Problem
 
 @dataclass(frozen=True)
 class OldPolicy:
-    """The trainer before the first update on a micro-batch."""
+    """The trainer's policy on a micro-batch, before the first update on it."""
 
     logprobs_T: Tensor
-    """At the sampling temperature."""
+    """The trainer's log-probabilities at the sampling temperature."""
     importance_T: Tensor
     """Truncated ratio of trainer to sampler at temperature 1."""
     gap_T: Tensor
-    """log p of the trainer less that of the sampler, at temperature 1."""
+    """The trainer's log-probability minus the sampler's, at temperature 1."""
     reference_T: Tensor | None
-    """Of the parent at the sampling temperature; None without a KL term."""
+    """The parent's log-probabilities at the sampling temperature; None without a KL term."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class RLOutcome:
 
 
 class Grpo:
-    """One run of continued RL: sample groups, score them, take a step, publish the student, repeat."""
+    """One run of continued RL. Each step samples groups, scores them, learns from them and publishes the student."""
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class Grpo:
         self._updates = 0
 
     def run(self) -> RLOutcome:
-        """Takes `spec.steps` steps, less those before the checkpoint; the sampler then serves the final student."""
+        """Takes all steps, or those after the checkpoint if there is one; the sampler then serves the final student."""
         spec = self._spec
         first, noops, before = self._resume()
         for step in range(first, spec.steps):
@@ -89,7 +92,7 @@ class Grpo:
         return RLOutcome(spec.steps, before, after)
 
     def _resume(self) -> tuple[int, int, EntropyEstimate]:
-        """Step to begin with, steps without a group to learn from, and the parent's entropy."""
+        """The step to begin with, the number of steps without a group to learn from, and the parent's entropy."""
         loop = self._checkpoints.restore(self._policy, self._optimizer) if self._checkpoints else None
         if loop is None:
             return 0, 0, parent_entropy(self._spec, self._sampler, self._progress)
@@ -109,7 +112,7 @@ class Grpo:
             self._checkpoints.save(self._policy, self._optimizer, loop)
 
     def _learn(self, scored: list[ScoredRollout]) -> dict[str, float]:
-        """`epochs` optimiser steps on one batch of rollouts."""
+        """Takes `epochs` optimiser steps on one batch of rollouts."""
         old: dict[int, OldPolicy] = {}
         metrics: dict[str, float] = {}
         for _ in range(self._spec.epochs):
@@ -117,7 +120,11 @@ class Grpo:
         return metrics
 
     def _update(self, scored: list[ScoredRollout], old: dict[int, OldPolicy]) -> dict[str, float]:
-        """One optimiser step. `old` keeps what does not change between the steps on one batch, per micro-batch."""
+        """Takes one optimiser step.
+
+        Args:
+            old: What stays the same between the steps on one batch, by micro-batch; the first step fills it.
+        """
         policy, spec = self._policy, self._spec
         tokens = sum(len(item.rollout.token_ids) for item in scored)
         denominator = tokens if spec.normalisation == "tokens" else len(scored) * spec.max_tokens

@@ -1,8 +1,8 @@
-"""LoRA layers with a closed-form backward pass: nothing is cast or kept twice.
+"""LoRA layers with a closed-form backward pass, in which nothing is cast or kept twice.
 
-peft keeps the adapters, names and files; only the arithmetic of its linear layers is replaced. Its own forward pass
-casts every layer's input to float32 and keeps that copy for the backward pass, which on a small model takes as long as
-the model itself. Here a layer keeps its input, which its neighbours share, and x A^T, [T, r].
+peft manages the adapters, their names and files; only the arithmetic of its linear layers is replaced. peft's own
+forward pass casts every layer's input to float32 and keeps that copy for the backward pass. On a small model, that
+takes as long as the model itself. Here, a layer keeps its input, which its neighbours share, and x A^T, [T, r].
 
     y = x W^T + b + s (x A^T) B^T
     dx = g W + s (g B) A        dA = s (g B)^T x        dB = s g^T (x A^T)
@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 
 class LoraProduct(torch.autograd.Function):
-    """W and b are frozen; A and B may be of a wider number format than x, and so are their gradients."""
+    """The product y above. W and b are frozen; A, B and their gradients may have a wider number format than x."""
 
     @staticmethod
     def forward(
@@ -52,7 +52,7 @@ class LoraProduct(torch.autograd.Function):
 
 
 def use_fused_lora(peft: PeftModel) -> None:
-    """Replaces the forward pass of every LoRA layer of `peft` that is plain: no dropout, DoRA or other variant."""
+    """Replaces the forward pass of every plain LoRA layer of `peft`: one without dropout, DoRA or another variant."""
     for module in peft.modules():
         if isinstance(module, PeftLoraLinear) and isinstance(module.base_layer, nn.Linear):
             module.forward = MethodType(_forward, module)

@@ -1,9 +1,9 @@
 """Losses fused with the frozen LM head: full-vocabulary divergences and policy gradients without [T, V] logits.
 
-Tokens are processed in chunks. Per chunk the logits are computed from the hidden states, the value and its gradient
-with respect to the logits follow in closed form, the gradient is multiplied back through the head at once, and the
-chunk is discarded. The head is frozen under LoRA, so only the gradient with respect to the hidden states, [T, D], is
-kept. Peak memory is O(chunk * V).
+Tokens are processed in chunks. For each chunk, the logits are computed from the hidden states, and the value and its
+gradient with respect to the logits are computed in closed form. The gradient is multiplied back through the head at
+once, and the chunk is discarded. The head is frozen under LoRA, so only the gradient with respect to the hidden states,
+[T, D], is kept. Peak memory is O(chunk * V).
 
 Axes: T tokens, D hidden size, V vocabulary. All values are in nats.
 """
@@ -19,7 +19,7 @@ Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
 
 JSD_BETA = 0.5
 CHUNK_ELEMENTS = 1 << 23
-"""Elements of one chunk of logits, 32 MB in float32."""
+"""Elements of one chunk of logits; 32 MB in float32."""
 
 
 def chunk_tokens(vocabulary: int) -> int:
@@ -32,9 +32,9 @@ def temper(logits_TV: Tensor, tau: float, min_p: float | None = None, *, out: Te
 
     Args:
         logits_TV: The policy's logits or log-probabilities at temperature 1.
-        min_p: Tail-safe teacher: only candidates with p >= min_p * max p are re-tempered, among themselves and
-            keeping their total mass; every other token keeps its own probability.
-        out: Where the result goes; a new tensor by default.
+        min_p: If given, the teacher is tail-safe: it re-tempers only candidates with p >= min_p * max p, among
+            themselves, so that their total mass stays the same. Every other token keeps its probability.
+        out: The tensor that the result is written to; a new one by default.
     """
     if min_p is None:
         scaled_TV = torch.div(logits_TV, tau, out=out)
@@ -47,7 +47,7 @@ def temper(logits_TV: Tensor, tau: float, min_p: float | None = None, *, out: Te
 
 
 def entropy(logprobs_TV: Tensor) -> Tensor:
-    """Entropy of each row, [T]."""
+    """The entropy of each row, [T]."""
     return -_row_dot(logprobs_TV.exp(), logprobs_TV)
 
 
@@ -56,8 +56,9 @@ def divergence_and_grad(
 ) -> tuple[Tensor, Tensor]:
     """D(teacher, student) per row, [T], and its gradient with respect to the student's logits, [T, V].
 
-    Teacher and student are log-probabilities, `p_TV` the student's probabilities. All three are overwritten: a chunk of
-    logits is the largest tensor of a training step. With q the teacher, p the student, M = b q + (1 - b) p and b = 0.5:
+    Teacher and student are given as log-probabilities, and `p_TV` holds the student's probabilities. All three are
+    overwritten, because a chunk of logits is the largest tensor of a training step. With q the teacher, p the student,
+    M = b q + (1 - b) p and b = 0.5:
         forward KL  sum q log(q/p)                             dD/dz = p - q
         reverse KL  sum p log(p/q)                             dD/dz = p (log(p/q) - D)
         JSD(b)      b KL(q||M) + (1 - b) KL(p||M)              dD/dz = (1 - b) p (log(p/M) - sum p log(p/M))
@@ -92,8 +93,8 @@ def chunked_divergence(
     """Divergence between the tempered teacher and the student at every token.
 
     Args:
-        student_TD: Hidden states of the student; the gradient flows into these only.
-        teacher_TD: Hidden states of the teacher; None: the live teacher, the student itself without gradient.
+        student_TD: Hidden states of the student; the gradient flows only into these.
+        teacher_TD: Hidden states of the teacher. None means the live teacher: the student itself, without gradient.
 
     Returns:
         Divergence [T] (differentiable), student entropy [T] and teacher entropy [T] (both without gradient).
@@ -129,7 +130,7 @@ class _ChunkedDivergence(torch.autograd.Function):
             value_c, grad_cV = divergence_and_grad(teacher_cV, student_cV, p_cV, kind)
             values.append(value_c)
             if ctx.needs_input_grad[0]:
-                # One row's divergence depends on that row's hidden state alone: this is the whole Jacobian.
+                # A row's divergence depends only on that row's hidden state, so this is the whole Jacobian.
                 grads.append(head.pull_back(grad_cV))
         if grads:
             ctx.save_for_backward(torch.cat(grads))
@@ -147,16 +148,16 @@ class _ChunkedDivergence(torch.autograd.Function):
 def chunked_logprobs(
     hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, *, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target token and entropy of each distribution, softmax(logits / temperature).
+    """Log-probability of each target token, and entropy of each distribution, under softmax(logits / temperature).
 
     Returns:
-        log-probabilities [T] and entropies [T], both differentiable with respect to `hidden_TD`.
+        Log-probabilities [T] and entropies [T], both differentiable with respect to `hidden_TD`.
     """
     return cast(tuple[Tensor, Tensor], _ChunkedLogprobs.apply(hidden_TD, head_VD, targets_T, temperature))
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """d log p(x) / dz = onehot(x) - p;  dH / dz = -p (log p + H); both over the temperature."""
+    """The gradients are d log p(x) / dz = onehot(x) - p and dH / dz = -p (log p + H), each over the temperature."""
 
     @staticmethod
     def forward(
@@ -194,7 +195,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
 
 
 def _entropy_jacobian(hidden_TD: Tensor, head_VD: Tensor, temperature: float) -> Tensor:
-    """dH/dh, [T, D]; recomputes the logits, so that a run without entropy bonus never pays for it."""
+    """The gradient dH/dh, [T, D]. It recomputes the logits, so that a run without entropy bonus never pays for it."""
     size = chunk_tokens(head_VD.shape[0])
     parts = []
     for start in range(0, hidden_TD.shape[0], size):
@@ -205,7 +206,7 @@ def _entropy_jacobian(hidden_TD: Tensor, head_VD: Tensor, temperature: float) ->
 
 
 def tempered_entropy(logprobs_TV: Tensor, tau: float, min_p: float | None = None) -> float:
-    """Mean entropy of the tempered teacher, nats per token."""
+    """Mean entropy of the tempered teacher, in nats per token."""
     return float(entropy(temper(logprobs_TV, tau, min_p)).mean())
 
 
@@ -214,7 +215,7 @@ def find_tau(
 ) -> float:
     """Temperature in [low, high] at which the teacher's mean entropy is `target`, by bisection on log tau.
 
-    Entropy grows with temperature, so the root is unique; a target out of reach gives the nearer end.
+    Entropy grows with temperature, so the root is unique. If the target is out of reach, the nearer end is returned.
     """
     for _ in range(12):
         middle = (low * high) ** 0.5
@@ -233,9 +234,10 @@ def logprobs_of_states(hidden_TD: Tensor, head_VD: Tensor, limit: int) -> Tensor
 
 
 class _ChunkedHead:
-    """The frozen LM head with memory for the logits of one chunk, which every chunk uses again.
+    """The frozen LM head, with memory for the logits of one chunk that all chunks share.
 
-    Allocated anew for every chunk, tensors of this size leave holes in the heap that add up to several times as much.
+    If tensors of this size were allocated anew for every chunk, they would leave holes in the heap that add up to
+    several times as much.
     """
 
     def __init__(self, head_VD: Tensor, tokens: int, *, buffers: int) -> None:
@@ -251,7 +253,7 @@ class _ChunkedHead:
         return [buffer[: part.stop - part.start] for buffer in self._buffers]
 
     def logits(self, hidden_cD: Tensor, out: Tensor) -> Tensor:
-        """h W^T, at least float32, written to `out`."""
+        """Writes h W^T, in float32 or wider, to `out`."""
         hidden_cD = hidden_cD.to(self._head_VD.dtype)
         if out.dtype == self._head_VD.dtype:
             return torch.mm(hidden_cD, self._head_VD.T, out=out)
@@ -265,14 +267,14 @@ class _ChunkedHead:
 
 
 def _logprobs(hidden_cD: Tensor, head_VD: Tensor, temperature: float = 1.0) -> Tensor:
-    """log softmax(h W^T / temperature) of one chunk, at least float32."""
+    """Computes log softmax(h W^T / temperature) of one chunk, in float32 or wider."""
     logits_cV = hidden_cD.to(head_VD.dtype) @ head_VD.T
     logits_cV = logits_cV.to(torch.promote_types(logits_cV.dtype, torch.float32))
     return torch.log_softmax(logits_cV if temperature == 1.0 else logits_cV.div_(temperature), dim=-1)
 
 
 def _row_dot(one_TV: Tensor, other_TV: Tensor) -> Tensor:
-    """Sum of the products of each row, [T], without a tensor of the products."""
+    """The dot product of each pair of rows, [T], computed without a tensor of the products."""
     return torch.bmm(one_TV[:, None, :], other_TV[:, :, None])[:, 0, 0]
 
 

@@ -1,4 +1,4 @@
-"""Adam on the LoRA weights with warm-up and gradient clipping; a step that is not finite ends the job."""
+"""Adam on the LoRA weights, with warm-up and gradient clipping. A step that is not finite ends the job."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ class TrainingDivergedError(ReheatdError, ArithmeticError):
 
 
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    """Adam without weight decay; its second moment forgets fast, as runs are tens of steps long."""
+    """Adam without weight decay. Its second moment forgets fast, because runs are tens of steps long."""
     return torch.optim.Adam(parameters, lr=learning_rate, betas=(0.9, 0.95))
 
 
@@ -25,10 +25,10 @@ def optimizer_step(
     options: ReheatOptions | RLOptions,
     step: int,
 ) -> float:
-    """Clips, steps and clears the gradients.
+    """Clips the gradients, takes an optimiser step and clears the gradients.
 
     Args:
-        options: Learning rate, warm-up and the norm to clip at.
+        options: Give the learning rate, the warm-up and the norm at which gradients are clipped.
         step: Optimiser steps taken before this one.
 
     Returns:

@@ -1,7 +1,7 @@
-"""The policy in the trainer: one frozen base model, a LoRA student being trained and a frozen LoRA teacher on it.
+"""The policy in the trainer: one frozen base model with a LoRA student in training and a frozen LoRA teacher.
 
-The base model is in memory once. The student starts as the parent version's adapter, the teacher is that same
-adapter and never changes; for version 0 the teacher is the base model itself.
+The base model is in memory once. The student starts as the parent version's adapter. The teacher is that same adapter
+and never changes; for version 0, the teacher is the base model itself.
 """
 
 import json
@@ -26,31 +26,31 @@ from workers.lora import use_fused_lora
 from workers.losses import chunked_logprobs
 
 MICRO_BATCH_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
-"""Tokens times hidden size of one forward and backward pass. On a CPU larger ones are no faster, only larger."""
+"""Tokens times hidden size of one forward and backward pass. On a CPU, a larger pass is no faster."""
 STUDENT = "student"
 TEACHER = "teacher"
 
 FORBIDDEN_TARGETS = ("lm_head", "embed_tokens", "wte", "embed_out", "embed_in")
-"""Never LoRA targets: the losses rely on a frozen head, and the engine does not take adapters for these."""
+"""Modules that must not get a LoRA: the losses rely on a frozen head, and the engine takes no adapters for these."""
 LOGIT_TRANSFORMS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
-"""Configuration keys of models whose logits are not hidden @ head.T, with the value that means "not used"."""
+"""Configuration keys of models whose logits are not hidden @ head.T, each with the value that means "not used"."""
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Prompts with completions, right-padded. B sequences, L positions, T completion tokens in all."""
+    """Prompts with completions, padded on the right: B sequences, L positions, T completion tokens in all."""
 
     ids_BL: Tensor
     rows_T: Tensor
-    """Sequence of each completion token."""
+    """Row of the sequence that each completion token belongs to."""
     positions_T: Tensor
-    """Position whose hidden state predicts the completion token (one before the token itself)."""
+    """Position whose hidden state predicts each completion token; it is one before the token itself."""
     targets_T: Tensor
     """The completion tokens."""
 
     @classmethod
     def build(cls, sequences: Sequence[tuple[list[int], list[int]]], device: torch.device) -> "TokenBatch":
-        """From (prompt ids, completion ids) pairs; prompts must not be empty."""
+        """Builds a batch from pairs of prompt ids and completion ids. Prompts must not be empty."""
         length = max(len(prompt) + len(completion) for prompt, completion in sequences)
         ids = torch.zeros(len(sequences), length, dtype=torch.long)
         rows: list[int] = []
@@ -79,7 +79,7 @@ def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 class Policy:
-    """A base model with a trainable student adapter; build one with `Policy.load`."""
+    """A base model with a trainable student adapter. Build one with `Policy.load`."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, peft: PeftModel, *, has_teacher: bool
@@ -104,12 +104,12 @@ class Policy:
         device: str | None = None,
         seed: int = 0,
     ) -> "Policy":
-        """Loads the base model and puts the student (and teacher) adapter on it.
+        """Loads the base model and adds the student's adapter, and the teacher's if there is a parent.
 
         Args:
-            lora: Shape of a new adapter; a parent's own rank, alpha and targets win where there is a parent.
+            lora: Shape of a new adapter. If there is a parent, its rank, alpha and target modules win.
             parent_adapter: Folder of the parent version; None starts from the bare base model.
-            dtype: Of the frozen base; LoRA weights are always float32. See `choose_dtype`.
+            dtype: Number format of the frozen base; LoRA weights are always float32. See `choose_dtype`.
 
         Raises:
             BadInputError: The LoRA would target the head or embeddings, or the model transforms its logits.
@@ -129,11 +129,12 @@ class Policy:
         *,
         seed: int = 0,
     ) -> "Policy":
-        """The same on a model already in memory; its weights are frozen."""
+        """Builds a policy like `load`, on a model that is already in memory; its weights are frozen."""
         forbidden = sorted(set(lora.target_modules) & set(FORBIDDEN_TARGETS))
         if forbidden:
             raise BadInputError(
-                f"lora.target_modules names {', '.join(forbidden)}; the head and embeddings stay frozen, remove them",
+                f"lora.target_modules names {', '.join(forbidden)}; remove them, because head and embeddings must "
+                "stay frozen",
                 param="lora.target_modules",
             )
         torch.manual_seed(seed)
@@ -156,7 +157,7 @@ class Policy:
 
     @contextmanager
     def as_teacher(self) -> Iterator[None]:
-        """Inside, the model computes with the parent's adapter, and no gradient is recorded."""
+        """Inside the context, the model computes with the parent's adapter, and no gradient is recorded."""
         if not self._has_teacher:
             with self.as_base():
                 yield
@@ -170,30 +171,34 @@ class Policy:
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
-        """Inside, the model computes without any adapter, and no gradient is recorded."""
+        """Inside the context, the model computes without any adapter, and no gradient is recorded."""
         with self._peft.disable_adapter(), torch.no_grad():
             yield
 
     def hidden(self, batch: TokenBatch) -> Tensor:
-        """Hidden states after the final norm at the positions that predict the completion tokens: [T, D].
+        """Hidden states after the final norm, at the positions that predict the completion tokens: [T, D].
 
-        Padding is on the right and attention is causal, so no real token ever sees it and no mask is needed.
+        Padding is on the right and attention is causal, so no real token ever sees the padding and no mask is needed.
         """
         output = self._model.base_model(input_ids=batch.ids_BL, use_cache=False)
         return output.last_hidden_state[batch.rows_T, batch.positions_T]
 
     def hidden_layers(self, batch: TokenBatch) -> list[Tensor]:
-        """The same after every block, [T, D] each; the last one is taken after the final norm, as `hidden` is."""
+        """Hidden states at the same positions after every block, [T, D] each.
+
+        The last of them is taken after the final norm, as in `hidden`.
+        """
         output = self._model.base_model(input_ids=batch.ids_BL, use_cache=False, output_hidden_states=True)
         states = [*output.hidden_states[1:-1], output.last_hidden_state]
         return [states_BLD[batch.rows_T, batch.positions_T] for states_BLD in states]
 
     def decode_step(self, ids_BL: Tensor, positions_BL: Tensor, mask_BL: Tensor | None, cache: Cache) -> Tensor:
-        """Hidden state at the last of the new positions, [B, D]; their keys and values are added to `cache`.
+        """Processes new tokens, and returns the hidden state at the last of them, [B, D].
 
         Args:
             positions_BL: Position of every new token in its sequence.
-            mask_BL: 1 for every real token, old and new, 0 for padding on the left; None where there is none.
+            mask_BL: 1 for every real token, old and new, and 0 for padding on the left; None if there is no padding.
+            cache: The new tokens' keys and values are added to it.
         """
         output = self._model.base_model(
             input_ids=ids_BL,
@@ -218,7 +223,7 @@ class Policy:
         return frozenset([ids] if isinstance(ids, int) else ids or [])
 
     def logprobs(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
-        """log p of every completion token under the adapter now active, nats, without gradient."""
+        """The log-probability of every completion token under the active adapter, in nats, without gradient."""
         with torch.no_grad():
             batch = TokenBatch.build(sequences, self.device)
             logprobs_T, _ = chunked_logprobs(self.hidden(batch), self.head_VD, batch.targets_T)
@@ -243,7 +248,11 @@ class Policy:
 
 
 def choose_dtype(name: NumberFormat, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 on CUDA and on CPUs with native bfloat16 products (2.5x faster there), else float32."""
+    """The number format of the frozen base model.
+
+    `auto` means bfloat16 on CUDA and on CPUs with native bfloat16 products, where it is 2.5x faster, and float32
+    elsewhere.
+    """
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     if device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
@@ -252,7 +261,11 @@ def choose_dtype(name: NumberFormat, device: torch.device) -> torch.dtype:
 
 
 def _plain_head(model: PreTrainedModel) -> Tensor:
-    """The LM head's weight [V, D]; raises BadInputError when logits are more than hidden @ head.T."""
+    """The LM head's weight, [V, D].
+
+    Raises:
+        BadInputError: The model's logits are not simply hidden @ head.T.
+    """
     config = model.config.get_text_config()
     for key, unused in LOGIT_TRANSFORMS.items():
         value = getattr(config, key, unused)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def group_advantages(rewards: Sequence[float], *, normalise_std: bool) -> list[float] | None:
-    """Advantage of every rollout of a group over the group's mean; None when all rewards are equal."""
+    """The advantage of every rollout of a group over the group's mean; None if all rewards are equal."""
     if max(rewards) - min(rewards) < 1e-9:
         return None
     mean = sum(rewards) / len(rewards)
@@ -30,11 +30,11 @@ def clipped_surrogate(
     clip_low: float,
     clip_high: float,
 ) -> tuple[Tensor, Tensor]:
-    """Loss of every token, [T], and which tokens were clipped, [T].
+    """The loss of every token, [T], and whether it was clipped, [T].
 
     Args:
         old_logprobs_T: The trainer's own log-probabilities before the first update on this batch.
-        importance_T: Truncated ratio of the trainer to the sampler; a constant weight.
+        importance_T: Truncated ratio of the trainer to the sampler, used as a constant weight.
         clip_low, clip_high: The ratio to `old_logprobs_T` is clipped to [1 - clip_low, 1 + clip_high].
     """
     ratio_T = (logprobs_T - old_logprobs_T).exp()
@@ -45,10 +45,11 @@ def clipped_surrogate(
 
 
 def reference_kl(logprobs_T: Tensor, old_logprobs_T: Tensor, reference_T: Tensor) -> Tensor:
-    """Estimate of KL(policy || reference) from each sampled token, [T], never negative, with an unbiased gradient.
+    """Estimates KL(policy || reference) from each sampled token, [T]; never negative, with an unbiased gradient.
 
-    The k3 estimator r - log r - 1, r = p_ref / p. By itself its gradient is that of another divergence; times the ratio
-    to the policy that sampled, p / p_old, its expectation is KL and so is its gradient (arXiv 2512.02556).
+    This is the k3 estimator r - log r - 1 with r = p_ref / p. By itself, it has the gradient of another divergence.
+    Multiplied by the ratio to the policy that sampled, p / p_old, both its expectation and its gradient are those of
+    the KL (arXiv 2512.02556).
     """
     log_ratio_T = reference_T - logprobs_T
     return (logprobs_T - old_logprobs_T).exp() * (log_ratio_T.exp() - log_ratio_T - 1)

@@ -1,4 +1,4 @@
-"""What the daemon needs to prove that an adapter arrived: token ids with the trainer's own log-probabilities."""
+"""Proof items, with which the daemon proves that an adapter arrived: token ids and the trainer's log-probabilities."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,11 @@ COMPLETION_TOKENS = 32
 
 
 def build_proof(policy: Policy, rollouts: Sequence[Rollout]) -> list[ProofItem]:
-    """The first rollouts, sampled from the final student, cut and scored by the trainer under student and base."""
+    """Makes proof items of the first rollouts, cut to length and scored by the trainer under student and base.
+
+    Args:
+        rollouts: Rollouts that were sampled from the final student.
+    """
     sequences = [(rollout.prompt_ids, rollout.token_ids[:COMPLETION_TOKENS]) for rollout in rollouts[:ITEMS]]
     new = policy.logprobs(sequences)
     with policy.as_base():

@@ -65,7 +65,7 @@ def write_report(folder: Path, report: JobReport) -> None:
 
 
 def markdown(report: JobReport) -> Iterator[str]:
-    """The lines of `report.md`: one table with what matters, plots, then every figure."""
+    """The lines of `report.md`: first a table with the main figures, then plots, then every figure."""
     comparison = report.comparison
     yield f"# {report.job_id}: {report.kind} from policy-v{report.parent_version}"
     yield ""
@@ -127,7 +127,7 @@ def _pass_rows(before: PassAtK | None, after: PassAtK | None) -> list[Row]:
 
 
 def _positions(comparison: Comparison) -> list[Row]:
-    """A row per bucket of either; a side that has none there is left empty."""
+    """One row per bucket of positions; the cell of a side without that bucket is empty."""
     before = {bucket.first: bucket for bucket in comparison.parent_positions}
     after = {bucket.first: bucket for bucket in comparison.student_positions}
     rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""The plots of a job's report. Each function draws one file; the parent is grey, the student coloured, throughout."""
+"""The plots of a job's report. Each function draws one file; the parent is grey and the student coloured in all."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from reheatd.measures import PassAtK
 
 PARENT, STUDENT = "0.45", "tab:orange"
 BAR = 0.38
-"""Width of one of a pair of bars, where pairs are 1 apart."""
+"""Width of a bar in a pair of bars; pairs are 1 apart."""
 
 
 def plot_positions(file: Path, comparison: Comparison) -> None:
-    """Entropy by completion position with its interval, before and after."""
+    """Plots entropy by completion position with its interval, before and after."""
     figure, axes = _figure()
     sides = (("before", PARENT, comparison.parent_positions), ("after", STUDENT, comparison.student_positions))
     for label, colour, positions in sides:
@@ -31,7 +31,7 @@ def plot_positions(file: Path, comparison: Comparison) -> None:
 
 
 def plot_layers(file: Path, comparison: Comparison) -> None:
-    """Similarity of hidden states by layer."""
+    """Plots the similarity of hidden states by layer."""
     figure, axes = _figure()
     layers = [layer.layer for layer in comparison.layers]
     axes.plot(layers, [layer.mean for layer in comparison.layers], "o-", color=STUDENT, markersize=4, label="mean")
@@ -44,7 +44,7 @@ def plot_layers(file: Path, comparison: Comparison) -> None:
 
 
 def plot_top_k(file: Path, comparison: Comparison) -> None:
-    """Overlap of candidate sets, and the probability that each policy gives to its own."""
+    """Plots the overlap of the candidate sets, and the probability that each policy gives to its own candidates."""
     figure, axes = _figure()
     places = range(len(comparison.top_k))
     third = 2 * BAR / 3
@@ -59,7 +59,7 @@ def plot_top_k(file: Path, comparison: Comparison) -> None:
 
 
 def plot_pass_at_k(file: Path, before: PassAtK, after: PassAtK) -> None:
-    """pass@k with its interval, before and after."""
+    """Plots pass@k with its interval, before and after."""
     figure, axes = _figure()
     for offset, label, colour, measured in ((-BAR / 2, "before", PARENT, before), (BAR / 2, "after", STUDENT, after)):
         values = [rate.value for rate in measured.rates]
@@ -89,5 +89,5 @@ def _save(figure: Figure, file: Path) -> None:
 
 
 def _top(positions: Sequence[PositionEntropy]) -> float:
-    """Upper end of the axis: intervals over two or three rollouts are far wider than anything worth seeing."""
+    """Upper end of the axis. It cuts intervals over two or three rollouts, which are far wider than the curves."""
     return 1.5 * max(bucket.estimate.mean for bucket in positions)

@@ -2,8 +2,8 @@
 
     L(theta) = E_x E_{y ~ pi_theta} [ 1/|y| sum_t D( softmax(z_c(s_t) / tau), pi_theta(. | s_t) ) ]
 
-z_c are the logits of the policy the job started from (`frozen`) or of the student itself (`live`). tau > 1 reheats,
-tau < 1 cools; the code is the same.
+z_c are the logits of the policy that the job started from (`frozen`) or of the student itself (`live`). tau > 1 reheats
+and tau < 1 cools; the code for both is the same.
 """
 
 import math
@@ -25,19 +25,19 @@ from workers.sampling.rollout import Rollout, Sampler, parent_entropy
 from workers.task_data import Messages
 
 BISECTION_STATES = 192
-"""States whose full distributions are held while tau is searched."""
+"""Number of states whose full distributions are in memory while tau is searched."""
 TEACHER_REACH = 1.25
-"""How far beyond the target the teacher aims at first (1 / reach when cooling): the student approaches the teacher
-only asymptotically, so a teacher exactly at the target would never be reached."""
+"""Factor beyond the target that the teacher aims at first (1 / reach when cooling). The student approaches the teacher
+only asymptotically, so it would never reach a teacher exactly at the target."""
 AIM_GAIN = 0.5
-"""After every measurement the teacher's aim is multiplied by (target / measured) ** AIM_GAIN."""
+"""After every measurement, the teacher's aim is multiplied by (target / measured) ** AIM_GAIN."""
 MAX_AIM = 2.0
-"""The aim stays within this factor of the target, either way."""
+"""The aim stays within this factor of the target, in both directions."""
 SLACK = 0.03
-"""The target counts as reached this share of it early: less than the probe estimate's own standard error."""
+"""The target counts as reached this share of it early, which is less than the probe estimate's own standard error."""
 OVERSHOOT = 0.1
-"""Beyond the target by more than this share of it, training goes on, back towards the target; not with a tau that the
-user chose, which only leads further away."""
+"""If entropy is beyond the target by more than this share of it, training continues, back towards the target. A tau
+that the user chose would only lead further away, so with such a tau training stops."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ReheatOutcome:
 
 
 class Reheater:
-    """One TS-OPSD run: refresh the rollouts from the served student, train on them, stop on the target."""
+    """One TS-OPSD run. It samples rollouts from the served student, trains on them, and stops at the target."""
 
     def __init__(
         self,
@@ -72,12 +72,15 @@ class Reheater:
         self._optimizer = make_optimizer(policy.parameters(), spec.learning_rate)
         self._tau = spec.tau or 1.0
         self._goal = spec.max_entropy if spec.target_entropy is None else spec.target_entropy
-        """Probe entropy at which to stop, nats per token; None: nowhere."""
+        """Probe entropy at which the run stops, in nats per token; None if it takes all its steps."""
         self._aim = 0.0
-        """Probe entropy the teacher is given when tau is searched, nats per token."""
+        """Probe entropy that the teacher aims at when tau is searched, in nats per token."""
 
     def run(self) -> ReheatOutcome:
-        """Trains from the checkpoint, if any, to the target or step budget; the sampler then serves the student."""
+        """Trains to the target or the step budget, from the checkpoint if there is one.
+
+        The sampler then serves the final student.
+        """
         spec = self._spec
         step, before, measured = self._resume()
         while step < spec.steps and not self._reached(before.mean, measured.mean):
@@ -91,8 +94,8 @@ class Reheater:
                 metrics = self._train_step(part, step)
                 step += 1
                 self._progress.report("training", step, metrics | {"tau": self._tau})
-                # The same states' entropy under the policy that sampled them and under the student as it is now
-                # predict the probe entropy; a prediction at the target or across it is worth a measurement.
+                # The probe entropy is predicted from the entropy of the same states under the policy that sampled them
+                # and under the student as it is now. A prediction at the target or across it is worth a measurement.
                 predicted = measured.mean * metrics["entropy"] / max(_sampled_entropy(part), 1e-3)
                 crossed = self._passed(before.mean, predicted) != self._passed(before.mean, measured.mean)
                 if crossed or self._reached(before.mean, predicted):
@@ -108,7 +111,7 @@ class Reheater:
         return ReheatOutcome(step, self._tau, before, measured, stop if reached else "steps")
 
     def _resume(self) -> tuple[int, EntropyEstimate, EntropyEstimate]:
-        """Step to begin with, the parent's entropy, and the student's."""
+        """The step to begin with, the parent's entropy and the student's entropy."""
         loop = self._checkpoints.restore(self._policy, self._optimizer) if self._checkpoints else None
         if loop is None:
             before = parent_entropy(self._spec, self._sampler, self._progress)
@@ -133,18 +136,21 @@ class Reheater:
 
     @property
     def _corrects_tau(self) -> bool:
-        """Whether tau follows the goal. One given with a target is the user's word; one with a ceiling is a maximum."""
+        """Whether tau is corrected towards the goal.
+
+        A tau that is given with a target is kept as the user chose it. A tau that is given with a ceiling is a maximum.
+        """
         return self._spec.tau is None or (self._spec.target_entropy is None and self._goal is not None)
 
     def _passed(self, before: float, now: float) -> bool:
-        """Whether entropy has come from `before` as far as the goal, less the slack."""
+        """Whether entropy has moved from `before` as far as the goal, less the slack."""
         target = self._goal
         if target is None:
             return False
         return now >= target * (1 - SLACK) if target >= before else now <= target * (1 + SLACK)
 
     def _reached(self, before: float, now: float) -> bool:
-        """Whether it has passed the goal and, where tau is ours to correct, is not far beyond."""
+        """Whether entropy has passed the goal and, if tau is corrected, is not far beyond it."""
         target = self._goal
         if target is None or not self._passed(before, now):
             return False
@@ -166,16 +172,20 @@ class Reheater:
         return rollouts
 
     def _correct_aim(self, measured: EntropyEstimate) -> None:
-        """Integral control: how closely student follows teacher depends on the policy, LoRA and learning rate."""
+        """Corrects the teacher's aim after a measurement.
+
+        This is integral control, because how closely the student follows the teacher depends on the policy, the LoRA
+        and the learning rate.
+        """
         target = self._goal
         if target is not None:
             aim = self._aim * (target / max(measured.mean, 1e-3)) ** AIM_GAIN
             self._aim = min(target * MAX_AIM, max(target / MAX_AIM, aim))
 
     def _search_tau(self, rollouts: list[Rollout], measured: EntropyEstimate) -> float:
-        """Temperature at which the teacher's entropy is what it aims at on these rollouts.
+        """The temperature at which the teacher's entropy on these rollouts is what it aims at.
 
-        Training prompts are not the probes, so the aim is scaled by the student's own entropy on the two.
+        The training prompts are not the probes, so the aim is scaled by the ratio of the student's entropies on both.
         """
         batch = _batch(rollouts[: self._spec.prompts_per_step], self._policy.device)
         with torch.no_grad():
@@ -191,7 +201,7 @@ class Reheater:
         return find_tau(logprobs_TV, self._aim * prompts_to_probes, min_p=self._spec.min_p)
 
     def _train_step(self, rollouts: list[Rollout], step: int) -> dict[str, float]:
-        """One optimiser step on the mean over rollouts of the mean divergence over their tokens."""
+        """Takes one optimiser step on the mean over rollouts of the mean divergence over their tokens."""
         policy, spec = self._policy, self._spec
         totals = {"loss": 0.0, "entropy": 0.0, "teacher_entropy": 0.0}
         tokens = sum(len(rollout.token_ids) for rollout in rollouts)
@@ -226,6 +236,6 @@ def _batch(rollouts: Sequence[Rollout], device: torch.device) -> TokenBatch:
 
 
 def _sampled_entropy(rollouts: Sequence[Rollout]) -> float:
-    """Monte Carlo entropy of the policy that sampled the rollouts, nats per token."""
+    """Monte Carlo entropy of the policy that sampled the rollouts, in nats per token."""
     surprisal = [-logprob for rollout in rollouts for logprob in rollout.logprobs]
     return sum(surprisal) / len(surprisal)

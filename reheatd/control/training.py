@@ -65,8 +65,8 @@ class Training:
 
     async def _begin(self, spec: ReheatSpec | RLSpec) -> None:
         await unless_cancelled(self._cancelled, patiently(self._restore_rollouts, self._patience_s))
-        # After a restart, a job that no worker has begun is submitted again, because in a crash the broker may have lost
-        # its last second of writes.
+        # After a restart, a job that no worker has begun is submitted again: in a crash, the broker may have lost its
+        # last second of writes.
         if not self._record.submitted or not self._record.begun:
             attempt = self._record.job.attempt
             submitting = patiently(lambda: self._dispatcher.submit(spec, attempt), self._patience_s)

@@ -1,7 +1,8 @@
 """Generates the bundled arithmetic task: `python -m workers.data.make_arithmetic > workers/data/arithmetic.jsonl`.
 
-Additions of two numbers below 100, in a few wordings, all different. They are hard enough that a 135M-parameter model
-fails a good part of them and easy enough that it solves some, so that group-relative advantages are rarely all zero.
+The problems are additions of two numbers below 100, in a few wordings, all different. They are hard enough that a
+135M-parameter model fails many of them, and easy enough that it solves some, so that group-relative advantages are
+rarely all zero.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The child process of `workers.rewards.verifier`: reads requests on stdin, writes one reply per line."""
+"""The child process of `workers.rewards.verifier`: it reads requests on stdin and writes one reply per line."""
 
 import ctypes
 import json
@@ -14,9 +14,9 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Serves one reward until stdin ends. Arguments: the reward's name and the parent's process id."""
+    """Serves one reward until stdin ends. The arguments are the reward's name and the parent's process id."""
     _die_with_parent(int(sys.argv[2]))
-    # Replies keep the real stdout to themselves: whatever the reward prints goes to stderr.
+    # Only replies go to the real stdout; whatever the reward prints goes to stderr.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -36,14 +36,14 @@ def main() -> None:
             value = float(reward(request["completion"], request["answer"]))
             if not math.isfinite(value):
                 raise ValueError(f"the reward returned {value}")
-        except Exception as error:  # whatever a reward raises on one completion must not end the run
+        except Exception as error:  # an error of the reward on one completion must not end the run
             reply({"error": f"{type(error).__name__}: {error}"})
         else:
             reply({"reward": value})
 
 
 def _die_with_parent(parent: int) -> None:
-    """On Linux, a reward that hangs ends with the worker even when the worker is killed."""
+    """Makes this process end with its parent on Linux, so that a hanging reward ends even if the worker is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:

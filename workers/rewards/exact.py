@@ -1,7 +1,8 @@
-"""Reward 1 for a completion that is the answer, up to case and white space."""
+"""Reward 1 for a completion that is the answer, apart from case and white space."""
 
 
 def exact(completion: str, answer: str) -> float:
+    """Whether `completion` is `answer`, apart from case and white space."""
     return float(_normal(completion) == _normal(answer))
 
 

@@ -1,4 +1,4 @@
-"""Code that a completion shows between fences, as chat models do."""
+"""Finds the code that a completion shows between fences, as chat models do."""
 
 import re
 
@@ -6,6 +6,6 @@ FENCE = re.compile(r"^```[ \t]*([\w+-]*)[ \t]*\n(.*?)^```[ \t]*$", re.DOTALL | r
 
 
 def last_block(completion: str) -> str:
-    """Content of the last fenced block; the whole completion where there is none."""
+    """Content of the last fenced block; the whole completion if there is none."""
     blocks = FENCE.findall(completion)
     return blocks[-1][1] if blocks else completion

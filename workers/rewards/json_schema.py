@@ -1,4 +1,4 @@
-"""Reward 1 for a completion that is a JSON document of the shape asked for."""
+"""Reward 1 for a completion that is a JSON document of the wanted shape."""
 
 import json
 
@@ -12,7 +12,7 @@ def json_schema(completion: str, answer: str) -> float:
 
     Raises:
         ValueError: `answer` is not JSON.
-        jsonschema.SchemaError: It is no schema.
+        jsonschema.SchemaError: `answer` is not a schema.
     """
     schema = json.loads(answer)
     Draft202012Validator.check_schema(schema)

@@ -1,4 +1,4 @@
-"""Reward 1 for a completion whose number equals the answer's, judged by math-verify."""
+"""Reward 1 for a completion whose number equals the answer, judged by math-verify."""
 
 from math_verify import parse, verify
 

@@ -1,12 +1,12 @@
-"""Reward 1 for a completion that a regular expression finds."""
+"""Reward 1 for a completion in which a regular expression finds a match."""
 
 import re
 
 
 def regex(completion: str, answer: str) -> float:
-    r"""Whether the pattern `answer` is found anywhere in `completion`; `\A...\Z` asks for all of it.
+    r"""Whether the pattern `answer` is found anywhere in `completion`; `\A...\Z` asks for the whole of it.
 
     Raises:
-        re.error: `answer` is no regular expression.
+        re.error: `answer` is not a regular expression.
     """
     return float(re.search(answer, completion) is not None)

@@ -1,6 +1,6 @@
-"""The process that runs a completion's code and its tests, and can do nothing else. Started by `unit_tests`.
+"""The process that runs a completion's code and its tests, and can do nothing else. `unit_tests` starts it.
 
-It reads {"code", "tests", "token"} on stdin and writes the token to stdout when every test has passed.
+It reads {"code", "tests", "token"} on stdin, and writes the token to stdout if every test has passed.
 """
 
 import builtins
@@ -19,7 +19,7 @@ from workers.rewards.seccomp import install
 PR_SET_PDEATHSIG = 1
 MEMORY_BYTES = 1 << 30
 CPU_SECONDS = 60
-"""The verifier's time limit is far shorter; this is for a process whose verifier is gone."""
+"""Limit for a process whose verifier is gone; the verifier's own time limit is far shorter."""
 OPEN_FILES = 64
 
 
@@ -29,16 +29,16 @@ def main() -> None:
     _confine(int(sys.argv[1]))
     if passes(request["code"], request["tests"]):
         os.write(verdict, request["token"].encode())
-    os._exit(0)  # nothing that the code left behind, at exit or in a thread, runs any more
+    os._exit(0)  # so that nothing the code left behind, in exit handlers or threads, still runs
 
 
 def passes(code: str, tests: str) -> bool:
-    """Whether `code` and then `tests` run without an exception, and then the test functions and cases in `tests`."""
+    """Whether `code`, then `tests`, then the test functions and cases in `tests` all run without an exception."""
     trusted = dict(vars(builtins))
     module = types.ModuleType("completion")
     try:
         exec(compile(code, "completion.py", "exec"), vars(module))
-        # What the code did to the built-in functions does not reach the tests.
+        # The tests get the original built-in functions, whatever the code did to them.
         checks = types.ModuleType("tests")
         vars(checks).update({k: v for k, v in vars(module).items() if not k.startswith("__")}, __builtins__=trusted)
         before = set(vars(checks))
@@ -55,7 +55,7 @@ def passes(code: str, tests: str) -> bool:
             if isinstance(case, type) and issubclass(case, unittest.TestCase)
         )
         return unittest.TextTestRunner(io.StringIO()).run(suite).wasSuccessful()
-    except BaseException:  # whatever they raise, exits and interrupts included, they did not pass
+    except BaseException:  # code and tests did not pass, whatever they raised, exits and interrupts included
         return False
 
 

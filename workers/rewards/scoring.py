@@ -1,4 +1,4 @@
-"""What training and evaluation need from whatever scores completions."""
+"""The interface through which training and evaluation have completions scored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,17 +9,19 @@ from workers.rewards import Reward
 
 @dataclass
 class Unscored:
-    """Completions that scored 0 for want of a reward."""
+    """Counts of completions that scored 0 because the reward gave no result."""
 
     timeouts: int = 0
-    """The verifier did not answer in time."""
+    """Completions for which the reward did not answer in time."""
     crashes: int = 0
-    """Its process died."""
+    """Completions on which the reward's process died."""
     failures: int = 0
-    """It raised, or returned no finite number."""
+    """Completions on which the reward raised an exception, or did not return a finite number."""
 
 
 class Scorer(Protocol):
+    """Scores completions."""
+
     @property
     def unscored(self) -> Unscored: ...
 
@@ -30,7 +32,7 @@ class Scorer(Protocol):
 
 @dataclass
 class InProcessScorer:
-    """Calls a reward directly: for one that is trusted not to hang or crash. Whatever it raises ends the run."""
+    """Calls a reward directly, which must not hang or crash; an exception of the reward ends the run."""
 
     reward: Reward
     unscored: Unscored = field(default_factory=Unscored)

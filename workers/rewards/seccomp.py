@@ -1,9 +1,9 @@
-"""A system-call filter for code that may compute and nothing else. Linux on x86-64 and AArch64, Python only.
+"""A system-call filter for code that may compute and nothing else, in pure Python, for Linux on x86-64 and AArch64.
 
-Allowed is what an interpreter needs to run and to read files. Not allowed, for want of a place in the list: files
-opened for writing and every other change to the file system, sockets, new processes and programs, signals to others,
-and raising one's own limits. A denied call fails with ENOSYS, as a call that the kernel does not know does: C libraries
-then take the way of older kernels. See seccomp(2).
+The filter allows what an interpreter needs to run and to read files. Everything else is denied because it is not on the
+list: opening files for writing and every other change to the file system, sockets, new processes and programs, signals
+to other processes, and raising the process's own limits. A denied call fails with ENOSYS, like a call that the kernel
+does not know, so that C libraries do what they do on older kernels. See seccomp(2).
 """
 
 import ctypes
@@ -25,16 +25,16 @@ ALLOWED = """
     membarrier:324:283 statx:332:291 rseq:334:293 faccessat2:439:439 stat:4: lstat:6: poll:7: access:21:
     pipe:22: select:23: dup2:33: readlink:89: arch_prctl:158: time:201: epoll_wait:232:
 """
-"""Calls that are free: name, number on x86-64, number on AArch64 (kernel headers `unistd_64.h`)."""
+"""Calls that are always allowed: name, number on x86-64, number on AArch64 (kernel headers `unistd_64.h`)."""
 JUDGED = "open:2: openat:257:56 clone:56:220 tgkill:234:131 prlimit64:302:261"
-"""Calls allowed for some arguments."""
+"""Calls that are allowed for some arguments."""
 AUDIT_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 ALLOW, KILL_PROCESS, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 ENOSYS, EACCES = 38, 13
 LOAD, EQUAL, ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
-"""BPF: load a word of `struct seccomp_data`; jump if it equals; jump if it has any of the bits; return."""
+"""BPF instructions: load a word of `struct seccomp_data`; jump if it equals; jump if it has any of the bits; return."""
 NUMBER, AUDIT_ARCH = 0, 4
 CLONE_THREAD = 0x10000
 
@@ -44,15 +44,15 @@ class FilterUnavailableError(OSError):
 
 
 def supported() -> bool:
-    """Whether there is a list for this system."""
+    """Whether there is a list of calls for this system."""
     return platform.system() == "Linux" and platform.machine() in AUDIT_ARCHITECTURES
 
 
 def install() -> None:
-    """Filters the calls of this process from now on; there is no way back.
+    """Filters the calls of this process from now on, which cannot be undone.
 
     Raises:
-        FilterUnavailableError: The kernel refused.
+        FilterUnavailableError: The kernel refused the filter.
     """
     program = _program(platform.machine())
     instructions = ctypes.create_string_buffer(b"".join(program))
@@ -65,7 +65,10 @@ def install() -> None:
 
 
 def _program(machine: str) -> list[bytes]:
-    """A call of another architecture's table ends the process; x32 calls on x86-64 have numbers that no list has."""
+    """The instructions of the filter.
+
+    A call from another architecture's table ends the process. x32 calls on x86-64 have numbers that no list has.
+    """
     program = [
         _instruction(LOAD, AUDIT_ARCH),
         _instruction(EQUAL, AUDIT_ARCHITECTURES[machine], skip_if=1),
@@ -92,7 +95,7 @@ def _numbers(table: str, machine: str) -> dict[str, int]:
 
 
 def _judged(number: int, body: list[bytes]) -> list[bytes]:
-    """`body` for the call `number`; it always returns."""
+    """Instructions that run `body`, which always returns, for the call `number`."""
     return [_instruction(EQUAL, number, skip_unless=len(body)), *body]
 
 
@@ -127,7 +130,7 @@ def _allowed_if_null(argument: int) -> list[bytes]:
 
 
 def _low_word(argument: int) -> int:
-    """Offset in `struct seccomp_data`; both architectures are little-endian."""
+    """Offset of an argument's low word in `struct seccomp_data`; both architectures are little-endian."""
     return 16 + 8 * argument
 
 

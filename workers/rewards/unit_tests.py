@@ -19,9 +19,9 @@ SANDBOX = "from workers.rewards.sandbox import main; main()"
 
 
 def unit_tests(completion: str, answer: str) -> float:
-    """Whether the code in `completion` (its last fenced block, or all of it) passes the tests `answer`.
+    """Whether the code in `completion`, which is its last fenced block or all of it, passes the tests in `answer`.
 
-    The tests see the code's names. They are Python code: assertions, functions whose name starts with `test`,
+    The tests are Python code that sees the code's names: assertions, functions whose name starts with `test`,
     `unittest.TestCase` classes, or all of these.
     """
     return float(_passes(last_block(completion), answer))
@@ -47,4 +47,4 @@ def _passes(code: str, tests: str) -> bool:
 
 
 if not supported() or not _passes("", ""):
-    raise BadInputError("code cannot be confined on this system; it takes Linux with seccomp on x86-64 or AArch64")
+    raise BadInputError("code cannot be confined on this system; use Linux with seccomp on x86-64 or AArch64")

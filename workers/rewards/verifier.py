@@ -1,4 +1,4 @@
-"""Runs a reward in child processes that can be killed, so that a verifier that hangs does not hang the job."""
+"""Runs a reward in child processes that can be killed, so that a reward that hangs does not hang the job."""
 
 import contextlib
 import json
@@ -20,22 +20,23 @@ from workers.rewards.scoring import Unscored
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
-"""A child imports the reward's module first; math libraries take seconds."""
+"""Longest time for a child to import the reward's module; math libraries take seconds."""
 MAX_CHILDREN = 8
 
 
 class Verifier(AbstractContextManager["Verifier"]):
-    """A `Scorer` with a persistent child per core, each replaced alone when it hangs or dies.
+    """A `Scorer` with one persistent child per core; a child that hangs or dies is replaced, and the others go on.
 
-    A completion whose verifier exceeds the time limit, raises or kills its process scores 0 and is counted.
+    If the reward exceeds the time limit, raises or kills its process, the completion scores 0 and is counted.
 
     Args:
         reward: A name that `workers.rewards.load_reward` knows.
-        timeout_s: Time limit of one completion.
-        children: How many; None: as many as cores this process may use, at most `MAX_CHILDREN`.
+        timeout_s: Time limit for one completion, in seconds.
+        children: Number of children. Default: one per core that this process may use, at most `MAX_CHILDREN`.
     """
 
-    # One thread serves all children: Linux ends a child with the thread that started it, see `child._die_with_parent`.
+    # One thread serves all children, because Linux ends a child with the thread that started it; see
+    # `child._die_with_parent`.
 
     def __init__(self, reward: str, *, timeout_s: float = 5.0, children: int | None = None) -> None:
         count = children or min(MAX_CHILDREN, len(os.sched_getaffinity(0)))
@@ -59,10 +60,10 @@ class Verifier(AbstractContextManager["Verifier"]):
             child.kill()
 
     def score_all(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """The rewards of (completion, answer) pairs, in their order; within [0, 1] for the built-in rewards.
+        """The rewards of (completion, answer) pairs, in their order; built-in rewards are within [0, 1].
 
         Raises:
-            BadInputError: A child had to be replaced and the reward can no longer be loaded.
+            BadInputError: A child had to be replaced, and the reward can no longer be loaded.
         """
         rewards = [0.0] * len(pairs)
         waiting = deque(enumerate(pairs))
@@ -77,7 +78,7 @@ class Verifier(AbstractContextManager["Verifier"]):
             ready, _, _ = select.select(list(asked), [], [], max(0.0, deadline - time.monotonic()))
             now = time.monotonic()
             for child in [child for child in asked if child in ready or child.deadline <= now]:
-                # A reply that lies there is taken even when it is late: this process may have been the slow one.
+                # A reply that has arrived is taken even if it is late, because this process may have been the slow one.
                 if child in ready:
                     reply = child.read()
                     if reply is None:
@@ -109,7 +110,7 @@ class _Child:
 
     def __init__(self, reward: str, timeout_s: float) -> None:
         self.deadline = 0.0
-        """Until when the present request has to be answered, monotonic seconds."""
+        """Time by which the present request must be answered, in monotonic seconds."""
         self._reward = reward
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -138,7 +139,7 @@ class _Child:
     def ask(self, completion: str, answer: str) -> None:
         self.deadline = time.monotonic() + self._timeout_s
         request = json.dumps({"completion": completion, "answer": answer}) + "\n"
-        # A child that died meanwhile shows as an end of its replies.
+        # If the child has died in the meantime, its replies end, which `read` reports.
         with contextlib.suppress(BrokenPipeError):
             stdin = self._running().stdin
             assert stdin is not None
@@ -146,7 +147,7 @@ class _Child:
             stdin.flush()
 
     def read(self) -> dict[str, Any] | None:
-        """What has arrived: a reply, {"died": True}, or None for a part of a reply."""
+        """Reads what has arrived: a reply, {"died": True}, or None for a part of a reply."""
         data = os.read(self.fileno(), 1 << 16)
         if not data:
             return {"died": True}
@@ -155,14 +156,14 @@ class _Child:
         return json.loads(line) if newline else None
 
     def fileno(self) -> int:
-        """For `select`."""
+        """The file descriptor of the replies, for `select`."""
         stdout = self._running().stdout
         assert stdout is not None
         return stdout.fileno()
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
-            raise RuntimeError("the verifier is used inside `with` only")
+            raise RuntimeError("the verifier can only be used inside its `with` block")
         return self._process
 
     def replace(self) -> None:
@@ -171,7 +172,7 @@ class _Child:
         self.wait_until_ready()
 
     def kill(self) -> None:
-        """With everything it started."""
+        """Kills the child with everything that it started."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -180,5 +181,5 @@ class _Child:
         process.wait()
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
-            with contextlib.suppress(BrokenPipeError):  # closing flushes what a child that is gone never read
+            with contextlib.suppress(BrokenPipeError):  # closing flushes requests that the dead child never read
                 pipe.close()

@@ -1,1 +1,1 @@
-"""Rollouts: what training needs from the policy, sampled through the served engine or in the trainer itself."""
+"""Sampling of rollouts, through the served engine or in the trainer's own process."""

@@ -1,7 +1,7 @@
 """Groups of scored rollouts for one step of continued RL.
 
-Dynamic sampling (DAPO, arXiv 2503.14476): a group whose rewards are all equal teaches nothing; further problems are
-sampled in its place.
+This is the dynamic sampling of DAPO (arXiv 2503.14476): a group whose rewards are all equal teaches nothing, so further
+problems are sampled in its place.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class ScoredRollout:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from, and figures over everything that was sampled for it."""
+    """The rollouts that one step learns from, with figures over everything that was sampled for it."""
 
     scored: list[ScoredRollout]
     """Rollouts of groups whose rewards differ."""
@@ -32,7 +32,7 @@ class Batch:
 
 
 class GroupCollector:
-    """Draws problems in order, again from the first after the last."""
+    """Collects the batch of each step. Problems are drawn in order, and from the first again after the last."""
 
     def __init__(
         self, spec: RLSpec, sampler: Sampler, problems: Sequence[Problem], scorer: Scorer, progress: Progress
@@ -43,10 +43,13 @@ class GroupCollector:
         self._scorer = scorer
         self._progress = progress
         self.drawn = 0
-        """Problems drawn so far, the place in the data."""
+        """Number of problems drawn so far, which is the place in the data."""
 
     def collect(self, step: int) -> Batch:
-        """Up to `prompts_per_step` groups with differing rewards; fewer when `max_resamples` refills do not suffice."""
+        """Collects up to `prompts_per_step` groups whose rewards differ.
+
+        There are fewer if `max_resamples` rounds of further problems do not bring enough.
+        """
         spec = self._spec
         rewards: list[float] = []
         sampled: list[Rollout] = []
@@ -66,8 +69,8 @@ class GroupCollector:
                     scored += [ScoredRollout(*row) for row in zip(rollouts, group, advantages, strict=True)]
         count = max(1, len(rewards))
         return Batch(
-            # A truncated rollout was scored on half an answer: with `mask_truncated` it says nothing about its tokens,
-            # but stays in the mean that the others are compared with.
+            # A truncated rollout was scored on half an answer. With `mask_truncated`, nothing is learned from it, but
+            # its reward stays in the mean with which the others are compared.
             [item for item in scored if not (spec.mask_truncated and item.rollout.truncated)],
             {
                 "reward": sum(rewards) / count,
@@ -82,7 +85,7 @@ class GroupCollector:
         )
 
     def _sample_groups(self, count: int, step: int, attempt: int) -> list[tuple[list[Rollout], list[float]]]:
-        """Rollouts and rewards of the next `count` problems; a problem with fewer than two rollouts is left out."""
+        """Samples and scores groups for the next `count` problems; a problem with fewer than two rollouts is left out."""
         spec = self._spec
         self._progress.report("sampling", step)
         problems = [self._problems[(self.drawn + i) % len(self._problems)] for i in range(count)]

@@ -1,7 +1,7 @@
-"""Rollouts sampled in the trainer's own process, with transformers: for experiments and tests, where no engine runs.
+"""Samples rollouts in the trainer's own process, with transformers, for experiments and tests where no engine runs.
 
-It has the interface of `workers.sampling.served.ServedSampler`. It samples from the student as it is at that moment, so
-publishing only renames it.
+The sampler has the interface of `workers.sampling.served.ServedSampler`. It samples from the student as it is at that
+moment, so publishing only renames the student.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,12 +20,12 @@ from workers.sampling.rollout import Rollout
 from workers.task_data import Messages
 
 LOGITS_ELEMENTS = 1 << 25
-"""Largest [rows, V] tensor of one decoding step, which bounds how many sequences are decoded at once."""
+"""Elements of the largest [rows, V] tensor of a decoding step, which limits how many sequences are decoded at once."""
 MAX_ROWS = 512
 
 
 class Codec(Protocol):
-    """What turns prompts into token ids and completions into text."""
+    """Turns prompts into token ids, and completions into text."""
 
     @property
     def stop_ids(self) -> frozenset[int]: ...
@@ -63,8 +63,8 @@ class InProcessSampler:
     """Samples from a `Policy`.
 
     Args:
-        probes: Prompts of `measure_entropy`.
-        probe_tokens: Longest completion of a probe, tokens.
+        probes: Prompts that `measure_entropy` samples.
+        probe_tokens: Tokens of a probe's longest completion.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class InProcessSampler:
         return [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
-        """Exact full-vocabulary entropy of the states visited on the probes; the interval is clustered by sequence."""
+        """Exact full-vocabulary entropy of the states visited on the probes, with an interval clustered by sequence."""
         encoded = [self._codec.encode(messages) for messages in self._probes]
         sequences = [c.entropies for c in self._complete(encoded, self._probe_tokens, 1.0, seed)]
         return clustered_interval(sequences, self._confidence)
@@ -122,7 +122,7 @@ class InProcessSampler:
     def _decode(
         self, prompts: list[list[int]], max_tokens: int, temperature: float, generator: torch.Generator
     ) -> list[_Completion]:
-        """Decodes one batch token by token, B sequences; prompts are padded on the left."""
+        """Decodes one batch of B sequences token by token; prompts are padded on the left."""
         policy = self._policy
         width = max(map(len, prompts))
         ids_BL = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=policy.device)

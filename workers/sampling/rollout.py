@@ -1,4 +1,4 @@
-"""What training needs from the served policy, and what it gets: rollouts."""
+"""Rollouts, and the interface through which training samples them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ class Rollout:
 
     prompt_ids: list[int]
     token_ids: list[int]
-    """Completion tokens, never empty; the end-of-sequence token included when it was sampled."""
+    """Completion tokens, at least one; they include the end-of-sequence token if it was sampled."""
     text: str
     logprobs: list[float]
-    """The sampler's log p of each completion token at temperature 1, nats."""
+    """The sampler's log-probability of each completion token at temperature 1, in nats."""
     model: str
-    """Name of the adapter version that produced it."""
+    """Name of the adapter version that was sampled from."""
     truncated: bool
-    """Whether it ended for length."""
+    """Whether the completion was cut off at its longest length."""
 
 
 class Sampler(Protocol):
-    """What training needs from the served policy."""
+    """Samples from the policy that is being trained."""
 
     @property
     def model(self) -> str:
@@ -36,13 +36,13 @@ class Sampler(Protocol):
         ...
 
     def publish(self, policy: Policy, step: int) -> None:
-        """Makes the student as it is now the version that is sampled from."""
+        """Makes the present student the version that is sampled from."""
         ...
 
     def sample(
         self, prompts: Sequence[Messages], *, n: int, max_tokens: int, temperature: float, seed: int
     ) -> list[list[Rollout]]:
-        """`n` completions of every prompt; a request that keeps failing leaves its prompt with fewer.
+        """Samples `n` completions of every prompt; a prompt whose request keeps failing gets fewer.
 
         Raises:
             EngineError: Every request failed.
@@ -50,12 +50,12 @@ class Sampler(Protocol):
         ...
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
-        """Probe entropy of the version that is sampled from now."""
+        """Measures the entropy on the probes of the version that is sampled from now."""
         ...
 
 
 def parent_entropy(spec: JobBase, sampler: Sampler, progress: Progress) -> EntropyEstimate:
-    """Probe entropy the job starts from: the daemon's own measurement where the specification has one."""
+    """The probe entropy that the job starts from, measured here unless the specification brings it."""
     if spec.parent_entropy is not None:
         return spec.parent_entropy
     progress.report("measuring", 0)
