@@ -1,1 +1,1 @@
-"""The one place that knows vLLM: launch arguments, HTTP client, adapter slots, CPU kernels."""
+"""The engine, vLLM: its launch, its HTTP client, the pool, adapter slots, and LoRA kernels for the CPU."""

@@ -1,15 +1,15 @@
 """vLLM plugin: LoRA on the CPU as two matrix products per layer, whatever adapters are in the batch.
 
-vLLM 0.32's CPU kernels gather a full copy of A and B for every token, and they read "no LoRA" (index -1) as the last
+vLLM 0.32's CPU kernels gather a full copy of A and B for every token. They also read "no LoRA" (index -1) as the last
 adapter slot, so that a base request that shares a batch with an adapter request gets an adapter (vLLM #48421, #49656).
-This wrapper multiplies all rows of a step with the A of all adapters that are in it, laid side by side, blanks what
-belongs to another row's adapter, and multiplies the rest with their B. The products are small, and one large product
-costs less than one for each adapter: a second adapter in a step adds next to nothing.
+This wrapper lays the A of all adapters in a step side by side and multiplies all rows with them. It blanks the results
+that belong to another row's adapter, and multiplies the rest with the adapters' B. The products are small, and one
+large product costs less than one for each adapter, so a second adapter in a step adds next to nothing.
 
-vLLM loads it in each of its processes through the entry-point group `vllm.general_plugins`. It acts on the CPU
-platform only and refuses to run with another vLLM version than the one it was checked against. Linear layers are all
-it covers: the launcher leaves embeddings and LM head out of the LoRA targets, and an engine that was given them all
-the same does not start.
+vLLM loads the plugin in each of its processes through the entry-point group `vllm.general_plugins`. The plugin acts
+only on the CPU platform, and refuses to run with a vLLM version that it was not checked against. It covers only linear
+layers: the launcher leaves embeddings and LM head out of the LoRA targets, and an engine that is given them all the
+same does not start.
 """
 
 import importlib.metadata
@@ -26,15 +26,15 @@ PLUGIN_NAME = "reheatd_cpu_lora"
 CHECKED_VERSIONS = ("0.32.0",)
 SELF_TEST_TOLERANCE = 1e-4
 PACKS_PER_LAYER = 4
-"""So many sets of adapters that were in a step together are kept laid out; copying them costs a tenth of a step."""
+"""Number of sets of adapters that are kept laid out side by side. Laying out a set costs a tenth of a step."""
 
 
 def register() -> None:
     """Replaces vLLM's CPU LoRA wrapper; does nothing on other platforms.
 
     Raises:
-        RuntimeError: The vLLM version is not one it was checked against, or the self-test failed. vLLM does not start
-            then, which is meant: its own kernels would answer base requests with an adapter.
+        RuntimeError: The plugin was not checked against this vLLM version, or the self-test failed. vLLM then does not
+            start. That is intended, because its own kernels would answer base requests with an adapter.
     """
     from vllm.platforms import current_platform
 
@@ -47,7 +47,7 @@ def register() -> None:
     if version not in CHECKED_VERSIONS:
         raise RuntimeError(
             f"reheatd's CPU LoRA kernels are checked against vLLM {', '.join(CHECKED_VERSIONS)}, this is {version}; "
-            "install reheatd's own lock file (make setup)"
+            "install from reheatd's own lock file (make setup)"
         )
     if getattr(punica_cpu.PunicaWrapperCPU, "is_grouped", False):
         return  # vLLM may load its plugins several times in one process
@@ -64,7 +64,7 @@ def require() -> None:
     """Checks that vLLM will load this plugin.
 
     Raises:
-        RuntimeError: It is not installed, or `VLLM_PLUGINS` leaves it out.
+        RuntimeError: The plugin is not installed, or `VLLM_PLUGINS` leaves it out.
     """
     installed = importlib.metadata.entry_points(group="vllm.general_plugins")
     if PLUGIN_NAME not in installed.names:
@@ -85,38 +85,38 @@ class _Pack:
     """The adapters of one step in one layer, side by side."""
 
     a: "torch.Tensor"
-    """[slices * n * rank, in], for n adapters."""
+    """The A of n adapters, [slices * n * rank, in]."""
     b: "list[torch.Tensor]"
-    """[n * rank, slice] of each slice."""
+    """The B of the adapters for each slice, [n * rank, slice]."""
     changes: tuple[int, ...]
-    """How often the tensors had been written to."""
+    """How often each tensor had been written to when the pack was made."""
 
 
 def grouped_wrapper(stock: type) -> Any:
-    """A subclass of vLLM's CPU wrapper `stock` with LoRA for linear layers, all adapters at once."""
+    """A subclass of vLLM's CPU wrapper `stock` that computes LoRA for linear layers, for all adapters at once."""
     import torch
     from torch.nn import functional as F
 
     class GroupedPunicaWrapperCPU(stock):
-        """One shrink product per layer and one expand product per slice of it, for all adapters at once."""
+        """Computes one shrink product per layer and one expand product per slice of it, for all adapters at once."""
 
         is_grouped = True
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self._slots: tuple[int, ...] = ()
-            """Of the adapters in this step."""
+            """Slots of the adapters in this step."""
             self._others_T1n1: torch.Tensor | None = None
-            """Where a row is not of an adapter; None: every row is of the only one."""
+            """True where a row does not use an adapter; None if the step has one adapter and every row uses it."""
             self._packs: dict[int, OrderedDict[tuple[int, ...], _Pack]] = {}
-            """By layer, and by the adapters in a step."""
+            """Packs by layer, then by the slots of the adapters in a step."""
 
         def update_metadata(self, *args: Any, **kwargs: Any) -> None:
             super().update_metadata(*args, **kwargs)
             self.group_rows(self.token_lora_indices)
 
         def group_rows(self, slots_T: torch.Tensor) -> None:
-            """Takes in which adapter slot each row of this step is of; -1 is none."""
+            """Takes the adapter slot of each row of this step; -1 means that the row uses no adapter."""
             present = slots_T.unique()
             slots_n = present[present >= 0]
             self._slots = tuple(slots_n.tolist())
@@ -133,9 +133,9 @@ def grouped_wrapper(stock: type) -> Any:
             output_slices: tuple[int, ...],
             **_: Any,
         ) -> None:
-            """y[row, slice] += scale * x[row] A^T B^T with each row's own A and B.
+            """Adds scale * x[row] A^T B^T to y[row, slice], with each row's own A and B.
 
-            Shapes: x [T, in], y [T, sum of slices], A [slots, 1, rank, in], B [slots, 1, slice, rank].
+            The shapes are x [T, in], y [T, sum of slices], A [slots, 1, rank, in] and B [slots, 1, slice, rank].
             """
             if not self._slots:
                 return
@@ -144,13 +144,13 @@ def grouped_wrapper(stock: type) -> Any:
             pack = self._pack(lora_a_stacked, lora_b_stacked, x.dtype)
             shrunk = F.linear(x_TD, pack.a)
             if self._others_T1n1 is not None:
-                # Not multiplied by 0: what overflows under one adapter would become NaN in every row.
+                # Filled, not multiplied by 0, because an overflow under one adapter would become NaN in every row.
                 shrunk.view(len(x_TD), len(lora_a_stacked), len(self._slots), -1).masked_fill_(self._others_T1n1, 0)
             width = shrunk.shape[1] // len(lora_a_stacked)
             offset = 0
             for index, (b, size) in enumerate(zip(pack.b, output_slices, strict=True)):
                 update_TO = shrunk.narrow(1, index * width, width) @ b
-                # The adapter's slice may be padded to another width than the layer's.
+                # The adapter's slice may be padded to a width other than the layer's.
                 columns = min(size, update_TO.shape[1])
                 y_TO.narrow(1, offset, columns).add_(update_TO[:, :columns].to(y.dtype), alpha=scale)
                 offset += size
@@ -181,9 +181,9 @@ def grouped_wrapper(stock: type) -> Any:
 
 
 def self_test(wrapper: Any) -> float:
-    """Largest relative error against a row-by-row reference, on rows of two adapters and of none, two slices.
+    """The largest relative error against a row-by-row reference, on rows with two adapters and with none, two slices.
 
-    The rows reach the wrapper as vLLM's model manager gives them: adapter ids per row and the id held by each slot.
+    The rows reach the wrapper as vLLM's model manager gives them: the adapter id of each row, and the id in each slot.
     """
     import torch
 
@@ -195,7 +195,7 @@ def self_test(wrapper: Any) -> float:
     slices, rank, width, scale = (24, 8), 4, 16, 0.5
     a_stacked = tuple(random(3, 1, rank, width) for _ in slices)
     b_stacked = tuple(random(3, 1, size, rank) for size in slices)
-    ids = [7, 9, 8]  # of the adapters in slots 0, 1, 2
+    ids = [7, 9, 8]  # ids of the adapters in slots 0, 1 and 2
     worst = 0.0
     for slots in ([2, -1, 0, -1, 2, 0, 0], [1, 1, 1], [-1, -1]):
         x, y = random(len(slots), width), random(len(slots), sum(slices))

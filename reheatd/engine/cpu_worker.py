@@ -1,10 +1,10 @@
-"""vLLM worker for the CPU: prompts may be prefilled in parts while requests with a seed are there.
+"""vLLM worker for the CPU that allows prompts to be prefilled in parts while requests with a seed are running.
 
-vLLM samples from every row of a step and discards what it drew for a prompt that is not complete yet. For a seeded
-request it takes the draw back by the offset of the request's random generator, which generators on the CPU do not
-have: vLLM 0.32 dies. Here such a row draws from the default generator, and its own is left alone.
+vLLM samples from every row of a step, and discards the draw for a prompt that is not complete yet. For a seeded request
+it undoes the draw by resetting the offset of the request's random generator. Generators on the CPU have no offset, so
+vLLM 0.32 dies. Here, such a row draws from the default generator, and its own generator is left alone.
 
-Loaded by name (`--worker-cls`) in the engine's core process.
+The engine's core process loads the worker by name (`--worker-cls`).
 """
 
 from typing import Any
@@ -14,6 +14,8 @@ from vllm.v1.worker.cpu_worker import CPUWorker
 
 
 class SeededCPUWorker(CPUWorker):
+    """A CPU worker that samples incomplete rows without their own generators."""
+
     def sample_tokens(self, grammar_output: Any) -> Any:
         runner = self.model_runner
         generators = runner.input_batch.generators

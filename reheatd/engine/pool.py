@@ -1,8 +1,8 @@
 """The engines that serve the policy: which of them take requests, and which one takes the next.
 
-All engines that serve hold the same adapters: `AdapterSlots.admit` lets one in once it has them all, and one that
-misses a change is taken out. So it does not matter to a request which of them answers it; it matters to the prefix
-cache.
+All engines that serve hold the same adapters: `AdapterSlots.admit` lets an engine in once it has them all, and an
+engine that misses a change is ejected. So a request may go to any of them; the choice only matters to the prefix
+caches.
 """
 
 import asyncio
@@ -20,24 +20,24 @@ from reheatd.errors import EngineUnavailableError
 log = logging.getLogger(__name__)
 
 AFFINITY_SLACK = 2
-"""Requests that an engine may have beyond the least busy one's and still be chosen for what its prefix cache holds."""
+"""How many more requests than the least busy engine an engine may have and still be chosen for its prefix cache."""
 WATCH_S = 2.0
 SILENT_S = 60.0
-"""An engine that accepts connections and has not answered for so long is taken for dead."""
+"""Time after which an engine that accepts connections but does not answer is taken for dead, in seconds."""
 
 
 class Replica:
-    """One engine, by the name that logs and answers use for it."""
+    """One engine, with the name that logs and answers use for it."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
         self.client = EngineClient(url)
         self.serving = False
-        """Whether it takes requests: it is up and holds every adapter that the others hold."""
+        """Whether the engine takes requests: it runs, and it holds every adapter that the others hold."""
         self.responsive = True
-        """False while it does not answer; others are preferred then."""
+        """False while the engine does not answer; other engines are then preferred."""
         self.outstanding = 0
-        """Requests in flight on it."""
+        """Number of requests in flight on the engine."""
         self._ejected = asyncio.Event()
 
     @property
@@ -54,18 +54,18 @@ class Replica:
             self.outstanding -= 1
 
     def enter(self) -> None:
-        """From here on it takes requests."""
+        """Lets the engine take requests from now on."""
         self._ejected.clear()
         self.responsive = True
         self.serving = True
 
     def eject(self) -> None:
-        """From here on it takes no requests; requests in flight on it go on."""
+        """Lets the engine take no more requests from now on; requests in flight on it continue."""
         self.serving = False
         self._ejected.set()
 
     async def until_dead(self) -> None:
-        """Returns when it was ejected, refuses connections, says that it cannot go on, or is silent for long."""
+        """Waits until the engine is ejected, refuses connections, says that it cannot go on, or is silent for long."""
         answered = time.monotonic()
         while True:
             try:
@@ -100,15 +100,14 @@ class EnginePool:
         return [replica for replica in self.replicas if replica.serving]
 
     def pick(self, prefix: str | None = None, *, tried: Sequence[Replica] = ()) -> Replica:
-        """The replica for a request: among those with few requests in flight, the one its `prefix` belongs to.
+        """Picks the replica for a request: among those with few requests in flight, the one that `prefix` belongs to.
 
-        Which one that is follows from the prefix and the replicas' names alone (rendezvous hashing): requests that
-        begin alike meet in one prefix cache, also after a restart, and a replica that leaves or returns moves only its
-        own share.
+        By rendezvous hashing, that depends only on the prefix and the replicas' names. So requests that begin alike
+        share a prefix cache, even after a restart, and a replica that leaves or returns moves only its own share.
 
         Args:
-            prefix: How the prompt begins; None: the least busy replica.
-            tried: Not to be chosen.
+            prefix: The beginning of the prompt. Without it, the least busy replica is picked.
+            tried: Replicas that are not to be picked.
 
         Raises:
             EngineUnavailableError: No other replica serves.

@@ -1,4 +1,4 @@
-"""Samples probes straight from the engines, without the gateway, and keeps the same accounts as the gateway does."""
+"""Samples probes directly from the engines, and keeps the same account of requests in flight as the gateway."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,9 +11,10 @@ from reheatd.tap.wire import tags
 
 
 class ProbeClient:
-    """Holds a lease on the version for each probe, so that a swap waits for it; the entropy tap knows it for a probe.
+    """Samples probes, each under a lease on its version so that a swap waits for it.
 
-    Probes go to whichever engine is least busy, so that a window is about all that serve.
+    The entropy tap learns that these requests are probes. Each goes to the least busy engine, so that a window covers
+    all engines that serve.
     """
 
     def __init__(self, pool: EnginePool, slots: AdapterSlots) -> None:
@@ -21,10 +22,10 @@ class ProbeClient:
         self._slots = slots
 
     async def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[Sample]:
-        """As `EngineClient.chat`.
+        """Samples a chat like `EngineClient.chat`.
 
         Raises:
-            EngineError: No engine serves, or the one that was asked refuses or breaks off.
+            EngineError: No engine serves, or the engine that was asked refuses or breaks off.
         """
         version = version_name(0) if model == BASE_MODEL_NAME else model
         replica = self._pool.pick()

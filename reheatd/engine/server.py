@@ -1,7 +1,7 @@
 """Runs vLLM's OpenAI-compatible server: `python -m reheatd.engine.server ARGUMENTS`.
 
-The `vllm` command of the CPU build looks its own metadata up under another distribution's name and fails, so the
-server's entry point is called directly; both builds have it.
+The `vllm` command of the CPU build looks up its own metadata under another distribution's name and fails. So the
+server's entry point, which both builds have, is called directly.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""Adapter slots of the engines: what is loaded on all of them, and which requests are in flight on it.
+"""Adapter slots of the engines: which adapters are loaded on all of them, and which requests are in flight on each.
 
-vLLM queues requests without a word when more adapters are in use than it has slots, and it serves a deleted adapter's
-name until its last request ends. So the daemon keeps the account itself: it never loads more than there are slots, and
-it unregisters an adapter only after its last request has drained. Every engine that serves holds the same adapters: a
-change is made on all of them or undone, and an engine that can no longer be reached is taken out.
+vLLM queues requests without a word if more adapters are in use than it has slots, and it serves a deleted adapter's
+name until its last request ends. So the daemon keeps account itself: it never loads more adapters than there are slots,
+and it unregisters an adapter only after its last request has drained. Every engine that serves holds the same adapters.
+A change is made on all of them or undone, and an engine that can no longer be reached is ejected from the pool.
 """
 
 import asyncio
@@ -40,15 +40,15 @@ class AdapterSlots:
         return list(self._paths)
 
     def in_flight(self, name: str | None = None) -> int:
-        """Requests in flight on `name`, or on all models."""
+        """Number of requests in flight on `name`, or on all models."""
         return self._in_flight.total() if name is None else self._in_flight[name]
 
     async def load(self, name: str, path: Path) -> None:
-        """Loads the adapter in `path` as `name`; does nothing when it is loaded.
+        """Loads the adapter in `path` as `name`; does nothing if it is loaded already.
 
         Raises:
-            ConflictError: Every slot is taken and none can be given up.
-            AdapterInvalidError, EngineError: From an engine; it is loaded on none.
+            ConflictError: Every slot is taken, and none can be freed.
+            AdapterInvalidError, EngineError: An engine failed to load the adapter; it is loaded on none.
         """
         async with self._changing:
             if name in self._paths:
@@ -61,7 +61,7 @@ class AdapterSlots:
             self._paths[name] = path
 
     async def unload(self, name: str, drain_timeout_s: float = 60.0) -> None:
-        """Waits until no request is in flight on `name`, then unregisters it; does nothing when it is not loaded.
+        """Waits until no request is in flight on `name`, then unregisters it; does nothing if it is not loaded.
 
         Raises:
             ConflictError: Requests are still in flight after `drain_timeout_s` seconds; the adapter stays loaded.
@@ -73,13 +73,13 @@ class AdapterSlots:
                 raise ConflictError(f"{self.in_flight(name)} requests are still in flight on {name}; it stays loaded")
             async with self._changing:
                 if self._in_flight[name]:
-                    continue  # one came in while the lock was awaited
+                    continue  # a request came in during the wait for the lock
                 if name in self._paths:
                     await self._unregister(name)
                 return
 
     async def drain(self, name: str, timeout_s: float) -> bool:
-        """Waits until no request is in flight on `name`; False when some still are after `timeout_s` seconds."""
+        """Waits until no request is in flight on `name`. Returns False if some still are after `timeout_s` seconds."""
         try:
             async with asyncio.timeout(timeout_s):
                 while self._in_flight[name]:
@@ -104,28 +104,28 @@ class AdapterSlots:
                     event.set()
 
     def mark_evictable(self, name: str) -> None:
-        """Lets `name` be unloaded, when idle, to make room: for versions loaded because a request pinned them."""
+        """Lets `name` be unloaded to make room when it is idle; for versions that were loaded because of a pin."""
         self._evictable.add(name)
 
     def keep(self, name: str) -> None:
-        """Takes `mark_evictable` back: for a version that is promoted or staged."""
+        """Takes `mark_evictable` back, for a version that is promoted or staged."""
         self._evictable.discard(name)
 
     def expect(self, name: str, path: Path) -> None:
-        """Says that engines are to be admitted with this adapter loaded; for the start, before the first one."""
+        """Arranges that engines load this adapter before they are admitted; called before the first is admitted."""
         self._paths[name] = path
 
     async def admit(self, replica: Replica, verify: Callable[[], Awaitable[None]]) -> None:
-        """Loads on an engine that has come up what the others hold, then lets it take requests.
+        """Loads the adapters that the others hold on an engine that has started, then lets it take requests.
 
-        When it is the only one, an adapter that it refuses is given up.
+        If no other engine serves, an adapter that this one refuses is given up.
 
         Args:
-            verify: Awaited before it takes requests; what it raises keeps the engine out.
+            verify: Awaited before the engine takes requests; if it raises an error, the engine is not admitted.
 
         Raises:
-            AdapterInvalidError: It refuses what others hold.
-            EngineError: It cannot be reached.
+            AdapterInvalidError: The engine refuses an adapter that others hold.
+            EngineError: The engine cannot be reached.
         """
         async with self._changing:
             for name, path in list(self._paths.items()):
@@ -152,7 +152,8 @@ class AdapterSlots:
     ) -> None:
         """Makes a change on every engine that serves, or on none.
 
-        An engine that cannot make it, where others can and none refuses it, is taken out until it is admitted again.
+        An engine that fails to make a change, which others can make and none refuses, is ejected until it is admitted
+        again.
         """
         replicas = self._pool.serving()
         if not replicas:
@@ -178,8 +179,8 @@ class AdapterSlots:
         )
 
     async def _unregister(self, name: str) -> None:
-        # Forgotten first, without an await since the check that nobody uses it: a request that comes now sees that it
-        # is not loaded, waits for the lock and loads it again.
+        # The adapter is forgotten first, without an await since the check that nobody uses it. A request that comes now
+        # sees that it is not loaded, waits for the lock and loads it again.
         path = self._paths.pop(name)
         try:
             await self._on_all(lambda client: _unload(client, name))
@@ -190,7 +191,7 @@ class AdapterSlots:
 
 
 async def _unload(client: EngineClient, name: str) -> None:
-    with suppress(NotFoundError):  # gone is what was wanted
+    with suppress(NotFoundError):  # the adapter is gone already, as wanted
         await client.unload_adapter(name)
 
 
@@ -205,12 +206,12 @@ async def _failures(
 
 def _take_out(failures: dict[Replica, BaseException]) -> None:
     for replica, error in failures.items():
-        log.error("%s is taken out: it could not be told to change its adapters: %s", replica.name, error)
+        log.error("%s gets no more requests, because a change of its adapters failed: %s", replica.name, error)
         replica.eject()
 
 
 async def _read_ahead(name: str, path: Path) -> None:
-    # The engine reads the files between two steps: from a cold disk that stalls every stream for seconds.
+    # The engine reads the files between two steps. From a cold disk, that would stall every stream for seconds.
     try:
         await asyncio.to_thread(_read_into_page_cache, path)
     except OSError as error:

@@ -1,1 +1,1 @@
-"""Child processes of the daemon, and what one daemon claims of a machine: data folder, ports, HTTP socket."""
+"""The daemon's child processes, and what a daemon claims on its machine: data folder, ports and HTTP socket."""

@@ -1,12 +1,14 @@
-"""Guard of one child process: nothing of the child's tree outlives the daemon, however the daemon ends.
+"""Guard of one child process: no process of the child's tree outlives the daemon, however the daemon ends.
 
-Run as `python -I -S guard.py [--grace SECONDS] -- command...` with standard input the read end of a pipe whose write
-end only the daemon holds. End of file there means that the daemon is gone, `kill -9` included: every descendant gets
-SIGTERM and, after the grace period, SIGKILL. SIGTERM to the guard is passed on to the command alone, so that it can
-shut down in its own way, with the same grace. The guard is a child subreaper, so that processes whose parent died
-(daemonised grandchildren, engine cores, pool workers) become its children and are found.
+It is run as `python -I -S guard.py [--grace SECONDS] -- command...`. Its standard input is the read end of a pipe whose
+write end only the daemon holds. The end of that file means that the daemon is gone, even by `kill -9`. Every descendant
+then gets SIGTERM and, after the grace period, SIGKILL. If the guard itself gets SIGTERM, it passes the signal on to the
+command alone, so that the command can shut down in its own way, within the same grace period. The guard is a child
+subreaper: processes whose parent has died (daemonised grandchildren, engine cores, pool workers) become its children,
+so that it finds them.
 
-Exit status: the command's own, or 128 + n when signal n ended it. Standard library only and Linux only.
+The exit status is the command's own, or 128 + n if signal n ended the command. The guard uses only the standard
+library, and runs only on Linux.
 """
 
 import contextlib
@@ -21,12 +23,12 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 DEFAULT_GRACE_S = 5.0
 STRAGGLER_GRACE_S = 1.0
-"""What descendants get after the command itself has ended."""
+"""Grace period of the descendants after the command itself has ended."""
 POLL_S = 0.05
 
 
 def descendants(root: int) -> list[int]:
-    """Process ids below `root`, from /proc; a process that ends meanwhile is left out."""
+    """Process ids below `root`, from /proc, without processes that end while it is read."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -54,6 +56,8 @@ def signal_all(pids: list[int], number: int) -> None:
 
 
 class Guard:
+    """Runs one command, and ends everything below it when the command or the daemon ends."""
+
     def __init__(self, command: list[str], grace_s: float) -> None:
         self._command = command
         self._grace_s = grace_s
@@ -66,14 +70,14 @@ class Guard:
         signal.set_wakeup_fd(wakeup_w, warn_on_full_buffer=False)
 
     def run(self) -> int:
-        """Runs the command to its end, or to its stop, and returns its status with no descendant left."""
+        """Runs the command until it ends or is stopped, and returns its status once no descendant is left."""
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_terminate)
-        # What the daemon handed over (the lock on its data folder) is the guard's to hold, not the command's.
+        # The daemon hands over the lock on its data folder. Only the guard holds it; the command must not inherit it.
         for descriptor in map(int, os.listdir("/proc/self/fd")):
             if descriptor > 2:
                 with contextlib.suppress(OSError):  # the listing's own descriptor is closed by now
@@ -107,7 +111,7 @@ class Guard:
         if self._child:
             return
         os.setsid()
-        # Last resort: should the guard itself be killed with -9, the command goes with it.
+        # As a last resort: if the guard itself is killed with -9, the kernel kills the command too.
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != guard:
             os._exit(1)
@@ -121,7 +125,7 @@ class Guard:
             os._exit(127)
 
     def _reap(self) -> bool:
-        """Collects ended processes; True when no descendant is left."""
+        """Collects the processes that have ended. Returns True if no descendant is left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -134,14 +138,17 @@ class Guard:
                 self._status = code if code >= 0 else 128 - code
 
     def _sweep(self) -> None:
-        """Ends whatever is left below the guard: what outlived the command first politely, the rest at once."""
+        """Ends all processes that are left below the guard.
+
+        If the command ended by itself, what outlived it gets SIGTERM first; all others get SIGKILL at once.
+        """
         if self._status is not None and not self._reap():
             signal_all(descendants(os.getpid()), signal.SIGTERM)
             deadline = time.monotonic() + STRAGGLER_GRACE_S
             while not self._reap() and time.monotonic() < deadline:
                 select.select([], [], [], POLL_S)
         while not self._reap():
-            # Again and again: a process may fork between the look at /proc and the signal.
+            # This is repeated, because a process may fork between the look at /proc and the signal.
             signal_all(descendants(os.getpid()), signal.SIGKILL)
             select.select([], [], [], POLL_S)
 

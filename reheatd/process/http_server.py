@@ -1,4 +1,4 @@
-"""The daemon's HTTP server: uvicorn on a socket that is bound already, started and drained by the daemon."""
+"""The daemon's HTTP server: uvicorn on a socket that is already bound, started and drained by the daemon."""
 
 import asyncio
 import contextlib
@@ -9,14 +9,14 @@ import uvicorn
 from starlette.types import ASGIApp
 
 KEEP_ALIVE_S = 75
-"""Longer than any client keeps an idle connection for its next request (httpx 5 s, aiohttp 15 s): a request that
-crosses with the server's closing of it is lost."""
+"""How long an idle connection is kept. It is longer than clients keep one for their next request (httpx 5 s, aiohttp
+15 s), because a request is lost if the server closes the connection at that moment."""
 
 
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # Signals are the daemon's: it has children to stop after the last request.
+        # The daemon handles signals itself, because it has children to stop after the last request.
         yield
 
 
@@ -43,12 +43,12 @@ class HttpServer:
         self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="http server")
 
     async def wait(self) -> None:
-        """Returns when the server has ended, which it only does by `drain` or by an error, which is raised here."""
+        """Waits until the server has ended, which only `drain` or an error causes; the error is raised here."""
         if self._task is not None:
             await asyncio.shield(self._task)
 
     async def drain(self) -> None:
-        """Stops accepting, and returns when the requests in flight have ended or their time is over."""
+        """Stops accepting requests, and waits until those in flight have ended or their time is over."""
         self._server.should_exit = True
         await self.wait()
 

@@ -1,4 +1,4 @@
-"""One daemon per data folder and per port: claimed before anything is started."""
+"""Claims the data folder and the port before anything is started, so that each belongs to only one daemon."""
 
 import asyncio
 import errno
@@ -15,15 +15,15 @@ from reheatd.errors import BadInputError, ConflictError, PortInUseError
 from reheatd.files import write_atomically
 
 PREDECESSOR_TIMEOUT_S = 30.0
-"""Longest wait for the children of a daemon that was killed; their guards end them within seconds."""
+"""Longest wait for the children of a killed daemon to end; their guards end them within seconds."""
 POLL_S = 0.1
 
 
 async def claim_data_dir(folder: Path) -> int:
-    """Locks `folder` for this process and those that inherit the descriptor it returns.
+    """Locks `folder` for this process and for processes that inherit the returned descriptor.
 
-    The guards of the daemon's children inherit it, so after a `kill -9` the folder stays locked until the last child
-    is gone: two brokers never write into one folder.
+    The guards of the daemon's children inherit it. So after a `kill -9` the folder stays locked until the last child is
+    gone, and two brokers never write into one folder.
 
     Raises:
         ConflictError: Another daemon uses the folder; the message names its process id.
@@ -39,7 +39,7 @@ async def claim_data_dir(folder: Path) -> int:
             if _is_alive(owner) or time.monotonic() > deadline:
                 os.close(descriptor)
                 raise ConflictError(
-                    f"data_dir {folder} is in use by the daemon with process id {owner}; stop that one, "
+                    f"data_dir {folder} is in use by the daemon with process id {owner}; stop that daemon, "
                     "or name another folder with --data-dir"
                 ) from error
             await asyncio.sleep(POLL_S)
@@ -51,11 +51,11 @@ async def claim_data_dir(folder: Path) -> int:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on `host` and `port` (0: any free one).
+    """A socket that listens on `host` and `port`; port 0 picks a free one.
 
     Raises:
         PortInUseError: Another process listens there.
-        BadInputError: This machine has no such address, or the port is not for this user.
+        BadInputError: This machine has no such address, or this user may not listen on the port.
     """
     try:
         listener = socket.create_server(
@@ -64,7 +64,8 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortInUseError(
-                f"port {port} on {host} is in use; stop what has it, or choose another with --port", param="server.port"
+                f"port {port} on {host} is in use; stop the process that uses it, or choose another port with --port",
+                param="server.port",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM):
             raise BadInputError(
@@ -74,8 +75,8 @@ def listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host} ({error.strerror}); name an address of this machine with --host",
             param="server.host",
         ) from error
-    # Connections inherit it. asyncio sets it itself only on sockets made for TCP by name, which these are not; without
-    # it the body of an answer waits 40 ms for the client to acknowledge the headers.
+    # Connections inherit this option. asyncio sets it only on sockets whose protocol is named as TCP, which is not the
+    # case here. Without it, the body of an answer waits 40 ms for the client to acknowledge the headers.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
@@ -87,7 +88,7 @@ def url_of(host: str, port: int) -> str:
 
 
 def write_daemon_file(path: Path, url: str) -> None:
-    """Records process id and URL for whoever looks for the daemon; the file appears whole or not at all."""
+    """Records the daemon's process id and URL for others to find. The file appears whole or not at all."""
     write_atomically(path, json.dumps({"pid": os.getpid(), "url": url, "started_at": time.time()}).encode())
 
 

@@ -1,8 +1,8 @@
 """Child processes of the daemon: started under a guard, restarted with back-off, stopped in order.
 
-A child's life has two phases. At start-up its end is an error (`Child.ready_when` raises `ChildError` with the line of
-its log that tells why). Once `Child.keep_running` has been called it is restarted instead, after a back-off that
-doubles with every quick failure, and the reason is logged.
+A child's life has two phases. While it starts, its end is an error: `Child.ready_when` raises a `ChildError` with the
+line of its log that says why. Once `Child.keep_running` has been called, a child that ends is restarted. The back-off
+before that doubles with every quick failure, and the reason is logged.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
 STABLE_S = 60.0
-"""A child that has run for so long starts again at the first back-off."""
+"""A child that has run for this time is restarted after the first back-off again."""
 LONGEST_LOOK_BACK = 64_000
-"""Bytes of a child's log that are searched for the reason of its end."""
+"""Bytes at the end of a child's log that are searched for the reason of its end."""
 ERROR_LINE = re.compile(r"\b\w*(Error|Exception)\b(?!.*See root cause above)|\berror: ")
 
 T = TypeVar("T")
@@ -42,16 +42,17 @@ class ChildError(ReheatdError, RuntimeError):
 
 @dataclass(frozen=True)
 class Command:
-    """How a child is started. `grace_s`: seconds between SIGTERM and SIGKILL."""
+    """How a child is started and stopped."""
 
     name: str
     argv: list[str]
     env: dict[str, str] = field(default_factory=dict)
     grace_s: float = 5.0
+    """Time between SIGTERM and SIGKILL, in seconds."""
 
 
 class Child:
-    """One supervised process. `Supervisor.start` makes it; times are seconds."""
+    """One supervised process, made by `Supervisor.start`. Times are in seconds."""
 
     def __init__(self, command: Command, log_path: Path, inherited: tuple[int, ...]) -> None:
         self.command = command
@@ -77,7 +78,7 @@ class Child:
         """Awaits `ready` for as long as the process lives.
 
         Raises:
-            ChildError: The process ended first; the message says how, and why as far as its log tells.
+            ChildError: The process ended first; the message says how it ended, and why if its log tells.
         """
         assert self._process is not None
         waiting = asyncio.create_task(ready)
@@ -92,19 +93,19 @@ class Child:
         on_restart: Callable[[], Awaitable[None]] | None = None,
         until_dead: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """From here on the process is restarted when it ends.
+        """Restarts the process from now on whenever it ends.
 
         Args:
             on_exit: Called as soon as the process has ended or is found dead.
-            on_restart: Awaited after it has been started again, e.g. to wait until it is ready and restore its state.
-                A `ReheatdError` it raises is logged, and the process is stopped and started once more.
-            until_dead: Awaited while the process runs. It returns when the process, though it may still be there,
-                cannot do its work any more; it is stopped then, unless it ends by itself within its grace period.
+            on_restart: Awaited after a restart, e.g. to wait until the process is ready and to restore its state. If it
+                raises a `ReheatdError`, the error is logged and the process is stopped and started once more.
+            until_dead: Awaited while the process runs. It returns when the process can no longer do its work, even if
+                it still exists. The process is then stopped, unless it ends by itself within its grace period.
         """
         self._keeper = asyncio.create_task(self._keep(on_exit, on_restart, until_dead), name=f"keep {self.name}")
 
     async def stop(self) -> None:
-        """Ends the process with its grace period, and its whole tree with it; safe to call twice."""
+        """Ends the process and its whole tree, with its grace period. It is safe to call this twice."""
         self._stopping = True
         if self._keeper is not None:
             self._keeper.cancel()
@@ -113,7 +114,8 @@ class Child:
 
     async def start(self) -> None:
         argv = [sys.executable, "-I", "-S", guard.__file__, "--grace", str(self.command.grace_s), "--"]
-        # The guard reads the pipe; this process alone holds the other end, and the kernel closes it with the process.
+        # The guard reads the pipe. Only this process holds the other end, and the kernel closes that end when this
+        # process ends, however it ends.
         read_end, self._lifeline = os.pipe()
         try:
             with self.log_path.open("ab") as log:
@@ -133,7 +135,7 @@ class Child:
         self._started_at = time.monotonic()
 
     async def _ended_before(self, task: "asyncio.Task[Any]") -> bool:
-        """Waits for the process to end or `task` to be done, and cancels the task in the first case."""
+        """Waits until the process has ended or `task` is done; in the first case, cancels the task and returns True."""
         assert self._process is not None
         ended = asyncio.create_task(self._process.wait())
         try:
@@ -172,7 +174,7 @@ class Child:
             if on_exit is not None:
                 on_exit()
             if self.is_running:
-                logger.warning("the %s runs but cannot go on", self.name)
+                logger.warning("the %s is running but can no longer do its work", self.name)
                 await self._ended_before(asyncio.create_task(asyncio.sleep(self.command.grace_s)))
             await self._terminate()
             if time.monotonic() - self._started_at >= STABLE_S:
@@ -189,7 +191,7 @@ class Child:
             try:
                 await self.ready_when(_call(on_restart))
             except ReheatdError as error:
-                logger.error("the %s did not come back: %s", self.name, error)
+                logger.error("the %s did not become ready again: %s", self.name, error)
                 await self._terminate()
 
     def _obituary(self) -> str:
@@ -206,11 +208,11 @@ class Child:
 
 
 class Supervisor:
-    """The daemon's children, in the order they were started.
+    """The daemon's children, in the order in which they were started.
 
     Args:
-        logs_dir: Each child's output is appended to `<name>.log` there.
-        inherited: File descriptors that the guards hold for as long as anything below them runs.
+        logs_dir: Each child's output is appended to `<name>.log` in this folder.
+        inherited: File descriptors that the guards hold for as long as any process below them runs.
     """
 
     def __init__(self, logs_dir: Path, inherited: tuple[int, ...] = ()) -> None:
@@ -226,13 +228,13 @@ class Supervisor:
         return child
 
     async def stop_all(self) -> None:
-        """Stops every child, the last started first."""
+        """Stops every child, beginning with the one that was started last."""
         for child in reversed(self._children):
             await child.stop()
 
 
 def telling_line(path: Path, start: int) -> str:
-    """The line of a log, from byte `start` on, that most likely says why: the last error, else the last line."""
+    """The line of a log, from byte `start` on, that most likely says why: the last error, or else the last line."""
     with path.open("rb") as file:
         file.seek(max(start, path.stat().st_size - LONGEST_LOOK_BACK))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]

@@ -93,7 +93,7 @@ def test_one_version_on_both_engines_through_a_swap_and_a_death(folder: Path, ti
                 p for p in daemon.tree() if "reheatd.engine.server" in p.cmdline()[2:3] and port in p.cmdline()
             ]
             victim.kill()
-            wait_for(lambda: "engine-2 is out; 1 left" in daemon.log)
+            wait_for(lambda: "engine-2 gets no more requests; 1 of 2 engines still serve" in daemon.log)
             status = engines(daemon)
             assert (status["engine-1"]["ok"], status["engine-2"]["ok"]) == (True, False)
             # Those it was working on when it died are lost; everybody else is answered by the other.

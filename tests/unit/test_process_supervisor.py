@@ -254,4 +254,4 @@ def test_a_child_that_lives_but_cannot_go_on_is_replaced(
         await children.stop_all()
 
     asyncio.run(scenario())
-    assert "the engine runs but cannot go on" in caplog.text
+    assert "the engine is running but can no longer do its work" in caplog.text
