@@ -85,7 +85,7 @@ class GroupCollector:
         )
 
     def _sample_groups(self, count: int, step: int, attempt: int) -> list[tuple[list[Rollout], list[float]]]:
-        """Samples and scores groups for the next `count` problems; a problem with fewer than two rollouts is left out."""
+        """Samples and scores the groups of the next `count` problems, without those of fewer than two rollouts."""
         spec = self._spec
         self._progress.report("sampling", step)
         problems = [self._problems[(self.drawn + i) % len(self._problems)] for i in range(count)]
