@@ -63,6 +63,8 @@ class WindowFigures(Contract):
     """Mean of the deterministic upper bounds; None if the vocabulary's size is not known."""
     distinct: float
     """Share of distinct answers among the samples."""
+
+
 class Measurement(WindowFigures):
     """The figures of a window, with what later windows need of it."""
 
