@@ -1,4 +1,4 @@
-"""The daemon: its parts are started in order, kept running and stopped in order. `reheatd.serve` builds them."""
+"""The daemon: it starts its parts in order, keeps them running and stops them in order. `reheatd.serve` builds them."""
 
 import asyncio
 import gc
@@ -37,7 +37,7 @@ RETRY_S = 10.0
 
 
 class StartError(ReheatdError, RuntimeError):
-    """A part that the daemon needs did not come up."""
+    """A part that the daemon needs did not start."""
 
     code = "start_failed"
     exit_code = 2
@@ -45,7 +45,7 @@ class StartError(ReheatdError, RuntimeError):
 
 @dataclass
 class Readiness:
-    """What `/health` says: `ready` once a token can be generated, else what the daemon waits for."""
+    """What `/health` says: `ready` once a token can be generated, and before that what the daemon waits for."""
 
     pool: EnginePool
     state: str = "starting"
@@ -58,18 +58,18 @@ class Readiness:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the daemon starts, runs and stops."""
+    """The parts that the daemon starts, runs and stops."""
 
     url: str
-    """Where the gateway and the admin API answer."""
+    """URL of the gateway and the admin API."""
     readiness: Readiness
     supervisor: Supervisor
     broker_url: str
-    """May hold a password: log its `address` instead."""
+    """URL of the broker. It may hold a password, so log its `address` instead."""
     broker_command: Command | None
-    """How the embedded broker is started; None: another one is used."""
+    """Command that starts the embedded broker; None if another broker is used."""
     tap_listener: socket.socket | None
-    """What the engines' entropy taps send to; None: they have none."""
+    """Socket that the engines' entropy taps send to; None if they have none."""
     pool: EnginePool
     engines: EngineKeeper
     slots: AdapterSlots
@@ -83,7 +83,7 @@ class Parts:
 
 
 class Daemon:
-    """Runs the parts. Broker, engines and workers are children, the rest is this process."""
+    """Runs the parts. Broker, engines and workers are child processes; the other parts run in this process."""
 
     def __init__(self, settings: Settings, parts: Parts) -> None:
         self._settings = settings
@@ -93,7 +93,7 @@ class Daemon:
         self._workers: list[Child] = []
 
     async def run(self, on_ready: Callable[[dict[str, Any]], None] | None) -> None:
-        """Starts everything, runs until a signal, stops everything; also when starting fails."""
+        """Starts everything, runs until a signal, and stops everything, even if starting fails."""
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -128,8 +128,8 @@ class Daemon:
             child.keep_running()
             self._workers.append(child)
         write_daemon_file(settings.data_dir / "daemon.json", parts.url)
-        # What is there now stays. Looking through it for garbage, as Python does every few hundred requests, would hold
-        # up all streams for 60 ms each time.
+        # The objects that exist now stay. Searching them for garbage, as Python does every few hundred requests, would
+        # delay all streams by 60 ms each time.
         gc.collect()
         gc.freeze()
         parts.readiness.state = "ready"
@@ -151,7 +151,7 @@ class Daemon:
         await parts.http.wait()
 
     async def _start_engines(self) -> None:
-        """Returns when an engine, ours or another's, has generated a token and holds the promoted version."""
+        """Waits until an engine has generated a token and holds the promoted version."""
         self._parts.readiness.state = "starting: waiting for the engine"
         try:
             await self._parts.engines.start()
@@ -171,7 +171,7 @@ class Daemon:
         in_flight = parts.slots.in_flight()
         logger.info("stopping" + (f": waiting for {in_flight} requests" if in_flight else ""))
         parts.readiness.state = "stopping"
-        # A job's rollouts are requests too: its worker goes at once, or the drain would wait for it.
+        # A job's rollouts are requests too, so its worker is stopped at once; otherwise the drain would wait for it.
         try:
             await asyncio.gather(parts.http.drain(), *(worker.stop() for worker in self._workers))
         finally:
@@ -185,10 +185,10 @@ class Daemon:
 
 
 async def keep_going(name: str, part: Callable[[], Awaitable[None]]) -> None:
-    """Runs a part that is not needed to serve; serving outlives its failures, which are logged with their traceback."""
+    """Runs a part that serving does not need. If it fails, the failure is logged and the part is started again."""
     while True:
         try:
             await part()
         except Exception:
-            logger.exception("the %s failed; it starts again in %.0f s", name, RETRY_S)
+            logger.exception("the %s failed; it is started again in %.0f s", name, RETRY_S)
         await asyncio.sleep(RETRY_S)

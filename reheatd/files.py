@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def fsync(path: Path) -> None:
-    """Returns when a file's content, or a folder's list of names, is on the disk."""
+    """Waits until a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -18,7 +18,7 @@ def fsync(path: Path) -> None:
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """Writes or replaces `file`: after a crash at any moment it is there whole, as it was or as it is to be."""
+    """Writes or replaces `file`. After a crash at any moment, the file is whole: the old one or the new one."""
     scratch = file.with_name(file.name + ".tmp")
     scratch.write_bytes(content)
     fsync(scratch)
@@ -28,11 +28,11 @@ def write_atomically(file: Path, content: bytes) -> None:
 
 @contextmanager
 def publish_folder(folder: Path) -> Iterator[Path]:
-    """Gives a scratch folder to write into; it becomes `folder` when the block ends.
+    """Gives a scratch folder to write into, which becomes `folder` when the block ends.
 
-    `folder` is complete and on the disk from the moment it has its name, after a crash too, and everybody may read it.
-    When the block or the disk fails there is nothing new. One writer at a time: what a killed one left in scratch is
-    removed by the next. An existing `folder` is replaced; for a moment there is none.
+    From the moment it has its name, `folder` is complete and on the disk, even after a crash, and everybody may read
+    it. If the block or the disk fails, nothing new appears. There may be only one writer at a time; it removes what a
+    killed one left in scratch. An existing `folder` is replaced, and for a moment there is none.
     """
     scratch = folder.with_name(f".{folder.name}.tmp")
     _remove(scratch)
@@ -52,7 +52,7 @@ def publish_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def only_process_in(folder: Path) -> Iterator[None]:
-    """Waits until no other process of this machine is in such a block for the same folder."""
+    """Lets only one process of this machine at a time into such a block for `folder`; the others wait."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

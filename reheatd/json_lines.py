@@ -11,9 +11,9 @@ from typing import Any
 from reheatd.errors import BadInputError
 
 LONGEST_LINE = 4 << 20
-"""Most bytes of a line."""
+"""Largest number of bytes in a line."""
 DEEPEST = 64
-"""Most levels of lists and objects in one another."""
+"""Largest number of levels of lists and objects inside each other."""
 PROMPT = '{"messages": [{"role": ..., "content": ...}]} or {"prompt": "..."}'
 
 Message = dict[str, Any]
@@ -22,24 +22,25 @@ Messages = list[Message]
 
 @dataclass(frozen=True)
 class Place:
-    """Where an object stands, for messages about it."""
+    """The place of an object in a file, for messages about the object."""
 
     where: str
+    """File and line, as they are named to the user."""
     expected: str
-    """What such an object looks like."""
+    """What such an object must look like."""
     param: str | None
     """The option that names the file."""
 
     def error(self, reason: str) -> BadInputError:
-        """An error to raise: where, the reason, and what was expected."""
+        """An error to raise that says where the object is, what is wrong with it and what was expected."""
         return BadInputError(f"{self.where}: {reason}; expected {self.expected}", param=self.param)
 
 
 def read_json_lines(file: Path, *, expected: str, param: str | None) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """The objects of `file`, one a line, and their places; blank lines are skipped.
+    """Yields the objects of `file`, one per line, with their places; blank lines are skipped.
 
     Raises:
-        BadInputError: The file cannot be read, or a line is no JSON object; the message names both.
+        BadInputError: The file cannot be read, or a line is not a JSON object; the message names file and line.
     """
     return json_lines(read_file(file, param), str(file), expected=expected, param=param)
 
@@ -47,8 +48,8 @@ def read_json_lines(file: Path, *, expected: str, param: str | None) -> Iterator
 def json_lines(
     content: bytes, name: str, *, expected: str, param: str | None
 ) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """`read_json_lines` for what was read from a file called `name`."""
-    # Not splitlines: JSON may hold U+2028 and its kin unescaped.
+    """Yields objects like `read_json_lines`, from the content of a file called `name`."""
+    # Not `splitlines`, because JSON may hold U+2028 and similar characters unescaped.
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -66,7 +67,7 @@ def read_file(file: Path, param: str | None) -> bytes:
     """The content of `file` without a byte order mark.
 
     Raises:
-        BadInputError: It cannot be read.
+        BadInputError: The file cannot be read.
     """
     try:
         return file.read_bytes().removeprefix(codecs.BOM_UTF8)
@@ -75,10 +76,10 @@ def read_file(file: Path, param: str | None) -> bytes:
 
 
 def parse_json(text: bytes) -> Any:
-    """The value that `text` stands for.
+    """The JSON value in `text`.
 
     Raises:
-        ValueError: It is not UTF-8, not JSON, or nested too deeply; the message is one line.
+        ValueError: The text is not UTF-8, not JSON, or nested too deeply; the message is one line.
     """
     too_deep = f"lists and objects are nested in more than {DEEPEST} levels"
     try:
@@ -95,10 +96,10 @@ def parse_json(text: bytes) -> Any:
 
 
 def json_object(place: Place, value: Any) -> dict[str, Any]:
-    """`value`, which must be an object.
+    """Returns `value`, which must be an object.
 
     Raises:
-        BadInputError: It is not.
+        BadInputError: The value is not an object.
     """
     if not isinstance(value, dict):
         raise place.error(f"needs a JSON object, got {type(value).__name__}")
@@ -106,10 +107,10 @@ def json_object(place: Place, value: Any) -> dict[str, Any]:
 
 
 def prompt_messages(place: Place, values: dict[str, Any]) -> Messages:
-    """The chat messages of an object with "prompt" or "messages"; null counts as left out.
+    """The chat messages of an object with "prompt" or "messages", where null counts as left out.
 
     Raises:
-        BadInputError: It has neither or both, or a message lacks its role or text.
+        BadInputError: The object has neither or both, or a message lacks its role or text.
     """
     prompt, messages = values.get("prompt"), values.get("messages")
     if (prompt is None) == (messages is None):
@@ -123,7 +124,7 @@ def prompt_messages(place: Place, values: dict[str, Any]) -> Messages:
     for message in messages:
         for key in ("role", "content"):
             if not isinstance(message, dict) or not _is_text(message.get(key)):
-                raise place.error(f'"messages" has one without text as "{key}"')
+                raise place.error(f'"messages" holds a message without text as "{key}"')
     return messages
 
 
@@ -139,4 +140,4 @@ def _is_deeper(value: Any, levels: int) -> bool:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"not valid JSON ({name} is no number)")
+    raise ValueError(f"not valid JSON ({name} is not a number)")

@@ -60,7 +60,7 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
         on_ready: Called once a token can be generated, with the daemon's `url` and `pid`.
 
     Raises:
-        ReheatdError: It cannot start; nothing is left running.
+        ReheatdError: The daemon cannot start; nothing is left running.
     """
     configure_logging()
     device = detect_device() if settings.engine.device == "auto" else settings.engine.device
@@ -84,6 +84,8 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
 
 @dataclass(frozen=True)
 class Adapters:
+    """The parts that keep, load and swap adapters."""
+
     store: AdapterStore
     slots: AdapterSlots
     swaps: SwapManager
@@ -91,6 +93,8 @@ class Adapters:
 
 @dataclass(frozen=True)
 class Entropy:
+    """The parts that measure and keep entropy."""
+
     series: EntropySeries
     monitor: EntropyMonitor
     live: LiveSeries
@@ -104,10 +108,10 @@ def assemble(
     lock: int,
     db: sqlite3.Connection,
 ) -> Parts:
-    """Builds every part from those that it uses; starts none.
+    """Builds every part from those that it uses, without starting any.
 
     Args:
-        listener: What the gateway and the admin API answer on.
+        listener: Socket on which the gateway and the admin API answer.
         lock: File descriptor of the lock on the data folder, which is held for as long as a child runs.
         db: The daemon's database.
     """
@@ -145,7 +149,7 @@ def assemble(
     )
     app = Starlette(routes=[*gateway.routes(), *api_routes(api)], exception_handlers=exception_handlers())
 
-    # What a part tells another that it does not know.
+    # Callbacks by which a part tells something to a part that it does not know.
     entropy.monitor.on_verdict = controller.on_verdict
     adapters.swaps.on_flip = entropy.monitor.give_up_outdated
 
@@ -170,7 +174,7 @@ def assemble(
 
 
 def build_broker(settings: Settings) -> tuple[str, Command | None]:
-    """Its URL, and how to start it if it is to be a child."""
+    """The broker's URL, and the command that starts it if it is to be a child."""
     if settings.broker.url is not None:
         return settings.broker.url, None
     embedded = embedded_broker(settings.broker_dir)
@@ -178,7 +182,7 @@ def build_broker(settings: Settings) -> tuple[str, Command | None]:
 
 
 def listen_to_taps(settings: Settings, device: Device) -> socket.socket | None:
-    """What the engines' taps send to; None if they have none. Engines that run elsewhere may have one."""
+    """The socket that the engines' taps send to; None if there are none. Engines that run elsewhere may have taps."""
     tapped = settings.entropy.tap != "off" if settings.engine.url else taps(settings, device)
     return tap_socket(settings.entropy.tap_address) if tapped else None
 
@@ -186,7 +190,7 @@ def listen_to_taps(settings: Settings, device: Device) -> socket.socket | None:
 def build_engines(
     settings: Settings, policy: ServedPolicy, device: Device, tap_listener: socket.socket | None
 ) -> tuple[list[Replica], list[Command]]:
-    """The replicas, and how to start those that are to be children."""
+    """The replicas, and the commands that start them if they are to be children."""
     engine = settings.engine
     if engine.urls:
         return [Replica(_engine_name(index, engine.urls), url) for index, url in enumerate(engine.urls)], []
@@ -296,7 +300,7 @@ def build_controller(
 
 
 def configure_logging() -> None:
-    """One line per event on stderr."""
+    """Logs one line per event on stderr."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S"
     )

@@ -1,7 +1,7 @@
-"""A worker: `python -P -m workers` with the options of `celery worker`; see `reheatd worker`.
+"""A worker: `python -P -m workers` with the options of `celery worker`. `reheatd worker` runs it.
 
 `celery -A workers.app worker` would look into the working directory first, where a user may have a folder `workers`.
-Here ours has been imported by the time Celery asks for it.
+Here, reheatd's `workers` is already imported when Celery asks for it.
 """
 
 import sys

@@ -24,22 +24,24 @@ class Problem:
 
 @dataclass(frozen=True)
 class TaskData:
+    """The problems of a task, split in two."""
+
     train: list[Problem]
     held_out: list[Problem]
-    """For measuring accuracy; never trained on."""
+    """Problems on which accuracy is measured; the policy is never trained on them."""
 
 
 def load_task(path: Path | None, eval_count: int) -> TaskData:
     """Loads problems and splits them, the same way every time.
 
-    The `eval_count` problems with the smallest SHA-256 of their content are held out (at most half of the file), so
-    that the split does not depend on the order of lines.
+    The `eval_count` problems whose content has the smallest SHA-256 are held out, at most half of the file. So the
+    split does not depend on the order of the lines.
 
     Args:
-        path: JSONL of {"prompt" | "messages", "answer"}; None is the bundled arithmetic task.
+        path: JSONL file of {"prompt" | "messages", "answer"}; None means the bundled arithmetic task.
 
     Raises:
-        BadInputError: The file is missing or a line is unusable; the message names the line.
+        BadInputError: The file cannot be read, or a line cannot be used; the message names the line.
     """
     path = path or ARITHMETIC
     problems = []

@@ -1,7 +1,7 @@
 """Immutable adapter versions on disk, and which of them is promoted.
 
-A version is a folder `policy-vN-<digest>` with weights, configuration, lineage and its job's report, complete from the
-moment it has its name. Its number is never used again, not even after it was deleted.
+A version is a folder `policy-vN-<digest>` with weights, configuration, lineage and its job's report. The folder is
+complete from the moment it has its name. A version's number is never used again, even if the version is deleted.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS adapter_promotions (
 
 
 class VersionInfo(BaseModel):
-    """A version as it is listed. Version 0, the bare base model, has no lineage."""
+    """A version as it is listed. Version 0, which is the bare base model, has no lineage."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,7 +53,7 @@ class VersionInfo(BaseModel):
 
 
 class AdapterStore:
-    """The versions under `folder`; their numbers, states and promotions in the daemon's database."""
+    """The versions under `folder`. Their numbers, states and promotions are in the daemon's database."""
 
     def __init__(self, folder: Path, db: sqlite3.Connection) -> None:
         self._folder = folder
@@ -64,11 +64,11 @@ class AdapterStore:
         self._remove_leftovers()
 
     async def publish(self, source: Path, report: Path | None = None, **lineage: Any) -> Lineage:
-        """Copies the adapter in `source` into a new version and returns its lineage; files are handled in a thread.
+        """Copies the adapter in `source` into a new version, in a thread, and returns the version's lineage.
 
         Args:
-            report: Folder of the job's report; it becomes `report/` and has no part in the digest.
-            lineage: Fields of `Lineage` except `version` and `digest`, which are decided here.
+            report: Folder of the job's report, which becomes `report/`; the digest does not cover it.
+            lineage: Fields of `Lineage` except `version` and `digest`, which are set here.
         """
         digest = await asyncio.to_thread(content_digest, source)
         with self._db:
@@ -82,7 +82,11 @@ class AdapterStore:
         return record
 
     def get(self, version: int) -> VersionInfo:
-        """Raises NotFoundError when there is no such version."""
+        """A version as it is listed.
+
+        Raises:
+            NotFoundError: There is no such version.
+        """
         if version == 0:
             return VersionInfo(version=0, name=version_name(0), state=self._base_state(), lineage=None)
         row = self._row(version)
@@ -90,21 +94,25 @@ class AdapterStore:
         return VersionInfo(version=version, name=version_name(version), state=row["state"], lineage=lineage)
 
     def path(self, version: int) -> Path:
-        """Folder of a version >= 1; raises NotFoundError when there is no such version."""
+        """The folder of a version >= 1.
+
+        Raises:
+            NotFoundError: There is no such version.
+        """
         return (self._folder / self._row(version)["folder"]).resolve()
 
     def report_path(self, version: int) -> Path | None:
-        """Folder of the report of the job that made a version; None where there is none, as for the base."""
+        """The folder with the report of the job that made a version; None if there is no report, as for the base."""
         folder = self.path(version) / REPORT_FOLDER if version else None
         return folder if folder is not None and folder.is_dir() else None
 
     def versions(self) -> list[int]:
-        """The numbers of every version, the base's 0 first."""
+        """The numbers of all versions, with the base's 0 first."""
         rows = self._db.execute("SELECT version FROM adapter_versions WHERE folder != '' ORDER BY version").fetchall()
         return [0, *(row["version"] for row in rows)]
 
     def list(self) -> list[VersionInfo]:
-        """Every version, the base first."""
+        """All versions, with the base first."""
         rows = self._db.execute("SELECT version FROM adapter_versions WHERE folder != '' ORDER BY version").fetchall()
         return [self.get(0), *(self.get(row["version"]) for row in rows)]
 
@@ -115,15 +123,17 @@ class AdapterStore:
                 self._db.execute("UPDATE adapter_versions SET state = ? WHERE version = ?", (state, version))
 
     def promoted(self) -> int:
-        """The version the alias means; 0 until one was promoted."""
+        """The version that the alias means; 0 until a version was promoted."""
         row = self._db.execute("SELECT version FROM adapter_promotions ORDER BY id DESC LIMIT 1").fetchone()
         return 0 if row is None else row["version"]
 
     def previous(self) -> int | None:
-        """The version last promoted that is another than the present one, still there and not rejected.
+        """The version before the present one: the last promoted other version that still exists and is not rejected.
 
-        So two roll-backs in a row return to where they began. None when there was none; the base counts as promoted
-        before the first promotion.
+        So two roll-backs in a row return to where they began. The base counts as promoted before the first promotion.
+
+        Returns:
+            None if there is no such version.
         """
         current = self.promoted()
         row = self._db.execute(
@@ -145,11 +155,11 @@ class AdapterStore:
             self._db.execute("INSERT INTO adapter_promotions (time, version) VALUES (?, ?)", (time.time(), version))
 
     async def intact_path(self, version: int) -> Path:
-        """Folder of a version >= 1, its files compared with the digest they were published with.
+        """The folder of a version >= 1, after its files were compared with the digest of their publication.
 
         Raises:
             NotFoundError: There is no such version.
-            AdapterInvalidError: Its files are gone or were changed.
+            AdapterInvalidError: The version's files are gone or were changed.
         """
         folder = self.path(version)
         try:
@@ -167,10 +177,10 @@ class AdapterStore:
         return folder
 
     def delete(self, version: int) -> None:
-        """Deletes the files of a version that is not promoted; the engine must not know it any more.
+        """Deletes the files of a version that is not promoted and that no engine has loaded any more.
 
         Raises:
-            ConflictError: It is promoted, or it is the base.
+            ConflictError: The version is promoted, or it is the base.
         """
         if version == 0 or version == self.promoted():
             raise ConflictError(f"{version_name(version)} is being served; promote another version first")
@@ -192,10 +202,10 @@ class AdapterStore:
         return row
 
     def _remove_leftovers(self) -> None:
-        """A crash while publishing or deleting leaves a scratch folder, a folder without a record, or the reverse.
+        """Removes what a crash while publishing or deleting has left.
 
-        A folder whose number was never given out is no such leftover but comes from a database that was lost: it is
-        taken up again.
+        That may be a scratch folder, a folder without a record or a record without a folder. A folder whose number was
+        never given out is no leftover: its record was in a database that was lost, so it gets a record again.
         """
         for scratch in self._folder.glob(".*.tmp"):
             shutil.rmtree(scratch)
@@ -209,13 +219,13 @@ class AdapterStore:
             if version <= last_given:
                 shutil.rmtree(folder)
                 continue
-            log.warning("%s is not in the database; it is taken up as a retired version", folder.name)
+            log.warning("%s is not in the database; it is added as a retired version", folder.name)
             with self._db:
                 self._db.execute("INSERT INTO adapter_versions VALUES (?, ?, 'retired')", (version, folder.name))
         for row in self._db.execute("SELECT version, folder FROM adapter_versions").fetchall():
             if not (row["folder"] and (self._folder / row["folder"] / LINEAGE_FILE).is_file()):
                 if row["folder"]:
-                    log.error("%s is gone from %s; the version is given up", row["folder"], self._folder)
+                    log.error("%s is gone from %s; its version is removed", row["folder"], self._folder)
                 with self._db:
                     self._db.execute("DELETE FROM adapter_versions WHERE version = ?", (row["version"],))
 

@@ -1,4 +1,4 @@
-"""Probe prompts: what the policy is asked when its entropy is measured."""
+"""Probe prompts, which the policy is asked when its entropy is measured."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ BUNDLED = Path(__file__).parent.parent / "data" / "probes.jsonl"
 class ProbeSet:
     """A fixed, ordered set of chat prompts.
 
-    Every window samples all of them. Rotating through a larger pool would put the difference between prompts, which
-    is larger than what the detector looks for, between a window and its baseline.
+    Every window samples all of them. If windows rotated through a larger pool, a window would differ from its baseline
+    by its prompts too, and that difference is larger than the one that the detector looks for.
     """
 
     probes: tuple[tuple[Message, ...], ...]
     digest: str
-    """SHA-256 over the prompts: equal digests mean comparable windows."""
+    """SHA-256 over the prompts; windows with equal digests can be compared."""
 
     def __len__(self) -> int:
         return len(self.probes)
@@ -33,7 +33,7 @@ def load_probes(path: Path | None, count: int) -> ProbeSet:
     A line is {"messages": [{"role": ..., "content": ...}, ...]} or {"prompt": "..."}; empty lines are skipped.
 
     Raises:
-        BadInputError: The file is missing, holds too few probes, or has a line that cannot be used; the message
+        BadInputError: The file cannot be read, holds too few probes, or has a line that cannot be used; the message
             names the line.
     """
     path = path or BUNDLED

@@ -1,4 +1,4 @@
-"""Recorded entropy windows run through a detector: what a configuration would have said."""
+"""Runs recorded entropy windows through a detector, to see which verdicts a configuration would have given."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,24 +14,24 @@ from reheatd.measures import EntropyEstimate
 
 EXPECTED = (
     "what `reheatd entropy --json` prints, or one window per line: "
-    '{"mean": ..., "low": ..., "high": ...} with, if wanted, "version", "time" and "baseline"'
+    '{"mean": ..., "low": ..., "high": ...} with "version", "time" and "baseline" if wanted'
 )
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One recorded window, nats per token."""
+    """One recorded window, in nats per token."""
 
     estimate: EntropyEstimate
     baseline: float
     version: int = 1
     time: float | None = None
-    """Seconds since the epoch."""
+    """Time of the window in seconds since the epoch."""
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """A recorded window with the verdict of the detector that it was run through."""
+    """A recorded window with the verdict of the detector."""
 
     time: float | None
     version: int
@@ -46,13 +46,13 @@ class Replayed:
 
 
 def read_recording(path: Path, baseline: float | None = None) -> list[Recorded]:
-    """The windows in `path`, oldest first: the answer of `GET /reheatd/v1/entropy`, or JSON lines.
+    """The windows in `path`, oldest first. The file holds the answer of `GET /reheatd/v1/entropy`, or JSON lines.
 
     Args:
-        baseline: Entropy of the reference policy, nats per token; takes the place of a recorded one.
+        baseline: Entropy of the base policy, in nats per token; it takes the place of a recorded baseline.
 
     Raises:
-        BadInputError: The file cannot be read, holds no window, or one that cannot be used; the message names it.
+        BadInputError: The file cannot be read, holds no window, or holds one that cannot be used; the message names it.
     """
     windows = [_window(place, entry, baseline) for place, entry in _entries(path)]
     if not windows:
@@ -61,7 +61,7 @@ def read_recording(path: Path, baseline: float | None = None) -> list[Recorded]:
 
 
 def replay(windows: Sequence[Recorded], detector: CollapseDetector) -> list[Replayed]:
-    """Each window with the verdict after it."""
+    """Gives each window the verdict after it."""
     state: DetectorState | None = None
     replayed = []
     for window in windows:
@@ -73,7 +73,7 @@ def replay(windows: Sequence[Recorded], detector: CollapseDetector) -> list[Repl
 
 
 def _entries(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """One window as JSON, and its place."""
+    """Yields each window as a JSON object, with its place."""
     content = read_file(path, "file")
     try:
         whole = parse_json(content)
@@ -97,8 +97,8 @@ def _window(place: Place, entry: dict[str, Any], baseline: float | None) -> Reco
     reference = entry.get("baseline") if baseline is None else baseline
     if not isinstance(reference, int | float) or not reference > 0:
         raise BadInputError(
-            f"{place.where}: baseline = {reference!r} is no entropy above 0; "
-            "name the reference policy's with --baseline",
+            f"{place.where}: baseline = {reference!r} is not an entropy above 0; "
+            "name the base policy's entropy with --baseline",
             param="baseline",
         )
     version, time = entry.get("version", 1), entry.get("time")

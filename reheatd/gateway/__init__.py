@@ -1,1 +1,1 @@
-"""OpenAI-compatible surface in front of the engine."""
+"""The OpenAI-compatible surface in front of the engines."""

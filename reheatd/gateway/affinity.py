@@ -1,4 +1,4 @@
-"""Which requests share a prefix cache: those on one model whose prompts begin alike."""
+"""Finds the requests that can share a prefix cache: those for one model whose prompts begin alike."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ PREFIX_TOKENS = 256
 
 
 def prompt_prefix(body: dict[str, Any]) -> str | None:
-    """How the prompt of a request begins; None when it has none.
+    """The beginning of a request's prompt; None if the request has no prompt.
 
-    Of a chat that is everything up to the end of the first message of the user: the same in all turns of a
-    conversation, and in all samples of a prompt.
+    For a chat, that is everything up to the end of the user's first message, which is the same in all turns of a
+    conversation and in all samples of a prompt.
     """
     messages = body.get("messages")
     beginning = _of_chat(messages) if isinstance(messages, list) else _of_text(body.get("prompt"))

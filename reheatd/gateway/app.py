@@ -1,9 +1,9 @@
-"""The OpenAI-compatible surface: everything vLLM accepts, passed through, with the model name resolved.
+"""The OpenAI-compatible surface: it passes on everything that vLLM accepts, with the model name resolved.
 
-Of the request body `model` is changed: the alias `policy` becomes the version promoted at this moment. The engine's
-entropy tap is told in `vllm_xargs` for whom it decodes, and on a fraction of the requests logprobs are asked for (see
-`live_logprobs`). The request holds a lease on that version until its last byte is delivered, so that a swap can wait
-for it.
+In the request body, `model` is changed: the alias `policy` becomes the version that is promoted at this moment.
+`vllm_xargs` tells the engine's entropy tap who it decodes for, and a fraction of the requests also ask for logprobs
+(see `live_logprobs`). The request holds a lease on its version until its last byte is delivered, so that a swap can
+wait for it.
 """
 
 import asyncio
@@ -54,14 +54,15 @@ NOT_FORWARDED = frozenset(
 
 @dataclass
 class RequestCounts:
-    """Requests since the start. Failed: answered 5xx or broken off by the engine; a client that left is no failure."""
+    """Counts of requests since the start."""
 
     total: int = 0
     failed: int = 0
+    """Requests that were answered with 5xx or broken off by the engine, but not those whose client left."""
 
 
 class Gateway:
-    """Routes of the OpenAI surface in front of the engines."""
+    """The routes of the OpenAI surface in front of the engines."""
 
     def __init__(
         self,
@@ -139,7 +140,7 @@ class Gateway:
     async def _answer(
         self, request: Request, request_id: str, body: dict[str, Any], target: str, claims: ExitStack
     ) -> Response:
-        """The engine's answer; a stream takes over the claims until it is over."""
+        """Returns the engine's answer; if it is a stream, it takes over the claims until it ends."""
         headers = {key: value for key, value in request.headers.items() if key.lower() not in NOT_FORWARDED}
         headers[REQUEST_ID_HEADER] = request_id
         headers["content-type"] = "application/json"
@@ -152,7 +153,7 @@ class Gateway:
             if self._live is not None and (measured := self._live.choose(request.url.path, body, *source)):
                 body |= measured.options
             xargs = body.get("vllm_xargs") or {}
-            if isinstance(xargs, dict):  # anything else is the engine's to refuse
+            if isinstance(xargs, dict):  # the engine refuses anything else
                 body["vllm_xargs"] = {**xargs, **tags(*source)}
         upstream: aiohttp.ClientResponse | None = None
         streaming = False
@@ -195,10 +196,11 @@ class Gateway:
     async def _send(
         self, path: str, body: dict[str, Any], headers: dict[str, str], claims: ExitStack
     ) -> tuple[aiohttp.ClientResponse, Replica]:
-        """The beginning of an engine's answer, and whose it is; it counts as busy for as long as `claims` is open.
+        """Sends a request, and returns the beginning of the answer with the engine that gives it.
 
-        An engine that accepts no connection is passed over. One that breaks the connection is not: a request that
-        kills an engine must not be taken to the next one.
+        The request counts as in flight on that engine for as long as `claims` is open. If an engine accepts no
+        connection, the next one is tried. If it breaks a connection, no other is tried, because a request that kills an
+        engine must not be sent to the next one.
         """
         prefix = prompt_prefix(body) if len(self._pool.replicas) > 1 else None
         data = json.dumps(body).encode()
@@ -218,17 +220,18 @@ class Gateway:
                     return upstream, replica
 
     async def _lease(self, name: str, claims: ExitStack) -> str:
-        """The engine's name for `name`, loaded, with a lease on it already taken into `claims`."""
+        """Loads the model `name` if needed, adds a lease on it to `claims`, and returns the engine's name for it."""
         while True:
             target = self._swaps.model_for(name)
             if target == BASE_MODEL_NAME or self._slots.is_loaded(target):
-                # No await between resolving the alias and taking the lease: a drain never misses this request.
+                # There is no await between resolving the alias and taking the lease, so a drain never misses this
+                # request.
                 claims.enter_context(self._slots.lease(target))
                 return target
             await self._swaps.load_on_demand(target)
 
     async def _relay(self, upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        """The engine's bytes as they come."""
+        """Passes the engine's bytes on as they come; if the engine breaks off, an error event ends the stream."""
         try:
             async for chunk in upstream.content.iter_any():
                 yield chunk
@@ -258,9 +261,9 @@ class Gateway:
 
 
 class _LeasedStream(StreamingResponse):
-    """Gives the lease back when it is over, also when the client left before the first byte was sent.
+    """A stream that releases its claims when it ends, even if the client left before the first byte was sent.
 
-    Leaving early closes the connection to the engine, which makes it stop generating.
+    If the client leaves early, the connection to the engine is closed, which makes the engine stop generating.
     """
 
     def __init__(
@@ -287,13 +290,13 @@ def _error_event(error: ReheatdError) -> bytes:
 
 
 def error_response(error: ReheatdError) -> JSONResponse:
-    """An OpenAI-style error answer."""
+    """The answer to a request that failed, as an OpenAI-style error."""
     retry = {"Retry-After": RETRY_AFTER_S} if error.status in (429, 503) else None
     return JSONResponse(error.openai_object(), error.status, headers=retry)
 
 
 def _traffic_source(version: str) -> tuple[str, TapSource]:
-    """Whose tokens the entropy tap sees: of a version asked by clients, or of a job's rollouts."""
+    """What the entropy tap counts a request's tokens for: a version that clients ask, or a job's rollouts."""
     job = rollout_job(version)
     return (version, "live") if job is None else (job, "rollout")
 
@@ -309,7 +312,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
 
 
 async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of awaiting `work`, or None when the client hangs up first; the work is cancelled then."""
+    """The result of `work`. If the client hangs up first, the work is cancelled and the result is None."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(request))
     try:

@@ -1,4 +1,4 @@
-"""How many requests a client may have in flight."""
+"""Limits the number of requests that a client may have in flight."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from reheatd.errors import RateLimitError
 
 
 class ConcurrencyLimit:
-    """Counts requests in flight for each client, and turns away those beyond `most`; None: never."""
+    """Counts the requests in flight of each client, and refuses those beyond `most`; None means no limit."""
 
     def __init__(self, most: int | None) -> None:
         self._most = most
@@ -21,12 +21,12 @@ class ConcurrencyLimit:
         """Counts one request of `client` for as long as the context is open.
 
         Raises:
-            RateLimitError: It has as many in flight as it may.
+            RateLimitError: The client already has as many requests in flight as it may have.
         """
         if self._most is not None and self._in_flight[client] >= self._most:
             raise RateLimitError(
-                f"{self._in_flight[client]} requests with this key are in flight, which is as many as may be; wait for "
-                "one to end (server.max_concurrent_per_key)"
+                f"{self._in_flight[client]} requests with this key are in flight, which is the limit "
+                "(server.max_concurrent_per_key); wait for one of them to end"
             )
         self._in_flight[client] += 1
         try:
@@ -38,6 +38,6 @@ class ConcurrencyLimit:
 
 
 def client_of(request: Request) -> str:
-    """Who asks: by API key, or by address where there is none."""
+    """The client that sent a request, by its API key or, without one, by its address."""
     key = request.headers.get("authorization")
     return key if key else f"host {request.client.host if request.client else 'unknown'}"

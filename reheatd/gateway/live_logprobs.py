@@ -1,6 +1,7 @@
-"""Entropy of live traffic without the engine's tap: logprobs asked for on a fraction of requests and taken out again.
+"""Entropy of live traffic without the engine's tap: a fraction of the requests also ask for logprobs.
 
-What the client gets is byte for byte what it would have got: vLLM writes answers as compact JSON, and so does this.
+The logprobs are removed from the answers, so the client gets, byte for byte, what it would have got without them. That
+works because vLLM writes answers as compact JSON, and so does this module.
 """
 
 import json
@@ -28,7 +29,7 @@ OWN_LOGPROBS = (
     "use_beam_search",
     "return_tokens_as_token_ids",
 )
-"""A request that asks for one of these is left alone: its answer has logprobs of its own, or none by token."""
+"""A request with one of these options is left alone: its answer has logprobs anyway, or none for each token."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "temperature": (1,),
     "top_p": (1,),
@@ -41,19 +42,19 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "response_format": ({"type": "text"},),
 }
-"""Values under which tokens are drawn from the policy's own distribution; None, the default, is one of each."""
+"""Values with which tokens are drawn from the policy's own distribution. None, the default, is one for every option."""
 BENDING = ("logit_bias", "bad_words", "allowed_token_ids", "structured_outputs", "stop_token_ids")
-"""Whatever they say, tokens are drawn from another distribution."""
+"""Options with which tokens are drawn from another distribution, whatever their values are."""
 
 
 class LiveLogprobs:
-    """Chooses requests and records what their logprobs say.
+    """Chooses requests, and records the entropy that their logprobs give.
 
     Args:
-        fraction: Of the requests that could be chosen.
+        fraction: Share of the suitable requests that is chosen.
         top_k: Top logprobs per token.
-        vocab_size: For the upper bounds.
-        tail_model: c(s) at this moment.
+        vocab_size: Size of the vocabulary, for the upper bounds.
+        tail_model: Returns c(s) as it is at this moment.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class LiveLogprobs:
         self._random = random.Random(seed)
 
     def choose(self, path: str, body: dict[str, Any], version: str, source: str) -> "MeasuredRequest | None":
-        """Whether to listen in on this request, and how."""
+        """Decides whether to measure this request, and how; None if it is not measured."""
         if any(body.get(key) for key in OWN_LOGPROBS) or body.get("logprobs") == 0:
             return None
         if self._random.random() >= self._fraction:
@@ -82,11 +83,12 @@ class LiveLogprobs:
         return MeasuredRequest(self, path, version, source, "control_variate" if is_fair(body) else "plug_in")
 
     def options(self, path: str) -> dict[str, Any]:
-        """What is added to a request's body. One more than k: a token drawn outside the top displaces the last."""
+        """The options that are added to a request's body."""
+        # One more than k, because a token drawn from outside the top displaces the last entry.
         wanted = self._top_k + 1
         if path == CHAT_PATH:
             return {"logprobs": True, "top_logprobs": wanted}
-        # A completion's come in a dictionary keyed by text, where two tokens of equal text would be one.
+        # A completion's logprobs come in a dictionary keyed by text, where two tokens with equal text would be one.
         return {"logprobs": wanted, "return_tokens_as_token_ids": True}
 
     def record(self, measured: "MeasuredRequest") -> None:
@@ -94,14 +96,16 @@ class LiveLogprobs:
         for rows in measured.rows.values():
             if any(len(top) < self._top_k for _, top in rows):
                 log.warning(
-                    "%s answered with fewer than %d logprobs a token; not counted", measured.version, self._top_k
+                    "%s answered with fewer than %d logprobs per token; its entropy is not counted",
+                    measured.version,
+                    self._top_k,
                 )
                 continue
             sampled_T = np.array([sampled for sampled, _ in rows])
             top_TK = np.array([sorted(top, reverse=True)[: self._top_k] for _, top in rows])
             if not np.isfinite(sampled_T).all():
                 log.warning(
-                    "%s answered with a logprob that is no number; its entropy is not counted", measured.version
+                    "%s answered with a logprob that is not a number; its entropy is not counted", measured.version
                 )
                 continue
             found = estimate_tokens(sampled_T, top_TK, tail_model, self._vocab_size)
@@ -117,19 +121,19 @@ class MeasuredRequest:
         self.source = source
         self.measured_by: MeasuredBy = measured_by
         self.rows: dict[int, list[tuple[float, list[float]]]] = defaultdict(list)
-        """By choice: the sampled token's logprob and the largest ones, for each token."""
+        """For each choice, the logprob of each sampled token with the largest logprobs at its position."""
         self.options = owner.options(path)
         self._owner = owner
 
     def answer(self, content: bytes) -> bytes:
-        """A whole answer as the client expects it."""
+        """Records the logprobs of a whole answer, and returns the answer as the client expects it."""
         stripped = self._strip(content)
         self._owner.record(self)
         assert stripped is not None
         return stripped
 
     async def stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Server-sent events as the client expects them, as they come."""
+        """Records the logprobs of a stream's events, and passes the events on as the client expects them."""
         pending = b""
         async for chunk in chunks:
             *events, pending = (pending + chunk).split(b"\n\n")
@@ -148,7 +152,7 @@ class MeasuredRequest:
         return None if stripped is None else prefix + stripped
 
     def _strip(self, content: bytes) -> bytes | None:
-        """Without logprobs; None for an event that vLLM sends for their sake alone."""
+        """Records and removes the logprobs; None for an event that vLLM sends only because of them."""
         body = json.loads(content)
         with_logprobs = [choice for choice in body.get("choices", []) if choice.get("logprobs")]
         if not with_logprobs:
@@ -169,7 +173,10 @@ def is_fair(body: dict[str, Any]) -> bool:
 
 
 def _rows(logprobs: dict[str, Any]) -> list[tuple[float, list[float]]]:
-    """(sampled, largest) of each token, from a chat's or a completion's logprobs object; null is not a number."""
+    """The sampled and the largest logprobs of each token, from a chat's or a completion's logprobs object.
+
+    A null becomes NaN.
+    """
     if "content" in logprobs:
         return [
             (_number(token["logprob"]), [_number(top["logprob"]) for top in token["top_logprobs"]])

@@ -1,17 +1,17 @@
-"""What child processes that run our own modules have in common: command line and environment."""
+"""Command line and environment of child processes that run reheatd's own modules."""
 
 import sys
 
 SHARED_CORES_ENV = {"GOMP_SPINCOUNT": "5000"}
-"""Of engine and workers on a CPU. OpenMP threads that spin long while they wait take the cores from whoever shares
-them: a worker's steps took twice as long beside a busy engine. Never spinning costs the engine alone a fifth of its
-throughput; a short spin costs nothing."""
+"""Environment of engine and workers on a CPU. OpenMP threads that spin long while they wait take the cores from the
+processes that share them: a worker's steps took twice as long beside a busy engine. An engine whose threads never spin
+loses a fifth of its throughput; a short spin costs nothing."""
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
-    """Command line that runs one of our modules, from whatever directory.
+    """The command line that runs one of reheatd's modules, whatever the working directory is.
 
-    Without `-P`, Python looks into the working directory before anything else, and takes a user's folder `workers` or
-    `cli` there for ours.
+    Without `-P`, Python would look into the working directory first, and take a user's folder `workers` or `cli` there
+    for reheatd's.
     """
     return [sys.executable, "-P", "-m", module, *arguments]

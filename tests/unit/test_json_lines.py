@@ -35,7 +35,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
     [
         (b"\xff\xfe{", "not UTF-8 at byte 1"),
         (b'{"a": 1', "not valid JSON .* at column 8"),
-        (b'{"a": NaN}', "not valid JSON .NaN is no number"),
+        (b'{"a": NaN}', "not valid JSON .NaN is not a number"),
         (b'{"a": ' + b"9" * 5000 + b"}", "limit"),
         (b"[1]", "needs a JSON object, got list"),
         (b'{"a": ' + b"[" * DEEPEST + b"]" * DEEPEST + b"}", f"more than {DEEPEST} levels"),

@@ -18,7 +18,7 @@ OURS = ("reheatd", "workers", "cli")
 
 
 def load_reward(name: str) -> Reward:
-    """The reward installed under `name`, or `module:function`; modules are looked for in the working directory last.
+    """The reward installed under `name`, or `module:function`; modules are searched in the working directory last.
 
     Raises:
         BadInputError: The name has the wrong form, or the module or function cannot be loaded.
