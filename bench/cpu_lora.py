@@ -1,8 +1,9 @@
-"""The CPU LoRA plugin against vLLM's stock kernels: `python -m bench.cpu_lora`.
+"""Compares the CPU LoRA plugin with vLLM's stock kernels: `python -m bench.cpu_lora`.
 
-Two engines run side by side, equal but for the plugin, each with four random rank-16 adapters on every linear layer
-of SmolLM2-135M. They take turns, so that whatever else the machine does meets both: 32 streams on one adapter, then the
-same on the base model. After that both answer base and adapters in one batch and apart from each other.
+Two engines that differ only in the plugin run side by side, each with four random rank-16 adapters on every linear
+layer of SmolLM2-135M. They take turns, so that whatever else the machine does affects both. A turn is 32 streams on one
+adapter, and then the same on the base model. After that, both engines answer for base and adapters in one batch, and
+for each of them apart.
 """
 
 import asyncio
@@ -29,7 +30,8 @@ ROUNDS = 3
 RANK = 16
 SLOTS = 4
 ADAPTERS = tuple(f"policy-v{version}" for version in range(1, SLOTS + 1))
-"""One for every slot: the stock kernels give base rows the last slot's adapter, and an empty slot would hide it."""
+"""One adapter for every slot: the stock kernels give base rows the last slot's adapter, and an empty slot would hide
+that."""
 MIXED_PROMPTS = 6
 MIXED_TOKENS = 16
 SIDES = ("stock", "plugin")
@@ -55,7 +57,7 @@ async def throughput(url: str, model: str, seed: int) -> float:
 
 
 def difference(first: list[Sample], second: list[Sample]) -> tuple[float, int]:
-    """Largest difference of a logprob over the states both answers went through, and how many texts differ."""
+    """The largest difference of a logprob in states that both answers went through, and how many texts differ."""
     largest, changed = 0.0, 0
     for one, two in zip(first, second, strict=True):
         pairs = zip(one.token_ids, two.token_ids, strict=False)
@@ -67,9 +69,10 @@ def difference(first: list[Sample], second: list[Sample]) -> tuple[float, int]:
 
 
 async def mixed_batch(url: str, side: str, report: Report) -> None:
-    """Greedy answers of base and adapters: one at a time, all in one batch, and each model alone in as large a batch.
+    """Compares greedy answers of base and adapters: one at a time, all in one batch, and each model alone in a batch.
 
-    The last is the engine's own noise: a batch of another size rounds another way.
+    The batches of one model are as large as the mixed one. They show the engine's own noise, because a batch of another
+    size rounds differently.
     """
     prompts = [f"Question {number}: what is {number * 3} plus {number * 7 + 1}?" for number in range(MIXED_PROMPTS)]
     models = ["base", *ADAPTERS]

@@ -1,8 +1,9 @@
-"""The collapse detector against a fixed threshold, Page-Hinkley and ADWIN: `python -m bench.detector`
+"""Compares the collapse detector with a fixed threshold, Page-Hinkley and ADWIN: `python -m bench.detector`.
 
-Windows are made of sequences that SmolLM2-135M really sampled (bench/data/probe_sequences.json, written by
-`bench.entropy`): one at random for each probe, its entropy scaled to the level that the scenario asks for. Delay counts
-windows from the first one whose level is below the collapse threshold; the window that raises the alarm is counted.
+Windows are made of sequences that SmolLM2-135M really sampled, which `bench.entropy` writes to
+bench/data/probe_sequences.json. A window takes a random sequence for each probe and scales its entropy to the level
+that the scenario asks for. The delay is the number of windows from the first one whose level is below the collapse
+threshold, including the window that raises the alarm.
 """
 
 import json
@@ -27,22 +28,22 @@ SETTINGS = EntropySection()
 STATIONARY = 10_000
 REPEATS = 200
 BEFORE = 60
-"""Windows at the baseline before anything happens."""
+"""Windows at the baseline before the scenario begins."""
 AFTER = 400
 DRIFT = 200
 """Windows that a slow drift takes from the baseline to `COLLAPSED`."""
 COLLAPSED = 0.3
 NOISY_COLLAPSED = 0.35
 LOW_BUT_WELL = 0.65
-"""Share of the baseline that RL commonly ends at, above the collapse threshold with room for noise."""
+"""Share of the baseline at which RL commonly ends. It is above the collapse threshold, with room for noise."""
 
 Alarm = Callable[[EntropyEstimate], bool]
-"""Whether a window raises an alarm; called with one window after the other."""
+"""Says whether a window raises an alarm; called with one window after the other."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Summed entropy and tokens of many answers to each probe."""
+    """The summed entropy and the number of tokens of many answers to each probe."""
 
     sums_PA: np.ndarray
     counts_PA: np.ndarray
@@ -53,7 +54,7 @@ class Recording:
         return cls(np.array(recorded["nats"]), np.array(recorded["tokens"], dtype=np.float64))
 
     def window(self, rng: np.random.Generator, level: float = 1.0, noise: float = 1.0) -> SequenceTotals:
-        """One answer to each probe; `noise` stretches the distance of its entropy from the probe's mean."""
+        """A window of one answer to each probe; `noise` stretches the distance of its entropy from the probe's mean."""
         probes, answers = self.sums_PA.shape
         rows, chosen = np.arange(probes), rng.integers(0, answers, probes)
         counts_P = self.counts_PA[rows, chosen]
@@ -70,7 +71,7 @@ class Recording:
 
 
 class Ours:
-    """The verdict turns to one of `verdicts` from another one."""
+    """reheatd's detector, which raises an alarm when its verdict becomes one of `verdicts`."""
 
     def __init__(self, baseline: float, *verdicts: Verdict) -> None:
         self._detector = CollapseDetector.from_settings(SETTINGS)
@@ -89,7 +90,7 @@ def fixed_threshold(baseline: float) -> Alarm:
 
 
 class Standardised:
-    """A change detector for streams of variance 1: windows are scaled by the mean and spread of the first 30."""
+    """A change detector for streams of variance 1, with windows scaled by the mean and spread of the first 30."""
 
     def __init__(self, detector: drift.PageHinkley | drift.ADWIN) -> None:
         self._detector = detector
@@ -114,7 +115,7 @@ DETECTORS: dict[str, Callable[[float], Alarm]] = {
 
 
 def levels_of(scenario: str) -> list[tuple[float, float]]:
-    """(level, noise) of every window; both relative to the baseline policy's."""
+    """The level and the noise of every window, both relative to those of the baseline policy."""
     before = [(1.0, 1.0)] * BEFORE
     if scenario == "sudden":
         return before + [(COLLAPSED, 1.0)] * AFTER
@@ -132,7 +133,7 @@ def windows(
 
 
 def false_alarms(recording: Recording, make: Callable[[float], Alarm], settled: float) -> int:
-    """Alarms in `STATIONARY` windows at a share `settled` of the baseline, reached within `DRIFT` windows."""
+    """Number of alarms in `STATIONARY` windows at a share `settled` of the baseline, reached within `DRIFT` windows."""
     rng = np.random.default_rng(1)
     alarm = make(recording.baseline(rng))
     approach = [(1.0 - (1.0 - settled) * step / DRIFT, 1.0) for step in range(DRIFT)]
@@ -141,7 +142,7 @@ def false_alarms(recording: Recording, make: Callable[[float], Alarm], settled: 
 
 
 def delays(recording: Recording, make: Callable[[float], Alarm], scenario: str) -> list[int | None]:
-    """Windows to the alarm in each repetition: negative when it came before there was a collapse; None: never."""
+    """Windows to the alarm in each repetition: negative if it came before the collapse, None if it never came."""
     levels = levels_of(scenario)
     onset = next(index for index, (level, _) in enumerate(levels) if level < SETTINGS.collapse_ratio)
     found: list[int | None] = []

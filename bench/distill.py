@@ -1,10 +1,10 @@
-"""TS-OPSD against TRL: the loss alone at two vocabulary sizes, and a whole training step of SmolLM2-135M.
+"""Compares TS-OPSD with TRL: the loss alone at two vocabulary sizes, and a whole training step of SmolLM2-135M.
 
     python -m bench.distill [--prompts 16] [--max-tokens 256] [--steps 3] [--only loss|step]
 
-Both sides run one after the other, each in a process of its own, on the same inputs. The first step of each is not
-timed: libraries load and compile in it. Of TRL's settings (gradient checkpointing is its default) the faster one
-counts for speed and the leaner one for memory. On a GPU, Liger's loss is a third side.
+Both sides run one after the other on the same inputs, each in a process of its own. The first step of each is not
+timed, because libraries load and compile in it. TRL runs with gradient checkpointing, its default, and without: the
+faster setting counts for speed, and the leaner one for memory. On a GPU, Liger's loss is a third side.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def compare_losses(report: Report) -> dict[str, Any]:
-    """Forward KL and its gradient from hidden states, `LOSS_TOKENS` tokens, bfloat16."""
+    """Compares forward KL and its gradient, computed from the hidden states of `LOSS_TOKENS` tokens in bfloat16."""
     sides = ["fused", "naive", "trl", *(["liger"] if torch.cuda.is_available() else [])]
     runs: dict[str, Any] = {}
     for vocabulary in VOCABULARIES:
@@ -57,7 +57,7 @@ def compare_losses(report: Report) -> dict[str, Any]:
 
 
 def compare_steps(report: Report, prompts: int, max_tokens: int, steps: int) -> dict[str, Any]:
-    """A whole optimiser step on recorded rollouts: teacher and student forward, loss, backward, update."""
+    """Compares a whole optimiser step on recorded rollouts: teacher and student forward, loss, backward, update."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rollouts.json"
         write_rollouts(file, prompts=prompts, n=1, max_tokens=max_tokens)

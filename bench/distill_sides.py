@@ -1,8 +1,8 @@
 """One side of `bench.distill`'s comparison of whole training steps: `python -m bench.distill_sides SIDE OPTIONS`.
 
 Both sides take the same steps: SmolLM2-135M in bfloat16, a new rank-16 adapter on every linear layer, the frozen
-teacher at `tau`, forward KL, the same recorded rollouts in every step. TRL's teacher is a second copy of the model
-with its final norm divided by tau, which is the same distribution.
+teacher at `tau`, forward KL, and the same recorded rollouts in every step. TRL's teacher is a second copy of the model
+with its final norm divided by tau, which gives the same distribution.
 """
 
 import copy

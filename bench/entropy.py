@@ -1,8 +1,8 @@
-"""Is the entropy figure right, and what does it cost? `python -m bench.entropy`
+"""Measures whether the entropy figure is right, and what it costs: `python -m bench.entropy`.
 
-Estimators against the exact entropy of the same states of SmolLM2-135M; coverage of the intervals; the engine's tap
-against float64 on the engine's own logprobs; throughput with the tap and without, two engines taking turns; and the
-share of the engine's capacity that monitoring takes.
+It compares the estimators with the exact entropy of the same states of SmolLM2-135M, and counts how often the intervals
+cover it. It compares the engine's tap with float64 on the engine's own logprobs. It measures throughput with and
+without the tap, with two engines that take turns, and the share of the engine's capacity that monitoring takes.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from tests.tap_ear import TapEar
 SETTINGS = EntropySection()
 ROUNDS = 32
 FITTED_ROUNDS = 8
-"""Rounds that c(s) is fitted on; the others are what is judged."""
+"""Number of rounds that c(s) is fitted on; the others are judged."""
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 TURNS = 64
@@ -45,7 +45,7 @@ EXACT_TOKENS = 24
 
 
 def estimators(states: States, vocabulary: int, report: Report) -> None:
-    """Variance, bias and coverage of the estimators, on states none of them was fitted on."""
+    """Measures variance, bias and coverage of the estimators, on states that none of them was fitted on."""
     probes = len(np.unique(states.probe_S))
     split = FITTED_ROUNDS * probes
     tail = _fitted(states.of_sequences(0, split), vocabulary)
@@ -71,7 +71,7 @@ def estimators(states: States, vocabulary: int, report: Report) -> None:
 
 
 def _fitted(states: States, vocabulary: int) -> TailModel:
-    """c(s) after these windows, as the daemon fits it: window by window, old ones faded."""
+    """c(s) after these windows, fitted as the daemon does it: window by window, with old windows faded."""
     moments = TailMoments()
     probes = len(np.unique(states.probe_S))
     for start in range(0, states.sequences, probes):
@@ -82,7 +82,7 @@ def _fitted(states: States, vocabulary: int) -> TailModel:
 
 
 def _record(judged: States, estimates: TokenEstimates, probes: int) -> None:
-    """Keeps every answer's sum and length, which `bench.detector` makes windows of (it reads bench/data/)."""
+    """Writes every answer's sum and length to bench/data/, where `bench.detector` reads them to make windows."""
     totals = SequenceTotals.of(judged.split(estimates.control_variate_T))
     by_probe = [judged.probe_S == probe for probe in range(probes)]
     RESULTS.mkdir(exist_ok=True)
@@ -98,10 +98,10 @@ def _record(judged: States, estimates: TokenEstimates, probes: int) -> None:
 
 
 def _windows(judged: States, estimates: TokenEstimates, probes: int, report: Report) -> None:
-    """What windows of as many sequences as there are probes say: their variance, and how often the interval is right.
+    """Measures the variance of windows with as many sequences as there are probes, and the coverage of their intervals.
 
     A window draws its sequences at random, so they are independent, as the interval assumes. The daemon's windows ask
-    the same probes each time; they differ by less, and the interval covers more often.
+    the same probes each time, so they differ by less, and the interval covers more often.
     """
     rng = np.random.default_rng(0)
     totals = {
@@ -139,7 +139,7 @@ class Engine:
 
 
 async def tap_error(engine: Engine) -> float:
-    """Difference of the tap's mean from that of float64 on the full-vocabulary logprobs of the same tokens, nats."""
+    """The tap's mean less that of float64 on the full-vocabulary logprobs of the same tokens, in nats."""
     assert engine.tap is not None
     body = {"model": "base", "prompt": "Once upon a time", "max_tokens": EXACT_TOKENS, "temperature": 1.0, "seed": 1,
             "ignore_eos": True, "logprobs": -1, "return_tokens_as_token_ids": True,
@@ -153,7 +153,7 @@ async def tap_error(engine: Engine) -> float:
     rows = json.loads(content)["choices"][0]["logprobs"]["top_logprobs"]
     exact = []
     for row in rows:
-        # fp32 logprobs: what rounding left of their sum is divided out.
+        # The logprobs are fp32, so their sum differs from 1 by rounding, which is divided out.
         logprobs = np.array(list(row.values()), dtype=np.float64)
         logprobs -= np.log(np.exp(logprobs).sum())
         exact.append(float(-(np.exp(logprobs) * logprobs).sum()))
@@ -183,8 +183,10 @@ async def throughput(url: str, turn: int) -> float:
 
 
 async def tap_overhead(tapped: Engine, plain: Engine, report: Report) -> None:
-    """Throughput lost to the tap, from turns in which both engines run the same prompts, one after the other, the
-    first one by turns."""
+    """Measures the throughput lost to the tap.
+
+    In every turn, both engines run the same prompts one after the other; which one is first alternates.
+    """
     for engine in (tapped, plain):
         await throughput(engine.url, 0)
     ratios = []
@@ -201,7 +203,7 @@ async def tap_overhead(tapped: Engine, plain: Engine, report: Report) -> None:
 
 
 async def monitor_overhead(engine: Engine, model: Path, report: Report) -> None:
-    """Share of the engine's time that the default schedule's windows take from an engine that does nothing else."""
+    """Measures the share of an otherwise idle engine's time that the windows of the default schedule take."""
     async with EngineClient(engine.url) as client:
         meter = EntropyMeter(
             client,

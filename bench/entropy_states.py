@@ -1,4 +1,4 @@
-"""States that a policy visits, with the exact entropy of each, and what a server would tell about them."""
+"""States that a policy visits, with the exact entropy of each and the logprobs that a server would return."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +13,23 @@ from reheatd.entropy.probes import ProbeSet
 
 @dataclass(frozen=True)
 class States:
-    """Sampled sequences, one entry per token where the name ends in T; nats."""
+    """Sampled sequences, in nats; arrays whose names end in T have one entry per token."""
 
     exact_T: np.ndarray
     sampled_T: np.ndarray
-    """Logprob of the token drawn."""
+    """Logprob of the sampled token."""
     top_TK: np.ndarray
-    """The k largest logprobs, downwards."""
+    """The k largest logprobs, in descending order."""
     sequence_T: np.ndarray
     probe_S: np.ndarray
-    """Which prompt each sequence answers."""
+    """Index of the prompt that each sequence answers."""
 
     @property
     def sequences(self) -> int:
         return len(self.probe_S)
 
     def split(self, values_T: np.ndarray) -> list[np.ndarray]:
-        """Values by sequence."""
+        """The values of each sequence."""
         return np.split(values_T, np.flatnonzero(np.diff(self.sequence_T)) + 1)
 
     def of_sequences(self, start: int, stop: int) -> "States":
@@ -44,7 +44,10 @@ class States:
 
 
 class _Watch(LogitsProcessor):
-    """Rounds logits to bfloat16, as the engine has them: ties at the edge of the top k come from there."""
+    """Keeps the distributions that tokens are drawn from, with logits rounded to bfloat16 as in the engine.
+
+    The rounding causes ties at the edge of the top k.
+    """
 
     def __init__(self, top_k: int) -> None:
         self._top_k = top_k
@@ -63,7 +66,7 @@ class _Watch(LogitsProcessor):
         return rounded_SV
 
     def take(self, tokens_S: torch.Tensor) -> None:
-        """The tokens drawn from the distributions seen last."""
+        """Takes the tokens that were drawn from the distributions seen last."""
         if self._logprobs_SV is not None:
             self.sampled.append(self._logprobs_SV.gather(-1, tokens_S[:, None])[:, 0])
 

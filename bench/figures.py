@@ -1,4 +1,4 @@
-"""What every benchmark prints and keeps: one `RESULT name=value` line per figure, and a JSON file."""
+"""The output of every benchmark: one `RESULT name=value` line per figure, and a JSON file."""
 
 import importlib.metadata
 import json
@@ -22,12 +22,12 @@ class Report:
         self.results: dict[str, float] = {}
 
     def result(self, name: str, value: float, unit: str = "") -> None:
-        """Prints and keeps one figure; `unit` is for the reader."""
+        """Prints and keeps one figure; `unit` is only printed, for the reader."""
         self.results[name] = value
         print(f"RESULT {name}={value:.4g}" + (f" {unit}" if unit else ""), flush=True)
 
     def write(self, **details: Any) -> Path:
-        """Writes bench/results/<bench>.json and returns its path; `details` are settings worth keeping."""
+        """Writes bench/results/<bench>.json and returns its path; `details` are settings to keep with the figures."""
         content = {
             "bench": self.bench,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -43,7 +43,7 @@ class Report:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory in GiB, load before the run, and versions of what is measured."""
+    """Processor, cores that this process may use, memory in GiB, load before the run, and versions of the packages."""
     versions = {}
     for package in PACKAGES:
         try:

@@ -1,8 +1,8 @@
-"""What the gateway costs: `python -m bench.gateway --litellm PATH`.
+"""Measures what the gateway costs: `python -m bench.gateway --litellm PATH`.
 
-A stub that answers at once, asked directly, through a whole reheatd daemon, and through LiteLLM's proxy with one
-worker, by turns; then real vLLM with SmolLM2-135M, directly and through the daemon. `make bench-gateway` installs
-LiteLLM into an environment of its own.
+A stub that answers at once is asked directly, through a whole reheatd daemon, and through LiteLLM's proxy with one
+worker, in turns. Then real vLLM with SmolLM2-135M is asked directly and through the daemon. `make bench-gateway`
+installs LiteLLM into an environment of its own.
 """
 
 import argparse
@@ -43,7 +43,7 @@ SIDES = ("direct", "reheatd", "litellm")
 
 @contextmanager
 def process(argv: list[str], ready_url: str, log: Path, **environment: str) -> Iterator[psutil.Process]:
-    """A server, from when `ready_url` answers with 200."""
+    """Runs a server, and gives its process once `ready_url` answers with 200."""
     with log.open("wb") as output:
         running = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment})
     try:
@@ -68,7 +68,7 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def daemon(engine_url: str, folder: Path, model: Path) -> Iterator[tuple[int, psutil.Process]]:
-    """The whole daemon in front of an engine; its port and its process."""
+    """Runs the whole daemon in front of an engine, and gives its port and its process."""
     folder.mkdir()
     port = reserve_port()
     config = folder / "reheatd.toml"
@@ -93,7 +93,7 @@ def litellm(executable: Path, engine_url: str, folder: Path) -> Iterator[int]:
         "litellm_settings:\n  set_verbose: false\n  telemetry: false\n"
     )
     argv = [str(executable), "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
-    # Its price list is otherwise fetched from the network at every start, and it wants a key to check.
+    # Without these, LiteLLM fetches its price list from the network at every start, and it expects a key to check.
     environment = {
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LITELLM_LOG": "ERROR",
@@ -120,7 +120,7 @@ def stub_sides(executable: Path, scratch: Path, model: Path, report: Report) -> 
             for connections in (1, BUSY_CONNECTIONS):
                 for side in SIDES:
                     load = run_load(ports[side], CHAT, body, connections=connections, seconds=SECONDS)
-                    if turn:  # the first warms up
+                    if turn:  # the first turn warms up
                         loads.setdefault((side, connections), []).append(load)
                     print(
                         f"turn {turn}: {side}, {connections} at once: {load.requests_per_second:.0f} requests/s",

@@ -1,4 +1,4 @@
-"""A load generator that costs little: keep-alive connections, one prepared request, answers counted by length."""
+"""A load generator that costs little: it keeps connections alive, prepares one request and only counts answer bytes."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ import uvloop
 
 @dataclass(frozen=True)
 class Load:
-    """What came back, seconds."""
+    """The answers to a load, with times in seconds."""
 
     latencies: np.ndarray
     seconds: float
@@ -25,7 +25,7 @@ class Load:
 
 
 def run_load(port: int, path: str, body: bytes, *, connections: int, seconds: float) -> Load:
-    """Posts `body` to 127.0.0.1:`port` over so many connections, each waiting for its answer before it asks again.
+    """Posts `body` to 127.0.0.1:`port`; each connection waits for its answer before it asks again.
 
     Raises:
         RuntimeError: An answer was not 200, or a connection was closed.

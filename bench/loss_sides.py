@@ -1,7 +1,7 @@
 """One side of `bench.distill`'s comparison of the loss alone: `python -m bench.loss_sides SIDE OPTIONS`.
 
-Forward KL from the teacher at `tau` to the student and its gradient with respect to the student's hidden states,
-from hidden states and a frozen LM head, in bfloat16.
+The loss is forward KL from the teacher at `tau` to the student. It is computed in bfloat16 from hidden states and a
+frozen LM head, with its gradient with respect to the student's hidden states.
 """
 
 import json
@@ -25,7 +25,7 @@ def fused(student_TD: Tensor, teacher_TD: Tensor, head_VD: Tensor, tau: float) -
 
 
 def naive(student_TD: Tensor, teacher_TD: Tensor, head_VD: Tensor, tau: float) -> Tensor:
-    """As one would write it: all logits at once, autograd for the gradient."""
+    """The loss in its plain form: all logits at once, and autograd for the gradient."""
     with torch.no_grad():
         teacher_TV = functional.log_softmax((teacher_TD @ head_VD.T).float() / tau, -1)
     student_TV = functional.log_softmax((student_TD @ head_VD.T).float(), -1)
@@ -33,7 +33,7 @@ def naive(student_TD: Tensor, teacher_TD: Tensor, head_VD: Tensor, tau: float) -
 
 
 def trl(student_TD: Tensor, teacher_TD: Tensor, head_VD: Tensor, tau: float) -> Tensor:
-    """TRL's chunked divergence; it knows one temperature for both sides, so the teacher's is a scale of its logits."""
+    """TRL's chunked divergence. It has one temperature for both sides, so the teacher's logits are scaled instead."""
     from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
     values: Any = ChunkedDivergenceFunction.apply(
@@ -43,7 +43,7 @@ def trl(student_TD: Tensor, teacher_TD: Tensor, head_VD: Tensor, tau: float) -> 
 
 
 def liger(student_TD: Tensor, teacher_TD: Tensor, head_VD: Tensor, tau: float) -> Tensor:
-    """Liger's fused linear JSD at beta 0, CUDA only; the teacher's head carries its temperature."""
+    """Liger's fused linear JSD at beta 0, only on CUDA; the teacher's temperature is part of its head."""
     from liger_kernel.ops import LigerFusedLinearJSDFunction  # pyright: ignore[reportMissingImports]
 
     return LigerFusedLinearJSDFunction.apply(
@@ -55,7 +55,7 @@ SIDES: dict[str, Loss] = {"fused": fused, "naive": naive, "trl": trl, "liger": l
 
 
 def measure(loss: Loss, tokens: int, width: int, vocabulary: int, rounds: int) -> dict[str, Any]:
-    """Seconds of every round (forward and backward), peak memory beyond the inputs, and the loss."""
+    """Measures the seconds of every round, forward and backward, the peak memory beyond the inputs, and the loss."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = torch.Generator().manual_seed(0)
 

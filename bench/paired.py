@@ -1,4 +1,4 @@
-"""What paired turns say: two sides measured one after the other, many times, on a machine that is never quite still."""
+"""Statistics of paired turns, in which two sides are measured one after the other, many times, on a noisy machine."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ import numpy as np
 def pseudomedian(values_N: Sequence[float]) -> tuple[float, float]:
     """Hodges and Lehmann's estimate of the centre, and half the width of its 95% interval (signed ranks, large N).
 
-    The median of all pairs' means: it bears a few spoilt turns as the median does, and is nearly as sharp as the mean
+    It is the median of all pairs' means: as robust to a few spoilt turns as the median, and nearly as sharp as the mean
     on good ones.
     """
     sample_N = np.asarray(values_N)

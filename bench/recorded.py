@@ -1,4 +1,4 @@
-"""Stand-ins on the reheatd side of a training benchmark: rollouts from a file, rewards from a list, a stopwatch."""
+"""Stand-ins for reheatd's side of a training benchmark: recorded rollouts and a stopwatch."""
 
 import time
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class RecordedSampler:
 
 
 class Stopwatch:
-    """A `Progress` that takes the time of every step, sampling excluded: there is none."""
+    """A `Progress` that takes the time of every step; no time goes into sampling."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

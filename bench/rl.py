@@ -1,9 +1,9 @@
-"""A whole RL update of SmolLM2-135M against TRL's GRPOTrainer, on the same recorded groups and rewards.
+"""Compares a whole RL update of SmolLM2-135M with TRL's GRPOTrainer, on the same recorded groups and rewards.
 
     python -m bench.rl [--prompts 4] [--group-size 8] [--max-tokens 128] [--steps 3]
 
-Both sides run one after the other, each in a process of its own; the first step of each is not timed. Of TRL's settings
-(gradient checkpointing is its default) the faster one counts for speed and the leaner one for memory.
+Both sides run one after the other, each in a process of its own; the first step of each is not timed. TRL runs with
+gradient checkpointing, its default, and without: the faster setting counts for speed, and the leaner one for memory.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 Both sides take the same steps: SmolLM2-135M in bfloat16, a new rank-16 adapter on every linear layer, the same recorded
 groups with the same rewards in every step, advantages without division by the standard deviation, token-level
-normalisation, asymmetric clip, no KL term. An update is everything from the rollouts to the optimiser's step.
+normalisation, an asymmetric clip and no KL term. An update is everything from the rollouts to the optimiser's step.
 """
 
 import json
@@ -30,7 +30,7 @@ CLIP_LOW, CLIP_HIGH = 0.2, 0.28
 
 
 def coin(completion: str, answer: str = "") -> float:
-    """A reward that takes no time, the same on both sides."""
+    """A reward that takes no time and is the same on both sides."""
     return float(zlib.crc32(completion.encode()) % 2)
 
 

@@ -1,4 +1,4 @@
-"""Rollouts that both sides of a benchmark train on: SmolLM2-135M's own, kept in a file."""
+"""Rollouts of SmolLM2-135M, kept in a file, that both sides of a benchmark train on."""
 
 import json
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Runs one side of a comparison in a process of its own, so that its peak memory is its own too."""
+"""Runs one side of a comparison in a process of its own, so that its peak memory can be measured."""
 
 import ctypes
 import gc
@@ -12,10 +12,10 @@ import torch
 
 
 def run_side(module: str, side: str, options: dict[str, Any]) -> dict[str, Any]:
-    """What `python -m module side options` prints as JSON on its last line.
+    """Runs `python -m module side options`, and returns the JSON that it prints on its last line.
 
     Raises:
-        RuntimeError: It failed; its output was shown.
+        RuntimeError: The process failed; its output was shown.
     """
     command = [sys.executable, "-m", module, side, json.dumps(options)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -25,7 +25,7 @@ def run_side(module: str, side: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 class PeakMemory:
-    """Largest resident memory since the object was made, less the resident memory at that moment, in MiB (Linux)."""
+    """The peak of resident memory since the object was made, less the memory at that moment, in MiB, on Linux."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -38,7 +38,7 @@ class PeakMemory:
 
 
 class CudaPeakMemory:
-    """The same of the memory that torch allocates on the GPU."""
+    """The peak of the memory that torch allocates on the GPU, measured like `PeakMemory`."""
 
     def __init__(self) -> None:
         torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""An engine that answers at once: `python -m bench.stub_engine PORT`. It says what a daemon needs to hear to start."""
+"""An engine that answers at once: `python -m bench.stub_engine PORT`. Its answers are enough for a daemon to start."""
 
 import json
 import sys

@@ -1,9 +1,9 @@
-"""Changing the weights under load: `python -m bench.swap`.
+"""Measures what clients notice when the weights change under load: `python -m bench.swap`.
 
-Eight clients stream SmolLM2-135M's answers without pause while 100 adapters are published and promoted one after the
-other by reheatd's swap protocol. Each answer's logprobs are then held against those that Transformers and PEFT compute
-in float32 for the version in its header. The same clients then meet the two ways without a protocol: the files of one
-adapter name overwritten and reloaded in place, and the engine restarted with other weights.
+Eight clients stream SmolLM2-135M's answers without pause, while reheatd's swap protocol publishes and promotes 100
+adapters one after the other. Each answer's logprobs are then compared with those that Transformers and PEFT compute in
+float32 for the version in its header. The same is measured for two ways without a protocol: overwriting and reloading
+the files under one adapter name, and restarting the engine with other weights.
 """
 
 import asyncio
@@ -42,16 +42,16 @@ TOKENS = (16, 48)
 RANK = 8
 SIZE = 0.4
 BLOCKS = 10
-"""Swaps and time without any take turns, so that whatever else the machine does meets both."""
+"""Number of turns. Time with swaps and time without take turns, so that whatever else the machine does affects both."""
 IN_PLACE_BLOCKS = 4
 CONTROL_S = 10.0
 SWAP_EVERY_S = 6.0
-"""At least; a swap that takes longer is followed by the next one at once."""
+"""Least time from swap to swap; a swap that takes longer is followed by the next one at once."""
 GRACE_S = 30.0
-"""How long a restart waits for the old engine before it kills it."""
+"""How long a restart waits for the old engine to end before it kills the engine, in seconds."""
 SETTLE_S = 4.0
 TOLERANCE = 0.1
-"""Nats per token, mean absolute: as in the proof of delivery."""
+"""Largest mean absolute difference of logprobs, in nats per token, as in the proof of delivery."""
 IN_PLACE = "policy"
 KV_CACHE = 256 << 20
 START_TIMEOUT_S = 300.0
@@ -59,20 +59,20 @@ START_TIMEOUT_S = 300.0
 
 @dataclass
 class Side:
-    """What one way of changing weights did to its clients."""
+    """What the clients noticed of one way of changing weights."""
 
     answers: list[Answer] = field(default_factory=list)
     to_first_token: list[float] = field(default_factory=list)
     """Seconds from the published adapter to the first token on it."""
     control: list[tuple[float, float]] = field(default_factory=list)
-    """When nothing was changed, seconds of the monotonic clock."""
+    """Periods in which nothing was changed, in seconds of the monotonic clock."""
     changing: list[tuple[float, float]] = field(default_factory=list)
 
     def p99_gap_s(self, spans: list[tuple[float, float]]) -> float:
         return float(np.percentile([gap for begin, end in spans for gap in gaps(self.answers, begin, end)], 99))
 
     def longest_gap_s(self) -> float:
-        """Of tokens of one answer, or of answers to all clients together."""
+        """The longest gap between tokens of one answer, or between answers to all clients together."""
         arrivals = sorted(moment for answer in self.answers for moment in answer.times)
         return max(later - earlier for earlier, later in itertools.pairwise(arrivals))
 
@@ -83,7 +83,7 @@ class Side:
 async def reheatd(
     engine: str, adapters: list[Path], proofs: list[list[ProofItem]], prompt: list[int], tmp: Path
 ) -> Side:
-    """Published in the store and promoted: staged, verified, flipped, drained, unloaded."""
+    """Publishes and promotes each adapter by the swap protocol: stage, verify, flip, drain, unload."""
     side = Side()
     async with serving(engine, tmp) as served:
         load = StreamLoad(served.url, "policy", prompt, tokens=TOKENS)
@@ -112,7 +112,7 @@ async def reheatd(
 
 
 async def in_place(engine: str, adapters: list[Path], prompt: list[int], tmp: Path) -> Side:
-    """The files under one name are overwritten and reloaded; answers are of what was loaded when they began."""
+    """Overwrites and reloads the files under one name; an answer's version is the one loaded when it began."""
     side = Side()
     folder = tmp / "in-place"
     shutil.copytree(adapters[0], folder)
@@ -136,7 +136,7 @@ async def in_place(engine: str, adapters: list[Path], prompt: list[int], tmp: Pa
 
 
 async def restart(model: Path, adapters: list[Path], prompt: list[int], tmp: Path) -> Side:
-    """The engine is stopped, after its last answer, and started again with the next adapter."""
+    """Stops the engine after its last answer, and starts it again with the next adapter."""
     side = Side()
 
     def start(number: int, port: int | None = None) -> tuple[str, "subprocess.Popen[bytes]"]:
@@ -175,7 +175,7 @@ async def _first_token(side: Side, load: StreamLoad, number: int, published: flo
 async def _in_turns(
     side: Side, load: StreamLoad, swaps: int, swap: Callable[[int], Awaitable[None]], *, blocks: int
 ) -> None:
-    """Runs the load; times without and with swaps take turns."""
+    """Runs the load; periods without and with swaps take turns."""
     async with load.running(STREAMS):
         await asyncio.sleep(SETTLE_S)
         for block in range(blocks):
@@ -193,7 +193,7 @@ async def _in_turns(
 
 
 def differences(reference: Reference, adapters: list[Path], answers: list[Answer]) -> dict[int, np.ndarray]:
-    """By version, how far its answers are from it: mean absolute nats per token of each [answers]."""
+    """For each version, the mean absolute difference of each of its answers from it, in nats per token."""
     found: dict[int, np.ndarray] = {}
     for version in sorted({_number(answer) for answer in answers if not answer.error}):
         own = [answer for answer in answers if not answer.error and _number(answer) == version]

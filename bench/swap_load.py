@@ -1,4 +1,4 @@
-"""Clients that stream without pause, and every token they were given, with its time and logprob."""
+"""Clients that stream without pause, and keep the time and the logprob of every token they get."""
 
 import asyncio
 import itertools
@@ -17,36 +17,37 @@ VERSION_HEADER = "x-reheatd-version"
 
 @dataclass
 class Answer:
-    """One streamed completion; times are seconds of the monotonic clock."""
+    """One streamed completion. Times are in seconds of the monotonic clock."""
 
     began: float
     version: str = ""
-    """As the answer's header has it; else as the side under test knows it."""
+    """The version in the answer's header or, without one, the version that the side under test knows."""
     ended: float = 0.0
     times: list[float] = field(default_factory=list)
-    """When each chunk came."""
+    """Time at which each chunk came."""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    """Raw logprobs of the sampled tokens, nats."""
+    """Raw logprobs of the sampled tokens, in nats."""
     error: str = ""
 
 
 class StreamLoad:
-    """Streams completions of one prompt, at temperature 1, each with a seed and a length of its own.
+    """Streams completions of one prompt at temperature 1, each with a seed and a length of its own.
 
-    Of one length the streams would fall into step, and none would ever feel another's prefill.
+    If all had one length, the streams would fall into step, and none would ever be delayed by another's prefill.
 
     Args:
-        prompt_ids: Longer than a block of the prefix cache, so that answers use what earlier ones left there.
-        tokens: Shortest and longest answer.
+        prompt_ids: The prompt. It is longer than a block of the prefix cache, so that answers use what earlier ones
+            left there.
+        tokens: Lengths of the shortest and the longest answer.
     """
 
     def __init__(self, url: str, model: str, prompt_ids: list[int], *, tokens: tuple[int, int]) -> None:
         self.url = url
         self.answers: list[Answer] = []
-        """Those that are over, failed ones too."""
+        """Answers that have ended, including failed ones."""
         self.version = ""
-        """What answers without a header are of."""
+        """The version of answers without a header."""
         self._model = model
         self._prompt_ids = prompt_ids
         self._lengths = random.Random(0)
@@ -70,10 +71,10 @@ class StreamLoad:
         while not stop.is_set():
             answer = await self.ask()
             if answer.error:
-                await asyncio.sleep(0.1)  # as a client would that tries again
+                await asyncio.sleep(0.1)  # as a client that tries again would do
 
     async def ask(self, first_token: "asyncio.Future[float] | None" = None) -> Answer:
-        """One answer; `first_token` gets the time at which its first token came."""
+        """Streams one answer; `first_token` gets the time at which its first token came."""
         assert self._http is not None
         self._seed += 1
         answer = Answer(time.monotonic(), self.version)
@@ -120,7 +121,7 @@ class StreamLoad:
 
 
 def gaps(answers: list[Answer], begin: float, end: float) -> list[float]:
-    """Seconds between two tokens of an answer, of those that ended between `begin` and `end`."""
+    """The seconds between tokens of an answer, for gaps that ended between `begin` and `end`."""
     return [
         later - earlier
         for answer in answers

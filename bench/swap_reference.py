@@ -1,4 +1,4 @@
-"""What each version should answer: logprobs by Transformers and PEFT in float32, apart from any engine."""
+"""The logprobs that each version should answer with, computed by Transformers and PEFT in float32 without an engine."""
 
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ BATCH = 32
 
 
 class Reference:
-    """The policy with any of the adapters.
+    """The policy, with any of the adapters.
 
     Args:
         model: Folder of the policy.
-        any_adapter: One of the shape of all that follow.
+        any_adapter: An adapter with the shape of all that follow.
     """
 
     def __init__(self, model: Path, any_adapter: Path) -> None:
@@ -45,7 +45,7 @@ class Reference:
             self._base_logprobs = self._score(self._proof_ids)
 
     def logprobs(self, adapter: Path, completions: list[list[int]]) -> list[list[float]]:
-        """Of each token of completions of the prompt, under `adapter`, nats."""
+        """The logprob of each token of completions of the prompt, under `adapter`, in nats."""
         self._policy.load_adapter(adapter, "asked")
         self._policy.set_adapter("asked")
         try:
@@ -67,7 +67,7 @@ class Reference:
     def _score(self, completions: list[list[int]]) -> list[list[float]]:
         prompt = self._policy(torch.tensor([self.prompt_ids]), use_cache=True, logits_to_keep=1)
         prompt.past_key_values.batch_repeat_interleave(len(completions))
-        # Padded on the right, which a causal model does not see.
+        # Padding is on the right, where a causal model does not see it.
         longest = max(map(len, completions))
         ids_BT = torch.tensor([[*completion, *[0] * (longest - len(completion))] for completion in completions])
         after = self._policy(ids_BT[:, :-1], past_key_values=prompt.past_key_values).logits

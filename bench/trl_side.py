@@ -1,4 +1,4 @@
-"""What the benchmarks' runs of TRL's trainers have in common: arguments, adapter and a stopwatch."""
+"""The arguments, the adapter and the stopwatch that the benchmarks' runs of TRL's trainers share."""
 
 import time
 from typing import Any
@@ -11,7 +11,7 @@ from reheatd.options import LoraOptions
 
 
 def trainer_arguments(folder: str, *, steps: int, learning_rate: float, checkpointing: bool) -> dict[str, Any]:
-    """Arguments of a trainer that takes `steps` steps in bfloat16, keeps nothing and tells nobody."""
+    """Arguments of a trainer that takes `steps` steps in bfloat16, and neither saves nor reports anything."""
     return {
         "output_dir": folder,
         "gradient_checkpointing": checkpointing,
@@ -33,7 +33,7 @@ def peft_config() -> LoraConfig:
 
 
 class StepWatch(TrainerCallback):
-    """Seconds of every step, rollouts included: the benchmarks give them from a list."""
+    """Takes the time of every step, including the rollouts, which the benchmarks give from a list."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

@@ -1,4 +1,4 @@
-"""The one builder of models that are small enough to be made on the spot, for examples and tests."""
+"""Builds models that are small enough to be made on the spot, for examples and tests."""
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -19,11 +19,11 @@ def tiny_qwen3(
     seed: int = 0,
     initializer_range: float = 0.02,
 ) -> Qwen3ForCausalLM:
-    """A Qwen3 with random weights, float32, and a head of its own.
+    """A Qwen3 with random float32 weights and a head of its own.
 
     Args:
-        positions: Longest sequence, tokens.
-        eos: Token that ends a completion; None: nothing does.
+        positions: Tokens of the longest sequence.
+        eos: Token that ends a completion; None if no token does.
     """
     torch.manual_seed(seed)
     config = Qwen3Config(

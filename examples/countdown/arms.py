@@ -1,4 +1,4 @@
-"""The four ways to go on from a collapsed policy, and the runs that compare them."""
+"""The four ways to continue from a collapsed policy, and the runs that compare them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,13 @@ from workers.task_data import Messages, Problem
 from workers.ts_opsd import Reheater
 
 ARMS = ("continued", "hot", "reheat", "fold")
-"""Continued RL; RL with rollouts at temperature tau; TS-OPSD, then RL; tau folded into the final norm, then RL."""
+"""The arms: continued RL; RL with rollouts at temperature tau; TS-OPSD, then RL; tau folded into the final norm, then
+RL."""
 
 PROMPTS_PER_STEP = 8
 GROUP_SIZE = 16
 STEP = PROMPTS_PER_STEP * GROUP_SIZE
-"""Completions of one step of RL."""
+"""Number of completions in one step of RL."""
 REHEAT_PROMPTS_PER_STEP = 64
 PASS_AT = 16
 PROBES = 64
@@ -33,21 +34,21 @@ TRAINING_PROBLEMS = 4096
 
 @dataclass(frozen=True)
 class Choice:
-    """What is tuned."""
+    """The settings that are tuned."""
 
     learning_rate: float
-    """Of the RL; TS-OPSD keeps its own."""
+    """Learning rate of the RL; TS-OPSD keeps its own."""
     tau: float = 1.0
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How long and how carefully; completions where nothing else is said."""
+    """How long the runs are and how carefully they measure; in completions unless a field says otherwise."""
 
     collapse: int
-    """Sampled from the pretrained policy's start until the arms part."""
+    """Completions sampled from the pretrained policy until the arms begin."""
     budget: int
-    """Sampled by every arm, TS-OPSD's own rollouts and probes included."""
+    """Completions sampled by every arm, including TS-OPSD's own rollouts and probes."""
     evaluate_every: int
     evaluation_problems: int
     reheat_steps: int
@@ -55,7 +56,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Measured:
-    """A policy on problems it was not trained on."""
+    """Measurements of a policy on problems that it was not trained on."""
 
     samples: int
     """Completions sampled since the pretrained policy."""
@@ -63,11 +64,11 @@ class Measured:
     pass16: float
     greedy: float
     entropy: float
-    """Exact, over the states that the policy visits; nats per token."""
+    """Exact entropy over the states that the policy visits, in nats per token."""
 
 
 class CountingSampler(InProcessSampler):
-    """Counts the completions it samples."""
+    """A sampler that counts the completions it samples."""
 
     samples = 0
 
@@ -99,7 +100,7 @@ class Curve:
 
     def measure(self) -> None:
         asked = [problem.messages for problem in self._problems]
-        # A sampler of its own: what is spent on measuring is not part of the budget.
+        # Measuring has its own sampler, because its completions are not part of the budget.
         sampler = InProcessSampler(self._policy, WordCodec(), asked, probe_tokens=COMPLETION_TOKENS)
         scorer = InProcessScorer(reward)
         greedy = measure_accuracy(sampler, self._problems, scorer, max_tokens=COMPLETION_TOKENS)
@@ -118,7 +119,7 @@ class Curve:
 
 
 def collapse(choice: Choice, pretrained: Path, folder: Path, sizes: Sizes, split: Split, seed: int) -> list[Measured]:
-    """RL on the pretrained policy; its adapter is written to `folder`."""
+    """Runs RL on the pretrained policy, and writes its adapter to `folder`."""
     policy = load_policy(pretrained, seed=seed)
     sampler = _sampler(policy)
     curve = Curve(policy, sampler, sizes, split, before=0)
@@ -132,7 +133,7 @@ def collapse(choice: Choice, pretrained: Path, folder: Path, sizes: Sizes, split
 def run_arm(
     arm: str, choice: Choice, pretrained: Path, collapsed: Path, sizes: Sizes, split: Split, seed: int
 ) -> list[Measured]:
-    """One way on from `collapsed`."""
+    """Runs one arm from the policy `collapsed`."""
     policy = load_policy(pretrained, collapsed, tau=choice.tau if arm == "fold" else 1.0)
     sampler = _sampler(policy)
     curve = Curve(policy, sampler, sizes, split, before=sizes.collapse)
@@ -163,7 +164,7 @@ def _reinforce(
     samples: int,
     seed: int,
 ) -> None:
-    """RL with `samples` completions, the two entropy measurements included."""
+    """Runs RL with `samples` completions, including the two entropy measurements."""
     spec = RLSpec(
         **job_fields(seed),
         steps=(samples - 2 * PROBES) // STEP,
@@ -172,7 +173,7 @@ def _reinforce(
         max_tokens=COMPLETION_TOKENS,
         learning_rate=learning_rate,
         temperature=temperature,
-        max_resamples=0,  # so that equal budgets are equal numbers of steps
+        max_resamples=0,  # so that equal budgets give equal numbers of steps
     )
     Grpo(policy, spec, sampler, training_problems(seed), InProcessScorer(reward), curve).run()
 
@@ -187,7 +188,7 @@ def training_problems(seed: int) -> list[Problem]:
 
 
 def job_fields(seed: int) -> dict[str, Any]:
-    """The fields of a job that only a daemon has a use for, and a seed whose steps share none with another seed's."""
+    """The fields of a job that only a daemon needs, and a seed whose steps use seeds that no other job's steps use."""
     nowhere = Path()
     return {
         "job_id": "countdown",

@@ -1,9 +1,9 @@
-"""Is a reheated policy a better start for continued RL? Countdown, four arms, equal budgets of samples.
+"""Measures whether a reheated policy is a better start for continued RL: Countdown, four arms, equal budgets.
 
     python -m examples.countdown.experiment [--quick] [--fresh]
 
-One pretrained policy; RL with LoRA until its entropy has collapsed, for every seed; then the arms, each with the
-learning rate and tau that served it best on another seed and other problems.
+There is one pretrained policy. For every seed, RL with LoRA runs until the policy's entropy has collapsed. Then the
+arms run, each with the learning rate and tau that were best for it on another seed and other problems.
 """
 
 import argparse
@@ -28,13 +28,13 @@ TUNING_SEED = 0
 @dataclass(frozen=True)
 class Plan:
     name: str
-    """Of the folders with its runs and its pictures, and of its report."""
+    """Name of the folders with its runs and its plots, and of its report."""
     pretraining_steps: int
     collapse: Choice
     sizes: Sizes
     seeds: range
     choices: dict[str, list[Choice]]
-    """Per arm, as many for each."""
+    """The choices that are tried for each arm, equally many for all."""
 
 
 FULL = Plan(
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def prepare(plan: Plan, folder: Path) -> Runs:
-    """The runs in `folder`, with a pretrained policy to start from."""
+    """Pretrains the policy if needed, and returns the runs in `folder` that start from it."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / PRETRAINED).exists():
         pretrain(folder / PRETRAINED, plan.pretraining_steps)
@@ -118,7 +118,7 @@ def run(plan: Plan, runs: Runs) -> Outcome:
 
 
 def settled(points: list[Measured]) -> float:
-    """pass@1 over the last three measurements: at high learning rates one alone says more of luck than of the trial."""
+    """Mean pass@1 over the last three measurements, because at high learning rates a single one is mostly luck."""
     return statistics.fmean(point.pass1 for point in points[-3:])
 
 

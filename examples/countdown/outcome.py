@@ -1,4 +1,4 @@
-"""What came out: means over seeds, and differences to continued RL with the seeds paired."""
+"""The outcome of the experiment: means over seeds, and differences to continued RL with the seeds paired."""
 
 import statistics
 from collections.abc import Sequence
@@ -35,20 +35,20 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """Every list has one entry per seed, the seeds in the same order."""
+    """The measurements of all runs. Every list has one entry per seed, with the seeds in the same order."""
 
     collapses: list[list[Measured]]
     arms: dict[str, list[list[Measured]]]
     choices: dict[str, Choice]
-    """What tuning chose."""
+    """The settings that tuning chose, by arm."""
     trials: dict[Run, list[Measured]]
 
     def last(self, arm: str, metric: str) -> list[float]:
-        """A metric at the end of the budget, by seed."""
+        """The values of a metric at the end of the budget, by seed."""
         return [getattr(points[-1], metric) for points in self.arms[arm]]
 
     def difference(self, arm: str, metric: str) -> Interval:
-        """To continued RL from the same collapsed policy."""
+        """The difference to continued RL from the same collapsed policy."""
         pairs = zip(self.last(arm, metric), self.last(RIVAL, metric), strict=True)
         return Interval.of([value - rival for value, rival in pairs])
 
@@ -71,7 +71,7 @@ class Outcome:
         return figures
 
     def table(self) -> str:
-        """Markdown: where the seeds started, how each arm ended, and how it differs from continued RL."""
+        """A Markdown table of where the seeds started, how each arm ended, and how it differs from continued RL."""
         head = "| | learning rate | tau | " + " | ".join(LABELS[metric] for metric in METRICS) + " |"
         lines = [head, "|---|---|---|" + "---|" * len(METRICS)]
         for place, name in ((0, "pretrained"), (-1, "collapsed")):

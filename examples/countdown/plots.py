@@ -1,4 +1,4 @@
-"""The experiment in three pictures: every arm over its samples, pass@1 bought with entropy, differences at the end."""
+"""The experiment in three plots: every arm over its samples, pass@1 over entropy, and differences at the end."""
 
 import statistics
 from pathlib import Path
@@ -13,7 +13,7 @@ COLOURS = {"continued": "0.35", "hot": "tab:red", "reheat": "tab:green", "fold":
 
 
 def plot_curves(file: Path, outcome: Outcome) -> None:
-    """pass@1, pass@16 and entropy over samples: the mean over seeds, with the range of the seeds."""
+    """Plots pass@1, pass@16 and entropy over samples: the mean over seeds, with the range of the seeds."""
     figure = Figure(figsize=(13, 4.2))
     for axes, metric in zip(figure.subplots(1, 3), ("pass1", "pass16", "entropy"), strict=True):
         _line(axes, outcome.collapses, metric, "0.7", "RL until collapse")
@@ -38,7 +38,7 @@ def _line(axes: Axes, by_seed: list[list[Measured]], metric: str, colour: str, l
 
 
 def plot_frontier(file: Path, outcome: Outcome) -> None:
-    """pass@1 and pass@16 over entropy: means over seeds, the end of every arm marked."""
+    """Plots pass@1 and pass@16 over entropy: means over seeds, with the end of every arm marked."""
     figure = Figure(figsize=(11, 4.2))
     for axes, metric in zip(figure.subplots(1, 2), ("pass1", "pass16"), strict=True):
         for label, colour, by_seed in (
@@ -59,7 +59,7 @@ def plot_frontier(file: Path, outcome: Outcome) -> None:
 
 
 def plot_differences(file: Path, outcome: Outcome) -> None:
-    """Differences to continued RL at the end of the budget: every seed, the mean and its 95% interval."""
+    """Plots the differences to continued RL at the end of the budget: every seed, the mean and its 95% interval."""
     arms = [arm for arm in outcome.arms if arm != RIVAL]
     figure = Figure(figsize=(11, 3.2))
     for axes, metric in zip(figure.subplots(1, 3), ("pass1", "pass16", "entropy"), strict=True):

@@ -35,7 +35,7 @@ def new_model(seed: int) -> Qwen3ForCausalLM:
 
 
 def pretrain(folder: Path, steps: int, seed: int = 0) -> None:
-    """Trains on the solutions, not the prompts, and saves the model; `folder` appears complete or not at all."""
+    """Trains a model on the solutions, not on the prompts, and saves it; `folder` appears complete or not at all."""
     model = new_model(seed)
     generator = random.Random(seed)
     stream = solved_problems(generator, "train")
@@ -64,8 +64,8 @@ def load_policy(
     """The pretrained model with a student that starts from `adapter`.
 
     Args:
-        tau: The model's final norm is divided by it, which divides every logit by it: the exact answer to TS-OPSD with
-            the frozen teacher.
+        tau: The model's final norm is divided by this, which divides every logit by it. The result is the exact
+            solution of TS-OPSD with the frozen teacher.
     """
     model: Any = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():

@@ -1,10 +1,10 @@
-"""How the settings of TS-OPSD compare, and how near LoRA comes to the exact answer.
+"""Compares the settings of TS-OPSD, and measures how near LoRA comes to the exact solution.
 
     python -m examples.countdown.reheating
 
-With the frozen teacher and forward KL the exact answer is known: the final norm divided by tau. Every setting is judged
-by its distance from it in the states that the student visits on held-out problems. Run `make experiment` before: this
-starts from its policies.
+With the frozen teacher and forward KL the exact solution is known: the final norm divided by tau. Every setting is
+judged by its distance from that solution, in the states that the student visits on held-out problems. Run `make
+experiment` first, because this starts from its policies.
 """
 
 import statistics
@@ -42,16 +42,16 @@ HELD_OUT = 384
 
 @dataclass(frozen=True)
 class Trial:
-    """One TS-OPSD run with settings that differ from the default ones."""
+    """One TS-OPSD run, with the settings that differ from the defaults."""
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     steps: int = STEPS
-    """0: nothing is trained."""
+    """Number of steps; with 0, nothing is trained."""
     fold: float = 1.0
     """The temperature folded into the final norm of the parent."""
     rank: int | None = None
-    """Of a new adapter on the pretrained policy; None: on from the collapsed policy's."""
+    """Rank of a new adapter on the pretrained policy; None continues from the collapsed policy's adapter."""
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -74,15 +74,15 @@ TRIALS = [
 
 
 class Reached(NamedTuple):
-    """After the run, on held-out problems."""
+    """Figures after the run, on held-out problems."""
 
     kl: float
-    """KL(exact fold || student), nats per token."""
+    """KL(exact fold || student), in nats per token."""
     entropy: float
     greedy: float
     pass1: float
     varied: float
-    """Share of groups of `GROUP_SIZE` completions whose rewards differ: those that RL learns from."""
+    """Share of groups of `GROUP_SIZE` completions whose rewards differ, which are those that RL learns from."""
     steps: float
 
 
@@ -142,7 +142,7 @@ def run(item: tuple[Trial, int], folder: Path) -> Reached:
 
 @torch.no_grad()
 def _distance(policy: Policy, groups: Sequence[list[Rollout]], tau: float) -> float:
-    """KL(parent at temperature tau || student), nats per token, in the states that the student visited."""
+    """KL(parent at temperature tau || student), in nats per token, in the states that the student visited."""
     sequences = [(rollout.prompt_ids, rollout.token_ids) for group in groups for rollout in group]
     batch = TokenBatch.build(sequences, policy.device)
     with policy.as_teacher():

@@ -1,4 +1,4 @@
-"""Runs of the experiment: in parallel, one thread each, and kept, so that an interrupted experiment goes on."""
+"""Runs of the experiment, in parallel with one thread each; results are kept for an experiment that is interrupted."""
 
 import json
 import multiprocessing
@@ -28,7 +28,7 @@ class Run:
     arm: Literal["collapse", "continued", "hot", "reheat", "fold"]
     choice: Choice
     split: Split
-    """Of the problems it is measured on."""
+    """Split of the problems that the run is measured on."""
     seed: int
 
     @property
@@ -50,10 +50,10 @@ class Runs:
         if not settings.exists():
             write_atomically(settings, json.dumps(asdict(sizes), indent=2).encode())
         elif json.loads(settings.read_text()) != asdict(sizes):
-            raise BadInputError(f"{folder} has results for other sizes than {sizes}; begin again with --fresh")
+            raise BadInputError(f"{folder} has results for sizes other than {sizes}; start over with --fresh")
 
     def perform(self, runs: Sequence[Run]) -> dict[Run, list[Measured]]:
-        """Results of `runs`; those that are not in the folder yet are run, as many at once as there are cores."""
+        """Returns the results of `runs`; those that the folder does not have are run, one per core at a time."""
         missing = [run for run in runs if not self._file(run).exists()]
         finished = in_parallel(partial(_perform, folder=self._folder, sizes=self._sizes), missing)
         for number, (run, points) in enumerate(finished, start=1):
@@ -74,7 +74,7 @@ class Runs:
 
 
 def in_parallel(work: Callable[[T], U], items: Sequence[T]) -> Iterator[tuple[T, U]]:
-    """Items with their results as they are finished, in a process with one thread per core."""
+    """Yields items with their results as they are finished, with one single-threaded process per core."""
     processes = max(1, min(len(items), len(os.sched_getaffinity(0))))
     # Forked children would inherit torch's threads in an undefined state.
     context = multiprocessing.get_context("spawn")

@@ -1,7 +1,7 @@
-"""Countdown: reach a target with four numbers, each used once, and + - *.
+"""Countdown: reach a target with four numbers, each used once, and the signs + - *.
 
 Every number and every sign is one token, so that a policy of under a million parameters learns the task in minutes.
-Most problems have several solutions: a policy that knows the task has entropy to lose.
+Most problems have several solutions, so a policy that knows the task has entropy to lose.
 """
 
 import hashlib
@@ -16,13 +16,13 @@ TARGETS = range(1, 100)
 SIGNS = ("+", "-", "*")
 PAD, END, REACH, BY = "<pad>", "<end>", ":", "="
 WORDS = (PAD, END, REACH, BY, *SIGNS, *map(str, range(100)))
-"""The vocabulary; a word's place is its token id."""
+"""The vocabulary; a word's index is its token id."""
 COMPLETION_TOKENS = 8
-"""Four numbers, three signs, the end."""
+"""Tokens of a completion: four numbers, three signs and the end."""
 
 Split = Literal["train", "tuning", "held_out"]
 HELD_OUT_SHARE = 0.02
-"""Of all problems, in each of `tuning` and `held_out`."""
+"""Share of all problems that are in each of `tuning` and `held_out`."""
 
 
 class Solved(NamedTuple):
@@ -33,7 +33,7 @@ class Solved(NamedTuple):
 
 
 def value(expression: Sequence[str]) -> int | None:
-    """Value of numbers and signs in turn, multiplication first; None for anything else."""
+    """The value of alternating numbers and signs, with multiplication first; None for anything else."""
     if len(expression) % 2 == 0:
         return None
     total, sign = 0, 1
@@ -53,7 +53,7 @@ def value(expression: Sequence[str]) -> int | None:
 
 
 def reward(completion: str, answer: str) -> float:
-    """1 for an expression over exactly the problem's numbers with the target's value.
+    """Gives 1 for an expression that uses exactly the problem's numbers and has the target's value.
 
     Args:
         answer: The numbers and the target, "3 7 4 2 25".
@@ -64,7 +64,7 @@ def reward(completion: str, answer: str) -> float:
 
 
 def solved_problems(generator: random.Random, split: Split) -> Iterator[Solved]:
-    """Endless random problems of a split, each with a random solution."""
+    """Yields random problems of a split without end, each with a random solution."""
     while True:
         numbers = [str(generator.choice(NUMBERS)) for _ in range(4)]
         solution = numbers[:1]
@@ -89,7 +89,7 @@ def problems(count: int, split: Split, seed: int) -> list[Problem]:
 
 
 def split_of(numbers: Sequence[str], target: int) -> Split:
-    """By the content of the problem, so that no split shares one with another, in whatever order its numbers come."""
+    """The split of a problem, decided by its content, so that no two splits share one in any order of its numbers."""
     content = " ".join([*sorted(numbers), str(target)])
     place = int.from_bytes(hashlib.sha256(content.encode()).digest()[:4]) / 2**32
     if place < HELD_OUT_SHARE:
