@@ -70,12 +70,12 @@ def _solved(problems: Sequence[Problem], sampled: Sequence[list[Rollout]], score
 
 
 def pass_rate(solved: Sequence[int], samples: int, k: int) -> PassRate:
-    """Mean over problems of 1 - C(n - c, k) / C(n, k), the unbiased estimate of pass@k (arXiv 2107.03374), with a 95%
-    interval.
+    """The unbiased estimate of pass@k (arXiv 2107.03374), with a 95% interval.
 
-    A normal or bootstrap interval has no width where every problem has the same value, as where none is solved. This
-    is Wilson's, at the number of independent trials that explains the variance between problems: from one per problem,
-    if its completions are all solved or all not, to `samples` per problem.
+    The estimate is the mean over problems of 1 - C(n - c, k) / C(n, k). A normal or bootstrap interval has no width if
+    every problem has the same value, for example if none is solved. So the interval is Wilson's, at the number of
+    independent trials that explains the variance between problems. That is one per problem if the completions of a
+    problem are all solved or all not, and up to `samples` per problem.
 
     Args:
         solved: Solved completions c of each problem, out of n = `samples`.

@@ -257,8 +257,10 @@ def _promotion(swapped: SwapResult) -> PromotionView:
 
 
 async def _body(request: Request, model: type[Model]) -> Model:
-    """Raises:
-    BadInputError: The body is not valid JSON, or a field is unknown or unusable; `param` names it.
+    """The request's body as a `model`.
+
+    Raises:
+        BadInputError: The body is not valid JSON, or a field is unknown or unusable; `param` names it.
     """
     try:
         return model.model_validate(_json(await request.body()))

@@ -63,8 +63,10 @@ async def unless_cancelled(cancelled: asyncio.Event, work: Coroutine[Any, Any, T
 
 
 def stop_if(cancelled: asyncio.Event) -> None:
-    """Raises:
-    JobStopped: The job was cancelled.
+    """Ends the job here if it was cancelled.
+
+    Raises:
+        JobStopped: The job was cancelled.
     """
     if cancelled.is_set():
         raise JobStopped(JobStatus.CANCELLED, "cancelled")

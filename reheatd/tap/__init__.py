@@ -1,1 +1,1 @@
-"""The entropy tap: exact entropy of every decoded token, measured inside the engine and told to the daemon."""
+"""The entropy tap: it measures the exact entropy of every decoded token in the engine, and tells the daemon."""

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 
 class EntropyTap(V1LogitsProcessor, V2LogitsProcessor):
-    """
+    """The logits processor that vLLM loads.
+
     Args:
-        vllm_config: Of the engine.
+        vllm_config: The engine's configuration.
         runner: The V1 runner gives a device and whether memory is pinned, the V2 runner its requests' state.
     """
 

@@ -55,7 +55,8 @@ class _Step:
 
 
 class SlotRows:
-    """
+    """The rows of the V2 runner.
+
     Raises:
         ValueError: With speculative decoding, whose rows may be drafts that are rejected later.
     """

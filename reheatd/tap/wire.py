@@ -1,7 +1,7 @@
 """What the engine's tap tells the daemon: one datagram for each version and source, with sums since the tap began.
 
-Sums, not increments: a datagram that is lost, or sent while the daemon restarts, costs nothing, the next one makes up
-for it.
+Datagrams carry sums rather than increments. So nothing is missing after a datagram is lost, or sent while the daemon
+restarts, once the next one arrives.
 """
 
 import json
@@ -16,15 +16,17 @@ TapSource = Literal["live", "probe", "rollout"]
 
 VERSION_ARG = "reheatd_version"
 SOURCE_ARG = "reheatd_source"
-"""Keys of `vllm_xargs` in a request: a logits processor is told nothing else of where a row belongs."""
+"""Keys of `vllm_xargs` in a request, from which a logits processor learns where a row belongs."""
 ADDRESS_ENV = "REHEATD_TAP_ADDRESS"
 """host:port that the tap sends to."""
 
 
 @dataclass(frozen=True)
 class TapTotals:
+    """What one datagram says."""
+
     run: str
-    """Drawn when these sums began, at 0; those of another run are no continuation."""
+    """Random id, drawn when these sums began at 0. Sums with another id do not continue them."""
     version: str
     source: str
     moments: Moments
@@ -34,25 +36,29 @@ class TapTotals:
 
     @classmethod
     def decode(cls, datagram: bytes) -> "TapTotals":
-        """Raises ValueError: These are no totals of a tap."""
+        """The totals in a datagram.
+
+        Raises:
+            ValueError: The datagram does not hold the totals of a tap.
+        """
         try:
             fields = json.loads(datagram)
             moments = Moments(**fields.pop("moments"))
             totals = cls(moments=moments, **fields)
         except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"no totals of a tap: {error}") from error
+            raise ValueError(f"not the totals of a tap: {error}") from error
         if len(moments.position_tokens) != BUCKETS or len(moments.position_entropy) != BUCKETS:
-            raise ValueError("no totals of a tap: another number of positions")
+            raise ValueError(f"not the totals of a tap: it does not have {BUCKETS} positions")
         return totals
 
 
 def tags(version: str, source: TapSource) -> dict[str, str]:
-    """The `vllm_xargs` of a request."""
+    """The `vllm_xargs` of a request, which tell the tap the version and the source."""
     return {VERSION_ARG: version, SOURCE_ARG: source}
 
 
 def read_tags(args: Mapping[str, Any] | None) -> tuple[str, str] | None:
-    """Version and source that `tags` put into a request's arguments; None for a request that nobody tagged."""
+    """The version and the source that `tags` put into a request's arguments; None for a request without them."""
     if args is None or VERSION_ARG not in args:
         return None
     return str(args[VERSION_ARG]), str(args.get(SOURCE_ARG, "live"))
