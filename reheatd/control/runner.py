@@ -17,7 +17,7 @@ from reheatd.control.rollout_adapters import RolloutAdapters
 from reheatd.control.specs import build_spec, lineage_fields
 from reheatd.control.states import State
 from reheatd.control.training import Training
-from reheatd.control.waiting import JobStopped, patiently, stop_if, unless_cancelled
+from reheatd.control.waiting import JobStopped, retry_while_unreachable, stop_if, unless_cancelled
 from reheatd.entropy.meter import Measurement
 from reheatd.errors import AdapterInvalidError, DeliveryError, ReheatdError
 from reheatd.jobs.contracts import JobResult, JobStatus, ReheatSpec, RLRequest, RLSpec
@@ -77,7 +77,7 @@ class JobRunner:
         """Decides the job's parent and specification, and records that the job runs."""
         dependencies, job = self._dependencies, self.record.job
         baseline = await unless_cancelled(
-            self._cancelled, patiently(dependencies.monitor.ensure_baseline, self._patience_s)
+            self._cancelled, retry_while_unreachable(dependencies.monitor.ensure_baseline, self._patience_s)
         )
         parent = dependencies.swaps.promoted
         spec = build_spec(
@@ -120,7 +120,7 @@ class JobRunner:
         await self.rollouts.drop(self.record)
         version = job.version if job.version is not None else await self._publish(result)
         self._stop_if_overtaken()
-        measuring = patiently(lambda: self._measure(version), self._patience_s)
+        measuring = retry_while_unreachable(lambda: self._measure(version), self._patience_s)
         measured, baseline = await unless_cancelled(self._cancelled, measuring)
         gate = dependencies.settings.gate
         self._judge(
@@ -160,7 +160,7 @@ class JobRunner:
             promoted_at, detail = time.time(), "proved before the daemon was restarted"
         else:
             try:
-                promoted_at, detail = await patiently(lambda: self._promote(version), self._patience_s)
+                promoted_at, detail = await retry_while_unreachable(lambda: self._promote(version), self._patience_s)
             except DeliveryError as error:
                 self._judge(delivery_gate(False, error.message))
                 raise
@@ -202,7 +202,7 @@ class JobRunner:
         """
         job = self.record.job
         self._ledger.promoted(version, f"by {job.job_id}", job_id=job.job_id, at=promoted_at)
-        await patiently(lambda: self._promote_parent(version), self._patience_s)
+        await retry_while_unreachable(lambda: self._promote_parent(version), self._patience_s)
         self._dependencies.monitor.trigger()
         raise JobStopped(JobStatus.CANCELLED, "cancelled")
 

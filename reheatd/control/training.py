@@ -5,7 +5,7 @@ import logging
 
 from reheatd.control.dependencies import Dependencies
 from reheatd.control.rollout_adapters import RolloutAdapters
-from reheatd.control.waiting import JobStopped, abandon, patiently, unless_cancelled
+from reheatd.control.waiting import JobStopped, abandon, retry_while_unreachable, unless_cancelled
 from reheatd.errors import WorkerLostError
 from reheatd.jobs.contracts import JobEvent, JobResult, JobStatus, ReheatSpec, RLSpec
 from reheatd.jobs.store import JobRecord
@@ -64,12 +64,12 @@ class Training:
             await abandon(following, waiting, cancelling)
 
     async def _begin(self, spec: ReheatSpec | RLSpec) -> None:
-        await unless_cancelled(self._cancelled, patiently(self._restore_rollouts, self._patience_s))
+        await unless_cancelled(self._cancelled, retry_while_unreachable(self._restore_rollouts, self._patience_s))
         # After a restart, a job that no worker has begun is submitted again: in a crash, the broker may have lost its
         # last second of writes.
         if not self._record.submitted or not self._record.begun:
             attempt = self._record.job.attempt
-            submitting = patiently(lambda: self._dispatcher.submit(spec, attempt), self._patience_s)
+            submitting = retry_while_unreachable(lambda: self._dispatcher.submit(spec, attempt), self._patience_s)
             await unless_cancelled(self._cancelled, submitting)
             self._record.submitted = True
             self._ledger.save(self._record)
@@ -88,7 +88,7 @@ class Training:
             raise lost
         logger.warning("%s; attempt %d of %d resumes the job", lost.message, job.attempt + 1, self._max_attempts)
         attempt = job.attempt
-        terminating = patiently(lambda: self._dispatcher.terminate(job.job_id, attempt), self._patience_s)
+        terminating = retry_while_unreachable(lambda: self._dispatcher.terminate(job.job_id, attempt), self._patience_s)
         await unless_cancelled(self._cancelled, terminating)
         await self._rollouts.drop(self._record)
         job.attempt += 1

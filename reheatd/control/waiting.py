@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_fixed
 
 from reheatd.errors import DeliveryError, EngineError, NotFoundError
 from reheatd.jobs.contracts import JobStatus
@@ -25,25 +26,34 @@ class JobStopped(Exception):
         self.reason = reason
 
 
-async def patiently(operation: Callable[[], Awaitable[T]], timeout_s: float) -> T:
-    """Repeats `operation` while engine or broker cannot be reached, e.g. because they restart.
+async def retry_while_unreachable(operation: Callable[[], Awaitable[T]], timeout_s: float) -> T:
+    """The result of `operation`, repeated while engine or broker cannot be reached, e.g. because they restart.
 
     Right after a restart of the engine its adapters are unknown until they are loaded again: so is NotFoundError.
 
     Raises:
         EngineError, BrokerError, NotFoundError: As raised by `operation` after `timeout_s` seconds.
     """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            return await operation()
-        except DeliveryError:
-            raise
-        except (EngineError, BrokerError, NotFoundError) as error:
-            if time.monotonic() > deadline:
-                raise
-            logger.warning("will try again: %s", error)
-            await asyncio.sleep(RETRY_S)
+
+    async def attempt() -> T:
+        return await operation()
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception(_means_unreachable),
+        wait=wait_fixed(RETRY_S),
+        stop=stop_after_delay(timeout_s),
+        before_sleep=_log_failure,
+        reraise=True,
+    )
+    return await retrying(attempt)
+
+
+def _means_unreachable(error: BaseException) -> bool:
+    return isinstance(error, EngineError | BrokerError | NotFoundError) and not isinstance(error, DeliveryError)
+
+
+def _log_failure(state: RetryCallState) -> None:
+    logger.warning("will try again: %s", state.outcome and state.outcome.exception())
 
 
 async def unless_cancelled(cancelled: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import aiohttp
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from reheatd.errors import AdapterInvalidError, EngineError, NotFoundError
 from reheatd.names import BASE_MODEL_NAME
@@ -87,26 +88,34 @@ class EngineClient:
             EngineError: Not within `timeout_s` seconds; the message has the last answer.
         """
         last = "no answer"
+
+        async def attempt() -> None:
+            nonlocal last
+            if not await self.is_healthy():
+                raise EngineError(last)
+            try:
+                await self._first_token()
+            except EngineError as error:
+                last = error.message
+                raise
+
+        # Nothing tells when another process starts to listen: this is the one place that polls.
+        retrying = AsyncRetrying(retry=retry_if_exception_type(EngineError), wait=wait_fixed(READY_POLL_S))
         try:
             async with asyncio.timeout(timeout_s):
-                while True:
-                    if await self.is_healthy():
-                        try:
-                            async with asyncio.timeout(FIRST_TOKEN_S):
-                                await self.complete(BASE_MODEL_NAME, "1", max_tokens=1)
-                        except EngineError as error:
-                            last = error.message
-                        except TimeoutError:
-                            last = f"healthy, but no token within {FIRST_TOKEN_S:.0f} s"
-                        else:
-                            return
-                    # Nothing tells when another process starts to listen: this is the one place that polls.
-                    await asyncio.sleep(READY_POLL_S)
+                await retrying(attempt)
         except TimeoutError as error:
             raise EngineError(
                 f"the engine at {self.base_url} generated no token within {timeout_s:.0f} s ({last}); see its log, "
                 "or raise engine.startup_timeout_s"
             ) from error
+
+    async def _first_token(self) -> None:
+        try:
+            async with asyncio.timeout(FIRST_TOKEN_S):
+                await self.complete(BASE_MODEL_NAME, "1", max_tokens=1)
+        except TimeoutError as error:
+            raise EngineError(f"healthy, but no token within {FIRST_TOKEN_S:.0f} s") from error
 
     async def models(self) -> list[str]:
         return [model["id"] for model in (await self._request("GET", "/v1/models"))["data"]]

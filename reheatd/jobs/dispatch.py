@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from celery import Celery
@@ -13,6 +14,7 @@ from kombu.exceptions import KombuError
 from pydantic import ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_fixed
 
 from reheatd.errors import WorkerIncompatibleError, WorkerLostError
 from reheatd.jobs.contracts import JobEvent, ReheatSpec, RLSpec
@@ -156,17 +158,22 @@ class JobDispatcher:
             WorkerIncompatibleError: The worker sent something that is not an event.
         """
         last_alive = 0.0
+
+        async def read() -> list[tuple[str, dict[str, str]]]:
+            nonlocal last_alive
+            entries = await self._read(job_id, after_id, block_ms=int(POLL_S * 1000))
+            if not entries:
+                await self._check_begun_since(job_id, attempt, workers_since)
+                last_alive = await self._check_worker(job_id, attempt, after_id, last_alive)
+            return entries
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type((RedisError, OSError, BrokerError)),
+            wait=wait_fixed(POLL_S),
+            before_sleep=partial(_log_unread, job_id),
+        )
         while True:
-            try:
-                entries = await self._read(job_id, after_id, block_ms=int(POLL_S * 1000))
-                if not entries:
-                    await self._check_begun_since(job_id, attempt, workers_since)
-                    last_alive = await self._check_worker(job_id, attempt, after_id, last_alive)
-            except (RedisError, OSError, BrokerError) as error:
-                logger.warning("the events of %s cannot be read from the broker; trying again: %s", job_id, error)
-                await asyncio.sleep(POLL_S)
-                continue
-            for after_id, fields in entries:
+            for after_id, fields in await retrying(read):
                 event = _parse(job_id, fields)
                 yield after_id, event
                 if event.kind in FINAL_KINDS:
@@ -223,6 +230,11 @@ class JobDispatcher:
 
     def _broker_error(self, error: Exception) -> BrokerError:
         return BrokerError(f"the broker at {address(self._url)} cannot be reached ({error}); see the broker's log")
+
+
+def _log_unread(job_id: str, state: RetryCallState) -> None:
+    error = state.outcome and state.outcome.exception()
+    logger.warning("events of %s cannot be read from the broker, will try again: %s", job_id, error)
 
 
 def _parse(job_id: str, fields: dict[str, str]) -> JobEvent:

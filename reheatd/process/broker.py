@@ -1,15 +1,20 @@
 """The broker: an embedded Valkey server as a child, or a Redis that is already running."""
 
-import asyncio
 import os
 import secrets
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_after_delay,
+    wait_fixed,
+)
 
 from reheatd.errors import BadInputError, MissingExtraError, ReheatdError
 from reheatd.process.ports import reserve_port
@@ -85,23 +90,26 @@ async def wait_for_broker(url: str, timeout_s: float = STARTUP_TIMEOUT_S) -> Non
     Raises:
         BrokerError: It does not within `timeout_s`, or refuses the password; the message names the address.
     """
-    deadline = time.monotonic() + timeout_s
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type((RedisError, OSError)) & retry_if_not_exception_type(AuthenticationError),
+        wait=wait_fixed(PING_INTERVAL_S),
+        stop=stop_after_delay(timeout_s),
+        reraise=True,
+    )
     async with _client(url) as client:
-        while True:
-            try:
-                await client.ping()  # pyright: ignore[reportGeneralTypeIssues]
-                return
-            except AuthenticationError as error:
-                raise BrokerError(
-                    f"the broker at {address(url)} refuses the credentials in broker.url: {error}"
-                ) from error
-            except (RedisError, OSError) as error:
-                if time.monotonic() > deadline:
-                    raise BrokerError(
-                        f"no broker answers at {address(url)} ({error}); start a Redis there, or leave broker.url "
-                        "unset for an embedded one"
-                    ) from error
-            await asyncio.sleep(PING_INTERVAL_S)
+
+        async def attempt() -> None:
+            await client.ping()  # pyright: ignore[reportGeneralTypeIssues]
+
+        try:
+            await retrying(attempt)
+        except AuthenticationError as error:
+            raise BrokerError(f"the broker at {address(url)} refuses the credentials in broker.url: {error}") from error
+        except (RedisError, OSError) as error:
+            raise BrokerError(
+                f"no broker answers at {address(url)} ({error}); start a Redis there, or leave broker.url "
+                "unset for an embedded one"
+            ) from error
 
 
 async def ping(url: str) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_exponential
 
 from reheatd.engine.client import EngineClient, Sample
 from reheatd.entropy.meter import EntropyMeter
@@ -121,7 +122,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
             request_seed = (seed * 100_003 + index) % 2**31
             async with slots:
                 try:
-                    samples = await _patiently(
+                    samples = await _retry_until(
                         deadline,
                         lambda: self._client.chat(
                             self.model, messages, n=n, temperature=temperature, max_tokens=max_tokens, seed=request_seed
@@ -151,18 +152,20 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
         deadline = time.monotonic() + self._spec.retry_s
-        measuring = _patiently(deadline, lambda: self._meter.measure(self.model, seed=seed))
+        measuring = _retry_until(deadline, lambda: self._meter.measure(self.model, seed=seed))
         return self._io.run(measuring).estimate
 
 
-async def _patiently(deadline: float, request: Callable[[], Awaitable[Result]]) -> Result:
-    """Repeats a request that fails for a passing reason, such as an engine that restarts, until `deadline`."""
-    delay = 1.0
-    while True:
-        try:
-            return await request()
-        except EngineError as error:
-            if not error.is_transient or time.monotonic() + delay > deadline:
-                raise
-        await asyncio.sleep(delay)
-        delay = min(2 * delay, MAX_DELAY_S)
+async def _retry_until(deadline: float, request: Callable[[], Awaitable[Result]]) -> Result:
+    """The result of `request`, repeated while it fails for a passing reason, such as an engine that restarts."""
+
+    async def attempt() -> Result:
+        return await request()
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception(lambda error: isinstance(error, EngineError) and error.is_transient),
+        wait=wait_exponential(max=MAX_DELAY_S),
+        stop=stop_before_delay(deadline - time.monotonic()),
+        reraise=True,
+    )
+    return await retrying(attempt)
