@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from reheatd.adapters.tensors import read_header, read_tensors
+from reheatd.adapters.tensors import read_shapes, read_tensors
 from reheatd.errors import AdapterInvalidError, BadInputError
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -129,9 +129,9 @@ def _base_shapes(model_path: Path) -> dict[str, tuple[int, int]]:
     """The shape (out, in) of every matrix of the base model, by module name."""
     shapes: dict[str, tuple[int, int]] = {}
     for file in model_path.glob("*.safetensors"):
-        for name, entry in read_header(file).items():
-            if name.endswith(".weight") and len(entry["shape"]) == 2:
-                shapes[name.removesuffix(".weight")] = (entry["shape"][0], entry["shape"][1])
+        for name, shape in read_shapes(file).items():
+            if name.endswith(".weight") and len(shape) == 2:
+                shapes[name.removesuffix(".weight")] = shape
     return shapes
 
 

@@ -117,6 +117,17 @@ def test_broken_files(adapter: Path, tiny_policy: Path) -> None:
     refused(adapter, tiny_policy, "does not exist")
 
 
+def test_a_tensor_that_is_not_what_the_header_says_is_refused(adapter: Path, tiny_policy: Path) -> None:
+    weights = adapter / "adapter_model.safetensors"
+    for entry, match in (
+        ({"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}, r"x in .* is I64; adapters are F32"),
+        ({"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}, "invalid shape, data type, or offset"),
+    ):
+        header = json.dumps({"x": entry}).encode()
+        weights.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+        refused(adapter, tiny_policy, match)
+
+
 def test_the_digest_tells_base_models_apart(tiny_policy: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny_policy, tmp_path / "copy"))
     assert base_digest(copy) == base_digest(tiny_policy)
