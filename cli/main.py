@@ -15,7 +15,7 @@ app = typer.Typer(
     name="reheatd",
     help="Serves an RL policy, watches its entropy, reheats it when it collapses and swaps the adapter in.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )

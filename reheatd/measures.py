@@ -1,7 +1,6 @@
 """The figures that are measured of a policy, each with its interval: the vocabulary that all parts share."""
 
 from pydantic import BaseModel, ConfigDict
-from scipy import special
 
 
 class Contract(BaseModel):
@@ -65,5 +64,12 @@ def ratio_interval(
         confidence: Level of the interval, e.g. 0.95.
     """
     variance = clusters / (clusters - 1) * squared_residuals / tokens**2
-    half = float(special.stdtrit(clusters - 1, 0.5 + confidence / 2)) * variance**0.5
+    half = t_quantile(clusters - 1, confidence) * variance**0.5
     return EntropyEstimate(mean=mean, low=mean - half, high=mean + half, tokens=round(tokens), sequences=clusters)
+
+
+def t_quantile(degrees: int, confidence: float) -> float:
+    """Half the width of a two-sided t interval, in standard errors."""
+    from scipy import special  # here: importing it takes as long as all else that a command of the CLI imports
+
+    return float(special.stdtrit(degrees, 0.5 + confidence / 2))

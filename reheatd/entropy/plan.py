@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from scipy import special
-
 from reheatd.engine.client import EngineClient
 from reheatd.entropy.meter import EntropyMeter
 from reheatd.entropy.probes import ProbeSet
 from reheatd.errors import BadInputError
-from reheatd.measures import EntropyEstimate
+from reheatd.measures import EntropyEstimate, t_quantile
 
 TOP_KS = (5, 20, 63)
 
@@ -60,8 +58,8 @@ def _extrapolated(
 ) -> PlannedWindow:
     now = measured.high - measured.low
     # Twice the standard deviation of one sequence's contribution to the mean.
-    spread = now / _t(measured.sequences, confidence) * measured.sequences**0.5
-    probes = next(count for count in _counts() if spread * _t(count, confidence) / count**0.5 <= width)
+    spread = now / t_quantile(measured.sequences - 1, confidence) * measured.sequences**0.5
+    probes = next(count for count in _counts() if spread * t_quantile(count - 1, confidence) / count**0.5 <= width)
     return PlannedWindow(
         top_k=top_k,
         width_now=now,
@@ -77,7 +75,3 @@ def _counts() -> Iterator[int]:
     while True:
         yield count
         count += max(1, count // 100)
-
-
-def _t(sequences: int, confidence: float) -> float:
-    return float(special.stdtrit(sequences - 1, 0.5 + confidence / 2))

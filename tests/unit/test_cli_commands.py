@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -116,6 +117,13 @@ def test_the_installed_command_runs() -> None:
     command = [str(Path(sys.executable).with_name("reheatd")), "status", "--url", "http://127.0.0.1:9"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+
+
+def test_the_shell_completes_commands() -> None:
+    words = {"COMP_WORDS": "reheatd adapters roll", "COMP_CWORD": "2", "_REHEATD_COMPLETE": "complete_bash"}
+    command = [str(Path(sys.executable).with_name("reheatd"))]
+    done = subprocess.run(command, env={**os.environ, **words}, capture_output=True, text=True)
+    assert done.stdout.split() == ["rollback"]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
