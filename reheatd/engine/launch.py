@@ -1,8 +1,6 @@
 """How vLLM is started: command line and environment, for the CPU and the CUDA build."""
 
 import os
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -12,6 +10,7 @@ from reheatd.errors import ConfigError
 from reheatd.names import BASE_MODEL_NAME
 from reheatd.options import LORA_TARGETS
 from reheatd.process.children import SHARED_CORES_ENV, python_module
+from reheatd.process.gpus import VISIBLE_ENV, selectors, visible_gpus
 from reheatd.tap.wire import ADDRESS_ENV
 
 Device = Literal["cpu", "cuda"]
@@ -36,10 +35,8 @@ class EngineCommand:
 
 
 def detect_device() -> Device:
-    """`cuda` where an NVIDIA driver answers, `cpu` elsewhere."""
-    if shutil.which("nvidia-smi") is None:
-        return "cpu"
-    return "cuda" if subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0 else "cpu"
+    """`cuda` where an NVIDIA driver lists a GPU that is not hidden from us, `cpu` elsewhere."""
+    return "cuda" if visible_gpus() else "cpu"
 
 
 def engine_command(
@@ -106,7 +103,7 @@ def engine_command(
     else:
         argv += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
         if replica[1] > 1:
-            env["CUDA_VISIBLE_DEVICES"] = _gpus_of(*replica)
+            env[VISIBLE_ENV] = _gpus_of(*replica)
     if tap_address is not None:
         argv += ["--logits-processors", TAP]
         env[ADDRESS_ENV] = tap_address
@@ -140,10 +137,7 @@ def _cores_of(index: int, count: int) -> str:
 
 
 def _gpus_of(index: int, count: int) -> str:
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if gpus == [""]:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-        gpus = [str(number) for number in range(len(listed.stdout.splitlines()))]
+    gpus = selectors()
     if len(gpus) < count:
         raise ConfigError(
             f"engine.replicas = {count}, but there are {len(gpus)} GPUs; start fewer engines", param="engine.replicas"
