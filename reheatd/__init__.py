@@ -1,1 +1,1 @@
-"""The daemon: serves a policy, watches its entropy, reheats and hot-swaps it. Imports no torch."""
+"""The daemon: it serves a policy, watches its entropy, reheats and hot-swaps it."""

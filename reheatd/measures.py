@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Contract(BaseModel):
-    """A value that travels between processes or into files as JSON: unknown fields are errors."""
+    """A value that is exchanged between processes, or stored in files, as JSON; unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -38,10 +38,10 @@ class PassRate(Contract):
 
 
 class PassAtK(Contract):
-    """Mean pass@k over held-out problems, completions sampled at temperature 1; unbiased (arXiv 2107.03374)."""
+    """Mean pass@k over held-out problems, from completions sampled at temperature 1; unbiased (arXiv 2107.03374)."""
 
     rates: list[PassRate]
-    """For k = 1, 2, 4, ... up to `samples`."""
+    """pass@k for k = 1, 2, 4, ... up to `samples`."""
     problems: int
     samples: int
     """Completions per problem."""

@@ -43,7 +43,7 @@ class SwapResult:
     from_version: int
     to_version: int
     seconds: float
-    """From the start of staging to the flip."""
+    """Time from the start of staging to the flip."""
     proof: Proof | None
 
 

@@ -1,4 +1,4 @@
-"""Reads safetensors without torch: the daemon checks adapters, and numpy alone knows no bfloat16."""
+"""Reads safetensors without torch, for the daemon's checks of adapters; numpy alone has no bfloat16."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,20 +15,21 @@ DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.ui
 
 
 def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor in `file`, of which only the header is read.
+    """The shape of every tensor in `file`, by name; only the file's header is read.
 
     Raises:
-        AdapterInvalidError: The file is missing, truncated or no safetensors file.
+        AdapterInvalidError: The file is missing, truncated or not a safetensors file.
     """
     with _one_line_errors(file), safe_open(file, framework="np") as tensors:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - no dict
 
 
 def read_tensors(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
-    """(name, values as a floating-point array) of every tensor in `file`.
+    """Yields the name of every tensor in `file` with its values, as a floating-point array.
 
     Raises:
-        AdapterInvalidError: As `read_shapes`, or a tensor is not floating-point.
+        AdapterInvalidError: The file is missing, truncated or not a safetensors file, or a tensor is not
+            floating-point.
     """
     with _one_line_errors(file):
         tensors = deserialize(file.read_bytes())
@@ -37,7 +38,7 @@ def read_tensors(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
             raise AdapterInvalidError(f"{name} in {file} is {tensor['dtype']}; adapters are F32, F16 or BF16")
         values = np.frombuffer(tensor["data"], dtype=DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
         if tensor["dtype"] == "BF16":
-            # The upper half of a float32 is a bfloat16.
+            # A bfloat16 is the upper half of a float32.
             values = (values.astype(np.uint32) << 16).view(np.float32)
         yield name, values
 

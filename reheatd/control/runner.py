@@ -178,7 +178,7 @@ class JobRunner:
         dependencies.monitor.trigger()
 
     async def _promote(self, version: int) -> tuple[float, str]:
-        """When the alias was flipped, in seconds since the epoch, and the figures of the proof."""
+        """Promotes the version, and returns the time of the flip in seconds since the epoch and the proof's figures."""
         swaps = self._dependencies.swaps
         async with self._dependencies.swap_lock:
             stop_if(self._cancelled)

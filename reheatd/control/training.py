@@ -51,7 +51,7 @@ class Training:
                 await self._give_up_worker(lost)
 
     async def _attend(self) -> JobResult:
-        """Follows the job to the end of this attempt."""
+        """Follows the job until this attempt ends, and returns the worker's result."""
         following = asyncio.create_task(self._follow())
         waiting = asyncio.create_task(self._show_wait_for_worker())
         cancelling = asyncio.create_task(self._cancelled.wait())

@@ -1,4 +1,4 @@
-"""Waiting with a way out: for an engine or broker that restarts, and for a user who cancels."""
+"""Waiting that can end early: retries while engine or broker restart, and work that a user may cancel."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ RETRY_S = 2.0
 
 
 class JobStopped(Exception):
-    """The job ends here with a final status other than succeeded."""
+    """Ends a job with a final status other than succeeded."""
 
     def __init__(self, status: JobStatus, reason: str) -> None:
         super().__init__(reason)
@@ -27,12 +27,13 @@ class JobStopped(Exception):
 
 
 async def retry_while_unreachable(operation: Callable[[], Awaitable[T]], timeout_s: float) -> T:
-    """The result of `operation`, repeated while engine or broker cannot be reached, e.g. because they restart.
+    """The result of `operation`, which is repeated while engine or broker cannot be reached, e.g. during a restart.
 
-    Right after a restart of the engine its adapters are unknown until they are loaded again: so is NotFoundError.
+    A NotFoundError counts as unreachable too, because a restarted engine does not know its adapters until they are
+    loaded again.
 
     Raises:
-        EngineError, BrokerError, NotFoundError: As raised by `operation` after `timeout_s` seconds.
+        EngineError, BrokerError, NotFoundError: `operation` still raises this after `timeout_s` seconds.
     """
 
     async def attempt() -> T:
@@ -53,14 +54,14 @@ def _means_unreachable(error: BaseException) -> bool:
 
 
 def _log_failure(state: RetryCallState) -> None:
-    logger.warning("will try again: %s", state.outcome and state.outcome.exception())
+    logger.warning("trying again after an error: %s", state.outcome and state.outcome.exception())
 
 
 async def unless_cancelled(cancelled: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`.
+    """The result of `work`, unless `cancelled` is set first.
 
     Raises:
-        JobStopped: `cancelled` was set first; `work` is abandoned.
+        JobStopped: `cancelled` was set first; `work` was abandoned.
     """
     working = asyncio.create_task(work)
     cancelling = asyncio.create_task(cancelled.wait())
@@ -83,7 +84,7 @@ def stop_if(cancelled: asyncio.Event) -> None:
 
 
 async def abandon(*tasks: "asyncio.Task[Any]") -> None:
-    """Cancels tasks and waits until they have ended; what they raise is of no interest any more."""
+    """Cancels tasks and waits until they have ended, ignoring what they raise."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

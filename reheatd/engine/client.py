@@ -1,4 +1,4 @@
-"""HTTP client of the engine. The gateway passes everything through, so it speaks to either."""
+"""HTTP client of the engine. It also works with the gateway, which passes everything on."""
 
 import asyncio
 import json
@@ -15,46 +15,49 @@ from reheatd.errors import AdapterInvalidError, EngineError, NotFoundError
 from reheatd.names import BASE_MODEL_NAME
 
 IDLE_CONNECTION_S = 2.0
-"""How long an idle connection to the engine is kept for the next request. vLLM closes it after 5 s, and a request that
-crosses with that is lost."""
+"""How long an idle connection to the engine is kept for the next request, in seconds. vLLM closes it after 5 s, and a
+request that is sent at that moment is lost."""
 READY_POLL_S = 0.25
 HEALTH_TIMEOUT_S = 5.0
 FIRST_TOKEN_S = 60.0
-"""Longest wait for the one token that proves an engine ready; one whose core has just died never answers."""
+"""Longest wait for the token that proves an engine ready, in seconds; an engine whose core has just died never answers.
+"""
 WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-"""Said in every request: an engine that is not ours may take other defaults from its model's folder."""
+"""Options of every request, because an engine that the daemon did not start may take other defaults from its model's
+folder."""
 
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """One sampled token with the largest raw logprobs (temperature 1) of its distribution, nats."""
+    """One sampled token, with the largest raw logprobs (temperature 1) of its distribution, in nats."""
 
     logprob: float
     top: list[float]
-    """The k largest logprobs, sorted downwards; always exactly the k largest, whatever was sampled."""
+    """The k largest logprobs in descending order, whatever token was sampled."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One completion. `logprobs` are the sampled tokens' raw logprobs (temperature 1, before penalties), nats."""
+    """One completion."""
 
     prompt_ids: list[int]
     token_ids: list[int]
     text: str
     logprobs: list[float]
+    """Raw logprobs of the sampled tokens, at temperature 1 and before penalties, in nats."""
     tokens: list[TokenLogprobs]
-    """One entry per token where top logprobs were asked for, else empty."""
+    """One entry per token if top logprobs were asked for, else empty."""
     finish_reason: str
 
 
 class EngineClient:
-    """Speaks vLLM's HTTP API. Use as an async context manager, or call `close`.
+    """Speaks vLLM's HTTP API. Use it as an async context manager, or call `close`.
+
+    Every method raises an `EngineError` if the engine cannot be reached or refuses.
 
     Args:
-        base_url: Of the engine or of the gateway, e.g. http://127.0.0.1:8000.
-        timeout_s: Longest wait for one answer, seconds.
-
-    Every method raises `EngineError` when the engine cannot be reached or refuses.
+        base_url: URL of the engine or of the gateway, e.g. http://127.0.0.1:8000.
+        timeout_s: Longest wait for one answer, in seconds.
     """
 
     def __init__(self, base_url: str, *, timeout_s: float = 600.0) -> None:
@@ -82,10 +85,10 @@ class EngineClient:
             return False
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Returns once a token can be generated.
+        """Waits until the engine can generate a token.
 
         Raises:
-            EngineError: Not within `timeout_s` seconds; the message has the last answer.
+            EngineError: It cannot within `timeout_s` seconds; the message has the engine's last answer.
         """
         last = "no answer"
 
@@ -99,7 +102,7 @@ class EngineClient:
                 last = error.message
                 raise
 
-        # Nothing tells when another process starts to listen: this is the one place that polls.
+        # This polls, because nothing tells when another process starts to listen.
         retrying = AsyncRetrying(retry=retry_if_exception_type(EngineError), wait=wait_fixed(READY_POLL_S))
         try:
             async with asyncio.timeout(timeout_s):
@@ -123,8 +126,8 @@ class EngineClient:
     async def load_adapter(self, name: str, path: Path) -> None:
         """Registers the adapter in `path` under `name`.
 
-        A name the engine holds already, from a daemon that ran before this one, is unregistered first: what it stands
-        for is not known here, and requests in flight on it end as they began.
+        If the engine already has the name, from a daemon that ran before this one, the name is unregistered first,
+        because this daemon does not know what it stands for. Requests in flight on it end as they began.
 
         Raises:
             AdapterInvalidError: The engine refuses the files; the message is the engine's.
@@ -137,7 +140,7 @@ class EngineClient:
         except NotFoundError as error:
             raise AdapterInvalidError(f"the engine refuses adapter {name} from {path}: {error.message}") from error
         except EngineError as error:
-            if error.__cause__ is None:  # an answer of the engine, not a broken connection
+            if error.__cause__ is None:  # the engine answered; the connection did not break
                 raise AdapterInvalidError(f"the engine refuses adapter {name} from {path}: {error.message}") from error
             raise
 
@@ -156,10 +159,10 @@ class EngineClient:
         seed: int | None = None,
         xargs: Mapping[str, str] | None = None,
     ) -> list[Sample]:
-        """Samples `n` completions of a chat; with `top_k` > 0 each token carries its k largest logprobs.
+        """Samples `n` completions of a chat. With `top_k` > 0, each token carries its k largest logprobs.
 
         Args:
-            xargs: What the engine's logits processors are told.
+            xargs: Arguments for the engine's logits processors.
         """
         body: dict[str, Any] = {
             "model": model,
@@ -169,7 +172,7 @@ class EngineClient:
             "max_tokens": max_tokens,
             **WHOLE_DISTRIBUTION,
             "logprobs": True,
-            # One more than asked: a token drawn outside the top displaces the last entry.
+            # One more than wanted, because a token drawn from outside the top displaces the last entry.
             "top_logprobs": top_k + 1 if top_k else 0,
             "return_token_ids": True,
             "seed": seed,
@@ -189,7 +192,7 @@ class EngineClient:
         top_k: int = 0,
         seed: int | None = None,
     ) -> list[Sample]:
-        """Samples `n` completions of a text or of token ids; `top_k` as in `chat`."""
+        """Samples `n` completions of a text or of token ids; `top_k` works as in `chat`."""
         body: dict[str, Any] = {
             "model": model,
             "prompt": prompt,
@@ -199,7 +202,7 @@ class EngineClient:
             **WHOLE_DISTRIBUTION,
             "logprobs": top_k + 1 if top_k else 0,
             "return_token_ids": True,
-            # The top logprobs come as a dictionary keyed by text, where two tokens of equal text would be one.
+            # The top logprobs come in a dictionary keyed by text, where two tokens with equal text would be one.
             "return_tokens_as_token_ids": True,
             "seed": seed,
         }
@@ -207,7 +210,7 @@ class EngineClient:
         return [_completion_sample(choice, top_k) for choice in answer["choices"]]
 
     async def score(self, model: str, prompt_ids: list[int], completion_ids: list[int]) -> list[float]:
-        """Raw logprob (temperature 1) of each completion token given the prompt and those before it, nats."""
+        """The raw logprob (temperature 1) of each completion token, given the prompt and the tokens before, in nats."""
         body = {
             "model": model,
             "prompt": [*prompt_ids, *completion_ids],
@@ -220,9 +223,9 @@ class EngineClient:
         return [entry[str(token)]["logprob"] for entry, token in zip(entries, completion_ids, strict=True)]
 
     async def score_next(self, model: str, prompt_ids: list[int], token: int) -> float:
-        """Raw logprob of one token after a prompt, nats, as an answer has it: with what the prefix cache holds.
+        """The raw logprob of one token after a prompt, in nats, computed like an answer from the prefix cache.
 
-        `score` computes every prompt anew.
+        `score`, in contrast, computes every prompt anew.
         """
         body = {
             "model": model,
@@ -238,7 +241,7 @@ class EngineClient:
         """The HTTP status of the engine's own health check.
 
         Raises:
-            aiohttp.ClientError, TimeoutError: It cannot be reached, or does not answer in time.
+            aiohttp.ClientError, TimeoutError: The engine cannot be reached, or does not answer in time.
         """
         timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
         async with self._open().get(f"{self.base_url}/health", timeout=timeout) as answer:

@@ -149,7 +149,7 @@ def estimate_tokens(
 
 
 def _plogp(logprobs: Floats) -> Floats:
-    """-p log p, 0 where p is 0."""
+    """Computes -p log p, which is 0 where p is 0."""
     finite = np.where(np.isneginf(logprobs), 0.0, logprobs)
     return -np.exp(logprobs) * finite
 

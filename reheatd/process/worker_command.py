@@ -1,4 +1,4 @@
-"""How a Celery worker is started; what it runs is in the `workers` package."""
+"""The command that starts a Celery worker, whose code is in the `workers` package."""
 
 from reheatd.config import WorkersSection
 from reheatd.process.children import SHARED_CORES_ENV, python_module
@@ -6,7 +6,7 @@ from reheatd.process.supervisor import Command
 
 
 def worker_command(broker_url: str, workers: WorkersSection, *, index: int) -> Command:
-    """One worker that takes one job at a time, each in a fresh process, so that a job's memory goes with it."""
+    """The command of a worker that runs one job at a time, each in a fresh process, which frees the job's memory."""
     argv = python_module(
         "workers",
         "--pool", "prefork",
