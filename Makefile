@@ -1,7 +1,7 @@
-# Every target sets up what it needs; nothing but Python 3.11, pip and make has to be there before.
+# Every target sets up what it needs; only Python 3.11, pip and make have to be there before.
 
 PYTHON ?= python3
-# Which vLLM build: CUDA where a driver answers, the CPU build elsewhere. Override with `make ENGINE=cpu ...`.
+# Which vLLM build to install: CUDA where a driver answers, the CPU build elsewhere. `make ENGINE=cpu ...` overrides.
 ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 # For machines whose pip does not find the CPU build of torch by itself: the URL of PyTorch's own CPU wheel index.
 TORCH_INDEX ?=
@@ -29,22 +29,22 @@ $(READY): pyproject.toml locks/engine-$(ENGINE).lock locks/policy.lock
 	@$(PIP) --no-build-isolation -e .
 	@rm -f $(VENV)/.ready-* && touch $@
 
-demo: $(READY)  ## The main job in the open: collapse, detect, reheat, swap, continue RL, with a client running
+demo: $(READY)  ## Run the whole loop: collapse, detect, reheat, swap, continue RL, while a client asks questions
 	@$(BIN)/reheatd demo
 
 serve: $(READY)  ## Serve the default policy on http://127.0.0.1:8000
 	@$(BIN)/reheatd serve
 
-doctor: $(READY)  ## What is installed, what is missing and what to do about it
+doctor: $(READY)  ## Say what is installed, what is missing and what to do about it
 	@$(BIN)/reheatd doctor
 
-test: $(READY)  ## Unit, integration and end-to-end tests, on the real parts
+test: $(READY)  ## Run unit, integration and end-to-end tests, on the real parts
 	@$(BIN)/python -m pytest
 
-test-unit: $(READY)  ## Unit tests only
+test-unit: $(READY)  ## Run only the unit tests
 	@$(BIN)/python -m pytest tests/unit
 
-lint: $(READY)  ## ruff, pyright and the import rules
+lint: $(READY)  ## Run ruff, pyright and the import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache --no-logo
@@ -54,22 +54,22 @@ format: $(READY)  ## Format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench-cpu-lora: $(READY)  ## The CPU LoRA plugin against vLLM's stock kernels
+bench-cpu-lora: $(READY)  ## Compare the CPU LoRA plugin with vLLM's stock kernels
 	@$(BIN)/python -m bench.cpu_lora
 
-bench-distill: $(READY)  ## The fused loss and a whole TS-OPSD step against TRL's
+bench-distill: $(READY)  ## Compare the fused loss and a whole TS-OPSD step with TRL's
 	@$(BIN)/python -m bench.distill
 
-bench-rl: $(READY)  ## A whole RL update against TRL's GRPOTrainer on the same rollouts
+bench-rl: $(READY)  ## Compare a whole RL update with TRL's GRPOTrainer on the same rollouts
 	@$(BIN)/python -m bench.rl
 
-bench-entropy: $(READY)  ## Entropy estimators against the exact value; what the engine's tap and monitoring cost
+bench-entropy: $(READY)  ## Compare entropy estimators with the exact value; measure what the tap and monitoring cost
 	@$(BIN)/python -m bench.entropy
 
-bench-swap: $(READY)  ## 100 adapter swaps under load, beside reloading in place and restarting the engine
+bench-swap: $(READY)  ## Swap 100 adapters under load; compare with reloading in place and restarting the engine
 	@$(BIN)/python -m bench.swap
 
-bench-gateway: $(READY) $(LITELLM)/.ready  ## What the gateway costs, beside LiteLLM's proxy
+bench-gateway: $(READY) $(LITELLM)/.ready  ## Measure what the gateway costs, beside LiteLLM's proxy
 	@$(BIN)/python -m bench.gateway --litellm $(LITELLM)/bin/litellm
 
 $(LITELLM)/.ready: locks/litellm.lock
@@ -78,16 +78,16 @@ $(LITELLM)/.ready: locks/litellm.lock
 	@$(LITELLM)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r locks/litellm.lock
 	@touch $@
 
-bench-detector: $(READY)  ## The collapse detector against a threshold, Page-Hinkley and ADWIN
+bench-detector: $(READY)  ## Compare the collapse detector with a threshold, Page-Hinkley and ADWIN
 	@$(BIN)/python -m bench.detector
 
-experiment: $(READY)  ## Countdown: RL until collapse, then four ways on, at equal budgets (2 hours; FRESH=1 begins again)
+experiment: $(READY)  ## Run Countdown: RL until collapse, then four arms at equal budgets (2 hours; FRESH=1 starts over)
 	@$(BIN)/python -m examples.countdown.experiment $(if $(FRESH),--fresh)
 
-experiment-quick: $(READY)  ## The same in a minute, at a size that shows nothing
+experiment-quick: $(READY)  ## Run the same in a minute, at a size that shows nothing
 	@$(BIN)/python -m examples.countdown.experiment --quick --fresh
 
-experiment-reheating: $(READY)  ## TS-OPSD's settings and LoRA's rank against the exact answer, on the experiment's policies
+experiment-reheating: $(READY)  ## Compare TS-OPSD's settings and LoRA's ranks with the exact solution, on the experiment's policies
 	@$(BIN)/python -m examples.countdown.reheating
 
 test-compose: $(READY)  ## Build the images and drive a reheat and a swap through the compose stack

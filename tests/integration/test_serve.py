@@ -74,8 +74,10 @@ class Daemon:
 
 @contextlib.contextmanager
 def running(folder: Path, model: Path, engine: str = "") -> Iterator[Daemon]:
-    """Args:
-    engine: Further lines of the configuration's table of that name.
+    """Runs a daemon on `folder`.
+
+    Args:
+        engine: Further lines of the configuration's table of that name.
     """
     daemon = Daemon(folder, model, engine)
     try:

@@ -1,5 +1,7 @@
-"""TS-OPSD with the frozen teacher and forward KL has an exact answer: the final norm divided by tau, which divides all
-logits by tau. With every parameter trainable the student gets there."""
+"""TS-OPSD with the frozen teacher and forward KL has an exact solution: the final norm divided by tau.
+
+That divides all logits by tau. A student whose parameters can all be trained reaches it.
+"""
 
 import copy
 from typing import Any, cast
