@@ -1,4 +1,4 @@
-"""Every error of the API as an OpenAI-style object."""
+"""Turns every error of the API into an OpenAI-style object."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -14,7 +14,7 @@ Handler = Callable[[Request, Exception], Coroutine[Any, Any, Response]]
 
 
 class InternalError(ReheatdError):
-    """A bug."""
+    """An error that is a bug of reheatd."""
 
 
 async def _reheatd_error(request: Request, error: Exception) -> Response:
@@ -22,7 +22,7 @@ async def _reheatd_error(request: Request, error: Exception) -> Response:
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own 404 and 405."""
+    """Answers Starlette's own 404 and 405."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     what = {404: "does not exist", 405: "does not take this method"}.get(status, str(error))
     body = {
@@ -36,10 +36,10 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    # Starlette raises it again after this answer, so the server logs the traceback.
+    # Starlette raises the error again after this answer, so the server logs the traceback.
     return error_response(InternalError("internal error; the daemon's log has the traceback"))
 
 
 def exception_handlers() -> dict[Any, Handler]:
-    """For `Starlette(exception_handlers=...)`."""
+    """The handlers to pass to `Starlette(exception_handlers=...)`."""
     return {ReheatdError: _reheatd_error, HTTPException: _http_exception, Exception: _bug}

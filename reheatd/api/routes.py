@@ -1,4 +1,4 @@
-"""The admin API: status, entropy, versions, jobs, journal. JSON in and out; errors as OpenAI-style objects."""
+"""The admin API: status, entropy, versions, jobs and journal, in JSON, with errors as OpenAI-style objects."""
 
 import asyncio
 import time
@@ -54,15 +54,15 @@ Model = TypeVar("Model", bound=BaseModel)
 
 PREFIX = "/reheatd/v1"
 CENSUS_AGE_S = 10.0
-"""Workers are counted again when the last count is older than this; counting takes a second."""
+"""Workers are counted again if the last count is older than this, in seconds; counting takes a second."""
 
 
 @dataclass(frozen=True)
 class ApiContext:
-    """What the routes answer from.
+    """The parts of the daemon that the routes ask.
 
-    `readiness` says `ready` once a token can be generated, else what the daemon waits for. `broker_healthy` asks the
-    broker now.
+    `readiness` says `ready` once a token can be generated, and before that what the daemon waits for. `broker_healthy`
+    asks the broker now.
     """
 
     settings: Settings
@@ -79,11 +79,11 @@ class ApiContext:
     readiness: Callable[[], str]
     broker_healthy: Callable[[], Awaitable[bool]]
     started_at: float
-    """Seconds since the epoch."""
+    """Time at which the daemon was started, in seconds since the epoch."""
 
 
 def api_routes(context: ApiContext) -> list[Route]:
-    """Routes of the admin API and `/health`; use them with `reheatd.api.errors.exception_handlers`."""
+    """The routes of the admin API and `/health`. Use them with `reheatd.api.errors.exception_handlers`."""
     api = Api(context)
     job = f"{PREFIX}/jobs/{{job_id}}"
     return [
@@ -108,7 +108,7 @@ def api_routes(context: ApiContext) -> list[Route]:
 
 
 class Api:
-    """The endpoints; each is named for its route."""
+    """The endpoints, each with the name of its route."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
@@ -159,7 +159,7 @@ class Api:
         return _answer(view)
 
     async def measure(self, request: Request) -> Response:
-        """Takes a window now and answers with it."""
+        """Measures a window now and answers with it."""
         return _answer(await self._context.monitor.take_window())
 
     async def live(self, request: Request) -> Response:
@@ -232,7 +232,7 @@ def _health(part: str, ok: bool) -> PartHealth:
 async def _engine(replica: Replica) -> EngineHealth:
     detail = ""
     if not replica.serving:
-        detail = "out, until it is up and holds the adapters; see its log"
+        detail = "gets no requests until it is running and holds the adapters; see its log"
     elif not await replica.client.is_healthy():
         detail = "does not answer; see its log"
     return EngineHealth(ok=not detail, detail=detail, name=replica.name, url=replica.url, in_flight=replica.outstanding)

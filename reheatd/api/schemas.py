@@ -1,4 +1,4 @@
-"""What the admin API answers with, where it is not a contract that exists elsewhere."""
+"""The answers of the admin API that are not contracts of another package."""
 
 from pathlib import Path
 from typing import Literal
@@ -15,41 +15,51 @@ from reheatd.measures import Contract, EntropyEstimate
 
 
 class Readiness(Contract):
+    """The answer of `GET /health`."""
+
     status: str
     """`ready`, or what the daemon waits for, e.g. `starting`."""
 
 
 class PromotedVersion(Contract):
+    """The version that the alias means."""
+
     version: int
     name: str
 
 
 class VersionView(VersionInfo):
-    """`GET /reheatd/v1/adapters/VERSION`."""
+    """The answer of `GET /reheatd/v1/adapters/VERSION`."""
 
     report: JobReport | None
-    """How the policy changed; None for the base and for versions that no job made."""
+    """The report of the job that made the version; None for the base and for versions that no job made."""
     report_dir: Path | None
-    """Where it lies with its plots, on the daemon's machine."""
+    """Folder of the report and its plots, on the daemon's machine."""
 
 
 class PartHealth(Contract):
+    """Whether a part of the daemon works."""
+
     ok: bool
     detail: str
-    """One line; empty when there is nothing to say."""
+    """One line of explanation; empty if there is nothing to say."""
 
 
 class EngineHealth(PartHealth):
+    """Whether an engine works, and how busy it is."""
+
     name: str
     url: str
     in_flight: int
 
 
 class WorkersHealth(PartHealth):
+    """Whether there are workers."""
+
     configured: int
-    """Workers that the daemon starts itself."""
+    """Number of workers that the daemon starts itself."""
     connected: int | None
-    """Workers that answer over the broker, local or not; None when the broker cannot be asked."""
+    """Number of workers that answer over the broker, local or not; None if the broker cannot be asked."""
 
 
 class RequestTotals(Contract):
@@ -58,60 +68,62 @@ class RequestTotals(Contract):
 
 
 class StatusView(Contract):
-    """`GET /reheatd/v1/status`. Entropies in nats per token."""
+    """The answer of `GET /reheatd/v1/status`. Entropies are in nats per token."""
 
     readiness: str
     """`ready`, or what the daemon waits for."""
     state: State
     mode: Literal["observe", "approve", "auto"]
     policy: str
-    """The base model, as configured."""
+    """The base model, as it is configured."""
     promoted: PromotedVersion
     verdict: Verdict | None
-    """On the promoted version; None until a window of it was measured."""
+    """Verdict on the promoted version; None until a window of it was measured."""
     entropy: EntropyEstimate | None
-    """Of the promoted version's newest window."""
+    """Entropy of the promoted version in its newest window."""
     baseline: EntropyEstimate | None
     ratio: float | None
     """Entropy over baseline."""
     job: Job | None
     """The job that is being run."""
     queued: int
-    """Jobs that wait, for their turn or for approval."""
+    """Number of jobs that wait for their turn or for approval."""
     waiting: list[Job]
-    """Those jobs, the next one first."""
+    """The jobs that wait, the next one first."""
     cooldown_remaining_s: float
     uptime_s: float
     engines: list[EngineHealth]
     broker: PartHealth
     workers: WorkersHealth
     adapters_loaded: list[str]
-    """Names of the adapters that the engines hold, the least recently used first."""
+    """Names of the adapters that the engines have loaded, the least recently used first."""
     in_flight: int
     requests: RequestTotals
 
 
 class EntropyView(Contract):
-    """`GET /reheatd/v1/entropy`; nats per token."""
+    """The answer of `GET /reheatd/v1/entropy`, in nats per token."""
 
     baseline: EntropyEstimate | None
     threshold: float | None
-    """A window whose upper confidence limit is below this is low."""
+    """A window is low if its upper confidence limit is below this."""
     windows: list[Window]
-    """Oldest first."""
+    """The windows, oldest first."""
 
 
 class LiveView(Contract):
-    """`GET /reheatd/v1/entropy/live`: what the engine measured itself on every token; nats per token."""
+    """The answer of `GET /reheatd/v1/entropy/live`: the entropy of tokens as they were decoded, in nats per token."""
 
     windows: list[LiveWindow]
-    """Oldest first."""
+    """The windows, oldest first."""
 
 
 class AdapterList(Contract):
+    """The answer of `GET /reheatd/v1/adapters`."""
+
     promoted: int
     adapters: list[VersionInfo]
-    """Without proof items, which the single version's answer has."""
+    """All versions, without their proof items, which are in the answer for a single version."""
 
 
 class PromotionView(Contract):
@@ -121,27 +133,27 @@ class PromotionView(Contract):
     name: str
     from_version: int
     seconds: float
-    """From the start of staging to the flip."""
+    """Time from the start of staging to the flip."""
     proof: dict[str, float] | None
     """Figures of the proof of delivery; None for the base model."""
 
 
 class JobList(Contract):
     jobs: list[Job]
-    """Oldest first."""
+    """The jobs, oldest first."""
 
 
 class JournalView(Contract):
     entries: list[JournalEntry]
-    """Oldest first."""
+    """The entries, oldest first."""
 
 
 class RolloutAdapterRequest(Contract):
     path: str
-    """Folder of the snapshot, inside the job's own."""
+    """Folder of the snapshot, inside the job's own folder."""
     step: int
 
 
 class RolloutAdapterView(Contract):
     model: str
-    """Name to sample from."""
+    """Model name to sample from."""
