@@ -90,7 +90,7 @@ def test_one_version_on_both_engines_through_a_swap_and_a_death(folder: Path, ti
 
             port = engines(daemon)["engine-2"]["url"].rpartition(":")[2]
             (victim,) = [
-                p for p in daemon.tree() if "reheatd.engine.server" in p.cmdline()[2:3] and port in p.cmdline()
+                p for p in daemon.tree() if "reheatd.engine.server" in p.cmdline()[3:4] and port in p.cmdline()
             ]
             victim.kill()
             wait_for(lambda: "engine-2 gets no more requests; 1 of 2 engines still serve" in daemon.log)
