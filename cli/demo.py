@@ -7,7 +7,6 @@ and continues RL by itself, while a client keeps asking questions over the OpenA
 
 import importlib.util
 import json
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -22,12 +21,12 @@ from rich.table import Table
 from cli import render
 from cli.client import DaemonClient
 from cli.demo_client import AskingClient, Tally
+from cli.demo_daemon import ended_by_signals, guarded_daemon
 from cli.demo_plot import plot_timeline
 from cli.options import JsonOption
 from reheatd.config import load_settings
 from reheatd.errors import DaemonUnreachableError, EngineError, MissingExtraError, ReheatdError
 from reheatd.jobs.contracts import Job
-from reheatd.process.children import python_module
 from reheatd.process.ports import reserve_port
 
 T = TypeVar("T")
@@ -121,7 +120,8 @@ def demo(
     if config is None:
         config = run_dir / "reheatd.toml"
         config.write_text(CONFIG.format(data_dir=json.dumps(str(run_dir / "data")), port=reserve_port()))
-    outcome = Demonstration(console, run_dir, config).run()
+    with ended_by_signals():
+        outcome = Demonstration(console, run_dir, config).run()
     (run_dir / "result.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
     _print_tables(console, outcome)
     console.print(f"timeline: {run_dir / 'timeline.png'}; everything else: {run_dir}")
@@ -151,25 +151,18 @@ class Demonstration:
 
     def run(self) -> Outcome:
         self._say(f"starting the daemon: reheatd serve --config {self._config}")
-        with (self._run_dir / "serve.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                python_module("cli.main", "serve", "--config", str(self._config)),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            self._wait("the daemon to be ready", self._ready)
-            client = AskingClient(self._daemon.url)
-            client.start()
+        with guarded_daemon(self._config, self._run_dir / "serve.log") as self._process:
             try:
-                self._play()
+                self._wait("the daemon to be ready", self._ready)
+                client = AskingClient(self._daemon.url)
+                client.start()
+                try:
+                    self._play()
+                finally:
+                    tally = client.stop()
+                return self._outcome(tally)
             finally:
-                tally = client.stop()
-            return self._outcome(tally)
-        finally:
-            self._say("stopping the daemon")
-            self._process.send_signal(signal.SIGTERM)
-            self._process.wait()
+                self._say("stopping the daemon")
 
     def _play(self) -> None:
         status = self._wait("the baseline", lambda: _if(self._status(), lambda status: status["baseline"]))

@@ -42,7 +42,7 @@ class AskingClient:
         self._base_url = base_url
         self._max_tokens = max_tokens
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._ask()), name="client")
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._ask()), name="client", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

@@ -27,6 +27,11 @@ STRAGGLER_GRACE_S = 1.0
 POLL_S = 0.05
 
 
+def guarded(command: list[str], grace_s: float) -> list[str]:
+    """The command line that runs `command` under a guard; its standard input is to be the pipe described above."""
+    return [sys.executable, "-I", "-S", os.path.abspath(__file__), "--grace", str(grace_s), "--", *command]
+
+
 def descendants(root: int) -> list[int]:
     """Process ids below `root`, from /proc, without processes that end while it is read."""
     children: dict[int, list[int]] = {}

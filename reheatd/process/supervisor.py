@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reheatd.errors import ReheatdError
-from reheatd.process import guard
+from reheatd.process.guard import guarded
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +112,6 @@ class Child:
         await self._terminate()
 
     async def start(self) -> None:
-        argv = [sys.executable, "-I", "-S", guard.__file__, "--grace", str(self.command.grace_s), "--"]
         # The guard reads the pipe. Only this process holds the other end, and the kernel closes that end when this
         # process ends, however it ends.
         read_end, self._lifeline = os.pipe()
@@ -121,8 +119,7 @@ class Child:
             with self.log_path.open("ab") as log:
                 self._log_start = log.tell()
                 self._process = await asyncio.create_subprocess_exec(
-                    *argv,
-                    *self.command.argv,
+                    *guarded(self.command.argv, self.command.grace_s),
                     stdin=read_end,
                     stdout=log,
                     stderr=log,

@@ -1,0 +1,57 @@
+"""The demonstration's daemon: a child that is gone when the demonstration is, however that ends."""
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from reheatd.process.children import python_module
+from reheatd.process.guard import guarded
+
+ENDING = (signal.SIGTERM, signal.SIGINT)
+GRACE_S = 60.0
+"""From SIGTERM to SIGKILL: long enough for the daemon to drain and to stop its own children."""
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Meanwhile SIGTERM and SIGINT raise `SystemExit` with the status that a shell expects, 143 and 130."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = [signal.signal(number, end) for number in ENDING]
+    try:
+        yield
+    finally:
+        for number, handler in zip(ENDING, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def guarded_daemon(config: Path, log_file: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Runs `reheatd serve` under a guard, and stops it at the end; what is yielded is the guard's process.
+
+    The guard ends the daemon's whole tree when this process is gone without having said so, `kill -9` included. The
+    daemon is in a session of its own: Ctrl-C reaches it through here only, after the client has been stopped. A second
+    signal does not interrupt the stop, but tells the daemon not to wait for its requests.
+    """
+    read_end, lifeline = os.pipe()
+    serve = python_module("cli.main", "serve", "--config", str(config))
+    with contextlib.ExitStack() as closing:
+        hang_up = closing.enter_context(contextlib.ExitStack())
+        hang_up.callback(os.close, lifeline)
+        with log_file.open("wb") as log:
+            process = subprocess.Popen(
+                guarded(serve, GRACE_S), stdin=read_end, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        os.close(read_end)
+        try:
+            yield process
+        finally:
+            for number in ENDING:
+                signal.signal(number, lambda *_: hang_up.close())
+            process.terminate()
+            process.wait()
