@@ -117,12 +117,13 @@ def follow(poll: Callable[[], Job], *, quiet: bool = False) -> Job:
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=None, metrics="")
         while not (job := poll()).status.is_final:
-            label = job.phase or job.status.value if job.status is JobStatus.RUNNING else job.status.value
+            label = render.job_progress(job) if job.status is JobStatus.RUNNING and job.phase else job.status.value
+            done, of = (job.done, job.of) if job.of else (job.step, job.steps)
             progress.update(
                 bar,
                 description=f"{job.job_id} {label}",
-                completed=job.step,
-                total=job.steps or None,
+                completed=done,
+                total=of or None,
                 metrics=_metrics(islice(job.metrics.items(), LIVE_METRICS)),
             )
             time.sleep(POLL_S)

@@ -65,9 +65,12 @@ def job_status(status: JobStatus) -> str:
 
 
 def job_progress(job: Job) -> str:
-    if job.status.is_final or not job.steps:
-        return job.phase if not job.status.is_final else ""
-    return f"{job.phase} {job.step}/{job.steps}"
+    """E.g. `step 4 of 30, sampling 12 of 32`; empty once the job has ended."""
+    if job.status.is_final:
+        return ""
+    step = f"step {job.step} of {job.steps}" if job.steps else ""
+    phase = f"{job.phase} {job.done} of {job.of}" if job.phase and job.of else job.phase
+    return ", ".join(part for part in (step, phase) if part)
 
 
 def duration(seconds: float) -> str:

@@ -61,6 +61,9 @@ def describe(status: StatusView) -> RenderableType:
         measured = f"{render.entropy(status.entropy)} nats per token, {status.ratio:.0%} of the baseline"
     facts.add_row("entropy", f"{measured}  {render.verdict(status.verdict)}")
     facts.add_row("baseline", render.entropy(status.baseline) if status.baseline else "being measured")
+    if status.measuring is not None:
+        measuring = status.measuring
+        facts.add_row("measuring", f"{measuring.model}: {measuring.done} of {measuring.of} probes")
     for job in [status.job, *status.waiting]:
         if job is not None:
             what = f"{job.job_id}  {render.job_status(job.status)}  {render.job_progress(job)}"

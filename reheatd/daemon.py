@@ -121,12 +121,14 @@ class Daemon:
             await wait_for_broker(parts.broker_url)
         logger.info("broker ready at %s", address(parts.broker_url))
         await parts.swaps.restore()
+        # Workers import what they need while the engine does. But one that takes up a job from before a restart asks at
+        # once for what only a daemon with an engine can give.
+        resumes = parts.controller.current_job is not None
+        if not resumes:
+            await self._start_workers()
         await self._start_engines()
-        for index in range(1, settings.workers.count + 1):
-            command = worker_command(parts.broker_url, settings.workers, index=index)
-            child = await parts.supervisor.start(command)
-            child.keep_running()
-            self._workers.append(child)
+        if resumes:
+            await self._start_workers()
         write_daemon_file(settings.data_dir / "daemon.json", parts.url)
         # The objects that exist now stay. Searching them for garbage, as Python does every few hundred requests, would
         # delay all streams by 60 ms each time.
@@ -149,6 +151,13 @@ class Daemon:
         if not parts.engines.are_children:
             self._in_background("engine watch", parts.engines.watch)
         await parts.http.wait()
+
+    async def _start_workers(self) -> None:
+        for index in range(1, self._settings.workers.count + 1):
+            command = worker_command(self._parts.broker_url, self._settings.workers, index=index)
+            child = await self._parts.supervisor.start(command)
+            child.keep_running()
+            self._workers.append(child)
 
     async def _start_engines(self) -> None:
         """Waits until an engine has generated a token and holds the promoted version."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reheatd.entropy.estimators import clustered_interval
 from reheatd.jobs.report import Comparison, LayerSimilarity, PositionEntropy, TopK
-from workers.losses import chunk_tokens, chunked_logprobs, logprobs_of_states
+from workers.losses import chunk_tokens, chunked_logprobs, entropy, logprobs_of_states
 from workers.optimisation import TrainingDivergedError
 from workers.policy import Policy, TokenBatch, micro_batches
 from workers.sampling.rollout import Rollout
@@ -36,6 +36,8 @@ class Candidates(NamedTuple):
     parent_mass_TS: Tensor
     kept_mass_TS: Tensor
     student_mass_TS: Tensor
+    entropy_T: Tensor
+    """The student's, nats."""
 
 
 def compare(policy: Policy, parent_rollouts: Sequence[Rollout], student_rollouts: Sequence[Rollout]) -> Comparison:
@@ -51,18 +53,20 @@ def compare(policy: Policy, parent_rollouts: Sequence[Rollout], student_rollouts
     """
     with policy.as_teacher():
         parent_entropies = sequence_entropies(policy, parent_rollouts)
-    with torch.no_grad():
-        student_entropies = sequence_entropies(policy, student_rollouts)
+    student_entropies: list[list[float]] = [[] for _ in student_rollouts]
     cosines: list[Tensor] = []
     parts: list[Candidates] = []
-    for _, batch in _batches(policy, student_rollouts):
+    for indices, batch in _batches(policy, student_rollouts):
         with torch.no_grad():
             student_layers = policy.hidden_layers(batch)
         with policy.as_teacher():
             parent_layers = policy.hidden_layers(batch)
         pairs = zip(parent_layers, student_layers, strict=True)
         cosines.append(torch.stack([torch.cosine_similarity(p.float(), s.float(), dim=-1) for p, s in pairs]))
-        parts += compare_candidates(parent_layers[-1], student_layers[-1], policy.head_VD)
+        candidates = list(compare_candidates(parent_layers[-1], student_layers[-1], policy.head_VD))
+        parts += candidates
+        entropy_T = torch.cat([part.entropy_T for part in candidates])
+        _split(entropy_T, indices, student_rollouts, student_entropies)
     means = Candidates(*(torch.cat(values).double().mean(0) for values in zip(*parts, strict=True)))
     kl_parent_student, kl_student_parent = means.kl_T2.tolist()
     if not math.isfinite(kl_parent_student + kl_student_parent):
@@ -79,7 +83,7 @@ def compare(policy: Policy, parent_rollouts: Sequence[Rollout], student_rollouts
         kl_student_parent=kl_student_parent,
         top_k=[
             TopK(k=k, overlap=overlap, parent_mass=parent, parent_mass_kept=kept, student_mass=student)
-            for k, overlap, parent, kept, student in zip(TOP_K, *(v.tolist() for v in means[1:]), strict=True)
+            for k, overlap, parent, kept, student in zip(TOP_K, *(v.tolist() for v in means[1:5]), strict=True)
         ],
         layers=[
             LayerSimilarity(layer=layer, mean=float(values_T.mean()), min=float(values_T.min()))
@@ -93,10 +97,17 @@ def sequence_entropies(policy: Policy, rollouts: Sequence[Rollout]) -> list[list
     entropies: list[list[float]] = [[] for _ in rollouts]
     for indices, batch in _batches(policy, rollouts):
         _, entropy_T = chunked_logprobs(policy.hidden(batch), policy.head_VD, batch.targets_T)
-        split = entropy_T.cpu().split([len(rollouts[index].token_ids) for index in indices])
-        for index, values_T in zip(indices, split, strict=True):
-            entropies[index] = values_T.tolist()
+        _split(entropy_T, indices, rollouts, entropies)
     return entropies
+
+
+def _split(
+    entropy_T: Tensor, indices: Sequence[int], rollouts: Sequence[Rollout], entropies: list[list[float]]
+) -> None:
+    """Puts the entropies of one batch where those of its rollouts belong."""
+    parts = entropy_T.cpu().split([len(rollouts[index].token_ids) for index in indices])
+    for index, part_T in zip(indices, parts, strict=True):
+        entropies[index] = part_T.tolist()
 
 
 def by_position(entropies: Sequence[Sequence[float]], width: int) -> list[PositionEntropy]:
@@ -131,6 +142,7 @@ def compare_candidates(parent_TD: Tensor, student_TD: Tensor, head_VD: Tensor) -
             parent_mass_TS=parent_top.values.exp().cumsum(-1)[:, ranks],
             kept_mass_TS=kept_cK.exp().cumsum(-1)[:, ranks],
             student_mass_TS=student_top.values.exp().cumsum(-1)[:, ranks],
+            entropy_T=entropy(student_cV),
         )
 
 

@@ -8,7 +8,7 @@ from statistics import NormalDist
 from reheatd.errors import EngineError
 from reheatd.measures import Accuracy, PassAtK, PassRate
 from workers.rewards.scoring import Scorer
-from workers.sampling.rollout import Rollout, Sampler
+from workers.sampling.rollout import Batch, Rollout, Sampler
 from workers.task_data import Problem
 
 SOLVED_REWARD = 0.5
@@ -34,10 +34,27 @@ def measure_accuracy(
     Raises:
         EngineError: A problem got no answer: a share over fewer problems would not be comparable.
     """
-    sampled = sampler.sample([p.messages for p in problems], n=1, max_tokens=max_tokens, temperature=0.0, seed=0)
+    sampled = sampler.sample(**vars(greedy_batch(problems, max_tokens)))
+    return accuracy_of(sampled, problems, scorer, model=sampler.model, confidence=confidence)
+
+
+def greedy_batch(problems: Sequence[Problem], max_tokens: int) -> Batch:
+    """What accuracy is measured on."""
+    return Batch([problem.messages for problem in problems], n=1, max_tokens=max_tokens, temperature=0.0, seed=0)
+
+
+def accuracy_of(
+    sampled: Sequence[list[Rollout]],
+    problems: Sequence[Problem],
+    scorer: Scorer,
+    *,
+    model: str,
+    confidence: float = 0.95,
+) -> Accuracy:
+    """Accuracy from the answers to a `greedy_batch`; raises like `measure_accuracy`."""
     missing = sum(not rollouts for rollouts in sampled)
     if missing:
-        raise EngineError(f"{sampler.model} gave no answer to {missing} of {len(problems)} held-out problems")
+        raise EngineError(f"{model} gave no answer to {missing} of {len(problems)} held-out problems")
     solved = sum(_solved(problems, sampled, scorer))
     low, high = wilson_interval(solved, len(problems), confidence)
     return Accuracy(value=solved / len(problems), low=low, high=high, problems=len(problems))
@@ -51,12 +68,23 @@ def measure_pass_at_k(
     Raises:
         EngineError: A problem got fewer than `samples` answers.
     """
-    sampled = sampler.sample(
-        [p.messages for p in problems], n=samples, max_tokens=max_tokens, temperature=1.0, seed=seed
-    )
+    sampled = sampler.sample(**vars(sampled_batch(problems, samples, max_tokens, seed)))
+    return pass_at_k_of(sampled, problems, scorer, model=sampler.model, samples=samples)
+
+
+def sampled_batch(problems: Sequence[Problem], samples: int, max_tokens: int, seed: int) -> Batch:
+    """What pass@k is measured on."""
+    prompts = [problem.messages for problem in problems]
+    return Batch(prompts, n=samples, max_tokens=max_tokens, temperature=1.0, seed=seed)
+
+
+def pass_at_k_of(
+    sampled: Sequence[list[Rollout]], problems: Sequence[Problem], scorer: Scorer, *, model: str, samples: int
+) -> PassAtK:
+    """pass@k from the answers to a `sampled_batch`; raises like `measure_pass_at_k`."""
     short = sum(len(rollouts) < samples for rollouts in sampled)
     if short:
-        raise EngineError(f"{sampler.model} gave fewer than {samples} answers to {short} of {len(problems)} problems")
+        raise EngineError(f"{model} gave fewer than {samples} answers to {short} of {len(problems)} problems")
     solved = _solved(problems, sampled, scorer)
     ks = [1 << power for power in range(samples.bit_length())]
     return PassAtK(rates=[pass_rate(solved, samples, k) for k in ks], problems=len(problems), samples=samples)

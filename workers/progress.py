@@ -1,6 +1,10 @@
 """Progress of a job: what training code reports, and how it learns that it was cancelled."""
 
+import time
 from typing import Protocol
+
+COUNT_EVERY_S = 0.5
+"""Least time between two reports of how far a phase is: more would tell nobody anything."""
 
 
 class JobCancelledError(Exception):
@@ -20,7 +24,9 @@ class Progress(Protocol):
 class ProgressChannel(Protocol):
     """The part of `reheatd.jobs.channel.JobChannel` that reports progress."""
 
-    def progress(self, phase: str, step: int, steps: int, metrics: dict[str, float]) -> None: ...
+    def progress(
+        self, phase: str, step: int, steps: int, metrics: dict[str, float], *, done: int = 0, of: int = 0
+    ) -> None: ...
 
     def is_cancelled(self) -> bool: ...
 
@@ -32,6 +38,8 @@ class ChannelProgress:
         self._channel = channel
         self._steps = steps
         self._metrics: dict[str, float] = {}
+        self._phase, self._step = "", 0
+        self._sent_at = 0.0
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -39,7 +47,17 @@ class ChannelProgress:
         return dict(self._metrics)
 
     def report(self, phase: str, step: int, metrics: dict[str, float] | None = None) -> None:
+        self._phase, self._step = phase, step
         self._metrics.update(metrics or {})
-        self._channel.progress(phase, step, self._steps, metrics or {})
+        self._send(metrics or {})
+
+    def count(self, done: int, of: int) -> None:
+        """Reports how far the present phase is, at most every `COUNT_EVERY_S` seconds; raises like `report`."""
+        if time.monotonic() - self._sent_at >= COUNT_EVERY_S:
+            self._send({}, done, of)
+
+    def _send(self, metrics: dict[str, float], done: int = 0, of: int = 0) -> None:
+        self._sent_at = time.monotonic()
+        self._channel.progress(self._phase, self._step, self._steps, metrics, done=done, of=of)
         if self._channel.is_cancelled():
             raise JobCancelledError

@@ -20,14 +20,14 @@ from reheatd.measures import Accuracy, Contract, PassAtK
 from reheatd.options import NumberFormat
 from workers.checkpoint import Checkpoints
 from workers.comparison import compare
-from workers.evaluation import measure_accuracy, measure_pass_at_k
+from workers.evaluation import accuracy_of, greedy_batch, pass_at_k_of, sampled_batch
 from workers.grpo import Grpo, RLOutcome
 from workers.policy import Policy
 from workers.progress import ChannelProgress, JobCancelledError, Progress, ProgressChannel
 from workers.proof import COMPLETION_TOKENS, build_proof
 from workers.report import make_report, write_report
 from workers.rewards.verifier import Verifier
-from workers.sampling.rollout import Rollout, Sampler
+from workers.sampling.rollout import Batch, Rollout
 from workers.sampling.served import ServedSampler
 from workers.task_data import Messages, Problem, load_prompts, load_task
 from workers.ts_opsd import Reheater, ReheatOutcome
@@ -74,8 +74,10 @@ def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
     prompts = load_prompts()
     probes = load_probes(spec.probes.probes, spec.probes.probe_count)
     with ExitStack() as stack:
-        verifier = stack.enter_context(Verifier(spec.task.reward, timeout_s=spec.task.reward_timeout_s))
-        sampler = stack.enter_context(ServedSampler(spec, probes))
+        verifier = stack.enter_context(
+            Verifier(spec.task.reward, timeout_s=spec.task.reward_timeout_s, on_progress=progress.count)
+        )
+        sampler = stack.enter_context(ServedSampler(spec, probes, on_progress=progress.count))
         torch.manual_seed(spec.seed)
         policy = Policy.load(spec.model_path, spec.lora, spec.parent_adapter, dtype=_dtype(), seed=spec.seed)
         # The probes are no training prompts; those only fill up where few probes are configured.
@@ -89,11 +91,9 @@ def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
         else:
             outcome = Grpo(policy, spec, sampler, task.train, verifier, progress, checkpoints).run()
         progress.report("evaluating", outcome.steps, {"probe_entropy": outcome.entropy_after.mean})
-        accuracy_after = evaluation.accuracy(outcome.steps)
-        pass_at_k_after = evaluation.pass_at_k(outcome.steps)
-        student_rollouts = evaluation.rollouts(outcome.steps)
+        after = evaluation.after(outcome.steps)
         progress.report("reporting", outcome.steps)
-        comparison = compare(policy, before.rollouts, student_rollouts)
+        comparison = compare(policy, before.rollouts, after.rollouts)
         result = JobResult(
             adapter_dir=spec.output_dir / "result",
             report_dir=spec.output_dir / "report",
@@ -102,10 +102,10 @@ def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
             entropy_before=outcome.entropy_before,
             entropy_after=outcome.entropy_after,
             accuracy_before=before.accuracy,
-            accuracy_after=accuracy_after,
+            accuracy_after=after.accuracy,
             pass_at_k_before=before.pass_at_k,
-            pass_at_k_after=pass_at_k_after,
-            proof=build_proof(policy, student_rollouts),
+            pass_at_k_after=after.pass_at_k,
+            proof=build_proof(policy, after.rollouts),
             metrics=progress.metrics,
             stopped=outcome.stopped if isinstance(outcome, ReheatOutcome) else "steps",
             seconds=time.monotonic() - started,
@@ -117,8 +117,8 @@ def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
         return result
 
 
-class Before(Contract):
-    """What the report compares with."""
+class Evaluated(Contract):
+    """What is measured of parent and student alike, and what the report compares them on."""
 
     accuracy: Accuracy
     pass_at_k: PassAtK | None
@@ -130,55 +130,66 @@ class Evaluation:
     """Measures whatever version is sampled from at the moment; what is known of it already is taken over."""
 
     spec: ReheatSpec | RLSpec
-    sampler: Sampler
+    sampler: ServedSampler
     held_out: Sequence[Problem]
     verifier: Verifier
     report_prompts: Sequence[Messages]
+    """The probes' prompts come first."""
     progress: Progress
 
-    def before(self) -> "Before":
+    def before(self) -> Evaluated:
         """The parent measured, once per job: a worker that resumes it takes over what was found."""
         file = self.spec.output_dir / "before.json"
         if file.exists():
-            return Before.model_validate_json(file.read_text())
-        before = Before(
-            accuracy=self.accuracy(0, self.spec.parent_accuracy),
-            pass_at_k=self.pass_at_k(0, self.spec.parent_pass_at_k),
-            rollouts=self.rollouts(0),
-        )
+            return Evaluated.model_validate_json(file.read_text())
+        before = self._evaluate(0, [], self.spec.parent_accuracy, self.spec.parent_pass_at_k)
         write_atomically(file, before.model_dump_json().encode())
         return before
 
-    def accuracy(self, step: int, known: Accuracy | None = None) -> Accuracy:
-        self.progress.report("evaluating", step)
-        accuracy = known or measure_accuracy(
-            self.sampler, self.held_out, self.verifier, max_tokens=self.spec.task.eval_max_tokens
-        )
-        self.progress.report("evaluating", step, {"accuracy": accuracy.value})
-        return accuracy
+    def after(self, step: int) -> Evaluated:
+        """The student. Its answers to the probes, by which training has just measured it, serve the report as well."""
+        long_enough = self.spec.probes.max_tokens >= COMPLETION_TOKENS
+        return self._evaluate(step, self.sampler.probed if long_enough else [])
 
-    def pass_at_k(self, step: int, known: PassAtK | None = None) -> PassAtK | None:
-        samples = self.spec.task.eval_samples
-        if not samples:
-            return None
-        measured = known or measure_pass_at_k(
-            self.sampler,
-            self.held_out,
-            self.verifier,
-            samples=samples,
-            max_tokens=self.spec.task.eval_max_tokens,
-            seed=self.spec.seed,
-        )
-        best = measured.rates[-1]
-        self.progress.report("evaluating", step, {f"pass_at_{best.k}": best.value})
-        return measured
-
-    def rollouts(self, step: int) -> list[Rollout]:
-        """One completion of each of the report's prompts, as long as a probe's; the proof needs its own length."""
+    def _evaluate(
+        self,
+        step: int,
+        rollouts: list[Rollout],
+        accuracy: Accuracy | None = None,
+        pass_at_k: PassAtK | None = None,
+    ) -> Evaluated:
+        """Samples all that is missing at once, and scores it."""
+        spec, problems, prompts = self.spec, self.held_out, self.report_prompts
+        samples, max_tokens = spec.task.eval_samples, spec.task.eval_max_tokens
+        # As long as a probe's; the proof needs its own length.
+        length = max(spec.probes.max_tokens, COMPLETION_TOKENS)
+        batches: dict[str, Batch] = {}
+        if samples and pass_at_k is None:
+            batches["pass_at_k"] = sampled_batch(problems, samples, max_tokens, spec.seed)
+        if len(rollouts) < len(prompts):
+            batches["rollouts"] = Batch(prompts[len(rollouts) :], 1, length, temperature=1.0, seed=spec.seed)
+        if accuracy is None:
+            batches["accuracy"] = greedy_batch(problems, max_tokens)
         self.progress.report("evaluating", step)
-        length = max(self.spec.probes.max_tokens, COMPLETION_TOKENS)
-        groups = self.sampler.sample(self.report_prompts, n=1, max_tokens=length, temperature=1.0, seed=self.spec.seed)
-        return [rollout for group in groups for rollout in group]
+        answers = dict(zip(batches, self.sampler.sample_all([*batches.values()]), strict=True))
+        self.progress.report("scoring", step)
+        model = self.sampler.model
+        if accuracy is None:
+            accuracy = accuracy_of(answers["accuracy"], problems, self.verifier, model=model)
+        if "pass_at_k" in answers:
+            pass_at_k = pass_at_k_of(answers["pass_at_k"], problems, self.verifier, model=model, samples=samples)
+        sampled = [rollout for group in answers.get("rollouts", []) for rollout in group]
+        evaluated = Evaluated(accuracy=accuracy, pass_at_k=pass_at_k, rollouts=[*rollouts, *sampled][: len(prompts)])
+        self.progress.report("evaluating", step, _figures(evaluated))
+        return evaluated
+
+
+def _figures(evaluated: Evaluated) -> dict[str, float]:
+    figures = {"accuracy": evaluated.accuracy.value}
+    if evaluated.pass_at_k is not None:
+        best = evaluated.pass_at_k.rates[-1]
+        figures[f"pass_at_{best.k}"] = best.value
+    return figures
 
 
 def _dtype() -> NumberFormat:

@@ -134,6 +134,7 @@ class Api:
             entropy=windows[0].estimate if windows else None,
             baseline=context.monitor.baseline,
             ratio=windows[0].ratio if windows else None,
+            measuring=context.monitor.progress,
             job=controller.current_job,
             queued=len(waiting),
             waiting=waiting,

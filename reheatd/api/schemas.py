@@ -8,6 +8,7 @@ from reheatd.control.ledger import JournalEntry
 from reheatd.control.states import State
 from reheatd.entropy.detector import Verdict
 from reheatd.entropy.live import LiveWindow
+from reheatd.entropy.monitor import MeasurementProgress
 from reheatd.entropy.series import Window
 from reheatd.jobs.contracts import Job
 from reheatd.jobs.report import JobReport
@@ -84,6 +85,8 @@ class StatusView(Contract):
     baseline: EntropyEstimate | None
     ratio: float | None
     """Entropy over baseline."""
+    measuring: MeasurementProgress | None
+    """The entropy measurement that is being taken: of the promoted version, the baseline, or a job's candidate."""
     job: Job | None
     """The job that is being run."""
     queued: int

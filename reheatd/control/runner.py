@@ -46,6 +46,7 @@ class JobRunner:
         """Asks the job to end as soon as it safely can."""
         self.record.cancel_requested = True
         self.record.job.phase = "cancelling"
+        self.record.job.done = self.record.job.of = 0
         self._ledger.save(self.record)
         self._cancelled.set()
 

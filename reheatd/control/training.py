@@ -127,6 +127,7 @@ class Training:
         job.started_at = job.started_at or event.time
         if not self._cancelled.is_set():
             job.phase = event.phase or "starting"
+            job.done, job.of = event.done, event.of
         job.step = event.step
         job.steps = event.steps or job.steps
         job.metrics.update(event.metrics)

@@ -18,6 +18,9 @@ T = TypeVar("T")
 
 TAP = "reheatd.tap.plugin:EntropyTap"
 CPU_WORKER = "reheatd.engine.cpu_worker.SeededCPUWorker"
+ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""The CPU engine's scheduler and model in one process. vLLM gives each its own, and the scheduler's spins while the
+model computes: on two cores it takes as much of them as the model does. One process less is started, too."""
 STEP_TOKENS = 160
 """Most tokens of one step of the CPU engine: so much may many prompts at once add to the wait for the next token."""
 PROMPT_PART_TOKENS = 16
@@ -99,7 +102,15 @@ def engine_command(
         # vLLM compiles a small function of its sampler even when told to be eager, and then needs a C++ compiler.
         env["TORCHDYNAMO_DISABLE"] = "1"
         env |= SHARED_CORES_ENV
-        env["VLLM_CPU_OMP_THREADS_BIND"] = engine.cpu_threads_bind or _cores_of(*replica)
+        cores = env["VLLM_CPU_OMP_THREADS_BIND"] = engine.cpu_threads_bind or _cores_of(*replica)
+        # Who binds threads or splits the model decides about processes, too.
+        if engine.cpu_threads_bind is None and not any("parallel" in argument for argument in engine.extra_args):
+            argv += ["--distributed-executor-backend", ONE_PROCESS]
+            env |= {
+                "OMP_NUM_THREADS": str(cores.count(",") + 1),
+                "OMP_PLACES": f"{{{cores}}}",
+                "OMP_PROC_BIND": "true",
+            }
     else:
         argv += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
         if replica[1] > 1:

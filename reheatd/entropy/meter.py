@@ -4,12 +4,12 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from pydantic import InstanceOf
+from pydantic import Field, InstanceOf
 
 from reheatd.engine.client import Sample
 from reheatd.entropy.estimators import (
@@ -25,7 +25,7 @@ from reheatd.entropy.probes import ProbeSet
 from reheatd.errors import BadInputError, EngineError
 from reheatd.measures import Contract, EntropyEstimate
 
-CONCURRENCY = 32
+CONCURRENCY = 48
 """Probes that are sampled at once: enough to fill a batch, and few enough to leave room for clients."""
 
 
@@ -72,6 +72,9 @@ class Measurement(WindowFigures):
     """The control variate's sums by probe, for pooling windows."""
     tail: InstanceOf[TailMoments]
     """The tail draws of this window, to which `TailModel` is fitted for later windows."""
+    """What this window's tail draws say about `TailModel`; for later windows only."""
+    samples: list[InstanceOf[Sample]] = Field(default_factory=list)
+    """One per probe, in their order."""
 
 
 class EntropyMeter:
@@ -104,13 +107,15 @@ class EntropyMeter:
         """c(s) of the next measurement. The keeper of a series sets it from earlier windows."""
         self._client = client
         self._vocab_size = vocab_size
+        self._slots = asyncio.Semaphore(CONCURRENCY)
 
-    async def measure(self, model: str, *, seed: int) -> Measurement:
+    async def measure(self, model: str, *, seed: int, on_sample: Callable[[], None] | None = None) -> Measurement:
         """Measures one window on a model.
 
         Args:
             model: A pinned name rather than the alias.
             seed: Every probe gets a seed of its own, derived from this one.
+            on_sample: Called after each probe. An exception from it ends the measurement.
 
         Raises:
             EngineError: A probe could not be sampled, or the engine returned logprobs that are not numbers. There is
@@ -118,7 +123,7 @@ class EntropyMeter:
         """
         started = time.monotonic()
         tail_model = self.tail_model
-        samples = await self._sample(model, seed)
+        samples = await self._sample(model, seed, on_sample)
         estimates = [self._estimate(model, sample, tail_model) for sample in samples]
         totals = SequenceTotals.of([estimate.control_variate_T for estimate in estimates])
         bounded = [estimate.upper_T for estimate in estimates if estimate.upper_T is not None]
@@ -137,15 +142,15 @@ class EntropyMeter:
             distinct=diversity([sample.text for sample in samples]),
             totals=totals,
             tail=moments,
+            samples=samples,
         )
 
-    async def _sample(self, model: str, seed: int) -> list[Sample]:
+    async def _sample(self, model: str, seed: int, on_sample: Callable[[], None] | None) -> list[Sample]:
         # With one seed for all probes, every probe would get the same random numbers, and the samples would correlate.
         seeds = np.random.SeedSequence(seed).generate_state(len(self.probes))
-        slots = asyncio.Semaphore(CONCURRENCY)
 
         async def sample(index: int) -> Sample:
-            async with slots:
+            async with self._slots:
                 answers = await self._client.chat(
                     model,
                     list(self.probes.probes[index]),
@@ -154,6 +159,8 @@ class EntropyMeter:
                     top_k=self.top_k,
                     seed=int(seeds[index]),
                 )
+            if on_sample is not None:
+                on_sample()
             return answers[0]
 
         tasks = [asyncio.create_task(sample(index)) for index in range(len(self.probes))]

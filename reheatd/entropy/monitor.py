@@ -1,8 +1,10 @@
 """Watches the promoted version: measures windows on a schedule and gives a verdict after each."""
 
 import asyncio
+import itertools
 import logging
 import secrets
+import time
 from collections.abc import Callable
 
 from reheatd.config import EntropySection
@@ -10,7 +12,7 @@ from reheatd.entropy.detector import CollapseDetector, Verdict
 from reheatd.entropy.meter import EntropyMeter, Measurement, WindowFigures
 from reheatd.entropy.series import EntropySeries, Source, Window
 from reheatd.errors import BadInputError, ConflictError, EngineError, NotFoundError
-from reheatd.measures import EntropyEstimate
+from reheatd.measures import Contract, EntropyEstimate
 from reheatd.names import BASE_MODEL_NAME
 
 __all__ = ["EntropyMeter", "EntropyMonitor", "Measurement"]
@@ -19,6 +21,15 @@ logger = logging.getLogger(__name__)
 
 PACE_WINDOWS = 10
 """Number of recent windows from which the cost of a window is taken."""
+
+
+class MeasurementProgress(Contract):
+    """A measurement under way."""
+
+    model: str
+    done: int
+    """Probes that are answered, of `of`."""
+    of: int
 
 
 class OutdatedWindowError(ConflictError):
@@ -59,9 +70,11 @@ class EntropyMonitor:
         self._state = series.detector_state()
         self._wake = asyncio.Event()
         self._wake_source: Source = "trigger"
-        self._window: tuple[int, asyncio.Task[Measurement]] | None = None
+        self._window: tuple[int, asyncio.Task[list[Measurement]]] | None = None
         # One measurement at a time: two at once would slow down clients and each other.
         self._measuring = asyncio.Lock()
+        self.progress: MeasurementProgress | None = None
+        """Of the measurement that is being taken now."""
 
     @property
     def baseline(self) -> EntropyEstimate | None:
@@ -85,7 +98,7 @@ class EntropyMonitor:
             BadInputError: The base model's entropy on these probes is 0, so there is nothing to compare with.
         """
         async with self._measuring:
-            return await self._baseline()
+            return (await self._baseline())[0]
 
     async def take_window(self, source: Source = "trigger") -> Window:
         """Measures the promoted version now, records the window and updates the verdict.
@@ -96,9 +109,12 @@ class EntropyMonitor:
                 was recorded.
         """
         async with self._measuring:
-            baseline = await self._baseline()
+            baseline, base_window = await self._baseline()
             version, model = self._model_of_promoted()
-            measurement = await self._measure_promoted(version, model)
+            if version == 0 and base_window is not None:
+                measurement = base_window
+            else:
+                measurement = await self._measure_promoted(version, model)
             state = self._detector.step(self._state, version, measurement.estimate, baseline.mean)
             window = Window(
                 version=version,
@@ -127,7 +143,7 @@ class EntropyMonitor:
             EngineError: The engine could not be sampled.
         """
         async with self._measuring:
-            return await self._measure(name)
+            return (await self._measure(name))[0]
 
     def latest_estimate(self, version: int) -> EntropyEstimate | None:
         """The newest estimate of a version's entropy. For version 0 it is the baseline, which pools several windows."""
@@ -186,23 +202,42 @@ class EntropyMonitor:
             await asyncio.wait({task})
             if task.cancelled():
                 raise OutdatedWindowError(f"{model} was replaced while its entropy was being measured")
-            return task.result()
+            return task.result()[0]
         finally:
             self._window = None
             task.cancel()
 
-    async def _measure(self, model: str) -> Measurement:
+    async def _measure(self, model: str, windows: int = 1) -> list[Measurement]:
+        """Several windows are sampled together: the last answers of one would leave the engine half idle."""
         self._meter.tail_model = self._series.tail_moments().fit()
-        return await self._meter.measure(model, seed=secrets.randbelow(2**32))
+        of = windows * len(self._meter.probes)
+        self.progress = MeasurementProgress(model=model, done=0, of=of)
+        answered = itertools.count(1)
 
-    async def _baseline(self) -> EntropyEstimate:
+        def on_sample() -> None:
+            self.progress = MeasurementProgress(model=model, done=next(answered), of=of)
+
+        began = time.monotonic()
+        seeds = [secrets.randbelow(2**32) for _ in range(windows)]
+        tasks = [asyncio.create_task(self._meter.measure(model, seed=seed, on_sample=on_sample)) for seed in seeds]
+        try:
+            measured = await asyncio.gather(*tasks)
+        finally:
+            self.progress = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        seconds = (time.monotonic() - began) / windows
+        return [measurement.model_copy(update={"seconds": seconds}) for measurement in measured]
+
+    async def _baseline(self) -> tuple[EntropyEstimate, Measurement | None]:
+        """The baseline and, where it had to be measured, one of its windows."""
         stored = self._series.baseline()
         if stored is not None:
-            return stored
-        first = await self._measure(BASE_MODEL_NAME)
+            return stored, None
+        first, *others = await self._measure(BASE_MODEL_NAME, self._settings.baseline_windows)
         totals, sequences = first.totals, first.estimate.sequences
-        for _ in range(self._settings.baseline_windows - 1):
-            window = await self._measure(BASE_MODEL_NAME)
+        for window in others:
             totals += window.totals
             sequences += window.estimate.sequences
         estimate = totals.interval(self._meter.confidence).model_copy(update={"sequences": sequences})
@@ -214,4 +249,4 @@ class EntropyMonitor:
             )
         self._series.save_baseline(estimate)
         logger.info("baseline entropy %.3f [%.3f, %.3f] nats per token", estimate.mean, estimate.low, estimate.high)
-        return estimate
+        return estimate, first

@@ -79,13 +79,20 @@ class JobChannel:
             raise JobNotWantedError(f"job {self.job_id} was delivered twice; another worker runs it")
         self._send(JobEvent(kind="started"))
 
-    def progress(self, phase: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
-        """Reports step `step` of `steps` of a phase, e.g. `training`, with the metrics that are new.
+    def progress(
+        self, phase: str, step: int, steps: int, metrics: Mapping[str, float], *, done: int = 0, of: int = 0
+    ) -> None:
+        """Reports a phase, e.g. `sampling`, in step `step` of `steps`, with the metrics that are new.
+
+        Args:
+            done: How far the phase is, out of `of`; 0 of 0 where nothing is counted.
 
         Raises:
             JobNotWantedError: This worker was taken for dead, and the job was given to another.
         """
-        self._send(JobEvent(kind="progress", phase=phase, step=step, steps=steps, metrics=dict(metrics)))
+        self._send(
+            JobEvent(kind="progress", phase=phase, step=step, steps=steps, done=done, of=of, metrics=dict(metrics))
+        )
 
     def succeeded(self, result: JobResult) -> None:
         self._send(JobEvent(kind="succeeded", result=result))

@@ -119,6 +119,9 @@ class JobEvent(Contract):
     """What the worker is doing, e.g. `sampling`, `training` or `evaluating`."""
     step: int = 0
     steps: int = 0
+    done: int = 0
+    of: int = 0
+    """How far the phase is: `done` of `of` prompts are answered, for example. 0 of 0 where nothing is counted."""
     metrics: dict[str, float] = Field(default_factory=dict)
     result: JobResult | None = None
     error: str | None = None
@@ -210,6 +213,9 @@ class Job(Contract):
     phase: str = ""
     step: int = 0
     steps: int = 0
+    done: int = 0
+    of: int = 0
+    """How far the phase is; 0 of 0 where nothing is counted."""
     metrics: dict[str, float] = Field(default_factory=dict)
     error: str | None = None
     gates: list[dict[str, Any]] = Field(default_factory=list)

@@ -25,7 +25,7 @@ from reheatd.api.schemas import (
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.estimators import TailMoments
 from reheatd.entropy.live import LiveSeries
-from reheatd.entropy.monitor import EntropyMonitor
+from reheatd.entropy.monitor import EntropyMonitor, MeasurementProgress
 from reheatd.entropy.series import EntropySeries, Window
 from reheatd.gateway.app import RequestCounts
 from reheatd.jobs.contracts import Job, JobStatus
@@ -79,6 +79,7 @@ class _Engine:
 class _Monitor:
     verdict = "warning"
     baseline = entropy(BASELINE)
+    progress = MeasurementProgress(model="policy-v0", done=12, of=40)
 
     def __init__(self, world: ApiWorld) -> None:
         self._world = world
@@ -133,6 +134,7 @@ def test_status_reports_every_part(tmp_path: Path) -> None:
         report = StatusView.model_validate((await client.get("/reheatd/v1/status")).json())
         assert (report.state, report.mode, report.promoted.name) == ("serving", "auto", "policy-v0")
         assert report.entropy is None and report.ratio is None and report.job is None
+        assert report.measuring is not None and (report.measuring.done, report.measuring.of) == (12, 40)
         assert [(engine.name, engine.ok, engine.in_flight) for engine in report.engines] == [
             ("engine-1", True, 0),
             ("engine-2", True, 0),

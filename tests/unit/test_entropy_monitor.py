@@ -137,7 +137,18 @@ def test_measurement_agrees_with_the_exact_entropy() -> None:
         assert measurement.truncated.mean < measurement.lower < exact < measurement.upper
         assert measurement.estimate.tokens == SETTINGS.probe_count * SETTINGS.max_tokens
         assert measurement.distinct == 1.0
-        assert engine.most_in_flight == 32
+        assert len(measurement.samples) == SETTINGS.probe_count == engine.most_in_flight
+
+    asyncio.run(story())
+
+
+def test_windows_that_are_measured_together_share_the_places_for_probes() -> None:
+    async def story() -> None:
+        engine = SimulatedEngine()
+        meter = make_meter(engine)
+        await asyncio.gather(*(meter.measure("base", seed=seed) for seed in range(2)))
+        assert len(engine.asked) == 2 * SETTINGS.probe_count
+        assert engine.most_in_flight == 48
 
     asyncio.run(story())
 
@@ -183,6 +194,35 @@ def test_baseline_is_measured_once_and_reused_after_a_restart(tmp_path: Path) ->
         asked = len(engine.asked)
         assert await Daemon(tmp_path, engine).monitor.ensure_baseline() == baseline
         assert len(engine.asked) == asked
+
+    drive(tmp_path, story)
+
+
+def test_the_base_is_not_sampled_again_for_its_first_window(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        first = await daemon.monitor.take_window()
+        assert len(engine.asked) == SETTINGS.baseline_windows * SETTINGS.probe_count
+        assert first.verdict == "ok" and first.estimate.sequences == SETTINGS.probe_count
+        assert (await daemon.monitor.take_window()).estimate != first.estimate
+
+    drive(tmp_path, story)
+
+
+def test_a_measurement_says_how_far_it_is(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        seen: list[tuple[str, int, int]] = []
+
+        def look() -> None:
+            progress = daemon.monitor.progress
+            assert progress is not None
+            seen.append((progress.model, progress.done, progress.of))
+
+        engine.before_answer = look
+        await daemon.monitor.ensure_baseline()
+        of = SETTINGS.baseline_windows * SETTINGS.probe_count
+        assert seen[0] == ("base", 0, of) and seen[-1][1] > of / 2
+        assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+        assert daemon.monitor.progress is None
 
     drive(tmp_path, story)
 

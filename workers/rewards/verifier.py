@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -33,15 +33,25 @@ class Verifier(AbstractContextManager["Verifier"]):
         reward: A name that `workers.rewards.load_reward` knows.
         timeout_s: Time limit for one completion, in seconds.
         children: Number of children. Default: one per core that this process may use, at most `MAX_CHILDREN`.
+        on_progress: Called after each completion with how many are scored and how many there are. An exception from
+            it ends the scoring.
     """
 
     # One thread serves all children, because Linux ends a child with the thread that started it; see
     # `child._die_with_parent`.
 
-    def __init__(self, reward: str, *, timeout_s: float = 5.0, children: int | None = None) -> None:
+    def __init__(
+        self,
+        reward: str,
+        *,
+        timeout_s: float = 5.0,
+        children: int | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
         count = children or min(MAX_CHILDREN, len(os.sched_getaffinity(0)))
         self.unscored = Unscored()
         self._last_failure = ""
+        self._on_progress = on_progress
         self._children = [_Child(reward, timeout_s) for _ in range(count)]
 
     def __enter__(self) -> "Verifier":
@@ -89,6 +99,8 @@ class Verifier(AbstractContextManager["Verifier"]):
                     child.replace()
                 idle.append(child)
                 del asked[child]
+                if self._on_progress is not None:
+                    self._on_progress(len(pairs) - len(waiting) - len(asked), len(pairs))
         return rewards
 
     def _reward_in(self, child: "_Child", reply: dict[str, Any]) -> float:

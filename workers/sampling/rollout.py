@@ -27,6 +27,17 @@ class Rollout:
     """Whether the completion was cut off at its longest length."""
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What to sample: `n` completions of every prompt."""
+
+    prompts: Sequence[Messages]
+    n: int
+    max_tokens: int
+    temperature: float
+    seed: int
+
+
 class Sampler(Protocol):
     """Samples from the policy that is being trained."""
 

@@ -5,6 +5,7 @@ traffic of users. Training code is synchronous; the requests run on an event loo
 """
 
 import asyncio
+import itertools
 import logging
 import shutil
 import threading
@@ -25,7 +26,7 @@ from reheatd.jobs.contracts import JobBase
 from reheatd.measures import EntropyEstimate
 from reheatd.names import BASE_MODEL_NAME, version_name
 from workers.policy import Policy
-from workers.sampling.rollout import Rollout
+from workers.sampling.rollout import Batch, Rollout
 from workers.task_data import Messages
 
 Result = TypeVar("Result")
@@ -57,12 +58,20 @@ class EventLoopThread(AbstractContextManager["EventLoopThread"]):
 
 
 class ServedSampler(AbstractContextManager["ServedSampler"]):
-    """Samples through the gateway; snapshots of the student become rollout adapters of the job."""
+    """Samples through the gateway; snapshots of the student become rollout adapters of the job.
 
-    def __init__(self, spec: JobBase, probes: ProbeSet) -> None:
+    Args:
+        on_progress: Called with how many requests are answered and how many there are, after each that is; what it
+            raises ends the sampling.
+    """
+
+    def __init__(self, spec: JobBase, probes: ProbeSet, on_progress: Callable[[int, int], None] | None = None) -> None:
         self.model = version_name(spec.parent_version) if spec.parent_version else BASE_MODEL_NAME
         self._spec = spec
         self._probes = probes
+        self._on_progress = on_progress
+        self.probed: list[Rollout] = []
+        """The probes' answers from the version now sampled from, if its entropy has been measured."""
         self._published: list[Path] = []
         self._io = EventLoopThread()
 
@@ -90,6 +99,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         url = f"{self._spec.gateway_url}/reheatd/v1/jobs/{self._spec.job_id}/rollout-adapter"
         body = self._admin("POST", url, {"path": str(folder.resolve()), "step": step})
         self.model = body["model"]
+        self.probed = []
         # The daemon has unregistered all but the last two by now; files go last.
         self._published.append(folder)
         for old in self._published[:-2]:
@@ -110,35 +120,67 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
     def sample(
         self, prompts: Sequence[Messages], *, n: int, max_tokens: int, temperature: float, seed: int
     ) -> list[list[Rollout]]:
-        return self._io.run(self._sample_all(prompts, n, max_tokens, temperature, seed))
+        return self.sample_all([Batch(prompts, n, max_tokens, temperature, seed)])[0]
 
-    async def _sample_all(
-        self, prompts: Sequence[Messages], n: int, max_tokens: int, temperature: float, seed: int
-    ) -> list[list[Rollout]]:
+    def sample_all(self, batches: Sequence[Batch]) -> list[list[list[Rollout]]]:
+        """Like `sample` for each of several batches, all at once: one batch after another leaves the engine half idle
+        while the last answers of each are completed."""
+        return self._io.run(self._sample_all(batches))
+
+    async def _sample_all(self, batches: Sequence[Batch]) -> list[list[list[Rollout]]]:
         slots = asyncio.Semaphore(MAX_CONCURRENT)
         deadline = time.monotonic() + self._spec.retry_s
+        answered = self._counter(sum(len(batch.prompts) for batch in batches))
 
-        async def one(index: int, messages: Messages) -> list[Rollout] | EngineError:
-            request_seed = (seed * 100_003 + index) % 2**31
+        async def one(batch: Batch, index: int) -> list[Rollout] | EngineError:
+            # The engine draws the j-th completion of a request with its seed + j.
+            seed = (batch.seed * 100_003 + index * batch.n) % 2**31
             async with slots:
                 try:
                     samples = await _retry_until(
                         deadline,
                         lambda: self._client.chat(
-                            self.model, messages, n=n, temperature=temperature, max_tokens=max_tokens, seed=request_seed
+                            self.model,
+                            batch.prompts[index],
+                            n=batch.n,
+                            temperature=batch.temperature,
+                            max_tokens=batch.max_tokens,
+                            seed=seed,
                         ),
                     )
                 except EngineError as error:
                     return error
-            return [self._rollout(sample) for sample in samples if sample.token_ids]
+            answered()
+            return self._rollouts(samples)
 
-        answers = await asyncio.gather(*(one(index, messages) for index, messages in enumerate(prompts)))
+        tasks = [[asyncio.create_task(one(batch, i)) for i in range(len(batch.prompts))] for batch in batches]
+        try:
+            return [self._usable(await asyncio.gather(*asked)) for asked in tasks]
+        finally:
+            for task in itertools.chain(*tasks):
+                task.cancel()
+            await asyncio.gather(*itertools.chain(*tasks), return_exceptions=True)
+
+    def _usable(self, answers: Sequence[list[Rollout] | EngineError]) -> list[list[Rollout]]:
         errors = [answer for answer in answers if isinstance(answer, EngineError)]
         for error in errors:
             logger.warning("a prompt got no completion from %s: %s", self.model, error)
-        if errors and len(errors) == len(prompts):
+        if errors and len(errors) == len(answers):
             raise errors[0]
         return [[] if isinstance(answer, EngineError) else answer for answer in answers]
+
+    def _counter(self, of: int) -> Callable[[], None]:
+        """What is to be called after each of `of` answers."""
+        done = itertools.count(1)
+
+        def count() -> None:
+            if self._on_progress is not None:
+                self._on_progress(next(done), of)
+
+        return count
+
+    def _rollouts(self, samples: Sequence[Sample]) -> list[Rollout]:
+        return [self._rollout(sample) for sample in samples if sample.token_ids]
 
     def _rollout(self, sample: Sample) -> Rollout:
         return Rollout(
@@ -152,8 +194,13 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
         deadline = time.monotonic() + self._spec.retry_s
-        measuring = _retry_until(deadline, lambda: self._meter.measure(self.model, seed=seed))
-        return self._io.run(measuring).estimate
+        measuring = _retry_until(
+            deadline,
+            lambda: self._meter.measure(self.model, seed=seed, on_sample=self._counter(len(self._probes))),
+        )
+        measured = self._io.run(measuring)
+        self.probed = self._rollouts(measured.samples)
+        return measured.estimate
 
 
 async def _retry_until(deadline: float, request: Callable[[], Awaitable[Result]]) -> Result:

@@ -1,0 +1,62 @@
+"""What a worker reports while it works, and what it costs."""
+
+import pytest
+
+from workers import progress
+from workers.progress import ChannelProgress, JobCancelledError
+
+
+class Channel:
+    """Keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, int, int, int, int]] = []
+        self.cancelled = False
+
+    def progress(
+        self, phase: str, step: int, steps: int, metrics: dict[str, float], *, done: int = 0, of: int = 0
+    ) -> None:
+        self.sent.append((phase, step, steps, done, of))
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def test_a_phase_is_counted_at_most_twice_a_second(clock: Clock) -> None:
+    channel = Channel()
+    reporting = ChannelProgress(channel, 30)
+    reporting.report("sampling", 4)
+    for done in range(1, 33):
+        clock.now += 0.1
+        reporting.count(done, 32)
+    assert channel.sent[0] == ("sampling", 4, 30, 0, 0)
+    counts = [report[3] for report in channel.sent[1:]]
+    assert counts == sorted(counts) and 5 <= len(counts) <= 6
+    assert all(report[:3] == ("sampling", 4, 30) and report[4] == 32 for report in channel.sent[1:])
+    reporting.report("training", 5)
+    assert channel.sent[-1] == ("training", 5, 30, 0, 0)
+
+
+def test_a_cancellation_is_noticed_within_a_phase(clock: Clock) -> None:
+    channel = Channel()
+    reporting = ChannelProgress(channel, 30)
+    reporting.report("evaluating", 0)
+    channel.cancelled = True
+    reporting.count(1, 32)
+    clock.now += 1.0
+    with pytest.raises(JobCancelledError):
+        reporting.count(2, 32)
