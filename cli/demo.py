@@ -10,7 +10,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -23,10 +23,12 @@ from cli.client import DaemonClient
 from cli.demo_client import AskingClient, Tally
 from cli.demo_daemon import ended_by_signals, guarded_daemon
 from cli.demo_plot import plot_timeline
+from cli.demo_screen import Screen
 from cli.options import JsonOption
+from reheatd.api.schemas import StatusView
 from reheatd.config import load_settings
 from reheatd.errors import DaemonUnreachableError, EngineError, MissingExtraError, ReheatdError
-from reheatd.jobs.contracts import Job
+from reheatd.jobs.contracts import Job, JobStatus
 from reheatd.process.ports import reserve_port
 
 T = TypeVar("T")
@@ -63,7 +65,7 @@ than the reheat's, since a tau given by hand does not come back from beyond the 
 TARGET_TOLERANCE = 0.15
 STEP_TIMEOUT_S = 900.0
 POLL_S = 1.0
-TELL_EVERY_S = 10.0
+TOLD_METRICS = ("tau", "loss", "entropy", "probe_entropy", "reward")
 
 
 class DemoError(ReheatdError, RuntimeError):
@@ -98,6 +100,8 @@ class Outcome:
     requests_sent: int
     requests_failed: int
     answers_by_model: dict[str, int]
+    demo_seconds: float = 0.0
+    """From the start of the command until everything is stopped and written."""
 
 
 def demo(
@@ -115,13 +119,16 @@ def demo(
             "`pip install 'reheatd[worker,engine-cpu]'`"
         )
     console = Console(stderr=json_output, highlight=False, soft_wrap=True)
+    started = time.time()
     run_dir = output / time.strftime("run-%Y%m%d-%H%M%S")
     run_dir.mkdir(parents=True)
     if config is None:
         config = run_dir / "reheatd.toml"
         config.write_text(CONFIG.format(data_dir=json.dumps(str(run_dir / "data")), port=reserve_port()))
-    with ended_by_signals():
-        outcome = Demonstration(console, run_dir, config).run()
+    screen = Screen(console, started)
+    with ended_by_signals(), screen:
+        outcome = Demonstration(screen, run_dir, config, started).run()
+    outcome = replace(outcome, demo_seconds=time.time() - started)
     (run_dir / "result.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
     _print_tables(console, outcome)
     console.print(f"timeline: {run_dir / 'timeline.png'}; everything else: {run_dir}")
@@ -132,21 +139,24 @@ def demo(
             f"{outcome.requests_failed} of {outcome.requests_sent} requests failed, reheated entropy "
             f"{outcome.target_error:.0%} off its target; the daemon's log is {run_dir / 'serve.log'}"
         )
+    if not json_output:
+        print(f"RESULT demo_seconds={outcome.demo_seconds:.1f}")
 
 
 class Demonstration:
     """One run: the daemon as a child, the client in a thread, and the story told from the daemon's own records."""
 
-    def __init__(self, console: Console, run_dir: Path, config: Path) -> None:
-        self._console = console
+    def __init__(self, screen: Screen, run_dir: Path, config: Path, started: float) -> None:
+        self._screen = screen
+        self._say = screen.say
         self._run_dir = run_dir
         self._config = config
         self._settings = load_settings(config)
         self._daemon = DaemonClient(f"http://127.0.0.1:{self._settings.server.port}")
-        self._started = time.time()
+        self._started = started
         self._told_entries = 0
         self._told_windows = 0
-        self._told_job_at = 0.0
+        self._told_step = ("", 0)
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> Outcome:
@@ -165,10 +175,9 @@ class Demonstration:
                 self._say("stopping the daemon")
 
     def _play(self) -> None:
-        status = self._wait("the baseline", lambda: _if(self._status(), lambda status: status["baseline"]))
-        baseline = status["baseline"]
+        baseline = self._wait("the baseline", lambda: self._show().baseline)
         self._say(
-            f"baseline entropy {baseline['mean']:.3f} [{baseline['low']:.3f}, {baseline['high']:.3f}] nats per token; "
+            f"baseline entropy {baseline.mean:.3f} [{baseline.low:.3f}, {baseline.high:.3f}] nats per token; "
             "a client asks questions from here to the end"
         )
         job = self._daemon.post("/reheatd/v1/jobs", COLLAPSE)
@@ -181,16 +190,15 @@ class Demonstration:
             ("follow_up", "continued RL"),
         ):
             job = self._wait(what, lambda trigger=trigger: self._finished(trigger))
-        self._wait("the last version's entropy", lambda: self._windows(job.version) or None)
-        self._tell()
+        self._wait("the last version's entropy", lambda: self._measured(job.version))
 
     def _outcome(self, tally: Tally) -> Outcome:
         entries = self._entries()
         jobs = {job.trigger: job for job in self._jobs()}
         cooled, reheated, continued = jobs["manual"], jobs["collapse"], jobs["follow_up"]
-        status = self._status()
-        baseline = status["baseline"]
-        target = self._settings.reheat.target_ratio * baseline["mean"]
+        baseline = self._status().baseline
+        assert baseline is not None
+        target = self._settings.reheat.target_ratio * baseline.mean
         live = {entry["version"]: entry["time"] for entry in entries if entry["event"] == "promoted"}
         collapsed_at = live[cooled.version]
         detected_at = next(entry["time"] for entry in entries if entry["to_state"] == "collapsed")
@@ -199,14 +207,14 @@ class Demonstration:
             for entry in entries
             if entry["job_id"] == reheated.job_id and entry["to_state"] == "reheating"
         )
-        stages = [Stage("baseline", 0, None, baseline["mean"], baseline["low"], baseline["high"], 0)]
+        stages = [Stage("baseline", 0, None, baseline.mean, baseline.low, baseline.high, 0)]
         for name, job in (("collapsed", cooled), ("reheated", reheated), ("after RL", continued)):
             stages.append(self._stage(name, job))
         plot_timeline(
             self._run_dir / "timeline.png",
             started=self._started,
             windows=self._daemon.get("/reheatd/v1/entropy", last=1000)["windows"],
-            baseline=baseline["mean"],
+            baseline=baseline.mean,
             collapse_ratio=self._settings.entropy.collapse_ratio,
             target=target,
             promotions=[(when, f"policy-v{version}") for version, when in live.items()],
@@ -259,8 +267,9 @@ class Demonstration:
 
     def _ready(self) -> bool | None:
         try:
-            return True if self._daemon.get("/health")["status"] == "ready" else None
+            return True if self._show().readiness == "ready" else None
         except (DaemonUnreachableError, EngineError):
+            self._screen.show("the daemon starts")
             return None
 
     def _finished(self, trigger: str) -> Job | None:
@@ -277,8 +286,12 @@ class Demonstration:
             raise DemoError(f"{jobs[-1].job_id} {jobs[-1].status}: {jobs[-1].error}; see {self._run_dir / 'serve.log'}")
         return jobs[-1]
 
+    def _measured(self, version: int | None) -> bool | None:
+        self._tell()
+        return True if self._windows(version) else None
+
     def _tell(self) -> None:
-        """Prints what is new: journal entries, entropy windows, and the running job's progress now and then."""
+        """Prints what is new: journal entries, entropy windows and the steps of the running job."""
         entries = self._entries()
         for entry in entries[self._told_entries :]:
             what = "policy-v{version} is live" if entry["event"] == "promoted" else "{from_state} -> {to_state}"
@@ -293,20 +306,30 @@ class Demonstration:
                 window["time"],
             )
         self._told_windows = len(windows)
-        job = self._status()["job"]
-        if job and job["steps"] and time.monotonic() - self._told_job_at > TELL_EVERY_S:
-            self._told_job_at = time.monotonic()
-            shown = ("tau", "loss", "entropy", "probe_entropy", "reward")
-            metrics = ", ".join(f"{key} {job['metrics'][key]:.3f}" for key in shown if key in job["metrics"])
-            self._say(f"  {job['job_id']} {job['phase']} {job['step']}/{job['steps']}  {metrics}")
+        job = self._show().job
+        if job and job.step and (job.job_id, job.step) != self._told_step:
+            self._told_step = job.job_id, job.step
+            metrics = ", ".join(f"{key} {job.metrics[key]:.3f}" for key in TOLD_METRICS if key in job.metrics)
+            self._say(f"  {job.job_id} step {job.step} of {job.steps}: {metrics}")
 
-    def _say(self, text: str, at: float | None = None) -> None:
-        self._console.print(
-            f"[dim]\\[{(at or time.time()) - self._started:6.1f} s][/] {text.replace('[', chr(92) + '[')}"
-        )
+    def _show(self) -> StatusView:
+        """Shows what the daemon does at the moment."""
+        status = self._status()
+        job, measuring = status.job, status.measuring
+        if status.readiness != "ready":
+            self._screen.show(f"the daemon is {status.readiness}")
+        elif job and job.status is JobStatus.RUNNING:
+            step = f" step {job.step} of {job.steps}" if job.step else ""
+            self._screen.show(f"{job.job_id}{step}: {job.phase}", job.done, job.of)
+        elif measuring:
+            what = f"{job.job_id} {job.status}: " if job else ""
+            self._screen.show(f"{what}measuring the entropy of {measuring.model}", measuring.done, measuring.of)
+        elif job:
+            self._screen.show(f"{job.job_id} {job.status}")
+        return status
 
-    def _status(self) -> dict[str, Any]:
-        return self._daemon.get("/reheatd/v1/status")
+    def _status(self) -> StatusView:
+        return StatusView.model_validate(self._daemon.get("/reheatd/v1/status"))
 
     def _jobs(self) -> list[Job]:
         return sorted(
@@ -344,7 +367,3 @@ def _print_tables(console: Console, outcome: Outcome) -> None:
     facts.add_row("requests failed", str(outcome.requests_failed))
     facts.add_row("answered by", ", ".join(f"{model} {count}" for model, count in outcome.answers_by_model.items()))
     console.print(facts)
-
-
-def _if(value: T, condition: Callable[[T], Any]) -> T | None:
-    return value if condition(value) else None

@@ -1,7 +1,12 @@
 """What a worker reports while it works, and what it costs."""
 
+import time
+from typing import Any
+
 import pytest
 
+from cli.render import job_progress
+from reheatd.jobs.contracts import Job, JobStatus, RLRequest
 from workers import progress
 from workers.progress import ChannelProgress, JobCancelledError
 
@@ -60,3 +65,26 @@ def test_a_cancellation_is_noticed_within_a_phase(clock: Clock) -> None:
     clock.now += 1.0
     with pytest.raises(JobCancelledError):
         reporting.count(2, 32)
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"phase": "waiting for a worker"}, "waiting for a worker"),
+        ({"phase": "training", "step": 4, "steps": 30}, "step 4 of 30, training"),
+        ({"phase": "sampling", "step": 4, "steps": 30, "done": 12, "of": 48}, "step 4 of 30, sampling 12 of 48"),
+        ({"phase": "", "step": 6, "steps": 30, "done": 48, "of": 48, "status": JobStatus.GATING}, "step 6 of 30"),
+        ({"step": 6, "steps": 30, "status": JobStatus.SUCCEEDED}, ""),
+    ],
+)
+def test_users_see_how_far_a_job_is(fields: dict[str, Any], shown: str) -> None:
+    job = Job(
+        job_id="rl-1",
+        kind="rl",
+        trigger="manual",
+        created_at=time.time(),
+        parent_version=0,
+        request=RLRequest(),
+        **{"status": JobStatus.RUNNING, **fields},
+    )
+    assert job_progress(job) == shown

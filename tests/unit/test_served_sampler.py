@@ -1,0 +1,80 @@
+"""Sampling through the gateway: what runs at once, what is reported meanwhile, and how it ends."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reheatd.engine.client import EngineClient, Sample
+from reheatd.entropy.probes import load_probes
+from reheatd.jobs.contracts import RLSpec
+from tests.unit.workers_support import job_fields
+from workers.progress import JobCancelledError
+from workers.sampling.rollout import Batch
+from workers.sampling.served import ServedSampler
+
+PROMPTS = [[{"role": "user", "content": str(number)}] for number in range(6)]
+
+
+class FakeGateway(EngineClient):
+    """Answers when all the requests it is to see at once are there."""
+
+    def __init__(self, at_once: int) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self.at_once = at_once
+        self.seeds: list[tuple[int, int]] = []
+        """Seed and number of completions of every request."""
+
+    async def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[Sample]:
+        self.seeds.append((options["seed"], options["n"]))
+        while len(self.seeds) < self.at_once:
+            await asyncio.sleep(0)
+        return [Sample([1], [2], messages[0]["content"], [-0.1], [], "stop")] * options["n"]
+
+
+class Told:
+    """Keeps what is reported, and cancels when it is told to."""
+
+    def __init__(self) -> None:
+        self.counts: list[tuple[int, int]] = []
+        self.cancel_at = 10**9
+
+    def __call__(self, done: int, of: int) -> None:
+        self.counts.append((done, of))
+        if done == self.cancel_at:
+            raise JobCancelledError
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def sampler(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServedSampler]:
+    monkeypatch.setattr("workers.sampling.served.EngineClient", lambda _: FakeGateway(at_once=9))
+    with ServedSampler(RLSpec(**job_fields(tmp_path)), load_probes(None, 2), told) as sampler:
+        yield sampler
+
+
+def test_batches_are_sampled_at_once_and_counted_together(sampler: ServedSampler, told: Told) -> None:
+    greedy, sampled = sampler.sample_all([Batch(PROMPTS, 1, 8, 0.0, 0), Batch(PROMPTS[:3], 4, 8, 1.0, 0)])
+    assert [[rollout.text for rollout in group] for group in greedy] == [[str(number)] for number in range(6)]
+    assert [len(group) for group in sampled] == [4, 4, 4]
+    assert told.counts == [(done, 9) for done in range(1, 10)]
+
+
+def test_no_two_completions_of_a_batch_are_drawn_with_one_seed(sampler: ServedSampler) -> None:
+    sampler.sample_all([Batch(PROMPTS, 4, 8, 1.0, 7), Batch(PROMPTS[:3], 1, 8, 0.0, 0)])
+    gateway = sampler._client
+    assert isinstance(gateway, FakeGateway)
+    drawn = [seed + j for seed, n in gateway.seeds if n == 4 for j in range(n)]
+    assert len(set(drawn)) == len(drawn) == 24
+
+
+def test_a_cancelled_job_stops_sampling(sampler: ServedSampler, told: Told) -> None:
+    told.cancel_at = 2
+    with pytest.raises(JobCancelledError):
+        sampler.sample_all([Batch(PROMPTS, 1, 8, 0.0, 0), Batch(PROMPTS[:3], 1, 8, 0.0, 0)])
