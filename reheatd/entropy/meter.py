@@ -72,7 +72,6 @@ class Measurement(WindowFigures):
     """The control variate's sums by probe, for pooling windows."""
     tail: InstanceOf[TailMoments]
     """The tail draws of this window, to which `TailModel` is fitted for later windows."""
-    """What this window's tail draws say about `TailModel`; for later windows only."""
     samples: list[InstanceOf[Sample]] = Field(default_factory=list)
     """One per probe, in their order."""
 
