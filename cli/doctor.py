@@ -19,6 +19,7 @@ from cli import render
 from cli.options import ConfigOption, JsonOption
 from reheatd.config import BUILTIN_POLICY, Settings, load_settings
 from reheatd.engine.launch import detect_device
+from reheatd.engine.number_format import engine_format
 from reheatd.engine.policy_model import BUILTIN_INSTALL, builtin_package_file, cache_dir
 from reheatd.errors import MissingExtraError
 from reheatd.extras import HOME, imported_instead
@@ -179,6 +180,16 @@ def check_gpu(settings: Settings) -> Check:
     return Check("GPU", "ok", "none; everything runs on the CPU")
 
 
+def check_number_format(settings: Settings) -> Check:
+    """What engines of our own compute in, and the trainer on the same machine."""
+    device = detect_device()
+    found = engine_format(settings.engine.dtype, device)
+    faster = engine_format("auto", device)
+    if found.name == "bfloat16" and faster.name == "float32":
+        return Check("number format", "note", f"bfloat16, but {faster.reason}", 'set engine.dtype = "auto"')
+    return Check("number format", "ok", f"{found.name}: {found.reason}")
+
+
 def check_port(settings: Settings) -> Check:
     host, port = settings.server.host, settings.server.port
     name = f"port {port}"
@@ -202,6 +213,7 @@ CHECKS: tuple[Callable[[Settings], Check], ...] = (
     check_broker,
     check_policy,
     check_gpu,
+    check_number_format,
     check_cores,
     check_memory,
     check_disk,

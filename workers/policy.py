@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
+from reheatd.engine.number_format import cpu_format
 from reheatd.errors import BadInputError
 from reheatd.files import publish_folder
 from reheatd.options import LoraOptions, NumberFormat
@@ -250,14 +251,11 @@ class Policy:
 def choose_dtype(name: NumberFormat, device: torch.device) -> torch.dtype:
     """The number format of the frozen base model.
 
-    `auto` means bfloat16 on CUDA and on CPUs with native bfloat16 products, where it is 2.5x faster, and float32
-    elsewhere.
+    `auto` means bfloat16 on CUDA, and on a CPU the format of an engine on the same machine.
     """
-    if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
-    if device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
-        return torch.bfloat16
-    return torch.float32
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" or cpu_format().name == "bfloat16" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
 def _plain_head(model: PreTrainedModel) -> Tensor:

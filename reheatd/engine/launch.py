@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from reheatd.config import Settings
+from reheatd.engine.number_format import engine_format
 from reheatd.errors import ConfigError
 from reheatd.names import BASE_MODEL_NAME
 from reheatd.options import LORA_TARGETS
@@ -67,6 +68,7 @@ def engine_command(
         "--served-model-name", BASE_MODEL_NAME,
         "--host", engine.host,
         "--port", str(port),
+        "--dtype", engine_format(engine.dtype, device).name,
         "--max-model-len", str(settings.policy.max_model_len),
         "--max-num-seqs", str(engine.max_num_seqs),
         "--max-logprobs", str(engine.max_logprobs),
