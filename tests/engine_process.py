@@ -28,6 +28,7 @@ def running_engine(
     stock: bool = False,
     server: str = SERVER,
     tap_address: str | None = None,
+    env: dict[str, str] | None = None,
     **engine: Any,
 ) -> Iterator[str]:
     """Real vLLM on the CPU as the daemon starts it; yields its URL.
@@ -37,9 +38,10 @@ def running_engine(
         stock: Leave our plugin out and the rest as it is. Base requests beside an adapter get wrong answers then.
         server: The module that is run.
         tap_address: Where an entropy tap sends to; None: it has no tap.
+        env: Added to its environment.
         engine: Settings of the engine.
     """
-    url, process = start_engine(model, log, stock=stock, server=server, tap_address=tap_address, **engine)
+    url, process = start_engine(model, log, stock=stock, server=server, tap_address=tap_address, env=env, **engine)
     try:
         asyncio.run(_wait_ready(url, process, log))
         yield url
@@ -55,13 +57,14 @@ def start_engine(
     server: str = SERVER,
     tap_address: str | None = None,
     port: int | None = None,
+    env: dict[str, str] | None = None,
     **engine: Any,
 ) -> "tuple[str, subprocess.Popen[bytes]]":
     """As `running_engine`, but the caller waits until it is ready and ends it; `port`: default a free one."""
     settings = Settings.model_validate({"engine": {"kv_cache_bytes": 64 << 20, **engine}})
     port = port or reserve_port()
     command = engine_command(settings, model, port, "cpu", tap_address=tap_address)
-    argv, env = command.argv, {**os.environ, **command.env}
+    argv, env = command.argv, {**os.environ, **command.env, **(env or {})}
     argv[argv.index(SERVER)] = server
     if stock:
         argv = [argv[0], "-c", STOCK_SERVER, *argv[argv.index("--model") :]]

@@ -26,8 +26,8 @@ class Moments:
     position_tokens: list[int] = field(default_factory=lambda: [0] * BUCKETS)
     position_entropy: list[float] = field(default_factory=lambda: [0.0] * BUCKETS)
 
-    def add(self, entropies: list[float], start: int = 0) -> None:
-        """Adds one sequence, or the part of it that begins at position `start`; nats by token."""
+    def add(self, entropies: list[float]) -> None:
+        """Adds one sequence; nats by token."""
         tokens, entropy = len(entropies), sum(entropies)
         self.sequences += 1
         self.tokens += tokens
@@ -35,7 +35,7 @@ class Moments:
         self.entropy += entropy
         self.squared_entropy += entropy * entropy
         self.entropy_tokens += entropy * tokens
-        for position, value in enumerate(entropies, start):
+        for position, value in enumerate(entropies):
             index = bucket(position)
             self.position_tokens[index] += 1
             self.position_entropy[index] += value

@@ -11,6 +11,7 @@ two model runners with an interface each; the class speaks both, since which one
 from typing import TYPE_CHECKING, Any
 
 import torch
+from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.v1.sample.logits_processor.interface import BatchUpdate
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor as V1LogitsProcessor
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2LogitsProcessor
@@ -30,28 +31,43 @@ class EntropyTap(V1LogitsProcessor, V2LogitsProcessor):
     Args:
         vllm_config: The engine's configuration.
         runner: The V1 runner gives a device and whether memory is pinned, the V2 runner its requests' state.
+
+    Raises:
+        ValueError: With speculative decoding, whose rows may be drafts that are rejected later.
     """
 
     def __init__(self, vllm_config: "VllmConfig", *runner: Any) -> None:
-        self._rows = SlotRows(vllm_config, *runner) if len(runner) == 1 else BatchRows()
+        if vllm_config.speculative_config is not None:
+            raise ValueError("the entropy tap cannot be loaded beside speculative decoding; leave one of them out")
+        self._rows: BatchRows | SlotRows | None = None
+        # Ranks of tensor parallelism see the same rows, unless each samples its own.
+        if get_tensor_model_parallel_rank() != 0 and not vllm_config.parallel_config.enable_batch_sharded_sampling:
+            return
+        # Imported here, where the one that runs has been, and not in the API server.
+        if len(runner) == 1:
+            from vllm.v1.worker.gpu.model_runner import GPUModelRunner
+
+            self._rows = SlotRows(GPUModelRunner, *runner)
+        else:
+            from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+            self._rows = BatchRows(GPUModelRunner)
 
     def is_argmax_invariant(self) -> bool:
         """False although it changes nothing: the others are not shown greedy rows, nor logits before temperature."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        assert isinstance(self._rows, BatchRows)
-        self._rows.update(batch_update)
+        """Nothing: it tells of places in the batch, and of neither requests nor their ends."""
 
     def add_request(self, req_idx: int, sampling_params: "SamplingParams") -> bool:
         """Whether the runner has to show this request's rows."""
-        assert isinstance(self._rows, SlotRows)
-        return self._rows.begin(req_idx, sampling_params)
+        return isinstance(self._rows, SlotRows) and self._rows.counts(sampling_params)
 
     def apply(self, logits: torch.Tensor, ctx: "LogitsContext | None" = None) -> torch.Tensor:
         if isinstance(self._rows, SlotRows):
             assert ctx is not None
             self._rows.see(logits, ctx)
-        else:
+        elif self._rows is not None:
             self._rows.see(logits)
         return logits

@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from reheatd.tap.moments import Moments
@@ -34,26 +33,21 @@ class _Sums:
 
 
 class TapSums:
-    """Sums by version and source, sent to the address in the environment once a second where they changed.
+    """Sums by version and source, sent to the address in the environment once a second where they changed."""
 
-    Args:
-        before_sending: Counts what has been decoded and not counted yet; called under `lock`.
-    """
-
-    def __init__(self, before_sending: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         host, _, port = os.environ[ADDRESS_ENV].rpartition(":")
-        self.lock = threading.Lock()
-        """Held by whoever calls `add`, or changes what `before_sending` reads."""
+        self._lock = threading.Lock()
         self._daemon = host, int(port)
-        self._before_sending = before_sending
         self._sums: dict[Key, _Sums] = {}
         threading.Thread(target=self._ship, name="entropy tap", daemon=True).start()
 
-    def add(self, key: Key, entropies: list[float], start: int) -> None:
-        """A sequence, or the part of it that begins at position `start`; nats by token."""
-        sums = self._sums.setdefault(key, _Sums())
-        sums.moments.add(entropies, start)
-        sums.changed_at = time.monotonic()
+    def add(self, key: Key, entropies: list[float]) -> None:
+        """Counts a sequence; nats by token."""
+        with self._lock:
+            sums = self._sums.setdefault(key, _Sums())
+            sums.moments.add(entropies)
+            sums.changed_at = time.monotonic()
 
     def _ship(self) -> None:
         sent_at = repeated_at = 0.0
@@ -61,8 +55,7 @@ class TapSums:
         while True:
             time.sleep(SEND_EVERY_S)
             now = time.monotonic()
-            with self.lock:
-                self._before_sending()
+            with self._lock:
                 for key in [key for key, sums in self._sums.items() if now - sums.changed_at > FORGET_S]:
                     del self._sums[key]
                 if now - repeated_at > REPEAT_S:

@@ -32,7 +32,9 @@ class TappedEngine:
 def tapped_engine(model: Path, log: Path, **options: Any) -> Iterator[TappedEngine]:
     with tap_socket("127.0.0.1:0") as listener:
         address = "{}:{}".format(*listener.getsockname())
-        with running_engine(model, log, tap_address=address, max_logprobs=VOCABULARY, **options) as url:
+        # The engine can be paused, and its sequences preempted, over HTTP.
+        env = {"VLLM_SERVER_DEV_MODE": "1"}
+        with running_engine(model, log, tap_address=address, env=env, max_logprobs=VOCABULARY, **options) as url:
             yield TappedEngine(url, TapEar(listener))
 
 

@@ -1,6 +1,7 @@
 """The entropy tap in real vLLM: every decoded token counted once, for whom it was decoded, with its exact entropy."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from reheatd.tap.moments import Moments
+from reheatd.tap.sums import SEND_EVERY_S
 from reheatd.tap.wire import tags
 from tests.integration.conftest import TappedEngine, tapped_engine
 from tests.random_adapter import random_adapter
@@ -47,9 +49,18 @@ async def asking(engine: TappedEngine) -> AsyncIterator[Any]:
             async with session.post("/v1/completions", json={**body, **options}) as answer:
                 assert answer.status == 200, await answer.text()
                 choices = (await answer.json())["choices"]
-            return [np.array([_entropy(top) for top in choice["logprobs"]["top_logprobs"]]) for choice in choices]
+            # The first token of a prompt that is echoed has none.
+            tops = [[top for top in choice["logprobs"]["top_logprobs"] if top] for choice in choices]
+            return [np.array([_entropy(top) for top in tops_of_one]) for tops_of_one in tops]
 
         yield ask
+
+
+async def scored(ask: Any, prompt: list[int], completion: list[int]) -> np.ndarray:
+    """The exact entropy of each of the tokens of a completion, which is not decoded for it again."""
+    options = {"max_tokens": 1, "echo": True, "vllm_xargs": tags("scored", "live")}
+    (entropies,) = await ask("base", prompt + completion, **options)
+    return entropies[len(prompt) - 1 : -1]
 
 
 def _entropy(top: dict[str, float]) -> float:
@@ -62,16 +73,16 @@ def prompt(number: int, length: int = 20) -> list[int]:
     return [10 + (number * 37 + place * 11) % 240 for place in range(length)]
 
 
-def compare(engine: TappedEngine, version: str, sequences: list[np.ndarray]) -> None:
+def compare(engine: TappedEngine, version: str, sequences: list[np.ndarray], tolerance: float = 1e-5) -> None:
     """The tap's sums of a version against the exact entropies of its sequences."""
     tokens = sum(map(len, sequences))
     sums = engine.ear.sums_of(version, tokens)
     assert (sums.tokens, sums.sequences) == (tokens, len(sequences))
-    assert sums.entropy / tokens == pytest.approx(np.concatenate(sequences).mean(), abs=1e-5)
-    assert sums.squared_entropy == pytest.approx(sum(s.sum() ** 2 for s in sequences), rel=1e-5)
+    assert sums.entropy / tokens == pytest.approx(np.concatenate(sequences).mean(), abs=tolerance)
+    assert sums.squared_entropy == pytest.approx(sum(s.sum() ** 2 for s in sequences), rel=tolerance)
     assert sums.position_tokens[0] == len(sequences)
     first = np.mean([sequence[0] for sequence in sequences])
-    assert sums.position_entropy[0] / len(sequences) == pytest.approx(first, abs=1e-5)
+    assert sums.position_entropy[0] / len(sequences) == pytest.approx(first, abs=tolerance)
 
 
 def test_mixed_traffic_is_measured_exactly_and_told_apart(
@@ -148,6 +159,75 @@ def test_a_client_that_leaves_and_one_that_says_nothing(engine: TappedEngine) ->
     assert sums.sequences == 1
     # Untagged tokens belong to nobody.
     assert {report.version for report in engine.ear.reports.values()} == known | {"left"}
+
+
+@pytest.mark.parametrize("interruption", ["pause", "preemption"])
+def test_a_sequence_that_is_interrupted_is_one_sequence(
+    engine: TappedEngine, tapped: TappedEngine, interruption: str
+) -> None:
+    """However long: the tap reports once a second, and three reports go by."""
+    prompts = [prompt(number) for number in range(3)]
+
+    async def interrupt(session: aiohttp.ClientSession, version: str, tokens: int) -> list[list[int]] | None:
+        """Their completions; None where one had ended before it could be interrupted."""
+        streams = [Stream(session, one, tokens, tags(version, "live")) for one in prompts]
+        await asyncio.gather(*(stream.has_begun.wait() for stream in streams))
+        await post(session, "/pause", mode="keep")
+        try:
+            if interruption == "preemption":
+                await post(session, "/reset_prefix_cache", reset_running_requests="true")
+            else:
+                await asyncio.sleep(3 * SEND_EVERY_S)
+            in_time = not any(stream.has_ended for stream in streams)
+            assert not in_time or engine.ear.sums(version) == Moments()
+        finally:
+            await post(session, "/resume")
+        completions = await asyncio.gather(*(stream.ids for stream in streams))
+        return completions if in_time else None
+
+    async def body() -> None:
+        tokens, completions = 75, None
+        async with aiohttp.ClientSession(engine.url) as session, asking(tapped) as ask:
+            while completions is None:
+                tokens *= 2  # for an engine that is faster than this client
+                completions = await interrupt(session, f"{interruption} {tokens}", tokens)
+            sequences = [await scored(ask, *pair) for pair in zip(prompts, completions, strict=True)]
+        assert [len(ids) for ids in completions] == [tokens] * len(prompts)
+        # Scored in one piece, they are rounded in other ways than when they were decoded.
+        compare(engine, f"{interruption} {tokens}", sequences, tolerance=0.01)
+
+    asyncio.run(body())
+
+
+class Stream:
+    """A request that streams, from when it is made."""
+
+    def __init__(self, session: aiohttp.ClientSession, prompt: list[int], tokens: int, tags: dict[str, str]) -> None:
+        self.has_begun = asyncio.Event()
+        self.ids = asyncio.create_task(self._read(session, prompt, tokens, tags))
+
+    @property
+    def has_ended(self) -> bool:
+        return self.ids.done()
+
+    async def _read(
+        self, session: aiohttp.ClientSession, prompt: list[int], tokens: int, tags: dict[str, str]
+    ) -> list[int]:
+        ids: list[int] = []
+        body = {"model": "base", "prompt": prompt, "max_tokens": tokens, "ignore_eos": True, "vllm_xargs": tags}
+        body |= {"stream": True, "return_token_ids": True}
+        async with session.post("/v1/completions", json=body) as answer:
+            async for line in answer.content:
+                if line.startswith(b"data: {"):
+                    ids += json.loads(line[6:])["choices"][0]["token_ids"]
+                if len(ids) > 5:
+                    self.has_begun.set()
+        return ids
+
+
+async def post(session: aiohttp.ClientSession, path: str, **options: str) -> None:
+    async with session.post(path, params=options) as answer:
+        assert answer.status == 200, await answer.text()
 
 
 def test_tokens_that_are_ruled_out_do_not_count(engine: TappedEngine) -> None:
