@@ -13,7 +13,7 @@ READY   := $(VENV)/.ready-$(ENGINE)
 PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-swap bench-gateway experiment experiment-quick experiment-reheating test-compose lock clean
+.PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-swap bench-gateway experiment experiment-quick experiment-reheating test-compose lock clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ lint: $(READY)  ## Run ruff, pyright and the import rules
 format: $(READY)  ## Format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+bench-cpu-dtype: $(READY)  ## Compare the number format that the CPU engine chooses with the other one
+	@$(BIN)/python -m bench.cpu_dtype
 
 bench-cpu-lora: $(READY)  ## Compare the CPU LoRA plugin with vLLM's stock kernels
 	@$(BIN)/python -m bench.cpu_lora
