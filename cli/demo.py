@@ -1,8 +1,8 @@
-"""`reheatd demo`: the main job in the open, on the real parts.
+"""`reheatd demo`: shows the whole loop on the real parts.
 
-Starts the daemon exactly as `reheatd serve` does, measures the baseline, collapses the policy on purpose (TS-OPSD
-with tau < 1 cools), and then only watches: the daemon notices, reheats, gates, swaps
-and continues RL by itself, while a client keeps asking questions over the OpenAI API.
+The demo starts the daemon exactly as `reheatd serve` does, measures the baseline and collapses the policy on purpose
+(TS-OPSD with tau < 1 cools). After that it only watches: the daemon notices, reheats, gates, swaps and continues RL by
+itself, while a client keeps asking questions over the OpenAI API.
 """
 
 import importlib.util
@@ -34,7 +34,7 @@ from reheatd.process.ports import reserve_port
 T = TypeVar("T")
 
 CONFIG = """\
-# Written by `reheatd demo`: the defaults, but for narrower intervals, fewer held-out problems and short training.
+# Written by `reheatd demo`: the defaults, except for narrower intervals, fewer held-out problems and short training.
 data_dir = {data_dir}
 
 [server]
@@ -60,8 +60,9 @@ COLLAPSE = {
     "divergence": "reverse_kl",
     "learning_rate": 1e-3,
 }
-"""The reverse divergence makes the student drop what its cold teacher drops, and so cools fast; a smaller learning rate
-than the reheat's, since a tau given by hand does not come back from beyond the target."""
+"""The job that collapses the policy. The reverse divergence cools fast, because it makes the student drop what its cold
+teacher drops. The learning rate is smaller than the reheat's, because with a tau that is given by hand, a job does not
+come back from beyond the target."""
 TARGET_TOLERANCE = 0.15
 STEP_TIMEOUT_S = 900.0
 POLL_S = 1.0
@@ -69,14 +70,14 @@ TOLD_METRICS = ("tau", "loss", "entropy", "probe_entropy", "reward")
 
 
 class DemoError(ReheatdError, RuntimeError):
-    """The demonstration did not get where it should."""
+    """The demonstration did not do what it should show."""
 
     code = "demo_failed"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the table: a version that was promoted and the entropy measured on it, nats per token."""
+    """One row of the table: a version that was promoted and its measured entropy, in nats per token."""
 
     name: str
     version: int
@@ -89,19 +90,20 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `--json` prints and `result.json` keeps."""
+    """The outcome that `--json` prints and `result.json` keeps."""
 
     stages: list[Stage]
     target_entropy: float
     target_error: float
-    """Relative distance of the reheated version's entropy, as measured after the swap, from its target."""
+    """Relative distance of the reheated version's entropy, measured after the swap, from its target."""
     seconds: dict[str, float]
-    """From the collapsed version's promotion to detection, dispatch and swap; to the swap after RL; of the run."""
+    """Times from the collapsed version's promotion to detection, to dispatch, to the swap and to the swap after RL; and
+    of the whole run."""
     requests_sent: int
     requests_failed: int
     answers_by_model: dict[str, int]
     demo_seconds: float = 0.0
-    """From the start of the command until everything is stopped and written."""
+    """Time from the start of the command until everything is stopped and written."""
 
 
 def demo(
@@ -136,7 +138,7 @@ def demo(
         render.print_json(asdict(outcome))
     if outcome.requests_failed or outcome.target_error > TARGET_TOLERANCE:
         raise DemoError(
-            f"{outcome.requests_failed} of {outcome.requests_sent} requests failed, reheated entropy "
+            f"{outcome.requests_failed} of {outcome.requests_sent} requests failed, and the reheated entropy is "
             f"{outcome.target_error:.0%} off its target; the daemon's log is {run_dir / 'serve.log'}"
         )
     if not json_output:
@@ -144,7 +146,7 @@ def demo(
 
 
 class Demonstration:
-    """One run: the daemon as a child, the client in a thread, and the story told from the daemon's own records."""
+    """One run, with the daemon as a child process and the client in a thread; it tells what the daemon records."""
 
     def __init__(self, screen: Screen, run_dir: Path, config: Path, started: float) -> None:
         self._screen = screen
@@ -239,7 +241,7 @@ class Demonstration:
         )
 
     def _stage(self, name: str, job: Job) -> Stage:
-        """Entropy of the version a job made: the mean over its windows, with the mean window's interval."""
+        """The entropy of the version that a job made: the mean over its windows, with their mean interval."""
         assert job.version is not None
         estimates = [window["estimate"] for window in self._windows(job.version)]
         if not estimates:
@@ -248,10 +250,10 @@ class Demonstration:
         return Stage(name, job.version, job.parent_version, mean, low, high, len(estimates))
 
     def _wait(self, what: str, poll: Callable[[], T | None]) -> T:
-        """Polls until there is a result, telling meanwhile what the daemon records.
+        """Polls until there is a result.
 
         Raises:
-            DemoError: Nothing within `STEP_TIMEOUT_S`, or the daemon ended.
+            DemoError: There was no result within `STEP_TIMEOUT_S`, or the daemon ended.
         """
         assert self._process is not None
         deadline = time.monotonic() + STEP_TIMEOUT_S
@@ -273,10 +275,10 @@ class Demonstration:
             return None
 
     def _finished(self, trigger: str) -> Job | None:
-        """The newest job with this trigger once it has succeeded.
+        """The newest job with this trigger, once it has succeeded.
 
         Raises:
-            DemoError: It ended otherwise.
+            DemoError: The job ended without success.
         """
         self._tell()
         jobs = [job for job in self._jobs() if job.trigger == trigger]
@@ -291,7 +293,7 @@ class Demonstration:
         return True if self._windows(version) else None
 
     def _tell(self) -> None:
-        """Prints what is new: journal entries, entropy windows and the steps of the running job."""
+        """Prints what is new: journal entries, entropy windows and steps of the running job."""
         entries = self._entries()
         for entry in entries[self._told_entries :]:
             what = "policy-v{version} is live" if entry["event"] == "promoted" else "{from_state} -> {to_state}"
@@ -313,7 +315,7 @@ class Demonstration:
             self._say(f"  {job.job_id} step {job.step} of {job.steps}: {metrics}")
 
     def _show(self) -> StatusView:
-        """Shows what the daemon does at the moment."""
+        """Shows what the daemon is doing, and returns its status."""
         status = self._status()
         job, measuring = status.job, status.measuring
         if status.readiness != "ready":

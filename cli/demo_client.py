@@ -1,4 +1,4 @@
-"""The demonstration's client: asks one question after another over the OpenAI API and counts what it gets."""
+"""The demonstration's client: it asks one question after the other over the OpenAI API and counts the answers."""
 
 import asyncio
 import itertools
@@ -22,19 +22,20 @@ QUESTIONS = (
 
 @dataclass
 class Tally:
-    """What the client saw. `latencies` holds (finished at, seconds) of every answer."""
+    """What the client saw."""
 
     sent: int = 0
     failed: int = 0
     by_model: Counter[str] = field(default_factory=Counter)
     latencies: list[tuple[float, float]] = field(default_factory=list)
+    """For every answer, the time at which it ended and the seconds it took."""
     errors: list[str] = field(default_factory=list)
 
 
 class AskingClient:
-    """Streams chat completions of model `policy` from a thread of its own until stopped, and reads each for a moment.
+    """Streams chat completions of model `policy` in a thread until it is stopped, with a pause to read each of them.
 
-    Retries are off: every failure a user would see is counted.
+    Retries are off, so that every failure that a user would see is counted.
     """
 
     def __init__(self, base_url: str, *, max_tokens: int = 24) -> None:
@@ -48,7 +49,7 @@ class AskingClient:
         self._thread.start()
 
     def stop(self) -> Tally:
-        """Lets the question under way finish and returns the tally."""
+        """Waits until the present question is answered, and returns the tally."""
         self._stopping.set()
         self._thread.join()
         return self.tally

@@ -1,4 +1,4 @@
-"""The demonstration's daemon: a child that is gone when the demonstration is, however that ends."""
+"""The demonstration's daemon: a child process that ends with the demonstration, however that ends."""
 
 import contextlib
 import os
@@ -12,12 +12,12 @@ from reheatd.process.guard import guarded
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 GRACE_S = 60.0
-"""From SIGTERM to SIGKILL: long enough for the daemon to drain and to stop its own children."""
+"""Time from SIGTERM to SIGKILL, in seconds: long enough for the daemon to drain and to stop its own children."""
 
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Meanwhile SIGTERM and SIGINT raise `SystemExit` with the status that a shell expects, 143 and 130."""
+    """Inside the context, SIGTERM and SIGINT raise `SystemExit` with the status that a shell expects, 143 or 130."""
 
     def end(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
@@ -32,11 +32,11 @@ def ended_by_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def guarded_daemon(config: Path, log_file: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Runs `reheatd serve` under a guard, and stops it at the end; what is yielded is the guard's process.
+    """Runs `reheatd serve` under a guard, whose process it yields, and stops it at the end.
 
-    The guard ends the daemon's whole tree when this process is gone without having said so, `kill -9` included. The
-    daemon is in a session of its own: Ctrl-C reaches it through here only, after the client has been stopped. A second
-    signal does not interrupt the stop, but tells the daemon not to wait for its requests.
+    If this process disappears without stopping the daemon, even by `kill -9`, the guard ends the daemon's whole tree.
+    The daemon has its own session, so that Ctrl-C reaches it only through this context, after the client has been
+    stopped. A second signal does not interrupt the stop; it tells the daemon not to wait for its requests.
     """
     read_end, lifeline = os.pipe()
     serve = python_module("cli.main", "serve", "--config", str(config))

@@ -1,4 +1,4 @@
-"""The demonstration's timeline as a picture: entropy windows, versions, and the client's latencies."""
+"""Plots the demonstration's timeline: entropy windows, versions and the client's latencies."""
 
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ def plot_timeline(
     promotions: list[tuple[float, str]],
     latencies: list[tuple[float, float]],
 ) -> None:
-    """Writes a PNG.
+    """Writes the timeline as a PNG.
 
     Args:
-        started: Time of the first axis tick, seconds since the epoch; every other time is on the same clock.
-        windows: Entropy windows with `time`, `version` and `estimate` (`mean`, `low`, `high`; nats per token).
-        promotions: (time, version name) of each version that went live.
-        latencies: (finished at, seconds) of each of the client's answers.
+        started: Time of the first axis tick, in seconds since the epoch; all other times are on the same clock.
+        windows: Entropy windows with `time`, `version` and `estimate` (`mean`, `low` and `high` in nats per token).
+        promotions: The time at which each version went live, with the version's name.
+        latencies: For each of the client's answers, the time at which it ended and the seconds it took.
     """
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""What the demonstration shows: lines that stay and, below them, what is being done at the moment and how far it is."""
+"""What the demonstration shows: lines that stay and, below them, the present activity and its progress."""
 
 import time
 from contextlib import AbstractContextManager
@@ -8,14 +8,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 TELL_EVERY_S = 10.0
-"""Where there is no terminal: how long nothing has to be said before a line tells of the activity."""
+"""Without a terminal, a line about the activity is printed if nothing else was for this time, in seconds."""
 
 
 class Screen(AbstractContextManager["Screen"]):
-    """On a terminal the activity is a bar that moves; elsewhere it is a line now and then, if it says something new.
+    """Prints lines and shows the activity: on a terminal as a moving bar, elsewhere as a line if it is new.
 
     Args:
-        started: What times are counted from, seconds since the epoch.
+        started: Time from which times are counted, in seconds since the epoch.
     """
 
     def __init__(self, console: Console, started: float) -> None:
@@ -43,12 +43,12 @@ class Screen(AbstractContextManager["Screen"]):
         self._bar.stop()
 
     def say(self, text: str, at: float | None = None) -> None:
-        """Prints a line; `at` is when it happened, seconds since the epoch, where that is not now."""
+        """Prints a line about something that happened now, or at the time `at` in seconds since the epoch."""
         self._told_at = time.monotonic()
         self._console.print(f"[dim]\\[{(at or time.time()) - self._started:6.1f} s][/] {escape(text)}")
 
     def show(self, activity: str, done: int = 0, of: int = 0) -> None:
-        """Says what is being done and how far it is, `done` of `of`; 0 of 0 where nothing is counted."""
+        """Shows the present activity, and that `done` of `of` items are done; both are 0 if nothing is counted."""
         count = f"{done} of {of}" if of else ""
         if not self._bar.disable:
             self._bar.update(

@@ -121,8 +121,8 @@ class Daemon:
             await wait_for_broker(parts.broker_url)
         logger.info("broker ready at %s", address(parts.broker_url))
         await parts.swaps.restore()
-        # Workers import what they need while the engine does. But one that takes up a job from before a restart asks at
-        # once for what only a daemon with an engine can give.
+        # Workers are started before the engines, so that both import their code at the same time. If a job from before
+        # a restart is to be resumed, they are started after the engines, because its worker needs an engine at once.
         resumes = parts.controller.current_job is not None
         if not resumes:
             await self._start_workers()

@@ -37,7 +37,7 @@ class Candidates(NamedTuple):
     kept_mass_TS: Tensor
     student_mass_TS: Tensor
     entropy_T: Tensor
-    """The student's, nats."""
+    """Entropy of the student, in nats."""
 
 
 def compare(policy: Policy, parent_rollouts: Sequence[Rollout], student_rollouts: Sequence[Rollout]) -> Comparison:
@@ -104,7 +104,7 @@ def sequence_entropies(policy: Policy, rollouts: Sequence[Rollout]) -> list[list
 def _split(
     entropy_T: Tensor, indices: Sequence[int], rollouts: Sequence[Rollout], entropies: list[list[float]]
 ) -> None:
-    """Puts the entropies of one batch where those of its rollouts belong."""
+    """Writes the entropies of one batch to the places of its rollouts in `entropies`."""
     parts = entropy_T.cpu().split([len(rollouts[index].token_ids) for index in indices])
     for index, part_T in zip(indices, parts, strict=True):
         entropies[index] = part_T.tolist()

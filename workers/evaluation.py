@@ -12,34 +12,34 @@ from workers.sampling.rollout import Batch, Rollout, Sampler
 from workers.task_data import Problem
 
 SOLVED_REWARD = 0.5
-"""A problem counts as solved when its reward is at least this."""
+"""A problem counts as solved if its reward is at least this."""
 
 
 def wilson_interval(successes: float, trials: float, confidence: float) -> tuple[float, float]:
-    """Wilson score interval of a proportion."""
+    """The Wilson score interval of a proportion."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = successes / trials
     centre = share + z * z / (2 * trials)
     half = z * (share * (1 - share) / trials + z * z / (4 * trials * trials)) ** 0.5
     scale = 1 + z * z / trials
-    # At 0 and 1 the interval ends there exactly, up to rounding.
+    # For a proportion of 0 or 1, the interval ends exactly there; rounding may put it beyond.
     return max(0.0, min(share, (centre - half) / scale)), min(1.0, max(share, (centre + half) / scale))
 
 
 def measure_accuracy(
     sampler: Sampler, problems: Sequence[Problem], scorer: Scorer, *, max_tokens: int, confidence: float = 0.95
 ) -> Accuracy:
-    """Share of `problems` that the version now sampled from solves.
+    """The share of `problems` that the sampled version solves.
 
     Raises:
-        EngineError: A problem got no answer: a share over fewer problems would not be comparable.
+        EngineError: A problem got no answer. A share of fewer problems could not be compared with others.
     """
     sampled = sampler.sample(**vars(greedy_batch(problems, max_tokens)))
     return accuracy_of(sampled, problems, scorer, model=sampler.model, confidence=confidence)
 
 
 def greedy_batch(problems: Sequence[Problem], max_tokens: int) -> Batch:
-    """What accuracy is measured on."""
+    """The batch of samples from which accuracy is measured."""
     return Batch([problem.messages for problem in problems], n=1, max_tokens=max_tokens, temperature=0.0, seed=0)
 
 
@@ -51,7 +51,11 @@ def accuracy_of(
     model: str,
     confidence: float = 0.95,
 ) -> Accuracy:
-    """Accuracy from the answers to a `greedy_batch`; raises like `measure_accuracy`."""
+    """Accuracy from the answers to a `greedy_batch`.
+
+    Raises:
+        EngineError: A problem got no answer.
+    """
     missing = sum(not rollouts for rollouts in sampled)
     if missing:
         raise EngineError(f"{model} gave no answer to {missing} of {len(problems)} held-out problems")
@@ -63,7 +67,7 @@ def accuracy_of(
 def measure_pass_at_k(
     sampler: Sampler, problems: Sequence[Problem], scorer: Scorer, *, samples: int, max_tokens: int, seed: int
 ) -> PassAtK:
-    """pass@k for k = 1, 2, 4, ... up to `samples`, of the version now sampled from, at temperature 1.
+    """pass@k of the sampled version at temperature 1, for k = 1, 2, 4, ... up to `samples`.
 
     Raises:
         EngineError: A problem got fewer than `samples` answers.
@@ -73,7 +77,7 @@ def measure_pass_at_k(
 
 
 def sampled_batch(problems: Sequence[Problem], samples: int, max_tokens: int, seed: int) -> Batch:
-    """What pass@k is measured on."""
+    """The batch of samples from which pass@k is measured."""
     prompts = [problem.messages for problem in problems]
     return Batch(prompts, n=samples, max_tokens=max_tokens, temperature=1.0, seed=seed)
 
@@ -81,7 +85,11 @@ def sampled_batch(problems: Sequence[Problem], samples: int, max_tokens: int, se
 def pass_at_k_of(
     sampled: Sequence[list[Rollout]], problems: Sequence[Problem], scorer: Scorer, *, model: str, samples: int
 ) -> PassAtK:
-    """pass@k from the answers to a `sampled_batch`; raises like `measure_pass_at_k`."""
+    """pass@k from the answers to a `sampled_batch`.
+
+    Raises:
+        EngineError: A problem got fewer than `samples` answers.
+    """
     short = sum(len(rollouts) < samples for rollouts in sampled)
     if short:
         raise EngineError(f"{model} gave fewer than {samples} answers to {short} of {len(problems)} problems")
@@ -91,7 +99,7 @@ def pass_at_k_of(
 
 
 def _solved(problems: Sequence[Problem], sampled: Sequence[list[Rollout]], scorer: Scorer) -> list[int]:
-    """Solved completions of each problem."""
+    """Counts the solved completions of each problem."""
     pairs = [(r.text, problem.answer) for problem, rollouts in zip(problems, sampled, strict=True) for r in rollouts]
     rewards = iter(scorer.score_all(pairs))
     return [sum(next(rewards) >= SOLVED_REWARD for _ in rollouts) for rollouts in sampled]

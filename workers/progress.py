@@ -1,19 +1,21 @@
-"""Progress of a job: what training code reports, and how it learns that it was cancelled."""
+"""Progress of a job: training code reports it, and learns on the way whether the job was cancelled."""
 
 import time
 from typing import Protocol
 
 COUNT_EVERY_S = 0.5
-"""Least time between two reports of how far a phase is: more would tell nobody anything."""
+"""Least time between two reports of how far a phase is, in seconds; more reports would be of no use to anybody."""
 
 
 class JobCancelledError(Exception):
-    """The user cancelled the job; raised out of `Progress.report` so that training unwinds."""
+    """The user cancelled the job. `Progress.report` raises this, so that training ends."""
 
 
 class Progress(Protocol):
+    """Takes the reports of training code."""
+
     def report(self, phase: str, step: int, metrics: dict[str, float] | None = None) -> None:
-        """Reports the present phase and step (from 0).
+        """Reports the present phase and step, counted from 0.
 
         Raises:
             JobCancelledError: The job was cancelled.
@@ -32,7 +34,7 @@ class ProgressChannel(Protocol):
 
 
 class ChannelProgress:
-    """Sends progress to the daemon and asks for cancellation on the way."""
+    """Sends progress to the daemon, and checks each time whether the job was cancelled."""
 
     def __init__(self, channel: ProgressChannel, steps: int) -> None:
         self._channel = channel
@@ -43,7 +45,7 @@ class ChannelProgress:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Last value of every metric reported so far."""
+        """The last value of every metric that was reported so far."""
         return dict(self._metrics)
 
     def report(self, phase: str, step: int, metrics: dict[str, float] | None = None) -> None:
@@ -52,7 +54,11 @@ class ChannelProgress:
         self._send(metrics or {})
 
     def count(self, done: int, of: int) -> None:
-        """Reports how far the present phase is, at most every `COUNT_EVERY_S` seconds; raises like `report`."""
+        """Reports that `done` of `of` items of the present phase are done, at most every `COUNT_EVERY_S` seconds.
+
+        Raises:
+            JobCancelledError: The job was cancelled.
+        """
         if time.monotonic() - self._sent_at >= COUNT_EVERY_S:
             self._send({}, done, of)
 

@@ -1,4 +1,7 @@
-"""What a worker does with a job: prepare, train, measure, hand the result over. Imported inside the job's process."""
+"""What a worker does with a job: it prepares, trains, measures and hands over the result.
+
+This module is imported only in the process of the job.
+"""
 
 import logging
 import os
@@ -38,7 +41,7 @@ DTYPE_ENV = "REHEATD_WORKER_DTYPE"
 
 
 def run_reported(spec: ReheatSpec | RLSpec, attempt: int, broker_url: str) -> None:
-    """Runs a job and reports how it ends. Whatever goes wrong is reported in one line, logged and raised."""
+    """Runs a job and reports how it ends. An error is reported in one line, logged and raised."""
     with JobChannel(broker_url, spec.job_id, attempt) as channel:
         channel.started()
         try:
@@ -60,16 +63,16 @@ def run_reported(spec: ReheatSpec | RLSpec, attempt: int, broker_url: str) -> No
 
 
 def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
-    """Trains as `spec` says, measures the outcome through the served engine and reports what changed.
+    """Trains as `spec` says, measures the outcome through the served engine, and reports what changed.
 
     Raises:
-        JobCancelledError: The job was cancelled; at the latest one step or one batch of samples after that.
+        JobCancelledError: The job was cancelled, at most one step or one batch of samples ago.
         ReheatdError: The input cannot be used, the engine failed, or training diverged.
     """
     started = time.monotonic()
     progress = ChannelProgress(channel, spec.steps)
     progress.report("preparing", 0)
-    # What can be wrong with the user's files shows before anything expensive begins.
+    # The user's files are read first, so that errors in them show before anything expensive begins.
     task = load_task(spec.task.path, spec.task.eval_count)
     prompts = load_prompts()
     probes = load_probes(spec.probes.probes, spec.probes.probe_count)
@@ -80,7 +83,8 @@ def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
         sampler = stack.enter_context(ServedSampler(spec, probes, on_progress=progress.count))
         torch.manual_seed(spec.seed)
         policy = Policy.load(spec.model_path, spec.lora, spec.parent_adapter, dtype=_dtype(), seed=spec.seed)
-        # The probes are no training prompts; those only fill up where few probes are configured.
+        # The report uses the probes, which are not training prompts. Training prompts are added only if there are too
+        # few probes.
         report_prompts = [*map(list, probes.probes), *prompts][: spec.report_rollouts]
         evaluation = Evaluation(spec, sampler, task.held_out, verifier, report_prompts, progress)
         before = evaluation.before()
@@ -110,7 +114,7 @@ def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
             stopped=outcome.stopped if isinstance(outcome, ReheatOutcome) else "steps",
             seconds=time.monotonic() - started,
         )
-        for leftover in ("report", "result"):  # of a worker that died before it could report them
+        for leftover in ("report", "result"):  # from a worker that died before it could report them
             shutil.rmtree(spec.output_dir / leftover, ignore_errors=True)
         write_report(spec.output_dir / "report", make_report(spec, result, comparison))
         policy.save(result.adapter_dir, spec.model_path)
@@ -118,7 +122,7 @@ def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
 
 
 class Evaluated(Contract):
-    """What is measured of parent and student alike, and what the report compares them on."""
+    """The measurements of parent or student, and the rollouts on which the report compares them."""
 
     accuracy: Accuracy
     pass_at_k: PassAtK | None
@@ -127,18 +131,18 @@ class Evaluated(Contract):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Measures whatever version is sampled from at the moment; what is known of it already is taken over."""
+    """Measures the version that the sampler samples from at the moment, reusing what is known of it already."""
 
     spec: ReheatSpec | RLSpec
     sampler: ServedSampler
     held_out: Sequence[Problem]
     verifier: Verifier
     report_prompts: Sequence[Messages]
-    """The probes' prompts come first."""
+    """Prompts of the report's rollouts, beginning with those of the probes."""
     progress: Progress
 
     def before(self) -> Evaluated:
-        """The parent measured, once per job: a worker that resumes it takes over what was found."""
+        """Measures the parent, once per job; a worker that resumes the job reads the stored result."""
         file = self.spec.output_dir / "before.json"
         if file.exists():
             return Evaluated.model_validate_json(file.read_text())
@@ -147,7 +151,10 @@ class Evaluation:
         return before
 
     def after(self, step: int) -> Evaluated:
-        """The student. Its answers to the probes, by which training has just measured it, serve the report as well."""
+        """Measures the student.
+
+        Training has just measured the student's entropy on the probes; the same answers also serve the report.
+        """
         long_enough = self.spec.probes.max_tokens >= COMPLETION_TOKENS
         return self._evaluate(step, self.sampler.probed if long_enough else [])
 
@@ -158,10 +165,10 @@ class Evaluation:
         accuracy: Accuracy | None = None,
         pass_at_k: PassAtK | None = None,
     ) -> Evaluated:
-        """Samples all that is missing at once, and scores it."""
+        """Samples everything that is missing at once, and scores it."""
         spec, problems, prompts = self.spec, self.held_out, self.report_prompts
         samples, max_tokens = spec.task.eval_samples, spec.task.eval_max_tokens
-        # As long as a probe's; the proof needs its own length.
+        # At least as long as a probe's answer, and at least as long as the proof needs.
         length = max(spec.probes.max_tokens, COMPLETION_TOKENS)
         batches: dict[str, Batch] = {}
         if samples and pass_at_k is None:

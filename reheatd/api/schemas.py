@@ -84,11 +84,11 @@ class StatusView(Contract):
     """Entropy of the promoted version in its newest window."""
     baseline: EntropyEstimate | None
     ratio: float | None
-    """Entropy over baseline."""
+    """The entropy as a share of the baseline."""
     measuring: MeasurementProgress | None
-    """The entropy measurement that is being taken: of the promoted version, the baseline, or a job's candidate."""
+    """The measurement of entropy that is under way: of the promoted version, the baseline or a job's candidate."""
     job: Job | None
-    """The job that is being run."""
+    """The job that is being run; None if there is none."""
     queued: int
     """Number of jobs that wait for their turn or for approval."""
     waiting: list[Job]

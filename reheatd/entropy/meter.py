@@ -73,7 +73,7 @@ class Measurement(WindowFigures):
     tail: InstanceOf[TailMoments]
     """The tail draws of this window, to which `TailModel` is fitted for later windows."""
     samples: list[InstanceOf[Sample]] = Field(default_factory=list)
-    """One per probe, in their order."""
+    """The samples, one per probe, in the order of the probes."""
 
 
 class EntropyMeter:

@@ -24,12 +24,13 @@ PACE_WINDOWS = 10
 
 
 class MeasurementProgress(Contract):
-    """A measurement under way."""
+    """The progress of a measurement."""
 
     model: str
     done: int
-    """Probes that are answered, of `of`."""
+    """Number of probes that are answered."""
     of: int
+    """Number of probes in all."""
 
 
 class OutdatedWindowError(ConflictError):
@@ -74,7 +75,7 @@ class EntropyMonitor:
         # One measurement at a time: two at once would slow down clients and each other.
         self._measuring = asyncio.Lock()
         self.progress: MeasurementProgress | None = None
-        """Of the measurement that is being taken now."""
+        """Progress of the present measurement; None if none is under way."""
 
     @property
     def baseline(self) -> EntropyEstimate | None:
@@ -208,7 +209,10 @@ class EntropyMonitor:
             task.cancel()
 
     async def _measure(self, model: str, windows: int = 1) -> list[Measurement]:
-        """Several windows are sampled together: the last answers of one would leave the engine half idle."""
+        """Measures windows on a model, all at once.
+
+        One window after the other would leave the engine half idle during the last answers of each.
+        """
         self._meter.tail_model = self._series.tail_moments().fit()
         of = windows * len(self._meter.probes)
         self.progress = MeasurementProgress(model=model, done=0, of=of)
@@ -231,7 +235,7 @@ class EntropyMonitor:
         return [measurement.model_copy(update={"seconds": seconds}) for measurement in measured]
 
     async def _baseline(self) -> tuple[EntropyEstimate, Measurement | None]:
-        """The baseline and, where it had to be measured, one of its windows."""
+        """The baseline and, if it had to be measured, one of its windows."""
         stored = self._series.baseline()
         if stored is not None:
             return stored, None

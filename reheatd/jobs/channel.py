@@ -85,7 +85,7 @@ class JobChannel:
         """Reports a phase, e.g. `sampling`, in step `step` of `steps`, with the metrics that are new.
 
         Args:
-            done: How far the phase is, out of `of`; 0 of 0 where nothing is counted.
+            done: How far the phase is, out of `of`; both are 0 if nothing is counted.
 
         Raises:
             JobNotWantedError: This worker was taken for dead, and the job was given to another.

@@ -121,7 +121,7 @@ class JobEvent(Contract):
     steps: int = 0
     done: int = 0
     of: int = 0
-    """How far the phase is: `done` of `of` prompts are answered, for example. 0 of 0 where nothing is counted."""
+    """With `done`, how far the phase is: for example, `done` of `of` prompts are answered. 0 if nothing is counted."""
     metrics: dict[str, float] = Field(default_factory=dict)
     result: JobResult | None = None
     error: str | None = None
@@ -215,7 +215,7 @@ class Job(Contract):
     steps: int = 0
     done: int = 0
     of: int = 0
-    """How far the phase is; 0 of 0 where nothing is counted."""
+    """With `done`, how far the phase is; 0 if nothing is counted."""
     metrics: dict[str, float] = Field(default_factory=dict)
     error: str | None = None
     gates: list[dict[str, Any]] = Field(default_factory=list)

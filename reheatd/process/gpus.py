@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs that child processes of this one may use; a GPU cut up by MIG counts as its parts."""
+"""Lists the NVIDIA GPUs that child processes may use; a GPU that MIG divides counts as its parts."""
 
 import os
 import re
@@ -15,23 +15,23 @@ _LINE = re.compile(
 
 @dataclass(frozen=True)
 class Gpu:
-    """A whole GPU, or one MIG part of it."""
+    """A whole GPU, or one MIG part of a GPU."""
 
     index: str
-    """Of the whole GPU."""
+    """Index of the whole GPU."""
     name: str
     uuid: str
     selector: str
-    """What CUDA_VISIBLE_DEVICES calls it."""
+    """Name in CUDA_VISIBLE_DEVICES."""
 
 
 def visible_gpus() -> list[Gpu]:
-    """Those that the driver lists and CUDA_VISIBLE_DEVICES, if set, lets through, in its order."""
+    """The GPUs that the driver lists; if CUDA_VISIBLE_DEVICES is set, only those it names, in its order."""
     return _let_through(parse_list(_list()))
 
 
 def selectors() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls the GPUs for child processes; its own entries where no driver lists any."""
+    """The GPUs' names for the CUDA_VISIBLE_DEVICES of child processes; if no driver lists any, its present entries."""
     there = parse_list(_list())
     if not there:
         return [selector for selector in os.environ.get(VISIBLE_ENV, "").split(",") if selector]
@@ -46,13 +46,13 @@ def _let_through(there: list[Gpu]) -> list[Gpu]:
     for selector in chosen.split(","):
         found = next((gpu for gpu in there if _selects(selector.strip(), gpu)), None)
         if found is None:
-            break  # CUDA, too, ignores the rest from the first one that it does not know.
+            break  # CUDA also ignores everything from the first name that it does not know.
         visible.append(replace(found, selector=selector.strip()))
     return visible
 
 
 def parse_list(text: str) -> list[Gpu]:
-    """The GPUs in the output of `nvidia-smi -L`: a line each, parts indented under their GPU."""
+    """The GPUs in the output of `nvidia-smi -L`, which has a line for each, with parts indented under their GPU."""
     whole: list[Gpu] = []
     parts: dict[str, list[Gpu]] = {}
     for found in filter(None, map(_LINE.match, text.splitlines())):
@@ -73,5 +73,5 @@ def _list() -> str:
 
 
 def _selects(selector: str, gpu: Gpu) -> bool:
-    """By index, or by the beginning of the UUID, as CUDA allows."""
+    """Whether `selector` names the GPU, by its index or by the beginning of its UUID, as CUDA allows."""
     return selector == gpu.index or (selector.startswith(("GPU-", "MIG-")) and gpu.uuid.startswith(selector))

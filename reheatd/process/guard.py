@@ -28,7 +28,7 @@ POLL_S = 0.05
 
 
 def guarded(command: list[str], grace_s: float) -> list[str]:
-    """The command line that runs `command` under a guard; its standard input is to be the pipe described above."""
+    """The command line that runs `command` under a guard. Its standard input must be the pipe described above."""
     return [sys.executable, "-I", "-S", os.path.abspath(__file__), "--grace", str(grace_s), "--", *command]
 
 

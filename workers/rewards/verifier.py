@@ -33,8 +33,8 @@ class Verifier(AbstractContextManager["Verifier"]):
         reward: A name that `workers.rewards.load_reward` knows.
         timeout_s: Time limit for one completion, in seconds.
         children: Number of children. Default: one per core that this process may use, at most `MAX_CHILDREN`.
-        on_progress: Called after each completion with how many are scored and how many there are. An exception from
-            it ends the scoring.
+        on_progress: Called after each completion with the number of scored completions and of all completions. An
+            exception from it ends the scoring.
     """
 
     # One thread serves all children, because Linux ends a child with the thread that started it; see

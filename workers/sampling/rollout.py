@@ -29,7 +29,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Batch:
-    """What to sample: `n` completions of every prompt."""
+    """A batch to sample: `n` completions of every prompt."""
 
     prompts: Sequence[Messages]
     n: int

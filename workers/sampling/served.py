@@ -1,7 +1,7 @@
-"""Rollouts from the served engine, under the job's own adapter versions.
+"""Samples rollouts from the served engine, under the job's own adapter versions.
 
 `ServedSampler` talks to the gateway, so that rollouts come from the same engine, kernels and sampling code as the
-traffic of users. Training code is synchronous; the requests run on an event loop in a thread of their own.
+users' traffic. Training code is synchronous; the requests run on an event loop in a separate thread.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 MAX_CONCURRENT = 64
-"""Requests in flight at once; more only queue in the engine."""
+"""Largest number of requests in flight at once; more would only queue in the engine."""
 MAX_DELAY_S = 10.0
 
 
 class EventLoopThread(AbstractContextManager["EventLoopThread"]):
-    """An asyncio loop in a thread of its own: connections stay alive while the main thread computes."""
+    """An asyncio loop in a separate thread, so that connections stay alive while the main thread computes."""
 
     def __enter__(self) -> "EventLoopThread":
         self._loop = asyncio.new_event_loop()
@@ -53,16 +53,16 @@ class EventLoopThread(AbstractContextManager["EventLoopThread"]):
         self._loop.close()
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Runs a coroutine on the loop and waits for its result."""
+        """Runs a coroutine on the loop, and waits for its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
 class ServedSampler(AbstractContextManager["ServedSampler"]):
-    """Samples through the gateway; snapshots of the student become rollout adapters of the job.
+    """Samples through the gateway. Snapshots of the student become rollout adapters of the job.
 
     Args:
-        on_progress: Called with how many requests are answered and how many there are, after each that is; what it
-            raises ends the sampling.
+        on_progress: Called after each answer with the number of answered requests and of all requests. An exception
+            from it ends the sampling.
     """
 
     def __init__(self, spec: JobBase, probes: ProbeSet, on_progress: Callable[[int, int], None] | None = None) -> None:
@@ -71,7 +71,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         self._probes = probes
         self._on_progress = on_progress
         self.probed: list[Rollout] = []
-        """The probes' answers from the version now sampled from, if its entropy has been measured."""
+        """Answers of the sampled version to the probes; empty until its entropy has been measured."""
         self._published: list[Path] = []
         self._io = EventLoopThread()
 
@@ -100,7 +100,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         body = self._admin("POST", url, {"path": str(folder.resolve()), "step": step})
         self.model = body["model"]
         self.probed = []
-        # The daemon has unregistered all but the last two by now; files go last.
+        # The daemon has unregistered all but the last two by now, so the files of the others can be deleted.
         self._published.append(folder)
         for old in self._published[:-2]:
             shutil.rmtree(old, ignore_errors=True)
@@ -123,8 +123,10 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         return self.sample_all([Batch(prompts, n, max_tokens, temperature, seed)])[0]
 
     def sample_all(self, batches: Sequence[Batch]) -> list[list[list[Rollout]]]:
-        """Like `sample` for each of several batches, all at once: one batch after another leaves the engine half idle
-        while the last answers of each are completed."""
+        """Samples several batches at once, each like `sample`.
+
+        One batch after the other would leave the engine half idle while the last answers of each batch are completed.
+        """
         return self._io.run(self._sample_all(batches))
 
     async def _sample_all(self, batches: Sequence[Batch]) -> list[list[list[Rollout]]]:
@@ -170,7 +172,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         return [[] if isinstance(answer, EngineError) else answer for answer in answers]
 
     def _counter(self, of: int) -> Callable[[], None]:
-        """What is to be called after each of `of` answers."""
+        """A function to call after each of `of` answers, which reports the progress."""
         done = itertools.count(1)
 
         def count() -> None:
@@ -204,7 +206,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
 
 
 async def _retry_until(deadline: float, request: Callable[[], Awaitable[Result]]) -> Result:
-    """The result of `request`, repeated while it fails for a passing reason, such as an engine that restarts."""
+    """The result of `request`, which is repeated while it fails for a transient reason, such as a restarting engine."""
 
     async def attempt() -> Result:
         return await request()
