@@ -8,7 +8,7 @@ from rich.table import Table
 
 from cli import render
 from cli.client import DaemonClient
-from cli.options import DEFAULT_URL, JsonOption, UrlOption
+from cli.options import DEFAULT_URL, UrlOption
 from reheatd.adapters.store import VersionInfo
 from reheatd.api.schemas import VersionView
 from reheatd.jobs.report import JobReport
@@ -21,12 +21,11 @@ VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="E.g. 3 
 
 
 @app.command("list")
-def list_adapters(url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+@render.json_or_text
+def list_adapters(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Every version: its parent, how it was made and what was measured."""
     body = DaemonClient(url).get("/reheatd/v1/adapters")
-    if json_output:
-        render.print_json(body)
-        return
+    yield body
     rows = render.table("version", "state", "parent", "kind", "#tau", "entropy, nats", "accuracy", "made")
     for version in map(VersionInfo.model_validate, body["adapters"]):
         lineage = version.lineage
@@ -48,12 +47,11 @@ def list_adapters(url: UrlOption = DEFAULT_URL, json_output: JsonOption = False)
 
 
 @app.command("show")
-def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+@render.json_or_text
+def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """One version with its whole lineage."""
     body = DaemonClient(url).get(f"/reheatd/v1/adapters/{parse_version(version)}")
-    if json_output:
-        render.print_json(body)
-        return
+    yield body
     info = VersionView.model_validate(body)
     facts = render.facts()
     facts.add_row("version", f"{info.name}  [{STATE_STYLE[info.state]}]{info.state}[/]")
@@ -90,21 +88,18 @@ def _add_report(facts: Table, report: JobReport) -> None:
 
 
 @app.command("promote")
-def promote(version: VersionArgument, url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+@render.json_or_text
+def promote(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Serve a version as `policy`: load, prove delivery, flip, drain the old one."""
     number = parse_version(version)
-    body = DaemonClient(url).post(f"/reheatd/v1/adapters/{number}/promote")
-    if json_output:
-        render.print_json(body)
-    else:
-        render.console.print(f"policy is now {version_name(number)}")
+    yield DaemonClient(url).post(f"/reheatd/v1/adapters/{number}/promote")
+    render.console.print(f"policy is now {version_name(number)}")
 
 
 @app.command("rollback")
-def rollback(url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+@render.json_or_text
+def rollback(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Serve the version that was promoted before the present one."""
     body = DaemonClient(url).post("/reheatd/v1/adapters/rollback")
-    if json_output:
-        render.print_json(body)
-    else:
-        render.console.print(f"policy is now {version_name(body['version'])}")
+    yield body
+    render.console.print(f"policy is now {version_name(body['version'])}")

@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -49,15 +49,18 @@ def doctor(config: ConfigOption = None, json_output: JsonOption = False) -> None
     """Say what is installed, what is missing for `reheatd serve` as configured, and what to do about it."""
     settings = load_settings(config)
     found = [check(settings) for check in CHECKS]
-    if json_output:
-        render.print_json([asdict(check) for check in found])
-    else:
-        rows = render.table("", "what", "found", "what to do")
-        for check in found:
-            rows.add_row(LEVEL_MARK[check.level], check.name, check.detail, check.fix)
-        render.console.print(rows)
+    _print_checks(found, json_output=json_output)
     if any(check.level == "missing" for check in found):
         raise typer.Exit(1)
+
+
+@render.json_or_text
+def _print_checks(found: Sequence[Check]) -> render.JsonThenText:
+    yield [asdict(check) for check in found]
+    rows = render.table("", "what", "found", "what to do")
+    for check in found:
+        rows.add_row(LEVEL_MARK[check.level], check.name, check.detail, check.fix)
+    render.console.print(rows)
 
 
 def check_python(settings: Settings) -> Check:

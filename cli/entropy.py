@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cli import render
 from cli.client import DaemonClient
-from cli.options import DEFAULT_URL, ConfigOption, JsonOption, UrlOption
+from cli.options import DEFAULT_URL, ConfigOption, UrlOption
 from reheatd.config import load_settings
 from reheatd.engine.client import EngineClient
 from reheatd.entropy.detector import CollapseDetector, Verdict
@@ -48,13 +48,13 @@ class Plotted(Protocol):
 
 
 @app.callback()
+@render.json_or_text
 def entropy(
     context: typer.Context,
     last: Annotated[int, typer.Option(help="Windows to show.", min=1)] = 60,
     measure: Annotated[bool, typer.Option("--measure", help="Ask for a window now; it is there in a moment.")] = False,
     url: UrlOption = DEFAULT_URL,
-    json_output: JsonOption = False,
-) -> None:
+) -> render.JsonThenText:
     """Plot the served policy's entropy with its confidence intervals, baseline and collapse threshold."""
     if context.invoked_subcommand is not None:
         return
@@ -62,9 +62,7 @@ def entropy(
     if measure:
         client.post("/reheatd/v1/entropy/measure")
     series = client.get("/reheatd/v1/entropy", last=last)
-    if json_output:
-        render.print_json(series)
-        return
+    yield series
     windows = [Window.model_validate(window) for window in series["windows"]]
     if not windows:
         render.console.print("no window measured yet; `reheatd entropy --measure` asks for one")
@@ -84,13 +82,13 @@ def entropy(
 
 
 @app.command()
+@render.json_or_text
 def plan(
     width: Annotated[float, typer.Option(help="Wanted width of the confidence interval, nats per token.")],
     model: Annotated[str, typer.Option(help="Model to measure.")] = ALIAS_NAME,
     config: ConfigOption = None,
     url: UrlOption = DEFAULT_URL,
-    json_output: JsonOption = False,
-) -> None:
+) -> render.JsonThenText:
     """Say how many probes, and how many top logprobs, an interval of a wanted width takes, and what that costs.
 
     Samples a window for each k through the daemon, with the probes of the configuration.
@@ -112,9 +110,7 @@ def plan(
             )
 
     planned = asyncio.run(measure())
-    if json_output:
-        render.print_json([asdict(window) for window in planned])
-        return
+    yield [asdict(window) for window in planned]
     table = render.table("top_k", "#width now", "#probes", "#tokens", "#time", "#share of the engine")
     for window in planned:
         share = window.seconds / settings.pause_after(window.seconds)
@@ -133,18 +129,16 @@ def plan(
 
 
 @app.command()
+@render.json_or_text
 def live(
     last: Annotated[int, typer.Option(help="Windows to show.", min=1)] = 10,
     source: Annotated[TapSource | None, typer.Option(help="Show those of one source only.")] = None,
     url: UrlOption = DEFAULT_URL,
-    json_output: JsonOption = False,
-) -> None:
+) -> render.JsonThenText:
     """Show the exact entropy of every token the engine decoded: for clients, for probes, for jobs."""
     asked: dict[str, Any] = {"last": last} | ({"source": source} if source else {})
     answer = DaemonClient(url).get("/reheatd/v1/entropy/live", **asked)
-    if json_output:
-        render.print_json(answer)
-        return
+    yield answer
     windows = [LiveWindow.model_validate(window) for window in answer["windows"]]
     if not windows:
         render.console.print("nothing measured yet; windows close every entropy.interval_s, where entropy.tap is on")
@@ -160,6 +154,7 @@ def live(
 
 
 @app.command()
+@render.json_or_text
 def replay(
     file: Annotated[Path, typer.Argument(help="What `reheatd entropy --json` printed, or a window per line.")],
     collapse_ratio: Annotated[float | None, typer.Option(help="In place of the configured one.")] = None,
@@ -168,8 +163,7 @@ def replay(
     patience: Annotated[int | None, typer.Option(help="In place of the configured one.")] = None,
     baseline: Annotated[float | None, typer.Option(help="In place of the recorded one, nats per token.")] = None,
     config: ConfigOption = None,
-    json_output: JsonOption = False,
-) -> None:
+) -> render.JsonThenText:
     """Run recorded windows through a configuration and show its verdicts."""
     given = {
         "collapse_ratio": collapse_ratio,
@@ -180,9 +174,7 @@ def replay(
     overrides = {"entropy": {name: value for name, value in given.items() if value is not None}}
     settings = load_settings(config, overrides).entropy
     windows = replay_windows(read_recording(file, baseline), CollapseDetector.from_settings(settings))
-    if json_output:
-        render.print_json({"windows": [_as_json(window) for window in windows]})
-        return
+    yield {"windows": [_as_json(window) for window in windows]}
     threshold = settings.collapse_ratio * windows[-1].baseline
     for line in plot(windows, threshold=threshold, columns=min(render.console.width, 110)):
         render.console.print(line)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 from cli import render
 from cli.client import DaemonClient
-from cli.options import DEFAULT_URL, JsonOption, UrlOption
+from cli.options import DEFAULT_URL, UrlOption
 from reheatd.errors import ReheatdError
 from reheatd.jobs.contracts import Job, JobStatus
 from reheatd.names import version_name
@@ -31,12 +31,11 @@ class JobEndedBadly(ReheatdError, RuntimeError):
 
 
 @app.command("list")
-def list_jobs(url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+@render.json_or_text
+def list_jobs(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """All jobs, the newest last."""
     jobs = [Job.model_validate(job) for job in DaemonClient(url).get("/reheatd/v1/jobs")["jobs"]]
-    if json_output:
-        render.print_json([job.model_dump(mode="json") for job in jobs])
-        return
+    yield [job.model_dump(mode="json") for job in jobs]
     if not jobs:
         render.console.print("no jobs yet; `reheatd reheat` starts one")
         return
@@ -58,21 +57,24 @@ def list_jobs(url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> 
 
 
 @app.command("show")
-def show_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+@render.json_or_text
+def show_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """One job: what was asked, how far it is, what the gates said."""
-    _print_job(DaemonClient(url).get(f"/reheatd/v1/jobs/{job_id}"), json_output)
+    yield from _job(DaemonClient(url).get(f"/reheatd/v1/jobs/{job_id}"))
 
 
 @app.command("cancel")
-def cancel_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+@render.json_or_text
+def cancel_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Cancel a waiting or running job; the served version stays."""
-    _print_job(DaemonClient(url).post(f"/reheatd/v1/jobs/{job_id}/cancel"), json_output)
+    yield from _job(DaemonClient(url).post(f"/reheatd/v1/jobs/{job_id}/cancel"))
 
 
 @app.command("approve")
-def approve_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+@render.json_or_text
+def approve_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Let a job start that waits for approval (`control.mode = "approve"`)."""
-    _print_job(DaemonClient(url).post(f"/reheatd/v1/jobs/{job_id}/approve"), json_output)
+    yield from _job(DaemonClient(url).post(f"/reheatd/v1/jobs/{job_id}/approve"))
 
 
 def submit(client: DaemonClient, request: dict[str, Any], *, wait: bool, json_output: bool) -> None:
@@ -93,14 +95,16 @@ def submit(client: DaemonClient, request: dict[str, Any], *, wait: bool, json_ou
             raise JobEndedBadly(
                 f"{job.job_id} {job.status.value}: {job.error or _failed_gates(job) or 'no reason given'}"
             )
-    if json_output:
-        render.print_json(job.model_dump(mode="json"))
-    elif wait:
-        _print_job(job.model_dump(mode="json"), json_output)
-    else:
-        render.console.print(
-            f"{job.job_id} {render.job_status(job.status)}; `reheatd jobs show {job.job_id}` follows it"
-        )
+    _print_submitted(job, ended=wait, json_output=json_output)
+
+
+@render.json_or_text
+def _print_submitted(job: Job, *, ended: bool) -> render.JsonThenText:
+    if ended:
+        yield from _job(job.model_dump(mode="json"))
+        return
+    yield job.model_dump(mode="json")
+    render.console.print(f"{job.job_id} {render.job_status(job.status)}; `reheatd jobs show {job.job_id}` follows it")
 
 
 def follow(poll: Callable[[], Job], *, quiet: bool = False) -> Job:
@@ -138,10 +142,8 @@ def _failed_gates(job: Job) -> str:
     return "; ".join(f"gate {gate.get('name')}: {gate.get('detail')}" for gate in job.gates if not gate.get("passed"))
 
 
-def _print_job(body: dict[str, Any], json_output: bool) -> None:
-    if json_output:
-        render.print_json(body)
-        return
+def _job(body: dict[str, Any]) -> render.JsonThenText:
+    yield body
     job = Job.model_validate(body)
     facts = render.facts()
     facts.add_row("job", f"{job.job_id}  {render.job_status(job.status)}  {render.job_progress(job)}")

@@ -1,14 +1,22 @@
 """How the commands print: compact tables for people, JSON for programs."""
 
+import functools
+import inspect
 import json
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec
 
 from rich.console import Console
 from rich.table import Table
 
+from cli.options import JsonOption
 from reheatd.jobs.contracts import Job, JobStatus
 from reheatd.measures import Accuracy, EntropyEstimate, PassRate
+
+P = ParamSpec("P")
+JsonThenText = Iterator[Any]
+"""What a command returns that `json_or_text` gives its flag."""
 
 console = Console(highlight=False)
 
@@ -25,6 +33,28 @@ NOTHING = "[dim]-[/]"
 
 def print_json(value: Any) -> None:
     print(json.dumps(value))
+
+
+def json_or_text(command: Callable[P, JsonThenText]) -> Callable[..., None]:
+    """Gives a command the flag `--json`.
+
+    Args:
+        command: Yields what `--json` prints. Without the flag it then goes on to print that for people.
+    """
+
+    @functools.wraps(command)
+    def with_flag(*args: Any, json_output: bool = False, **options: Any) -> None:
+        for value in command(*args, **options):
+            if json_output:
+                print_json(value)
+                return
+
+    # typer reads both.
+    flag = inspect.Parameter("json_output", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption)
+    signature = inspect.signature(command)
+    setattr(with_flag, "__signature__", signature.replace(parameters=[*signature.parameters.values(), flag]))  # noqa: B010
+    with_flag.__annotations__ = {**command.__annotations__, "json_output": JsonOption, "return": None}
+    return with_flag
 
 
 def table(*columns: str) -> Table:

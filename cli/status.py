@@ -31,11 +31,7 @@ def status(
         return StatusView.model_validate(client.get("/reheatd/v1/status"))
 
     if not watch:
-        first = report()
-        if json_output:
-            render.print_json(first.model_dump(mode="json"))
-        else:
-            render.console.print(describe(first))
+        _print_once(report(), json_output=json_output)
     elif json_output:
         while True:
             print(report().model_dump_json(), flush=True)
@@ -48,6 +44,12 @@ def status(
                     live.update(describe(report()), refresh=True)
                 except DaemonUnreachableError as error:
                     live.update(f"[red]{error.message}[/]", refresh=True)
+
+
+@render.json_or_text
+def _print_once(status: StatusView) -> render.JsonThenText:
+    yield status.model_dump(mode="json")
+    render.console.print(describe(status))
 
 
 def describe(status: StatusView) -> RenderableType:
