@@ -14,6 +14,7 @@ from typing import Literal
 import httpx
 import psutil
 import typer
+from rich.markup import escape
 
 from cli import render
 from cli.options import ConfigOption, JsonOption
@@ -59,7 +60,7 @@ def _print_checks(found: Sequence[Check]) -> render.JsonThenText:
     yield [asdict(check) for check in found]
     rows = render.table("", "what", "found", "what to do")
     for check in found:
-        rows.add_row(LEVEL_MARK[check.level], check.name, check.detail, check.fix)
+        rows.add_row(LEVEL_MARK[check.level], check.name, escape(check.detail), escape(check.fix))
     render.console.print(rows)
 
 

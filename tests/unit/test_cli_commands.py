@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from cli import doctor
 from cli.main import main
 from reheatd.adapters.lineage import Lineage
 from reheatd.api.schemas import VersionView
@@ -260,3 +261,10 @@ def test_doctor_reports_in_json_what_it_shows() -> None:
     assert {"torch", "vllm", "broker", "policy", "memory", "disk", "GPU", "CPU LoRA kernels"} <= set(checks)
     assert all(check["fix"] for check in checks.values() if check["level"] != "ok")
     assert done.returncode == any(check["level"] == "missing" for check in checks.values())
+
+
+def test_doctor_shows_commands_as_they_are_to_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda _: None)
+    shown = reheatd("doctor").stdout
+    assert "reheatd[worker]" in shown
+    assert "reheatd[engine-" in shown
