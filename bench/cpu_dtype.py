@@ -1,7 +1,8 @@
-"""The number format that the CPU engine chooses against the other one: `python -m bench.cpu_dtype`.
+"""Compares the number format that the CPU engine chooses with the other one: `python -m bench.cpu_dtype`.
 
-Two engines serve SmolLM2-135M as the daemon starts them, one in each format, and take turns, so that whatever else the
-machine does meets both: 32 streams on the base model, then the same on a rank-16 adapter on every linear layer.
+Two engines serve SmolLM2-135M as the daemon starts them, one in each format. They take turns, so that whatever else the
+machine does affects both. A turn is 32 streams on the base model, and then the same on a rank-16 adapter on every
+linear layer.
 """
 
 import asyncio

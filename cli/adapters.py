@@ -23,7 +23,7 @@ VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="E.g. 3 
 @app.command("list")
 @render.json_or_text
 def list_adapters(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
-    """Every version: its parent, how it was made and what was measured."""
+    """List every version: its parent, how it was made and what was measured."""
     body = DaemonClient(url).get("/reheatd/v1/adapters")
     yield body
     rows = render.table("version", "state", "parent", "kind", "#tau", "entropy, nats", "accuracy", "made")
@@ -49,7 +49,7 @@ def list_adapters(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
 @app.command("show")
 @render.json_or_text
 def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
-    """One version with its whole lineage."""
+    """Show one version with its whole lineage."""
     body = DaemonClient(url).get(f"/reheatd/v1/adapters/{parse_version(version)}")
     yield body
     info = VersionView.model_validate(body)
@@ -83,14 +83,14 @@ def _add_report(facts: Table, report: JobReport) -> None:
         best, now = report.pass_at_k_before.rates[-1], report.pass_at_k_after.rates[-1]
         facts.add_row(f"pass@{best.k}", f"{render.share(best)} -> {render.share(now)}")
     facts.add_row("top 10", f"{top.overlap:.0%} shared; mass {top.parent_mass:.0%} -> {top.student_mass:.0%}")
-    facts.add_row("hidden states", f"last layer {last.mean:.3f} similar, {last.min:.3f} where least")
+    facts.add_row("hidden states", f"similarity of the last layer {last.mean:.3f}, at least {last.min:.3f}")
     facts.add_row("KL", f"{comparison.kl_parent_student:.3f} nats per token, parent to student")
 
 
 @app.command("promote")
 @render.json_or_text
 def promote(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
-    """Serve a version as `policy`: load, prove delivery, flip, drain the old one."""
+    """Serve a version as `policy`: load it, prove its delivery, flip, drain the old version."""
     number = parse_version(version)
     yield DaemonClient(url).post(f"/reheatd/v1/adapters/{number}/promote")
     render.console.print(f"policy is now {version_name(number)}")

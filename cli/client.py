@@ -15,15 +15,15 @@ from reheatd.errors import (
 )
 
 TIMEOUT_S = 600.0
-"""Promoting proves, flips and drains before it answers."""
+"""Longest wait for an answer, in seconds: a promotion proves, flips and drains before it answers."""
 
 
 class DaemonClient:
-    """Speaks to the daemon at `url`; every failure is a `ReheatdError` that says what to do."""
+    """Speaks to the daemon at `url`. Every failure is a `ReheatdError` that says what to do."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        # Without the environment's proxies: the daemon is on this machine or next to it.
+        # The environment's proxies are not used, because the daemon is on this machine or near it.
         self._http = httpx.Client(timeout=httpx.Timeout(TIMEOUT_S, connect=5.0), trust_env=False)
 
     def get(self, path: str, **params: Any) -> Any:
@@ -57,7 +57,7 @@ class DaemonClient:
 
 
 def _as_error(status: int, body: Any) -> ReheatdError:
-    """The exception that the daemon's error object stands for, so that the exit code is the same as in the daemon."""
+    """The exception that the daemon's error object stands for, so that it has the same exit code as in the daemon."""
     detail = body.get("error") if isinstance(body, dict) else None
     if not isinstance(detail, dict) or "message" not in detail:
         return EngineError(f"the daemon answered HTTP {status}: {body}")

@@ -1,4 +1,4 @@
-"""`reheatd doctor`: what is here, what is missing, and the command that helps."""
+"""`reheatd doctor`: says what is installed, what is missing, and which command helps."""
 
 import ctypes
 import os
@@ -30,7 +30,7 @@ GIB = 1 << 30
 LEAST_MEMORY = 6 * GIB
 LEAST_DISK = 3 * GIB
 CUDA_ONLY_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
-"""On the package index these are built against CUDA torch; beside a CPU torch they break transformers' imports."""
+"""Packages that the package index builds against CUDA torch; beside a CPU torch they break transformers' imports."""
 
 Level = Literal["ok", "note", "missing"]
 LEVEL_MARK = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
@@ -38,10 +38,11 @@ LEVEL_MARK = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report. `missing`: `reheatd serve` as configured will not work; `note`: it will, but look."""
+    """One line of the report."""
 
     name: str
     level: Level
+    """`missing` means that `reheatd serve` as configured will not work; `note` means that it will, but not well."""
     detail: str
     fix: str = ""
 
@@ -75,7 +76,7 @@ def check_own_packages(settings: Settings) -> Check:
     if not others:
         return Check("reheatd", "ok", f"{_version('reheatd')} in {HOME}")
     detail = "; ".join(f"`import {name}` finds {other}, which is not reheatd's" for name, other in others.items())
-    return Check("reheatd", "missing", detail, "rename it, or take the folder it lies in off PYTHONPATH")
+    return Check("reheatd", "missing", detail, "rename it, or take its parent folder off PYTHONPATH")
 
 
 def check_torch(settings: Settings) -> Check:
@@ -86,7 +87,7 @@ def check_torch(settings: Settings) -> Check:
     strays = [name for name in CUDA_ONLY_COMPANIONS if _version(name)]
     if "+cpu" in version and strays:
         fix = f"pip uninstall {' '.join(strays)}"
-        return Check("torch", "missing", f"{version}, but {', '.join(strays)} built for CUDA beside it", fix)
+        return Check("torch", "missing", f"{version}, but {', '.join(strays)} beside it are built for CUDA", fix)
     return Check("torch", "ok", version)
 
 
@@ -111,7 +112,7 @@ def check_engine(settings: Settings) -> Check:
         ctypes.CDLL("libnuma.so.1")
     except OSError:
         found = f"{version} (CPU build), but libnuma.so.1 is missing, which its kernels are linked against"
-        return Check("vllm", "note", found, "apt-get install libnuma1, or your system's package of it")
+        return Check("vllm", "note", found, "apt-get install libnuma1, or your system's package for it")
     return Check("vllm", "ok", f"{version} (CPU build)")
 
 
@@ -143,8 +144,8 @@ def check_policy(settings: Settings) -> Check:
     if (cache_dir() / BUILTIN_POLICY / "config.json").is_file():
         return Check("policy", "ok", f"{model}, converted, in {cache_dir()}")
     if builtin_package_file() is not None:
-        return Check("policy", "ok", f"{model}, converted at the first start into {cache_dir()}")
-    return Check("policy", "missing", f"{model} is not here", BUILTIN_INSTALL)
+        return Check("policy", "ok", f"{model}; the first start converts it into {cache_dir()}")
+    return Check("policy", "missing", f"{model} is not installed", BUILTIN_INSTALL)
 
 
 def check_cores(settings: Settings) -> Check:
@@ -203,7 +204,8 @@ def check_port(settings: Settings) -> Check:
     except OSError as error:
         if _is_daemon(f"http://{host}:{port}"):
             return Check(name, "ok", "a reheatd answers there")
-        return Check(name, "missing", f"{host}:{port}: {error.strerror}", "reheatd serve --port N, or stop what has it")
+        fix = "reheatd serve --port N, or stop the process that uses the port"
+        return Check(name, "missing", f"{host}:{port}: {error.strerror}", fix)
     return Check(name, "ok", f"free on {host}")
 
 

@@ -1,4 +1,4 @@
-"""`reheatd engine`: the engine alone, in the foreground, for a daemon that runs elsewhere (`engine.url`)."""
+"""`reheatd engine`: runs the engine alone, in the foreground, for a daemon that runs elsewhere (`engine.url`)."""
 
 import os
 
@@ -7,10 +7,10 @@ from reheatd.config import load_settings
 
 
 def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None:
-    """Run vLLM with adapter slots as the daemon would, for a daemon elsewhere.
+    """Run vLLM with adapter slots as the daemon would, for a daemon that runs elsewhere.
 
-    The daemon names it in `engine.url` and must see the same data folder. Its adapter endpoints know no keys: keep it
-    off public networks.
+    The daemon names this engine in `engine.url`, and must see the same data folder. The engine's adapter endpoints
+    check no keys, so keep it off public networks.
     """
     settings = load_settings(config)
     from reheatd.engine.launch import detect_device, engine_command, taps
@@ -21,7 +21,7 @@ def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None
     device = detect_device() if settings.engine.device == "auto" else settings.engine.device
     require_engine_extra(device)
     port = settings.engine.port or reserve_port(settings.engine.host)
-    # Port 0 is one that a daemon picks for an engine of its own.
+    # Port 0 means that a daemon picks a port for an engine that it starts itself.
     tap = settings.entropy.tap_address if taps(settings, device) else None
     command = engine_command(
         settings,

@@ -1,4 +1,4 @@
-"""`reheatd entropy`: the served policy's entropy series, plotted in the terminal; and recorded series replayed."""
+"""`reheatd entropy`: plots the served policy's entropy series in the terminal, plans windows and replays recordings."""
 
 import asyncio
 import secrets
@@ -35,7 +35,7 @@ MOST_COLUMNS_PER_WINDOW = 4
 
 
 class Plotted(Protocol):
-    """A window as it is plotted; nats per token."""
+    """A window that can be plotted, in nats per token."""
 
     @property
     def version(self) -> int: ...
@@ -52,7 +52,7 @@ class Plotted(Protocol):
 def entropy(
     context: typer.Context,
     last: Annotated[int, typer.Option(help="Windows to show.", min=1)] = 60,
-    measure: Annotated[bool, typer.Option("--measure", help="Ask for a window now; it is there in a moment.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure a window first.")] = False,
     url: UrlOption = DEFAULT_URL,
 ) -> render.JsonThenText:
     """Plot the served policy's entropy with its confidence intervals, baseline and collapse threshold."""
@@ -65,7 +65,7 @@ def entropy(
     yield series
     windows = [Window.model_validate(window) for window in series["windows"]]
     if not windows:
-        render.console.print("no window measured yet; `reheatd entropy --measure` asks for one")
+        render.console.print("no window has been measured yet; `reheatd entropy --measure` measures one")
         return
     threshold = series.get("threshold")
     newest = windows[-1]
@@ -89,11 +89,11 @@ def plan(
     config: ConfigOption = None,
     url: UrlOption = DEFAULT_URL,
 ) -> render.JsonThenText:
-    """Say how many probes, and how many top logprobs, an interval of a wanted width takes, and what that costs.
+    """Say how many probes and top logprobs an interval of a wanted width takes, and what that costs.
 
-    Samples a window for each k through the daemon, with the probes of the configuration.
+    This samples a window for each k through the daemon, with the probes of the configuration.
     """
-    DaemonClient(url).get("/reheatd/v1/status")  # says what to do when there is none
+    DaemonClient(url).get("/reheatd/v1/status")  # fails with advice if there is no daemon
     settings = load_settings(config).entropy
     probes = load_probes(settings.probes, settings.probe_count)
 
@@ -124,7 +124,7 @@ def plan(
     )
     render.console.print(table)
     render.console.print(
-        "Set entropy.probe_count and entropy.top_k; more probes than the bundled ones come from entropy.probes."
+        "Set entropy.probe_count and entropy.top_k. If you need more probes than the bundled ones, set entropy.probes."
     )
 
 
@@ -132,16 +132,18 @@ def plan(
 @render.json_or_text
 def live(
     last: Annotated[int, typer.Option(help="Windows to show.", min=1)] = 10,
-    source: Annotated[TapSource | None, typer.Option(help="Show those of one source only.")] = None,
+    source: Annotated[TapSource | None, typer.Option(help="Show only windows of this source.")] = None,
     url: UrlOption = DEFAULT_URL,
 ) -> render.JsonThenText:
-    """Show the exact entropy of every token the engine decoded: for clients, for probes, for jobs."""
+    """Show the entropy of the tokens that the engine decoded, for clients, probes and jobs."""
     asked: dict[str, Any] = {"last": last} | ({"source": source} if source else {})
     answer = DaemonClient(url).get("/reheatd/v1/entropy/live", **asked)
     yield answer
     windows = [LiveWindow.model_validate(window) for window in answer["windows"]]
     if not windows:
-        render.console.print("nothing measured yet; windows close every entropy.interval_s, where entropy.tap is on")
+        render.console.print(
+            "nothing has been measured yet; if entropy.tap is on, a window closes every entropy.interval_s seconds"
+        )
         return
     table = render.table("version", "source", "by", "#entropy", "#tokens", "#sequences", "by position", "#age")
     for window in windows:
@@ -156,12 +158,12 @@ def live(
 @app.command()
 @render.json_or_text
 def replay(
-    file: Annotated[Path, typer.Argument(help="What `reheatd entropy --json` printed, or a window per line.")],
-    collapse_ratio: Annotated[float | None, typer.Option(help="In place of the configured one.")] = None,
-    warning_ratio: Annotated[float | None, typer.Option(help="In place of the configured one.")] = None,
-    recovery_ratio: Annotated[float | None, typer.Option(help="In place of the configured one.")] = None,
-    patience: Annotated[int | None, typer.Option(help="In place of the configured one.")] = None,
-    baseline: Annotated[float | None, typer.Option(help="In place of the recorded one, nats per token.")] = None,
+    file: Annotated[Path, typer.Argument(help="Output of `reheatd entropy --json`, or one window per line.")],
+    collapse_ratio: Annotated[float | None, typer.Option(help="Replaces the configured one.")] = None,
+    warning_ratio: Annotated[float | None, typer.Option(help="Replaces the configured one.")] = None,
+    recovery_ratio: Annotated[float | None, typer.Option(help="Replaces the configured one.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Replaces the configured one.")] = None,
+    baseline: Annotated[float | None, typer.Option(help="Replaces the recorded one, in nats per token.")] = None,
     config: ConfigOption = None,
 ) -> render.JsonThenText:
     """Run recorded windows through a configuration and show its verdicts."""

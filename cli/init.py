@@ -1,4 +1,4 @@
-"""`reheatd init`: a commented configuration file with every key at its default."""
+"""`reheatd init`: writes a commented configuration file with every key at its default."""
 
 import json
 import textwrap
@@ -16,20 +16,20 @@ from reheatd.files import write_atomically
 from reheatd.options import Options
 
 HEADER = """\
-# Settings of reheatd. Every key is here with its default; take the `# ` away from those you change;
-# a key without a value is unset.
-# Environment variables (REHEATD_SERVER__PORT=8001) win over this file, command-line options over both.
+# Settings of reheatd. Every key is here with its default. To change a key, remove the `# ` before it.
+# A key without a value is unset.
+# Environment variables (REHEATD_SERVER__PORT=8001) win over this file, and command-line options win over both.
 """
 
 
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path(DEFAULT_CONFIG_FILE),
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Write a commented reheatd.toml."""
     if path.exists() and not force:
-        raise ConflictError(f"{path} is there already; --force overwrites it")
+        raise ConflictError(f"{path} exists already; --force overwrites it")
     write_atomically(path, configuration_text().encode())
     if json_output:
         print_json({"file": str(path)})
@@ -61,5 +61,5 @@ def _entry(key: str, field: FieldInfo) -> list[str]:
 
 
 def _toml(value: Any) -> str:
-    # JSON's booleans, numbers, strings and lists are TOML's too.
+    # JSON's booleans, numbers, strings and lists are valid TOML.
     return json.dumps(str(value) if isinstance(value, Path) else value)

@@ -1,4 +1,4 @@
-"""Commands that ask for a job: their flags are made from the request's options, so that none is declared twice."""
+"""Commands that ask for a job. Their flags are made from the request's options, so that none is declared twice."""
 
 import inspect
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def job_command(request: type[ReheatRequest | RLRequest], summary: str) -> Calla
     """A command with a flag for every option of `request`.
 
     Args:
-        summary: What `--help` says first.
+        summary: First sentence of the command's help.
     """
 
     def command(*, wait: bool, url: str, json_output: bool, **options: Any) -> None:
@@ -35,12 +35,16 @@ def job_command(request: type[ReheatRequest | RLRequest], summary: str) -> Calla
     ]
     table = request.model_fields["kind"].default
     setattr(command, "__signature__", inspect.Signature(flags))  # noqa: B010 - typer reads it, pyright knows no such
-    command.__doc__ = f"{summary}\n\nWhat is not given comes from `[{table}]` in the daemon's configuration."
+    command.__doc__ = f"{summary}\n\nOptions that are not given come from `[{table}]` in the daemon's configuration."
     return command
 
 
 def _checked(request: type[ReheatRequest | RLRequest], given: dict[str, Any]) -> ReheatRequest | RLRequest:
-    """The request, or the error that the daemon would answer with, by the flag's name."""
+    """Checks the request.
+
+    Raises:
+        BadInputError: The daemon would refuse the request; the message names the flag.
+    """
     try:
         return validated(request, given)
     except BadInputError as error:
@@ -54,12 +58,12 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _flag(field: FieldInfo) -> Any:
-    """The annotation of one option; bounds are the model's to check."""
+    """The annotation of one option's flag, without bounds, which the model checks."""
     return Annotated[_type_of(field.annotation) | None, typer.Option(help=_help(field), show_default=False)]
 
 
 def _type_of(annotation: Any) -> Any:
-    """The type of an option without the None that stands for "off"."""
+    """The type of an option, without the None that means that it is off."""
     if get_origin(annotation) is Literal:
         return annotation
     kinds = [kind for kind in get_args(annotation) if kind is not type(None)]

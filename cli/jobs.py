@@ -20,12 +20,12 @@ app = typer.Typer(help="List, show, cancel or approve jobs.", no_args_is_help=Tr
 
 POLL_S = 0.5
 LIVE_METRICS = 4
-"""Metrics beside the progress bar; `jobs show` has them all."""
+"""Number of metrics beside the progress bar; `jobs show` shows all of them."""
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as `reheatd jobs list` shows it.")]
 
 
 class JobEndedBadly(ReheatdError, RuntimeError):
-    """A job that was waited for failed, was rejected by a gate or cancelled."""
+    """The job that the command waited for failed, was rejected by a gate or was cancelled."""
 
     code = "job_failed"
 
@@ -33,7 +33,7 @@ class JobEndedBadly(ReheatdError, RuntimeError):
 @app.command("list")
 @render.json_or_text
 def list_jobs(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
-    """All jobs, the newest last."""
+    """List all jobs, the newest last."""
     jobs = [Job.model_validate(job) for job in DaemonClient(url).get("/reheatd/v1/jobs")["jobs"]]
     yield [job.model_dump(mode="json") for job in jobs]
     if not jobs:
@@ -59,21 +59,21 @@ def list_jobs(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
 @app.command("show")
 @render.json_or_text
 def show_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
-    """One job: what was asked, how far it is, what the gates said."""
+    """Show one job: what was asked for, how far it is and what the gates said."""
     yield from _job(DaemonClient(url).get(f"/reheatd/v1/jobs/{job_id}"))
 
 
 @app.command("cancel")
 @render.json_or_text
 def cancel_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
-    """Cancel a waiting or running job; the served version stays."""
+    """Cancel a waiting or running job; the served version does not change."""
     yield from _job(DaemonClient(url).post(f"/reheatd/v1/jobs/{job_id}/cancel"))
 
 
 @app.command("approve")
 @render.json_or_text
 def approve_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
-    """Let a job start that waits for approval (`control.mode = "approve"`)."""
+    """Approve a job that waits for approval (`control.mode = "approve"`), so that it starts."""
     yield from _job(DaemonClient(url).post(f"/reheatd/v1/jobs/{job_id}/approve"))
 
 
@@ -89,7 +89,7 @@ def submit(client: DaemonClient, request: dict[str, Any], *, wait: bool, json_ou
         try:
             job = follow(lambda: Job.model_validate(client.get(f"/reheatd/v1/jobs/{job.job_id}")), quiet=json_output)
         except KeyboardInterrupt:
-            render.console.print(f"{job.job_id} goes on; `reheatd jobs cancel {job.job_id}` ends it")
+            render.console.print(f"{job.job_id} continues; `reheatd jobs cancel {job.job_id}` ends it")
             raise
         if job.status is not JobStatus.SUCCEEDED:
             raise JobEndedBadly(
@@ -108,7 +108,7 @@ def _print_submitted(job: Job, *, ended: bool) -> render.JsonThenText:
 
 
 def follow(poll: Callable[[], Job], *, quiet: bool = False) -> Job:
-    """Shows a job's progress until it has ended."""
+    """Shows a job's progress until the job has ended."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""`reheatd`: the command line. One file per command; this one puts them together and turns errors into one line."""
+"""The command line `reheatd`. Every command has a file; this one puts them together and prints errors as one line."""
 
 import json
 import sys
@@ -49,7 +49,7 @@ def _root(
 
 
 def main() -> None:
-    """Entry point: an error a user can meet is one line on stderr, or one JSON object on stdout with `--json`."""
+    """Runs the command line. An error is printed as one line on stderr or, with `--json`, as JSON on stdout."""
     try:
         code = app(standalone_mode=False)
     except ReheatdError as error:
@@ -62,14 +62,14 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:
-        # `reheatd status | head`: the reader has what it wanted.
+        # In `reheatd status | head`, for example, the reader has all it wanted.
         sys.stderr.close()
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
 
 
 class ReheatdUsage(ReheatdError):
-    """The command line itself cannot be understood."""
+    """The command line cannot be understood."""
 
     code = "usage"
     type = "invalid_request_error"

@@ -1,8 +1,9 @@
-"""`reheatd reheat`: raise the served policy's entropy with TS-OPSD."""
+"""`reheatd reheat`: raises the served policy's entropy with TS-OPSD."""
 
 from cli.job_command import job_command
 from reheatd.jobs.contracts import ReheatRequest
 
 reheat = job_command(
-    ReheatRequest, "Reheat the served policy: train a new version towards softer logits, swap it in if the gates pass."
+    ReheatRequest,
+    "Reheat the served policy: train a new version towards softer logits, and swap it in if the gates pass.",
 )

@@ -1,4 +1,4 @@
-"""How the commands print: compact tables for people, JSON for programs."""
+"""Printing for all commands: compact tables for people, and JSON for programs."""
 
 import functools
 import inspect
@@ -16,7 +16,7 @@ from reheatd.measures import Accuracy, EntropyEstimate, PassRate
 
 P = ParamSpec("P")
 JsonThenText = Iterator[Any]
-"""What a command returns that `json_or_text` gives its flag."""
+"""Return value of a command that gets its flag from `json_or_text`."""
 
 console = Console(highlight=False)
 
@@ -39,7 +39,7 @@ def json_or_text(command: Callable[P, JsonThenText]) -> Callable[..., None]:
     """Gives a command the flag `--json`.
 
     Args:
-        command: Yields what `--json` prints. Without the flag it then goes on to print that for people.
+        command: Yields the value that `--json` prints. Without the flag, it then continues, and prints for people.
     """
 
     @functools.wraps(command)
@@ -49,7 +49,7 @@ def json_or_text(command: Callable[P, JsonThenText]) -> Callable[..., None]:
                 print_json(value)
                 return
 
-    # typer reads both.
+    # typer reads both the signature and the annotations.
     flag = inspect.Parameter("json_output", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption)
     signature = inspect.signature(command)
     setattr(with_flag, "__signature__", signature.replace(parameters=[*signature.parameters.values(), flag]))  # noqa: B010
@@ -58,9 +58,9 @@ def json_or_text(command: Callable[P, JsonThenText]) -> Callable[..., None]:
 
 
 def table(*columns: str) -> Table:
-    """A table without frame; columns whose name starts with `#` are aligned to the right.
+    """A table without a frame. Columns whose name starts with `#` are aligned to the right.
 
-    The first column names the row: a narrow terminal never cuts it short.
+    The first column names the row, so a narrow terminal never cuts it short.
     """
     made = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
@@ -78,7 +78,7 @@ def facts() -> Table:
 
 
 def entropy(estimate: EntropyEstimate | None) -> str:
-    """Mean and interval, nats per token."""
+    """An estimate's mean and interval, in nats per token."""
     return NOTHING if estimate is None else f"{estimate.mean:.3f} [dim]\\[{estimate.low:.3f}, {estimate.high:.3f}][/]"
 
 
@@ -95,7 +95,7 @@ def job_status(status: JobStatus) -> str:
 
 
 def job_progress(job: Job) -> str:
-    """E.g. `step 4 of 30, sampling 12 of 32`; empty once the job has ended."""
+    """A job's progress, e.g. `step 4 of 30, sampling 12 of 32`; empty once the job has ended."""
     if job.status.is_final:
         return ""
     step = f"step {job.step} of {job.steps}" if job.steps else ""
@@ -104,7 +104,7 @@ def job_progress(job: Job) -> str:
 
 
 def duration(seconds: float) -> str:
-    """E.g. `12 s`, `3 min 20 s`, `2 h 5 min`."""
+    """A duration, e.g. `12 s`, `3 min 20 s` or `2 h 5 min`."""
     seconds = max(0, round(seconds))
     if seconds < 60:
         return f"{seconds} s"

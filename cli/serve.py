@@ -1,4 +1,4 @@
-"""`reheatd serve`: the daemon, in the foreground."""
+"""`reheatd serve`: runs the daemon in the foreground."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,16 +16,16 @@ def serve(
     model: Annotated[str | None, typer.Option(help="Hugging Face model id or local folder.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of everything the daemon keeps.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Workers to start here; 0 when they run elsewhere.")] = None,
-    mode: Annotated[str | None, typer.Option(help="On a collapse: observe, approve or auto.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of everything that the daemon keeps.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers to start here; 0 if they run elsewhere.")] = None,
+    mode: Annotated[str | None, typer.Option(help="What follows a collapse: observe, approve or auto.")] = None,
     interval: Annotated[float | None, typer.Option(help="Seconds between entropy windows, whatever they cost.")] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Serve a policy: gateway, engine, broker and workers, until SIGTERM or Ctrl-C.
+    """Serve a policy with gateway, engine, broker and workers, until SIGTERM or Ctrl-C.
 
     Options win over environment variables (`REHEATD_SERVER__PORT=8001`), which win over the configuration file.
-    With `--json`, one object with the daemon's address is printed once it is ready; the log goes to stderr.
+    With `--json`, the command prints one object with the daemon's address once it is ready; the log goes to stderr.
     """
     overrides: dict[str, Any] = {}
     if data_dir is not None:

@@ -1,4 +1,4 @@
-"""`reheatd status`: what the daemon serves and does."""
+"""`reheatd status`: shows what the daemon serves and does."""
 
 import time
 from typing import Annotated
@@ -17,13 +17,13 @@ WATCH_S = 1.0
 
 
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing the status until Ctrl-C.")] = False,
     url: UrlOption = DEFAULT_URL,
     json_output: JsonOption = False,
 ) -> None:
-    """Show state, version, entropy against its baseline, the running job and the health of the parts.
+    """Show the state, the version, its entropy against the baseline, the running job and the health of the parts.
 
-    With `--watch --json`, one object a second, each on its own line.
+    With `--watch --json`, the command prints one object per second, each on its own line.
     """
     client = DaemonClient(url)
 

@@ -1,4 +1,4 @@
-"""`reheatd worker`: a worker on this or another machine, in the foreground."""
+"""`reheatd worker`: runs a worker in the foreground, on this or another machine."""
 
 import os
 from typing import Annotated
@@ -12,16 +12,16 @@ from reheatd.errors import BadInputError
 
 def worker(
     broker_url: Annotated[
-        str | None, typer.Option(help="Redis URL the daemon uses; default: broker.url of the configuration.")
+        str | None, typer.Option(help="Redis URL that the daemon uses; default: broker.url of the configuration.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads for torch; default: its own choice.", min=1)] = None,
     config: ConfigOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Run a worker for jobs of a daemon that serves elsewhere.
+    """Run a worker for the jobs of a daemon that runs elsewhere.
 
-    The daemon's data folder must be reachable here under the same path, and the daemon's gateway under the address in
-    its `server.public_url`.
+    The daemon's data folder must be reachable here under the same path, and the daemon's gateway at the address in its
+    `server.public_url`.
     """
     settings = load_settings(config, {"workers": {"threads": threads}} if threads else {})
     url = broker_url or settings.broker.url

@@ -68,9 +68,9 @@ class EngineSection(Options):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Which vLLM build to expect; `auto` expects CUDA where a driver is present."""
     dtype: NumberFormat = "auto"
-    """Number format of weights and KV cache. `auto` chooses bfloat16 on a CPU that multiplies it itself and float32 on
-    one that would have to emulate it, which is several times slower; on a GPU vLLM chooses. `reheatd doctor` names
-    it."""
+    """Number format of weights and KV cache. `auto` chooses bfloat16 on a CPU that multiplies it natively, and float32
+    on other CPUs, which would have to emulate bfloat16 several times slower. On a GPU, vLLM chooses. `reheatd doctor`
+    names the format."""
     max_loras: int = Field(default=6, ge=4)
     """Adapter slots: one for the promoted version, one for a candidate, two for a running job and the rest for pinned
     versions."""

@@ -1,4 +1,4 @@
-"""How vLLM is started: command line and environment, for the CPU and the CUDA build."""
+"""The command line and the environment with which vLLM is started, for the CPU and the CUDA build."""
 
 import os
 from dataclasses import dataclass
@@ -20,26 +20,31 @@ T = TypeVar("T")
 TAP = "reheatd.tap.plugin:EntropyTap"
 CPU_WORKER = "reheatd.engine.cpu_worker.SeededCPUWorker"
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-"""The CPU engine's scheduler and model in one process. vLLM gives each its own, and the scheduler's spins while the
-model computes: on two cores it takes as much of them as the model does. One process less is started, too."""
+"""Executor that runs the CPU engine's scheduler and model in one process. By default vLLM gives each its own, and the
+scheduler's process spins while the model computes: on two cores it takes as much of them as the model. One process also
+starts faster than two."""
 STEP_TOKENS = 160
-"""Most tokens of one step of the CPU engine: so much may many prompts at once add to the wait for the next token."""
+"""Largest number of tokens in one step of the CPU engine, which limits how much many prompts at once delay the next
+token."""
 PROMPT_PART_TOKENS = 16
-"""Beside other requests, so much of one prompt goes into a step of the CPU engine, or its fair share of the step if
-that is more; a prompt that is alone is not cut. A step that scores 80 tokens takes twice as long as one that decodes 8.
-"""
+"""Tokens of one prompt that go into a step of the CPU engine beside other requests, or its fair share of the step if
+that is more. A prompt that is alone is not divided. A step that scores 80 tokens takes twice as long as one that
+decodes
+8."""
 BLOCK_TOKENS = 32
-"""Prefix-cache block of the CPU engine; its default of 128 never caches a short prompt."""
+"""Tokens of a block in the CPU engine's prefix cache; with vLLM's default of 128, a short prompt is never cached."""
 
 
 @dataclass(frozen=True)
 class EngineCommand:
+    """The command line and the environment of an engine."""
+
     argv: list[str]
     env: dict[str, str]
 
 
 def detect_device() -> Device:
-    """`cuda` where an NVIDIA driver lists a GPU that is not hidden from us, `cpu` elsewhere."""
+    """Returns `cuda` if an NVIDIA driver lists a GPU that this process may use, else `cpu`."""
     return "cuda" if visible_gpus() else "cpu"
 
 
@@ -55,11 +60,11 @@ def engine_command(
     """The command that serves `model_path` on `port` with adapter slots.
 
     Args:
-        tap_address: host:port that the entropy tap sends to; None: no tap. See `taps`.
-        replica: Which one of how many engines on this machine; each gets its share of the cores or GPUs.
+        tap_address: host:port that the entropy tap sends to; None for an engine without a tap. See `taps`.
+        replica: Index of this engine and number of engines on this machine; each gets its share of the cores or GPUs.
 
     Raises:
-        ConfigError: More engines than GPUs.
+        ConfigError: There are more engines than GPUs.
     """
     engine = settings.engine
     argv = python_module(
@@ -74,12 +79,15 @@ def engine_command(
         "--max-logprobs", str(engine.max_logprobs),
         "--enable-lora",
         "--max-loras", str(engine.max_loras),
-        # As many in memory as in slots: beyond that vLLM evicts in silence and reads files again when it likes.
+        # As many adapters in memory as slots: if there were more, vLLM would evict adapters without a word and read
+        # files again at any time.
         "--max-cpu-loras", str(engine.max_loras),
         "--max-lora-rank", str(engine.max_lora_rank),
-        # Not the LM head: its LoRA path runs at full rank on every step, and on the CPU breaks prompt logprobs.
+        # The LM head is left out, because its LoRA path runs at full rank in every step, and breaks prompt logprobs on
+        # the CPU.
         "--lora-target-modules", *LORA_TARGETS,
-        # Sampling defaults are the OpenAI API's, not the model folder's: entropy is measured at temperature 1.
+        # Sampling defaults are those of the OpenAI API, not the model folder's, because entropy is measured at
+        # temperature 1.
         "--generation-config", "vllm",
         "--shutdown-timeout", str(int(settings.server.drain_timeout_s)),
         "--disable-uvicorn-access-log",
@@ -101,11 +109,11 @@ def engine_command(
             "--block-size", str(BLOCK_TOKENS),
             "--kv-cache-memory-bytes", str(engine.kv_cache_bytes),
         ]  # fmt: skip
-        # vLLM compiles a small function of its sampler even when told to be eager, and then needs a C++ compiler.
+        # Even with --enforce-eager, vLLM compiles a small function of its sampler, for which it needs a C++ compiler.
         env["TORCHDYNAMO_DISABLE"] = "1"
         env |= SHARED_CORES_ENV
         cores = env["VLLM_CPU_OMP_THREADS_BIND"] = engine.cpu_threads_bind or _cores_of(*replica)
-        # Who binds threads or splits the model decides about processes, too.
+        # A user who binds threads or splits the model decides about processes, too.
         if engine.cpu_threads_bind is None and not any("parallel" in argument for argument in engine.extra_args):
             argv += ["--distributed-executor-backend", ONE_PROCESS]
             env |= {
@@ -124,10 +132,12 @@ def engine_command(
 
 
 def taps(settings: Settings, device: Device) -> bool:
-    """Whether the engine gets an entropy tap. `auto`: on the CPU; on a GPU it has not been run yet, and is asked for.
+    """Whether the engine gets an entropy tap.
+
+    With `auto` it gets one on the CPU; on a GPU, where the tap has not been run yet, it must be asked for.
 
     Raises:
-        ConfigError: `entropy.tap` is `on` where there can be none.
+        ConfigError: `entropy.tap` is `on`, but the engine decodes speculatively.
     """
     wanted = settings.entropy.tap
     speculates = any("speculative" in argument for argument in settings.engine.extra_args)
@@ -140,9 +150,9 @@ def taps(settings: Settings, device: Device) -> bool:
 
 
 def _cores_of(index: int, count: int) -> str:
-    """A replica's share of the cores this process may use.
+    """A replica's share of the cores that this process may use.
 
-    All of them where there is one: vLLM's automatic choice keeps one back, half of a two-core machine.
+    A single replica gets all of them; vLLM's automatic choice would keep one back, which is half of a two-core machine.
     """
     cores = sorted(os.sched_getaffinity(0))
     share = _share(cores, index, count) or [cores[index % len(cores)]]

@@ -1,7 +1,7 @@
-"""The number format that a policy is computed in.
+"""Chooses the number format in which a policy is computed.
 
-A CPU without instructions for bfloat16 products emulates them. float32 is faster there, although it reads twice the
-bytes.
+A CPU without instructions for bfloat16 products emulates them. On such a CPU float32 is faster, although it reads twice
+as many bytes.
 """
 
 from dataclasses import dataclass
@@ -16,18 +16,20 @@ BFLOAT16_PRODUCTS = {
     "amx_bf16": "AMX",
     "bf16": "Arm's bfloat16 instructions",
 }
-"""Flag of a processor that multiplies bfloat16 itself, and the name of what it does it with."""
+"""Flags of processors that multiply bfloat16 natively, each with the name of the instructions."""
 
 
 @dataclass(frozen=True)
 class Choice:
+    """A number format, and why it was chosen."""
+
     name: NumberFormat
-    """`auto` leaves it to vLLM."""
+    """The format; `auto` leaves the choice to vLLM."""
     reason: str
 
 
 def engine_format(wanted: NumberFormat, device: Literal["cpu", "cuda"]) -> Choice:
-    """The format of an engine of our own whose `engine.dtype` is `wanted`."""
+    """The format of an engine that the daemon starts, whose `engine.dtype` is `wanted`."""
     if wanted != "auto":
         return Choice(wanted, f'engine.dtype is "{wanted}"')
     if device == "cuda":
@@ -44,7 +46,7 @@ def cpu_format() -> Choice:
 
 
 def bfloat16_instructions() -> str | None:
-    """What this processor multiplies bfloat16 with; None where it does not, or where nobody says."""
+    """The instructions with which this processor multiplies bfloat16; None if it has none, or if that is not known."""
     if not CPUINFO.is_file():
         return None
     for line in CPUINFO.read_text().splitlines():

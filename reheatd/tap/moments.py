@@ -1,6 +1,7 @@
-"""Sums over sequences that a mean entropy, its interval and its course by position follow from.
+"""Sums over sequences, from which the mean entropy, its interval and its course by position are computed.
 
-They add up, so an engine may count from its start and a reader may take differences of what it was told last.
+Sums can be added and subtracted. So an engine may count from its start, and a reader takes the difference to the sums
+that it read last.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -9,12 +10,12 @@ from typing import Any
 from reheatd.measures import EntropyEstimate, ratio_interval
 
 BUCKETS = 16
-"""Positions by powers of two: 0, 1, 2-3, 4-7, ...; the last bucket takes the rest."""
+"""Number of buckets of positions, by powers of two: 0, 1, 2-3, 4-7, ...; the last bucket takes the rest."""
 
 
 @dataclass
 class Moments:
-    """Over G finished sequences of n tokens with a summed entropy of y nats each."""
+    """Sums over G finished sequences, each of n tokens with a summed entropy of y nats."""
 
     sequences: int = 0
     tokens: int = 0
@@ -27,7 +28,7 @@ class Moments:
     position_entropy: list[float] = field(default_factory=lambda: [0.0] * BUCKETS)
 
     def add(self, entropies: list[float]) -> None:
-        """Adds one sequence; nats by token."""
+        """Adds one sequence, given the entropy of each of its tokens in nats."""
         tokens, entropy = len(entropies), sum(entropies)
         self.sequences += 1
         self.tokens += tokens
@@ -44,23 +45,23 @@ class Moments:
         return self._combined(other, 1)
 
     def __sub__(self, other: "Moments") -> "Moments":
-        """What came after `other`, which these sums include."""
+        """The sums over what came after `other`, which these sums include."""
         return self._combined(other, -1)
 
     def interval(self, confidence: float) -> EntropyEstimate | None:
-        """Mean per token with its interval; None below two sequences or without tokens."""
+        """The mean per token with its interval; None if there are fewer than two sequences, or no tokens."""
         if self.sequences < 2 or not self.tokens:
             return None
         mean = self.entropy / self.tokens
         residuals = self.squared_entropy - 2 * mean * self.entropy_tokens + mean * mean * self.squared_tokens
-        # Rounding may leave a tiny negative number where every sequence is alike.
+        # Rounding may leave a tiny negative number if all sequences are alike.
         squared = max(residuals, 0.0)
         return ratio_interval(
             mean, squared_residuals=squared, tokens=self.tokens, clusters=self.sequences, confidence=confidence
         )
 
     def by_position(self) -> list[tuple[int, int, float]]:
-        """(first position of a bucket, tokens in it, their mean entropy in nats), buckets without tokens left out."""
+        """For each bucket with tokens, its first position, its number of tokens and their mean entropy in nats."""
         return [
             (first_position(index), tokens, entropy / tokens)
             for index, (tokens, entropy) in enumerate(zip(self.position_tokens, self.position_entropy, strict=True))

@@ -1,4 +1,4 @@
-"""The entropy tap's rows as vLLM's V1 model runner has them: by place in the batch, with the list of the output."""
+"""The entropy tap's rows in vLLM's V1 model runner, which has them by place in the batch, with the lists of output."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Pending:
-    """A row of the last step, until its token turns out to be kept: those of a partial prefill are sampled in vain."""
+    """A row of the last step, of which is not known yet whether its token is kept.
+
+    The tokens of a partial prefill are sampled but not kept.
+    """
 
     sequence: Sequence
     output_ids: list[int]
-    """vLLM's own list; it grows."""
+    """vLLM's own list of the sequence's output, which grows."""
     position: int
     entropy: float
 

@@ -1,8 +1,8 @@
-"""The entropy tap's rows as vLLM's V2 model runner shows them: by request slot, without the output, and ahead of it.
+"""The entropy tap's rows in vLLM's V2 model runner, which shows them by request slot, without and ahead of the output.
 
-The runner may compute a step before the last one's tokens are known, so nothing here waits for the accelerator: each
-step's entropies are copied to the host on the side and taken in when they have arrived. By the time the scheduler knows
-that a sequence has ended, those of its tokens have.
+The runner may compute a step before the tokens of the last one are known. So nothing here waits for the accelerator:
+each step's entropies are copied to the host in the background, and taken in when they have arrived. When the scheduler
+knows that a sequence has ended, the entropies of its tokens have arrived.
 """
 
 from collections import deque
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
 STEPS_IN_FLIGHT = 2
-"""More than the runner is ever ahead."""
+"""Number of steps that may be on their way; the runner is never further ahead."""
 
 
 @dataclass
 class _Step:
-    """A step whose entropies are on their way."""
+    """A step whose entropies are on their way to the host."""
 
     rows: list[tuple[int, int, Sequence]]
-    """Place in the step, position of the token in the sequence, and the sequence."""
+    """For each row, its place in the step, the position of its token in the sequence, and the sequence."""
     values_B2: torch.Tensor
-    """Entropy, and the token the row was computed from."""
+    """For each row, its entropy and the token from which it was computed."""
     arrived: torch.Event | None
-    """None: they are here already."""
+    """Event of the arrival of the values; None if they have arrived already."""
 
 
 class SlotRows:
@@ -42,7 +42,7 @@ class SlotRows:
 
     Args:
         runner: The class of the model runner.
-        requests: What the runner has in its slots.
+        requests: State of the requests in the runner's slots.
     """
 
     def __init__(self, runner: type, requests: "LogitsProcRequestState") -> None:
@@ -84,7 +84,7 @@ class SlotRows:
 
 
 def penalised(params: "SamplingParams") -> bool:
-    """Whether this runner changes the logits before it shows them."""
+    """Whether a request has penalties, which this runner applies to the logits before it shows them."""
     return bool(params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1)
 
 
@@ -98,6 +98,6 @@ def _take_in(step: _Step) -> None:
     values = step.values_B2.tolist()
     for index, position, sequence in step.rows:
         entropy, token = values[index]
-        # A row computed from a token that ends the sequence was computed in advance, for nothing.
+        # A row that was computed from a token that ends the sequence was computed in advance, and is not used.
         if position == 0 or int(token) not in sequence.stops:
             sequence.put(position, entropy)

@@ -1,8 +1,8 @@
-"""The sequences that an engine is decoding, from the step that begins one until vLLM's scheduler says it has ended.
+"""The sequences that an engine decodes, each from the step that begins it until vLLM's scheduler says that it ended.
 
-vLLM shows its logits processors the rows of a step, but not whose they are, nor when a request ends. Its model runners
-are told both before each step, by the scheduler's output, so the tap listens to the method that takes it. However long
-a sequence pauses, and if it is preempted and computed again, it is one sequence.
+vLLM shows its logits processors the rows of a step, but neither the request of each row nor when a request ends. The
+scheduler's output tells both to the model runner before each step, so the tap listens to the runner's method that takes
+it. A sequence stays one sequence, however long it pauses and even if it is preempted and computed again.
 """
 
 import functools
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sequence:
-    """One that is being decoded."""
+    """A sequence that is being decoded."""
 
     key: Key
     stops: frozenset[int]
-    """Tokens that end it."""
+    """Tokens that end the sequence."""
     entropies: list[float] = field(default_factory=list)
-    """Of its tokens, nats."""
+    """Entropies of the sequence's tokens so far, in nats."""
 
     def put(self, position: int, entropy: float) -> None:
-        """Takes in the token at `position`; what a preemption threw away is decoded once more and replaced."""
+        """Takes in the token at `position`, and drops later ones, which a preemption lets be decoded again."""
         del self.entropies[position:]
         self.entropies.append(entropy)
 
 
 class Sequences:
-    """The sequences of tagged requests, and the sums of those that have ended.
+    """The sequences of tagged requests, and the sums over those that have ended.
 
     Args:
-        leave_out: Which tagged requests are not counted, by their parameters; default: none.
+        leave_out: Says of a tagged request's parameters whether it is not counted; by default, all are counted.
     """
 
     def __init__(self, leave_out: "Callable[[SamplingParams], bool]" = lambda _: False) -> None:
@@ -58,13 +58,13 @@ class Sequences:
         return read_tags(params.extra_args) is not None and not self._leave_out(params)
 
     def step(self, scheduled: "SchedulerOutput") -> None:
-        """Counts the sequences that have ended since the last step, and begins those that are new in this one."""
+        """Counts the sequences that have ended since the last step, and begins those that are new in this step."""
         for request in scheduled.finished_req_ids:
             ended = self._by_request.pop(request, None)
             if ended is not None and ended.entropies:
                 self._sums.add(ended.key, ended.entropies)
         for new in scheduled.scheduled_new_reqs:
-            # The V2 runner is told again of a request that was preempted, as of a new one.
+            # The V2 runner is told of a request that was preempted as if it were new.
             if new.sampling_params is not None and new.req_id not in self._by_request:
                 self._begin(new.req_id, new.sampling_params)
 
@@ -79,7 +79,7 @@ class Sequences:
 
 
 def before_each_step(runner: type, method: str, listener: "Callable[[Any, SchedulerOutput], None]") -> None:
-    """From now on `listener(runner, scheduler_output)` goes before every `runner.method(scheduler_output)`.
+    """Makes every `runner.method(scheduler_output)` call `listener(runner, scheduler_output)` first.
 
     Raises:
         RuntimeError: The runners of this vLLM have no such method.

@@ -1,4 +1,4 @@
-"""What an engine's entropy tap has counted, and the thread that tells the daemon; see `reheatd.tap.wire`."""
+"""The sums that an engine's entropy tap has counted, and the thread that sends them; see `reheatd.tap.wire`."""
 
 import logging
 import os
@@ -18,14 +18,14 @@ Key = tuple[str, str]
 
 SEND_EVERY_S = 1.0
 REPEAT_S = 30.0
-"""Everything is sent again so often, for a daemon that was not there."""
+"""Time after which all sums are sent again, in seconds, in case the daemon was away."""
 FORGET_S = 600.0
-"""Sums of a version that nobody asked for so long are dropped; it begins again at 0."""
+"""Time without a request after which the sums of a version are dropped, in seconds; they then begin again at 0."""
 
 
 @dataclass
 class _Sums:
-    """Of one version and source."""
+    """The sums of one version and source."""
 
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
     moments: Moments = field(default_factory=Moments)
@@ -33,7 +33,7 @@ class _Sums:
 
 
 class TapSums:
-    """Sums by version and source, sent to the address in the environment once a second where they changed."""
+    """Sums by version and source. Those that changed are sent once a second to the address in the environment."""
 
     def __init__(self) -> None:
         host, _, port = os.environ[ADDRESS_ENV].rpartition(":")
@@ -43,7 +43,7 @@ class TapSums:
         threading.Thread(target=self._ship, name="entropy tap", daemon=True).start()
 
     def add(self, key: Key, entropies: list[float]) -> None:
-        """Counts a sequence; nats by token."""
+        """Counts a sequence, given the entropy of each of its tokens in nats."""
         with self._lock:
             sums = self._sums.setdefault(key, _Sums())
             sums.moments.add(entropies)
@@ -72,10 +72,10 @@ class TapSums:
             try:
                 self._send(datagrams)
             except OSError as error:
-                # While no daemon is there, its name may not resolve. The sums go on and are repeated.
+                # While there is no daemon, its name may not resolve. Counting goes on, and the sums are sent again.
                 failed = True
                 if not failed_before:
-                    logger.warning("entropy tap: %s:%d cannot be reached, trying again: %s", *self._daemon, error)
+                    logger.warning("entropy tap: %s:%d cannot be reached; trying again: %s", *self._daemon, error)
             else:
                 failed = False
 

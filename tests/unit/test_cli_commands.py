@@ -197,7 +197,7 @@ def test_a_version_is_shown_with_what_its_job_changed(report: JobReport | None) 
     assert done.returncode == 0, done.stderr
     shown = " ".join(done.stdout.split())
     facts = ("pass@4 71% [61%, 81%] -> 82% [72%, 92%]", "top 10 93% shared; mass 99% -> 91%", "0.123 nats per token")
-    for fact in (*facts, "last layer 0.987 similar, 0.800 where least", "/data/policy-v1/report/report.md"):
+    for fact in (*facts, "similarity of the last layer 0.987, at least 0.800", "/data/policy-v1/report/report.md"):
         assert (fact in shown) == (report is not None)
 
 
