@@ -1,4 +1,4 @@
-"""`reheatd adapters`: the versions of the policy."""
+"""`reheatd adapters`: lists, shows, promotes and rolls back versions of the policy."""
 
 import json
 from typing import Annotated

@@ -186,7 +186,7 @@ def check_gpu(settings: Settings) -> Check:
 
 
 def check_number_format(settings: Settings) -> Check:
-    """What engines of our own compute in, and the trainer on the same machine."""
+    """Says in which format engines that the daemon starts compute, like the trainer on the same machine."""
     device = detect_device()
     found = engine_format(settings.engine.dtype, device)
     faster = engine_format("auto", device)

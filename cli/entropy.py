@@ -209,13 +209,13 @@ def _as_json(window: Replayed) -> dict[str, Any]:
 
 
 def plot(windows: Sequence[Plotted], *, threshold: float | None, columns: int, rows: int = PLOT_ROWS) -> list[Text]:
-    """Mean (a dot, coloured by verdict) and confidence interval (a bar) of each window, the newest on the right.
+    """Plots the mean of each window as a dot, coloured by verdict, and its interval as a bar, the newest on the right.
 
     Args:
-        windows: Oldest first; those that do not fit are left out.
-        threshold: Collapse threshold, nats per token.
-        columns: Width of the whole plot, characters.
-        rows: Height of the plotting area, lines.
+        windows: The windows, oldest first; the oldest ones that do not fit are left out.
+        threshold: Collapse threshold, in nats per token.
+        columns: Width of the whole plot, in characters.
+        rows: Height of the plotting area, in lines.
     """
     area = columns - AXIS_COLUMNS
     windows = windows[-area:]

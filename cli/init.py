@@ -38,7 +38,7 @@ def init(
 
 
 def configuration_text() -> str:
-    """Every setting as a commented TOML line under its description."""
+    """The text of the file, with every setting as a commented TOML line under its description."""
     lines = [HEADER]
     sections: list[tuple[str, type[Options]]] = []
     for name, field in Settings.model_fields.items():

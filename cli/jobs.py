@@ -1,4 +1,4 @@
-"""`reheatd jobs`: the jobs of the daemon."""
+"""`reheatd jobs`: lists, shows, cancels and approves the daemon's jobs."""
 
 import time
 from collections.abc import Callable, Iterable

@@ -77,7 +77,7 @@ class EngineSection(Options):
     max_lora_rank: int = Field(default=16, ge=1)
     """Largest LoRA rank that the engine accepts."""
     kv_cache_bytes: int = Field(default=1 << 30, ge=1 << 20)
-    """Size of each CPU engine's KV cache, in bytes. A token takes twice as many in float32 as in bfloat16."""
+    """Size of each CPU engine's KV cache, in bytes. A token takes twice as many bytes in float32 as in bfloat16."""
     gpu_memory_utilization: float = Field(default=0.6, gt=0, lt=1)
     """Share of GPU memory that the engine takes. The worker needs the rest if both share a GPU."""
     max_num_seqs: int = Field(default=64, ge=1)
@@ -124,8 +124,8 @@ class WorkersSection(Options):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads that each worker's torch may use; default: torch's own choice."""
     dtype: NumberFormat = "auto"
-    """Number format of the frozen base model in the trainer. `auto` is bfloat16 on a GPU, and on a CPU what
-    `engine.dtype` chooses there. LoRA weights are always float32."""
+    """Number format of the frozen base model in the trainer. `auto` chooses bfloat16 on a GPU and, on a CPU, the format
+    that `engine.dtype` = `auto` chooses there. LoRA weights are always float32."""
     retry_s: float = Field(default=180.0, gt=0)
     """How long a job repeats its requests while the engine is away, in seconds. An engine needs half a minute or more
     to restart."""

@@ -70,6 +70,6 @@ def ratio_interval(
 
 def t_quantile(degrees: int, confidence: float) -> float:
     """Half the width of a two-sided t interval, in standard errors."""
-    from scipy import special  # here: importing it takes as long as all else that a command of the CLI imports
+    from scipy import special  # imported here, because that takes as long as all other imports of a CLI command
 
     return float(special.stdtrit(degrees, 0.5 + confidence / 2))

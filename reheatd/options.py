@@ -94,7 +94,7 @@ class RLOptions(TrainingOptions):
     importance_cap: float = Field(default=2.0, gt=0)
     """Largest importance weight between the trainer's and the engine's log-probabilities; larger ones are truncated."""
     normalise_std: bool = False
-    """Whether advantages are divided by their group's standard deviation."""
+    """Whether advantages are divided by the standard deviation of their group's rewards."""
     normalisation: Literal["tokens", "constant"] = "tokens"
     """Divisor of the summed loss: the batch's tokens (`tokens`, DAPO), or its rollouts times max_tokens (`constant`,
     Dr. GRPO). The constant does not favour short right answers and long wrong ones."""

@@ -17,7 +17,7 @@ NOT_PART_OF_THE_MODEL = ("quantization_config", "_name_or_path", "dtype", "torch
 
 
 def convert(gguf: Path, target: Path) -> None:
-    """Writes `target` complete or not at all; one that is there, or that another process is writing, is left alone."""
+    """Writes `target` complete or not at all, unless it exists already or another process is writing it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with only_process_in(target.parent):
         if not (target / "config.json").is_file():

@@ -235,8 +235,8 @@ class Policy:
         """Writes the student as `adapter_model.safetensors` and `adapter_config.json`.
 
         Args:
-            folder: Appears complete or not at all; an existing one is replaced.
-            model_path: Recorded as the adapter's base model.
+            folder: The folder to write, which appears complete or not at all; an existing one is replaced.
+            model_path: Folder that is recorded as the adapter's base model.
         """
         config = self._peft.peft_config[STUDENT].to_dict()
         config.update(base_model_name_or_path=str(model_path), inference_mode=True)
@@ -251,7 +251,7 @@ class Policy:
 def choose_dtype(name: NumberFormat, device: torch.device) -> torch.dtype:
     """The number format of the frozen base model.
 
-    `auto` means bfloat16 on CUDA, and on a CPU the format of an engine on the same machine.
+    `auto` means bfloat16 on CUDA and, on a CPU, the format of an engine on the same machine.
     """
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" or cpu_format().name == "bfloat16" else torch.float32

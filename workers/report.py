@@ -43,10 +43,10 @@ def write_report(folder: Path, report: JobReport) -> None:
     """Writes the report.
 
     Args:
-        folder: Appears complete or not at all; an existing one is replaced.
+        folder: The folder to write, which appears complete or not at all; an existing one is replaced.
 
     Raises:
-        ReheatdError: It cannot be written.
+        ReheatdError: The report cannot be written.
     """
     try:
         with publish_folder(folder) as scratch:

@@ -37,10 +37,10 @@ class Run:
 
 
 class Runs:
-    """Results in a folder, which holds the pretrained policy in `PRETRAINED`.
+    """The results in a folder, which also holds the pretrained policy as `PRETRAINED`.
 
     Raises:
-        BadInputError: The folder has results of another size.
+        BadInputError: The folder has results for other sizes.
     """
 
     def __init__(self, folder: Path, sizes: Sizes) -> None:
