@@ -6,17 +6,15 @@ with its final norm divided by tau, which gives the same distribution.
 """
 
 import copy
-import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.recorded import RecordedSampler, Stopwatch
+from bench.recorded import RecordedSampler, Stopwatch, job_fields
 from bench.rollout_file import policy_path, read_rollouts
-from bench.sides import PeakMemory
+from bench.sides import PeakMemory, print_side
 from reheatd.jobs.contracts import ReheatSpec
 from reheatd.options import LoraOptions
 from workers.policy import Policy
@@ -30,12 +28,7 @@ def reheatd_side(rollouts: Path, tau: float, steps: int, teacher: str = "frozen"
     memory = PeakMemory()
     policy = Policy.load(policy_path(), LoraOptions(), dtype="bfloat16")
     spec = ReheatSpec(
-        job_id="bench",
-        parent_version=0,
-        parent_adapter=None,
-        model_path=policy_path(),
-        gateway_url="",
-        output_dir=Path(tempfile.mkdtemp()),
+        **job_fields(),
         tau=tau,
         steps=steps,
         teacher=teacher,  # pyright: ignore[reportArgumentType]
@@ -50,12 +43,11 @@ def reheatd_side(rollouts: Path, tau: float, steps: int, teacher: str = "frozen"
 
 
 def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool) -> dict[str, Any]:
-    from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.trainer.distillation_config import DistillationConfig
     from trl.trainer.distillation_trainer import DistillationTrainer
 
-    from bench.trl_side import StepWatch, peft_config, trainer_arguments
+    from bench.trl_side import train, trainer_arguments
 
     groups = read_rollouts(rollouts)
     memory = PeakMemory()
@@ -77,22 +69,11 @@ def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool) -> dic
             beta=0.0,
             **trainer_arguments(folder, steps=steps, learning_rate=LEARNING_RATE, checkpointing=checkpointing),
         )
-        watch = StepWatch()
-        trainer = Recorded(
-            model=model,
-            teacher_model=teacher,
-            args=config,
-            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in completions] * steps),
-            processing_class=tokenizer,
-            callbacks=[watch],
-            peft_config=peft_config(),
+        seconds, loss = train(
+            Recorded, completions, steps, tokenizer, model=model, teacher_model=teacher, args=config, figure="loss"
         )
-        trainer.train()
-        loss = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
-    return {"seconds": watch.seconds, "loss": loss, "peak_mib": memory.mib()}
+    return {"seconds": seconds, "loss": loss, "peak_mib": memory.mib()}
 
 
 if __name__ == "__main__":
-    options = json.loads(sys.argv[2])
-    options["rollouts"] = Path(options["rollouts"])
-    print(json.dumps({"reheatd": reheatd_side, "trl": trl_side}[sys.argv[1]](**options)))
+    print_side({"reheatd": reheatd_side, "trl": trl_side})

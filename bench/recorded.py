@@ -1,12 +1,28 @@
 """Stand-ins for reheatd's side of a training benchmark: recorded rollouts and a stopwatch."""
 
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+from bench.rollout_file import policy_path
 from reheatd.measures import EntropyEstimate
 from workers.policy import Policy
 from workers.sampling.rollout import Rollout
 from workers.task_data import Messages
+
+
+def job_fields() -> dict[str, Any]:
+    """The fields of a job that only a daemon has a use for."""
+    return {
+        "job_id": "bench",
+        "parent_version": 0,
+        "parent_adapter": None,
+        "model_path": policy_path(),
+        "gateway_url": "",
+        "output_dir": Path(tempfile.mkdtemp()),
+    }
 
 
 class RecordedSampler:

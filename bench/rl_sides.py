@@ -5,8 +5,6 @@ groups with the same rewards in every step, advantages without division by the s
 normalisation, an asymmetric clip and no KL term. An update is everything from the rollouts to the optimiser's step.
 """
 
-import json
-import sys
 import tempfile
 import zlib
 from itertools import cycle
@@ -15,9 +13,9 @@ from typing import Any
 
 import torch
 
-from bench.recorded import RecordedSampler, Stopwatch
+from bench.recorded import RecordedSampler, Stopwatch, job_fields
 from bench.rollout_file import policy_path, read_rollouts
-from bench.sides import PeakMemory
+from bench.sides import PeakMemory, print_side
 from reheatd.jobs.contracts import RLSpec
 from reheatd.options import LoraOptions
 from workers.grpo import Grpo
@@ -39,12 +37,7 @@ def reheatd_side(rollouts: Path, steps: int) -> dict[str, Any]:
     memory = PeakMemory()
     policy = Policy.load(policy_path(), LoraOptions(), dtype="bfloat16")
     spec = RLSpec(
-        job_id="bench",
-        parent_version=0,
-        parent_adapter=None,
-        model_path=policy_path(),
-        gateway_url="",
-        output_dir=Path(tempfile.mkdtemp()),
+        **job_fields(),
         steps=steps,
         learning_rate=LEARNING_RATE,
         prompts_per_step=len(groups),
@@ -60,12 +53,11 @@ def reheatd_side(rollouts: Path, steps: int) -> dict[str, Any]:
 
 
 def trl_side(rollouts: Path, steps: int, checkpointing: bool) -> dict[str, Any]:
-    from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    from bench.trl_side import StepWatch, peft_config, trainer_arguments
+    from bench.trl_side import train, trainer_arguments
 
     groups = read_rollouts(rollouts)
     group_size = len(groups[0])
@@ -96,22 +88,11 @@ def trl_side(rollouts: Path, steps: int, checkpointing: bool) -> dict[str, Any]:
             epsilon_high=CLIP_HIGH,
             **trainer_arguments(folder, steps=steps, learning_rate=LEARNING_RATE, checkpointing=checkpointing),
         )
-        watch = StepWatch()
-        trainer = Recorded(
-            model=model,
-            reward_funcs=reward,
-            args=config,
-            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in recorded] * steps),
-            processing_class=tokenizer,
-            callbacks=[watch],
-            peft_config=peft_config(),
+        seconds, entropy = train(
+            Recorded, recorded, steps, tokenizer, model=model, reward_funcs=reward, args=config, figure="entropy"
         )
-        trainer.train()
-        entropy = next(entry["entropy"] for entry in trainer.state.log_history if "entropy" in entry)
-    return {"seconds": watch.seconds, "entropy": entropy, "peak_mib": memory.mib()}
+    return {"seconds": seconds, "entropy": entropy, "peak_mib": memory.mib()}
 
 
 if __name__ == "__main__":
-    options = json.loads(sys.argv[2])
-    options["rollouts"] = Path(options["rollouts"])
-    print(json.dumps({"reheatd": reheatd_side, "trl": trl_side}[sys.argv[1]](**options)))
+    print_side({"reheatd": reheatd_side, "trl": trl_side})

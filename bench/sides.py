@@ -5,6 +5,7 @@ import gc
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ def run_side(module: str, side: str, options: dict[str, Any]) -> dict[str, Any]:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[1:4])} ended with {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def print_side(sides: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
+    """The other end of `run_side`: runs the side that the command line names, on the rollouts in a file."""
+    options = json.loads(sys.argv[2])
+    options["rollouts"] = Path(options["rollouts"])
+    print(json.dumps(sides[sys.argv[1]](**options)))
 
 
 class PeakMemory:

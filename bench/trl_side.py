@@ -1,9 +1,11 @@
-"""The arguments, the adapter and the stopwatch that the benchmarks' runs of TRL's trainers share."""
+"""What the benchmarks' runs of TRL's trainers share: arguments, adapter, stopwatch and the run itself."""
 
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from transformers import TrainerCallback
 
@@ -24,6 +26,22 @@ def trainer_arguments(folder: str, *, steps: int, learning_rate: float, checkpoi
         "bf16": True,
         "use_cpu": not torch.cuda.is_available(),
     }
+
+
+def train(
+    trainer: Callable[..., Any], prompts: Iterable[str], steps: int, tokenizer: Any, *, figure: str, **arguments: Any
+) -> tuple[list[float], float]:
+    """The seconds of every one of `steps` steps on `prompts`, and the first value that is logged of `figure`."""
+    watch = StepWatch()
+    running = trainer(
+        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts] * steps),
+        processing_class=tokenizer,
+        callbacks=[watch],
+        peft_config=peft_config(),
+        **arguments,
+    )
+    running.train()
+    return watch.seconds, next(entry[figure] for entry in running.state.log_history if figure in entry)
 
 
 def peft_config() -> LoraConfig:

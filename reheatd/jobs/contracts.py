@@ -110,11 +110,9 @@ class JobStatus(StrEnum):
         return self in (JobStatus.SUCCEEDED, JobStatus.REJECTED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
-class JobEvent(Contract):
-    """One report of a running worker. `kind` decides which other fields are set."""
+class JobProgress(Contract):
+    """How far a job is."""
 
-    kind: Literal["started", "progress", "succeeded", "failed", "cancelled"]
-    time: float = Field(default_factory=time.time)
     phase: str = ""
     """What the worker is doing, e.g. `sampling`, `training` or `evaluating`."""
     step: int = 0
@@ -123,6 +121,13 @@ class JobEvent(Contract):
     of: int = 0
     """With `done`, how far the phase is: for example, `done` of `of` prompts are answered. 0 if nothing is counted."""
     metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class JobEvent(JobProgress):
+    """One report of a running worker. `kind` decides which other fields are set."""
+
+    kind: Literal["started", "progress", "succeeded", "failed", "cancelled"]
+    time: float = Field(default_factory=time.time)
     result: JobResult | None = None
     error: str | None = None
 
@@ -194,7 +199,7 @@ def validated(model: type[Request], body: dict[str, Any]) -> Request:
         raise BadInputError(message, param=name or None) from error
 
 
-class Job(Contract):
+class Job(JobProgress):
     """A job as the daemon keeps and shows it."""
 
     job_id: str
@@ -210,13 +215,6 @@ class Job(Contract):
     version: int | None = None
     """The version that this job published; None before that."""
     request: JobRequest
-    phase: str = ""
-    step: int = 0
-    steps: int = 0
-    done: int = 0
-    of: int = 0
-    """With `done`, how far the phase is; 0 if nothing is counted."""
-    metrics: dict[str, float] = Field(default_factory=dict)
     error: str | None = None
     gates: list[dict[str, Any]] = Field(default_factory=list)
     """Results of the gates, each as {"name", "passed", "detail"}."""
