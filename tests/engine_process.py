@@ -14,10 +14,10 @@ from reheatd.config import Settings
 from reheatd.engine.client import EngineClient
 from reheatd.engine.launch import engine_command
 from reheatd.process.ports import reserve_port
+from tests.waiting import HANGS_S
 
 SERVER = "reheatd.engine.server"
 STOCK_SERVER = "from vllm.entrypoints.launchers.api_server.entry import main; main()"
-STARTUP_TIMEOUT_S = 280
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def stop_engine(process: "subprocess.Popen[bytes]", grace_s: float) -> None:
 
 async def _wait_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     async with EngineClient(url) as client:
-        ready = asyncio.create_task(client.wait_ready(STARTUP_TIMEOUT_S))
+        ready = asyncio.create_task(client.wait_ready(HANGS_S))
         died = asyncio.create_task(_exit_of(process))
         try:
             await asyncio.wait({ready, died}, return_when=asyncio.FIRST_COMPLETED)

@@ -2,10 +2,10 @@
 
 import socket
 import threading
-import time
 
 from reheatd.tap.moments import Moments
 from reheatd.tap.wire import TapTotals
+from tests.waiting import wait_until
 
 
 class TapEar:
@@ -24,10 +24,8 @@ class TapEar:
         return found
 
     def sums_of(self, version: str, tokens: int, source: str = "live") -> Moments:
-        """Once `tokens` have been reported, or after 20 seconds without."""
-        deadline = time.monotonic() + 20
-        while self.sums(version, source).tokens < tokens and time.monotonic() < deadline:
-            time.sleep(0.1)
+        """Once `tokens` have been reported."""
+        wait_until(lambda: self.sums(version, source).tokens >= tokens)
         return self.sums(version, source)
 
     def _hear(self, listener: socket.socket) -> None:

@@ -7,14 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from examples.countdown.arms import ARMS
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.timeout(600)
 def test_the_experiment_prints_every_figure_and_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         command = [sys.executable, "-m", "examples.countdown.experiment", "--quick", *arguments]

@@ -23,6 +23,7 @@ from reheatd.engine.slots import AdapterSlots
 from reheatd.gateway.app import Gateway
 from reheatd.gateway.live_logprobs import LiveLogprobs
 from tests.serving_pool import pool_of
+from tests.waiting import HANGS_S
 
 
 @dataclass
@@ -60,7 +61,7 @@ async def serving(
     pool = pool_of(*([engine_urls] if isinstance(engine_urls, str) else engine_urls))
     async with pool.replicas[0].client as client:
         slots = AdapterSlots(pool, 4)
-        swaps = SwapManager(store, slots, pool, proof_tolerance=0.1, drain_timeout_s=30)
+        swaps = SwapManager(store, slots, pool, proof_tolerance=0.1, drain_timeout_s=HANGS_S)
         gateway = Gateway(pool, slots, swaps, store, live)
         app = Starlette(routes=gateway.routes(), exception_handlers=exception_handlers())
         listener = socket.create_server(("127.0.0.1", 0))
@@ -68,7 +69,7 @@ async def serving(
         serving = asyncio.create_task(server.serve([listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
-            async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as api:
+            async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=HANGS_S) as api:
                 yield Serving(url, store, slots, swaps, gateway, pool, client, api)
                 for name in ("base", *slots.loaded()):
                     assert await slots.drain(name, 60)

@@ -3,14 +3,13 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from reheatd.process.ports import reserve_port
+from tests.waiting import wait_until
 
 CONFIG = """
 data_dir = "{folder}/data"
@@ -42,14 +41,6 @@ def runs(tree: list[psutil.Process], argument: str) -> bool:
     return False
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.05)
-
-
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("number", "code", "began"),
     [
@@ -67,10 +58,10 @@ def test_a_signal_ends_the_daemon_with_the_demo(
     config.write_text(CONFIG.format(folder=tmp_path, model=tiny_policy, port=reserve_port()))
     command = [sys.executable, "-m", "cli.main", "demo", "--config", str(config), "--output", str(tmp_path / "out")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
-        wait_for(lambda: runs(tree_of(demo.pid), began))
+        wait_until(lambda: runs(tree_of(demo.pid), began))
         tree = tree_of(demo.pid)
         demo.send_signal(number)
         output, _ = demo.communicate()
         assert demo.returncode == code, output
-    wait_for(lambda: not any(process.is_running() for process in tree), timeout_s=60.0)
+    wait_until(lambda: not any(process.is_running() for process in tree))
     assert "Traceback" not in output

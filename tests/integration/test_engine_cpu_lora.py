@@ -117,7 +117,7 @@ def test_the_engine_serves_the_adapter_that_the_files_hold(
 def test_without_the_plugin_the_engine_does_not_start(tiny_policy: Path) -> None:
     command = engine_command(Settings(), tiny_policy, 1, "cpu")
     started = subprocess.run(
-        command.argv, env={**os.environ, **command.env, "VLLM_PLUGINS": ""}, capture_output=True, text=True, timeout=120
+        command.argv, env={**os.environ, **command.env, "VLLM_PLUGINS": ""}, capture_output=True, text=True
     )
     assert started.returncode == 1
     assert "leaves out reheatd_cpu_lora" in started.stderr.splitlines()[-1]

@@ -17,6 +17,7 @@ from reheatd.tap.wire import tags
 from tests.integration.conftest import TappedEngine, tapped_engine
 from tests.random_adapter import random_adapter
 from tests.tiny_policy import VOCABULARY
+from tests.waiting import HANGS_S
 
 
 @pytest.fixture(scope="module", params=["V1 runner", "V2 runner"])
@@ -37,7 +38,7 @@ def engine(
 @asynccontextmanager
 async def asking(engine: TappedEngine) -> AsyncIterator[Any]:
     """A function that asks for a completion and returns the exact entropy of each of its tokens, by choice."""
-    async with aiohttp.ClientSession(engine.url, timeout=aiohttp.ClientTimeout(total=120)) as session:
+    async with aiohttp.ClientSession(engine.url, timeout=aiohttp.ClientTimeout(total=HANGS_S)) as session:
 
         async def ask(version: str, prompt: list[int], **options: Any) -> list[np.ndarray]:
             body = {"model": version, "prompt": prompt, "max_tokens": 24, "ignore_eos": True, "temperature": 1.0}

@@ -14,6 +14,7 @@ from reheatd.entropy.live import LiveSeries
 from reheatd.gateway.live_logprobs import LiveLogprobs, is_fair
 from tests.integration.serving import serving
 from tests.tiny_policy import VOCABULARY
+from tests.waiting import HANGS_S
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 ASKED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -49,7 +50,7 @@ def test_the_client_sees_the_same_bytes(kind: str, engine: str, tmp_path: Path) 
 
     async def ask(folder: Path, live: LiveLogprobs | None) -> tuple[int, list[bytes], dict[str, str]]:
         folder.mkdir()
-        async with serving(engine, folder, live) as served, httpx.AsyncClient(timeout=120) as http:
+        async with serving(engine, folder, live) as served, httpx.AsyncClient(timeout=HANGS_S) as http:
             headers = {"x-request-id": "same"}
             answer = await http.post(served.url + path, json=body(path, options), headers=headers)
             kept = {key: value for key, value in answer.headers.items() if key != "date"}
@@ -76,7 +77,7 @@ def test_entropy_agrees_with_the_exact_one(engine: str, tmp_path: Path) -> None:
     """Greedy states, where only the model of the tail is left, and sampled ones."""
 
     async def ask(live: LiveLogprobs | None, options: dict[str, Any]) -> None:
-        async with serving(engine, tmp_path, live) as served, httpx.AsyncClient(timeout=120) as http:
+        async with serving(engine, tmp_path, live) as served, httpx.AsyncClient(timeout=HANGS_S) as http:
             for seed in range(8):
                 answer = await http.post(served.url + CHAT, json=body(CHAT, {**options, "seed": seed}))
                 assert answer.status_code == 200

@@ -9,10 +9,9 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import psutil
@@ -21,8 +20,8 @@ import pytest
 from reheatd.adapters.store import AdapterStore
 from reheatd.database import connect
 from tests.random_adapter import random_adapter
+from tests.waiting import HANGS_S, wait_until
 
-T = TypeVar("T")
 PROMPT = [{"role": "user", "content": "Tell me something."}]
 
 
@@ -37,7 +36,7 @@ class Daemon:
             f'data_dir = "{self.data_dir}"\n'
             f'[policy]\nmodel = "{model}"\nmax_model_len = 512\n'
             "[server]\nport = 0\n"
-            f"[engine]\nkv_cache_bytes = 67108864\nstartup_timeout_s = 500.0\n{engine}\n"
+            f"[engine]\nkv_cache_bytes = 67108864\nstartup_timeout_s = {HANGS_S}\n{engine}\n"
             "[entropy]\ninterval_s = 3600.0\nprobe_count = 4\nmax_tokens = 8\nbaseline_windows = 1\n"
         )
         self.command = [sys.executable, "-m", "cli.main", "serve", "--json", "--config", str(config)]
@@ -48,7 +47,7 @@ class Daemon:
             ready = stdout.readline()
         assert ready, f"{self._log.read_text()[-4000:]}"
         self.url: str = json.loads(ready)["url"]
-        self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=HANGS_S, trust_env=False)
 
     @property
     def log(self) -> str:
@@ -98,19 +97,10 @@ def folder(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def wait_for(poll: Callable[[], T | None], timeout_s: float = 120) -> T:
-    deadline = time.monotonic() + timeout_s
-    while not (result := poll()):
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.1)
-    return result
-
-
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.timeout(600)
 def test_serves_the_promoted_version_and_kill_9_leaves_no_child(
     folder: Path, tiny_policy: Path, tmp_path: Path
 ) -> None:
@@ -120,7 +110,7 @@ def test_serves_the_promoted_version_and_kill_9_leaves_no_child(
         assert answer.headers["x-reheatd-version"] == "policy-v1"
         assert answer.json()["choices"][0]["message"]["content"] is not None
         assert daemon.http.get("/health").json() == {"status": "ready"}
-        status = wait_for(lambda: _if_measured(daemon.reheatd("status")))
+        status = wait_until(lambda: _if_measured(daemon.reheatd("status")))
         assert status["promoted"] == {"version": 1, "name": "policy-v1"}
         assert [engine["ok"] for engine in status["engines"]] == [True] and status["broker"]["ok"]
         assert status["requests"] == {"total": 1, "failed": 0}
@@ -134,23 +124,22 @@ def test_serves_the_promoted_version_and_kill_9_leaves_no_child(
         assert second.returncode == 2
         assert str(daemon.process.pid) in json.loads(second.stdout)["error"]["message"]
 
-        tree = wait_for(lambda: _if_complete(daemon.tree()))
+        tree = wait_until(lambda: _if_complete(daemon.tree()))
         daemon.process.send_signal(signal.SIGKILL)
         daemon.process.wait()
-        wait_for(lambda: not alive(tree), timeout_s=30)
+        wait_until(lambda: not alive(tree))
 
 
-@pytest.mark.timeout(600)
 def test_the_next_serve_carries_on_and_an_engine_that_dies_comes_back(folder: Path, tiny_policy: Path) -> None:
     with running(folder, tiny_policy) as daemon:
         assert daemon.answer().headers["x-reheatd-version"] == "policy-v1"
 
         (engine,) = [process for process in daemon.tree() if "reheatd.engine.server" in process.cmdline()[3:4]]
         engine.kill()
-        refused = wait_for(lambda: _if_refused(daemon.answer()))
+        refused = wait_until(lambda: _if_refused(daemon.answer()))
         assert refused.json()["error"]["code"] == "engine_unavailable"
         assert "retry-after" in refused.headers
-        back = wait_for(lambda: _if_ok(daemon.answer()), timeout_s=300)
+        back = wait_until(lambda: _if_ok(daemon.answer()))
         assert back.headers["x-reheatd-version"] == "policy-v1"
         assert "the engine was ended by SIGKILL" in daemon.log
 
@@ -159,7 +148,7 @@ def test_the_next_serve_carries_on_and_an_engine_that_dies_comes_back(folder: Pa
 
         tree = daemon.tree()
         finished = _stream_during(daemon, lambda: daemon.process.send_signal(signal.SIGTERM))
-        assert daemon.process.wait(timeout=60) == 0
+        assert daemon.process.wait() == 0
         assert finished == ["length"]
         assert not alive(tree)
         assert not (daemon.data_dir / "daemon.json").exists()
@@ -177,7 +166,6 @@ def test_a_port_in_use_starts_nothing(tiny_policy: Path, tmp_path: Path) -> None
     assert not data_dir.exists()
 
 
-@pytest.mark.timeout(120)
 def test_an_engine_that_cannot_start_leaves_nothing_running(tiny_policy: Path, tmp_path: Path) -> None:
     options = ["--model", str(tiny_policy), "--port", "0", "--data-dir", str(tmp_path)]
     environment = {**os.environ, "REHEATD_ENGINE__EXTRA_ARGS": '["--no-such-flag"]'}
@@ -207,7 +195,7 @@ def _stream_during(daemon: Daemon, act: Callable[[], None]) -> list[str]:
 
     thread = threading.Thread(target=stream)
     thread.start()
-    assert began.wait(30)
+    assert began.wait(HANGS_S)
     act()
     thread.join()
     return reasons

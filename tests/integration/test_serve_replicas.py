@@ -14,8 +14,9 @@ import pytest
 from reheatd.adapters.store import AdapterStore
 from reheatd.database import connect
 from tests.integration.serving import trainer_proof
-from tests.integration.test_serve import Daemon, running, wait_for
+from tests.integration.test_serve import Daemon, running
 from tests.random_adapter import random_adapter
+from tests.waiting import HANGS_S, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ class Clients:
         self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(4)]
 
     def _ask(self, number: int) -> None:
-        with httpx.Client(base_url=self._daemon.url, timeout=60, trust_env=False) as http:
+        with httpx.Client(base_url=self._daemon.url, timeout=HANGS_S, trust_env=False) as http:
             asked = 0
             while not self._stop.is_set():
                 question = [{"role": "user", "content": f"{number} {asked}"}]
@@ -56,7 +57,7 @@ class Clients:
     def until(self, *kinds: tuple[int, str, str]) -> Counter[tuple[int, str, str]]:
         """What was answered from now until there has been one answer of each kind."""
         before = self.answers.copy()
-        wait_for(lambda: all(self.answers[kind] > before[kind] for kind in kinds))
+        wait_until(lambda: all(self.answers[kind] > before[kind] for kind in kinds))
         return self.answers - before
 
     @contextlib.contextmanager
@@ -75,7 +76,6 @@ def engines(daemon: Daemon) -> dict[str, dict[str, Any]]:
     return {engine["name"]: engine for engine in daemon.reheatd("status")["engines"]}
 
 
-@pytest.mark.timeout(900)
 def test_one_version_on_both_engines_through_a_swap_and_a_death(folder: Path, tiny_policy: Path) -> None:
     with running(folder, tiny_policy, "replicas = 2") as daemon:
         clients = Clients(daemon)
@@ -93,7 +93,7 @@ def test_one_version_on_both_engines_through_a_swap_and_a_death(folder: Path, ti
                 p for p in daemon.tree() if "reheatd.engine.server" in p.cmdline()[3:4] and port in p.cmdline()
             ]
             victim.kill()
-            wait_for(lambda: "engine-2 gets no more requests; 1 of 2 engines still serve" in daemon.log)
+            wait_until(lambda: "engine-2 gets no more requests; 1 of 2 engines still serve" in daemon.log)
             status = engines(daemon)
             assert (status["engine-1"]["ok"], status["engine-2"]["ok"]) == (True, False)
             # Those it was working on when it died are lost; everybody else is answered by the other.
@@ -102,7 +102,7 @@ def test_one_version_on_both_engines_through_a_swap_and_a_death(folder: Path, ti
             clients.until((200, "engine-1", "policy-v2"))
             assert sum(count for (status, _, _), count in clients.answers.items() if status != 200) == lost
 
-        wait_for(lambda: all(engine["ok"] for engine in engines(daemon).values()), timeout_s=300)
+        wait_until(lambda: all(engine["ok"] for engine in engines(daemon).values()))
         again = Clients(daemon)
         with again.asking():
             again.until((200, "engine-1", "policy-v2"), (200, "engine-2", "policy-v2"))

@@ -1,7 +1,6 @@
 """In-memory stand-ins for what the control loop drives, so that tests can make every one of them fail."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from reheatd.errors import ConflictError, EngineError, NotFoundError, ReheatdErr
 from reheatd.jobs.contracts import Job, JobEvent, JobRequest, JobResult, JobStatus, ReheatRequest, ReheatSpec, RLSpec
 from reheatd.measures import Accuracy, EntropyEstimate
 from reheatd.names import engine_name
+from tests.waiting import until
 
 BASELINE = 2.0
 REHEAT = ReheatRequest(tau=1.5)
@@ -280,12 +280,8 @@ class World:
         self.monitor.verdict = verdict
         self.controller.on_verdict(window(self.swaps.promoted, verdict, mean))
 
-    async def until(self, condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
-        deadline = time.monotonic() + timeout_s
-        while not (value := condition()):
-            assert time.monotonic() < deadline, f"never came true; journal: {self.states()}, {self.jobs()}"
-            await asyncio.sleep(0.002)
-        return value
+    async def until(self, condition: Callable[[], Any]) -> Any:
+        return await until(condition, lambda: f"journal: {self.states()}, {self.jobs()}")
 
     async def until_status(self, job_id: str, status: JobStatus) -> Job:
         await self.until(lambda: self.controller.job(job_id).status is status)

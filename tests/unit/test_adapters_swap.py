@@ -14,6 +14,7 @@ from reheatd.database import connect
 from reheatd.engine.slots import AdapterSlots
 from reheatd.errors import ConflictError, DeliveryError, EngineError, ModelNotFoundError, NotFoundError
 from tests.serving_pool import pool_of
+from tests.waiting import HANGS_S, until
 
 CHANGE = [0.5, -0.5, 0.25]
 
@@ -160,17 +161,18 @@ def test_requests_on_the_old_version_are_waited_for_and_keep_it_if_they_take_too
         for _ in range(3):
             await world.publish()
         await world.swaps.promote(1)
+        at_most_s, world.swaps._drain_timeout_s = world.swaps._drain_timeout_s, HANGS_S
         lease = world.slots.lease("policy-v1")
         lease.__enter__()
         swap = asyncio.create_task(world.swaps.promote(2))
-        await asyncio.sleep(0.05)
-        assert world.swaps.promoted == 2  # new requests go to the new one already
+        await until(lambda: world.swaps.promoted == 2)  # new requests go to the new one already
         assert "policy-v1" in world.engine.names
         assert not swap.done()
         lease.__exit__(None, None, None)
         await swap
         assert list(world.engine.names) == ["policy-v2"]
 
+        world.swaps._drain_timeout_s = at_most_s
         with world.slots.lease("policy-v2"):
             await world.swaps.promote(3)
             assert sorted(world.engine.names) == ["policy-v2", "policy-v3"]

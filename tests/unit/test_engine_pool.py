@@ -13,6 +13,7 @@ from reheatd.errors import DeliveryError, EngineError, EngineUnavailableError
 from reheatd.gateway.affinity import prompt_prefix
 from reheatd.process.supervisor import Supervisor
 from tests.serving_pool import pool_of
+from tests.waiting import until
 
 PREFIXES = [f"conversation {number}" for number in range(300)]
 
@@ -128,7 +129,7 @@ def test_an_engine_that_is_silent_for_long_is_dead(monkeypatch: pytest.MonkeyPat
     async def body() -> None:
         engine = Health(200, *[TimeoutError() for _ in range(1000)])
         (replica,) = pool_of(engine).replicas
-        await asyncio.wait_for(replica.until_dead(), 5)
+        await replica.until_dead()
         assert not replica.responsive
         assert len(engine.answers) > 900
 
@@ -141,7 +142,7 @@ def test_an_ejected_engine_is_dealt_with_at_once() -> None:
         dead = asyncio.create_task(replica.until_dead())
         await asyncio.sleep(0)
         replica.eject()
-        await asyncio.wait_for(dead, 1)
+        await dead
 
     asyncio.run(body())
 
@@ -168,9 +169,7 @@ class Elsewhere:
 
 
 async def serves(replica: Replica, serving: bool = True) -> None:
-    async with asyncio.timeout(5):
-        while replica.serving is not serving:
-            await asyncio.sleep(0.01)
+    await until(lambda: replica.serving is serving)
 
 
 def keeper(pool: EnginePool, tmp_path: Any, refused: list[Replica], timeout_s: float = 0.2) -> EngineKeeper:

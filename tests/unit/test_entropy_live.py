@@ -14,6 +14,7 @@ from reheatd.entropy.estimators import clustered_interval
 from reheatd.entropy.live import LiveSeries, TapListener, close_windows_every, tap_socket
 from reheatd.tap.moments import Moments
 from reheatd.tap.wire import TapTotals
+from tests.waiting import until
 
 rng = np.random.default_rng(0)
 
@@ -108,9 +109,7 @@ def test_datagrams_arrive_and_nonsense_is_ignored(db: Connection, caplog: pytest
             running = asyncio.gather(TapListener(series, listener).run(), close_windows_every(0.05, series))
             for datagram in (b"nonsense", b"{}", b"[1]", report(moments([3.0], [3.0])).encode()):
                 sender.sendto(datagram, listener.getsockname())
-            async with asyncio.timeout(10):
-                while not series.last(1):
-                    await asyncio.sleep(0.01)
+            await until(lambda: series.last(1))
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             return [window.estimate.mean for window in series.last(5)]

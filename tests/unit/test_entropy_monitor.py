@@ -107,10 +107,9 @@ class Daemon:
     async def run_until(self, done: Callable[[], bool]) -> None:
         """Runs the schedule until `done`, looked at after every turn of the event loop."""
         running = asyncio.create_task(self.monitor.run())
-        async with asyncio.timeout(20):
-            while not done():
-                assert not running.done(), running.exception()
-                await asyncio.sleep(0)
+        while not done():
+            assert not running.done(), running.exception()
+            await asyncio.sleep(0)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

@@ -20,6 +20,7 @@ from reheatd.database import connect
 from reheatd.engine.slots import AdapterSlots
 from reheatd.gateway.app import Gateway
 from tests.serving_pool import pool_of
+from tests.waiting import HANGS_S, until
 
 TestServer.__test__ = False  # type: ignore[attr-defined]
 CHAT = "/v1/chat/completions"
@@ -77,7 +78,7 @@ class World:
         self.store = AdapterStore(folder / "adapters", connect(folder / "db.sqlite3"))
         self.pool = pool_of(url)
         self.slots = AdapterSlots(self.pool, 4)
-        self.swaps = SwapManager(self.store, self.slots, self.pool, proof_tolerance=0.1, drain_timeout_s=1)
+        self.swaps = SwapManager(self.store, self.slots, self.pool, proof_tolerance=0.1, drain_timeout_s=HANGS_S)
         self.gateway = Gateway(self.pool, self.slots, self.swaps, self.store)
         self.http = served_by(self.gateway)
 
@@ -230,8 +231,11 @@ def test_an_engine_that_is_restarting_is_a_503_to_try_again(tmp_path: Path) -> N
     in_world(tmp_path, body)
 
 
-def test_a_connection_that_was_idle_for_long_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reheatd.gateway.app.IDLE_CONNECTION_S", 0.2)
+@pytest.mark.parametrize(("longest_s", "idle_s", "again"), [(3600.0, 0.0, True), (0.1, 0.4, False)])
+def test_a_connection_that_was_idle_for_long_is_not_used_again(
+    longest_s: float, idle_s: float, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reheatd.gateway.app.IDLE_CONNECTION_S", longest_s)
     connections: list[object] = []
 
     async def note(request: web.Request) -> web.StreamResponse:
@@ -240,13 +244,12 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again(tmp_path: Path, m
 
     async def body(world: World) -> None:
         world.engine.answer = note
-        for pause in (0.0, 0.0, 0.4):
-            await asyncio.sleep(pause)
+        for _ in range(2):
+            await asyncio.sleep(idle_s)
             assert (await world.http.post(CHAT, json={})).status_code == 200
 
     in_world(tmp_path, body)
-    assert connections[0] is connections[1]
-    assert connections[2] is not connections[1]
+    assert (connections[0] is connections[1]) is again
 
 
 def test_a_stream_the_engine_breaks_off_ends_with_an_error_event(tmp_path: Path) -> None:
@@ -322,7 +325,7 @@ def test_swaps_under_load_lose_no_request(tmp_path: Path) -> None:
         for _ in range(3):
             await world.publish(tmp_path)
         stop = asyncio.Event()
-        served: set[str] = set()
+        served: list[str] = []
 
         async def ask() -> None:
             while not stop.is_set():
@@ -330,15 +333,16 @@ def test_swaps_under_load_lose_no_request(tmp_path: Path) -> None:
                 version = answer.headers["x-reheatd-version"]
                 assert answer.status_code == 200
                 assert answer.text == ("base" if version == "policy-v0" else version) * 3
-                served.add(version)
+                served.append(version)
 
         asking = [asyncio.create_task(ask()) for _ in range(12)]
         for version in (1, 2, 3, 0, 2, 1):
             await world.swaps.promote(version, prove_delivery=False)
-            await asyncio.sleep(0.02)
+            before = len(served)
+            await until(lambda: f"policy-v{version}" in served[before:] or any(task.done() for task in asking))  # noqa: B023
         stop.set()
         await asyncio.gather(*asking)
-        assert served == {"policy-v0", "policy-v1", "policy-v2", "policy-v3"}
+        assert set(served) == {"policy-v0", "policy-v1", "policy-v2", "policy-v3"}
         assert world.slots.loaded() == ["policy-v1"]
         assert world.gateway.counts.failed == 0
 

@@ -12,6 +12,7 @@ from reheatd.engine.slots import AdapterSlots
 from reheatd.gateway.app import Gateway
 from tests.serving_pool import pool_of
 from tests.unit.test_gateway import CHAT, FakeEngine, World, served_by
+from tests.waiting import HANGS_S
 
 
 class Engines(World):
@@ -22,7 +23,7 @@ class Engines(World):
         self.engines = engines
         self.pool = pool_of(*urls)
         self.slots = AdapterSlots(self.pool, 4)
-        self.swaps = SwapManager(self.store, self.slots, self.pool, proof_tolerance=0.1, drain_timeout_s=1)
+        self.swaps = SwapManager(self.store, self.slots, self.pool, proof_tolerance=0.1, drain_timeout_s=HANGS_S)
         self.gateway = Gateway(self.pool, self.slots, self.swaps, self.store)
         self.http = served_by(self.gateway)
 

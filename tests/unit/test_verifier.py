@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from reheatd.errors import BadInputError
+from tests.waiting import HANGS_S, wait_until
 from workers.rewards.scoring import Unscored
 from workers.rewards.verifier import Verifier
 
@@ -20,10 +21,10 @@ def reward(completion, answer):
     print("noise on stdout")
     match completion.split():
         case ["hang"]:
-            time.sleep(60)
+            time.sleep(900)
         case ["hang-in-grandchild", file]:
             with open(file, "w") as pid:
-                child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+                child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(900)"])
                 print(child.pid, file=pid)
             child.wait()
         case ["pid"]:
@@ -48,6 +49,16 @@ def my_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def is_running(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def soon_s(my_reward: None) -> float:
+    """Ten times as long as a completion takes on this machine, and a second at least."""
+    with Verifier("my_reward:reward", timeout_s=HANGS_S, children=1) as verifier:
+        verifier.score_all([("a", "a")])
+        began = time.monotonic()
+        verifier.score_all([("a", "a")])
+        return max(1.0, 10 * (time.monotonic() - began))
 
 
 def test_user_function_runs_in_persistent_children() -> None:
@@ -85,17 +96,19 @@ def test_large_completions_pass_whole() -> None:
         ("nan", Unscored(failures=1)),
     ],
 )
-def test_what_goes_wrong_costs_its_own_completion_and_is_counted(completion: str, unscored: Unscored) -> None:
-    with Verifier("my_reward:reward", timeout_s=1.0, children=2) as verifier:
+def test_what_goes_wrong_costs_its_own_completion_and_is_counted(
+    completion: str, unscored: Unscored, soon_s: float
+) -> None:
+    with Verifier("my_reward:reward", timeout_s=soon_s, children=2) as verifier:
         pairs = [("a", "a")] * 5 + [(completion, completion)] + [("a", "a")] * 5
         assert verifier.score_all(pairs) == [0.25] * 5 + [0.0] + [0.25] * 5
         assert verifier.unscored == unscored
         assert verifier.score_all([("a", "a")] * 2) == [0.25] * 2
 
 
-def test_a_hanging_verifier_is_killed_with_what_it_started(tmp_path: Path) -> None:
+def test_a_hanging_verifier_is_killed_with_what_it_started(tmp_path: Path, soon_s: float) -> None:
     file = tmp_path / "pid"
-    with Verifier("my_reward:reward", timeout_s=2.0, children=1) as verifier:
+    with Verifier("my_reward:reward", timeout_s=2 * soon_s, children=1) as verifier:
         assert verifier.score_all([(f"hang-in-grandchild {file}", ""), ("a", "a")]) == [0.0, 0.25]
         assert verifier.unscored == Unscored(timeouts=1)
     assert not is_running(int(file.read_text()))
@@ -105,7 +118,7 @@ def test_children_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
     program = (
         "import time\n"
         "from workers.rewards.verifier import Verifier\n"
-        "with Verifier('my_reward:reward', children=2, timeout_s=60) as verifier:\n"
+        "with Verifier('my_reward:reward', children=2, timeout_s=900) as verifier:\n"
         "    print(*map(int, verifier.score_all([('pid', '')] * 40)), flush=True)\n"
         "    verifier.score_all([('hang', '')] * 2)\n"
     )
@@ -114,10 +127,7 @@ def test_children_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
         pids = {int(pid) for pid in worker.stdout.readline().split()}
         assert pids
         worker.kill()
-    deadline = time.monotonic() + 10
-    while any(map(is_running, pids)):
-        assert time.monotonic() < deadline, "children outlive the worker"
-        time.sleep(0.02)
+    wait_until(lambda: not any(map(is_running, pids)))
 
 
 def test_reward_that_cannot_load_fails_at_once() -> None:
