@@ -34,23 +34,35 @@ from reheatd.process.ports import reserve_port
 T = TypeVar("T")
 
 CONFIG = """\
-# Written by `reheatd demo`: the defaults, except for narrower intervals, fewer held-out problems and short training.
+# Written by `reheatd demo`. It differs from the defaults in narrower intervals, in answers that are no longer than the
+# figures need, and in short training and short reports.
 data_dir = {data_dir}
 
 [server]
 port = {port}
 
+[workers]
+report_rollouts = 12
+
 [entropy]
 probe_count = 40
+max_tokens = 32
+baseline_windows = 2
 
 [task]
 eval_count = 32
+eval_samples = 0
+eval_max_tokens = 32
 
 [reheat]
 learning_rate = 2e-3
+max_tokens = 32
 
 [rl]
 steps = 3
+prompts_per_step = 8
+max_resamples = 0
+max_tokens = 32
 """
 COLLAPSE_RATIO = 0.4
 COLLAPSE = {

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-READING_S = 3.0
+READING_S = 6.0
 QUESTIONS = (
     "What is 7 + 5?",
     "Name three colours of the rainbow.",
@@ -38,7 +38,7 @@ class AskingClient:
     Retries are off, so that every failure that a user would see is counted.
     """
 
-    def __init__(self, base_url: str, *, max_tokens: int = 24) -> None:
+    def __init__(self, base_url: str, *, max_tokens: int = 16) -> None:
         self.tally = Tally()
         self._base_url = base_url
         self._max_tokens = max_tokens

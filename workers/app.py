@@ -7,8 +7,9 @@ the number format of the frozen base model in this worker: auto (the default), f
 import os
 from typing import Any
 
-from celery.signals import worker_process_init
+from celery.signals import worker_init, worker_process_init
 
+from reheatd.engine.launch import detect_device
 from reheatd.errors import ConfigError
 from reheatd.jobs.contracts import ReheatSpec, RLSpec
 from reheatd.jobs.dispatch import CONTINUE_RL_TASK, REHEAT_TASK, make_celery
@@ -28,12 +29,20 @@ app = make_celery(_broker_url())
 app.conf.worker_proc_alive_timeout = 60.0
 
 
+@worker_init.connect
+def import_once(**_: Any) -> None:
+    """Imports the training code before the processes that run jobs are forked.
+
+    The imports take as long as a few training steps, and every job has a process of its own. Where there is a GPU, each
+    imports for itself: a process that is forked from one that has touched CUDA cannot use it.
+    """
+    if detect_device() == "cpu":
+        import workers.tasks  # noqa: F401
+
+
 @worker_process_init.connect
 def import_training_code(**_: Any) -> None:
-    """Imports the training code in the process that waits for the next job.
-
-    The imports take as long as a few training steps. The parent process, which only waits, never imports torch.
-    """
+    """Imports the training code in the process that waits for the next job, if that is still to be done."""
     import workers.tasks  # noqa: F401
 
 
