@@ -45,6 +45,16 @@ def test_the_cpu_engine_uses_every_core_it_may() -> None:
     assert command(cpu_threads_bind="0-1").env["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"
 
 
+def test_the_cpu_engine_is_one_process_that_computes_on_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 4, 6})
+    assert values(command().argv, "--distributed-executor-backend")[0].endswith("UniProcExecutor")
+    env = share(1, 2)
+    assert (env["OMP_NUM_THREADS"], env["OMP_PLACES"]) == ("2", "{4,6}")
+    # Who binds threads or splits the model decides about processes, too.
+    for own in (command(cpu_threads_bind="0-1"), command(extra_args=["--tensor-parallel-size", "2"])):
+        assert "--distributed-executor-backend" not in own.argv and "OMP_NUM_THREADS" not in own.env
+
+
 def test_prompts_are_prefilled_in_parts_on_the_cpu() -> None:
     argv = command().argv
     assert int(values(argv, "--long-prefill-token-threshold")[0]) < int(values(argv, "--max-num-batched-tokens")[0])
@@ -57,6 +67,7 @@ def test_cuda_gets_none_of_the_cpu_settings() -> None:
     cuda = command("cuda", gpu_memory_utilization=0.4)
     assert values(cuda.argv, "--gpu-memory-utilization") == ["0.4"]
     assert not {"--enforce-eager", "--block-size", "--kv-cache-memory-bytes", "--worker-cls"} & set(cuda.argv)
+    assert "--distributed-executor-backend" not in cuda.argv
     assert not [name for name in cuda.env if "CPU" in name]
 
 
