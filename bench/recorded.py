@@ -14,7 +14,7 @@ from workers.task_data import Messages
 
 
 def job_fields() -> dict[str, Any]:
-    """The fields of a job that only a daemon has a use for."""
+    """The fields of a job that only a daemon needs."""
     return {
         "job_id": "bench",
         "parent_version": 0,

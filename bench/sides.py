@@ -26,7 +26,7 @@ def run_side(module: str, side: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def print_side(sides: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
-    """The other end of `run_side`: runs the side that the command line names, on the rollouts in a file."""
+    """Runs the side that the command line names, and prints its result as JSON for `run_side`."""
     options = json.loads(sys.argv[2])
     options["rollouts"] = Path(options["rollouts"])
     print(json.dumps(sides[sys.argv[1]](**options)))

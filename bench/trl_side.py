@@ -1,4 +1,4 @@
-"""What the benchmarks' runs of TRL's trainers share: arguments, adapter, stopwatch and the run itself."""
+"""What the benchmarks' runs of TRL's trainers share: the arguments, the adapter, the stopwatch and the run."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -31,7 +31,7 @@ def trainer_arguments(folder: str, *, steps: int, learning_rate: float, checkpoi
 def train(
     trainer: Callable[..., Any], prompts: Iterable[str], steps: int, tokenizer: Any, *, figure: str, **arguments: Any
 ) -> tuple[list[float], float]:
-    """The seconds of every one of `steps` steps on `prompts`, and the first value that is logged of `figure`."""
+    """Trains on `prompts`, and returns the seconds of each of `steps` steps and the first logged value of `figure`."""
     watch = StepWatch()
     running = trainer(
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts] * steps),

@@ -86,7 +86,7 @@ class EngineSection(Options):
     """Largest number of logprobs per token that a request may ask for; monitoring asks for 21."""
     cpu_threads_bind: str | None = None
     """`VLLM_CPU_OMP_THREADS_BIND` of every CPU engine; default: the engines share the cores that this process may
-    use. An engine whose threads are bound this way runs its scheduler in a process of its own, which spins."""
+    use. If it is set, the engine's scheduler runs in a separate process, which spins."""
     startup_timeout_s: float = Field(default=300.0, gt=0)
     """Longest wait until the engine generates its first token, in seconds."""
     extra_args: list[str] = Field(default=[])

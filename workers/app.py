@@ -33,8 +33,8 @@ app.conf.worker_proc_alive_timeout = 60.0
 def import_once(**_: Any) -> None:
     """Imports the training code before the processes that run jobs are forked.
 
-    The imports take as long as a few training steps, and every job has a process of its own. Where there is a GPU, each
-    imports for itself: a process that is forked from one that has touched CUDA cannot use it.
+    The imports take as long as a few training steps, and every job runs in a new process. With a GPU, every process
+    does its own imports, because a process that is forked from one that has touched CUDA cannot use CUDA.
     """
     if detect_device() == "cpu":
         import workers.tasks  # noqa: F401
@@ -42,7 +42,7 @@ def import_once(**_: Any) -> None:
 
 @worker_process_init.connect
 def import_training_code(**_: Any) -> None:
-    """Imports the training code in the process that waits for the next job, if that is still to be done."""
+    """Imports the training code in the process that waits for the next job, unless it was imported before."""
     import workers.tasks  # noqa: F401
 
 

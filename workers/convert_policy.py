@@ -27,8 +27,8 @@ def convert(file: Path, target: Path) -> None:
 
 
 def _convert(file: Path, target: Path) -> None:
-    # transformers reads the whole file once for the configuration, once for the weights and once for the tokenizer, and
-    # makes the same table of names for every module.
+    # Without the caches, transformers would read the whole file three times, for configuration, weights and tokenizer,
+    # and make the same table of names for every module.
     for name in ("GGUFReader", "get_tensor_name_map"):
         setattr(gguf, name, functools.cache(getattr(gguf, name)))
     source: Any = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
@@ -38,7 +38,7 @@ def _convert(file: Path, target: Path) -> None:
     # The chat template ends a turn with the tokenizer's end token, but the file's own metadata may name another one.
     values["eos_token_id"] = tokenizer.eos_token_id
     config = type(dequantised.config)(**values)
-    with torch.device("meta"):  # not filled with random weights first
+    with torch.device("meta"):  # so that the model is not filled with random weights first
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     weights = {name: weight.to(torch.bfloat16) for name, weight in dequantised.state_dict().items()}
     model.load_state_dict(weights, assign=True)

@@ -111,7 +111,7 @@ class JobStatus(StrEnum):
 
 
 class JobProgress(Contract):
-    """How far a job is."""
+    """The progress of a job."""
 
     phase: str = ""
     """What the worker is doing, e.g. `sampling`, `training` or `evaluating`."""
