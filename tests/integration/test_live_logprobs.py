@@ -34,21 +34,37 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+TEXT = rb'"(?:content|text)":"((?:[^"\\]|\\.)*)"'
+
+
 def body(path: str, options: dict[str, Any]) -> dict[str, Any]:
     prompt = {"messages": [{"role": "user", "content": "é 😀?"}]} if path == CHAT else {"prompt": "é 😀?"}
     return {"model": "policy", "max_tokens": 40, "seed": 5, "ignore_eos": True, **prompt, **options}
 
 
-def by_choice(content: bytes) -> list[bytes]:
-    """A stream's events, choice after choice: which choice of a step comes first is the engine's mood."""
-    return sorted(content.split(b"\n\n"), key=lambda event: re.findall(rb'"choices":\[{"index":(\d)', event) or [b"9"])
+def by_choice(content: bytes) -> dict[bytes, tuple[bytes, list[bytes]]]:
+    """The text of each choice and the bytes around it.
+
+    Which choice of a step comes first in a stream is up to the engine, and so is how many tokens an event holds: a slow
+    server puts several together.
+    """
+    choices: dict[bytes, tuple[bytes, list[bytes]]] = {}
+    for event in content.split(b"\n\n"):
+        (choice,) = re.findall(rb'"choices":\[{"index":(\d)', event)[:1] or [b"none"]
+        text, around = choices.get(choice, (b"", []))
+        text += b"".join(re.findall(TEXT, event))
+        rest = re.sub(TEXT, b"", event)
+        choices[choice] = (text, around if rest in around[-1:] else [*around, rest])
+    return choices
 
 
 @pytest.mark.parametrize("kind", ASKED)
 def test_the_client_sees_the_same_bytes(kind: str, engine: str, tmp_path: Path) -> None:
     path, options = ASKED[kind]
 
-    async def ask(folder: Path, live: LiveLogprobs | None) -> tuple[int, list[bytes], dict[str, str]]:
+    async def ask(
+        folder: Path, live: LiveLogprobs | None
+    ) -> tuple[int, dict[bytes, tuple[bytes, list[bytes]]], dict[str, str]]:
         folder.mkdir()
         async with serving(engine, folder, live) as served, httpx.AsyncClient(timeout=HANGS_S) as http:
             headers = {"x-request-id": "same"}
