@@ -25,8 +25,8 @@ def _broker_url() -> str:
 
 
 app = make_celery(_broker_url())
-# Celery's default of four seconds is too short for a process that imports torch.
-app.conf.worker_proc_alive_timeout = 60.0
+# Celery replaces a process that is not up after four seconds. Importing torch takes longer, on a busy machine minutes.
+app.conf.worker_proc_alive_timeout = 900.0
 
 
 @worker_init.connect

@@ -21,7 +21,7 @@ READY_POLL_S = 0.25
 HEALTH_TIMEOUT_S = 5.0
 FIRST_TOKEN_S = 60.0
 """Longest wait for the token that proves an engine ready, in seconds; an engine whose core has just died never answers.
-"""
+Each further try waits twice as long as the one before, for an engine that is merely slow."""
 WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 """Options of every request, because an engine that the daemon did not start may take other defaults from its model's
 folder."""
@@ -90,17 +90,22 @@ class EngineClient:
         Raises:
             EngineError: It cannot within `timeout_s` seconds; the message has the engine's last answer.
         """
-        last = "no answer"
+        last, patience_s = "no answer", FIRST_TOKEN_S
 
         async def attempt() -> None:
-            nonlocal last
+            nonlocal last, patience_s
             if not await self.is_healthy():
                 raise EngineError(last)
             try:
-                await self._first_token()
+                async with asyncio.timeout(patience_s):
+                    await self.complete(BASE_MODEL_NAME, "1", max_tokens=1)
             except EngineError as error:
                 last = error.message
                 raise
+            except TimeoutError as error:
+                last = f"healthy, but no token within {patience_s:.0f} s"
+                patience_s *= 2
+                raise EngineError(last) from error
 
         # This polls, because nothing tells when another process starts to listen.
         retrying = AsyncRetrying(retry=retry_if_exception_type(EngineError), wait=wait_fixed(READY_POLL_S))
@@ -112,13 +117,6 @@ class EngineClient:
                 f"the engine at {self.base_url} generated no token within {timeout_s:.0f} s ({last}); see its log, "
                 "or raise engine.startup_timeout_s"
             ) from error
-
-    async def _first_token(self) -> None:
-        try:
-            async with asyncio.timeout(FIRST_TOKEN_S):
-                await self.complete(BASE_MODEL_NAME, "1", max_tokens=1)
-        except TimeoutError as error:
-            raise EngineError(f"healthy, but no token within {FIRST_TOKEN_S:.0f} s") from error
 
     async def models(self) -> list[str]:
         return [model["id"] for model in (await self._request("GET", "/v1/models"))["data"]]

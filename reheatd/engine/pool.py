@@ -39,6 +39,7 @@ class Replica:
         self.outstanding = 0
         """Number of requests in flight on the engine."""
         self._ejected = asyncio.Event()
+        self._heard_at = 0.0
 
     @property
     def url(self) -> str:
@@ -64,9 +65,13 @@ class Replica:
         self.serving = False
         self._ejected.set()
 
+    def hear(self) -> None:
+        """Notes that the engine has just sent something: it is alive, even if it has no time for health checks."""
+        self._heard_at = time.monotonic()
+
     async def until_dead(self) -> None:
         """Waits until the engine is ejected, refuses connections, says that it cannot go on, or is silent for long."""
-        answered = time.monotonic()
+        self.hear()
         while True:
             try:
                 async with asyncio.timeout(WATCH_S):
@@ -78,7 +83,7 @@ class Replica:
                 status = await self.client.health()
             except TimeoutError:
                 self.responsive = False
-                if time.monotonic() - answered > SILENT_S:
+                if time.monotonic() - self._heard_at > SILENT_S:
                     log.warning("%s has not answered for %.0f s", self.name, SILENT_S)
                     return
             except aiohttp.ClientError:
@@ -86,7 +91,7 @@ class Replica:
             else:
                 if status == 503:
                     return
-                answered = time.monotonic()
+                self.hear()
                 self.responsive = True
 
 

@@ -167,7 +167,7 @@ class Gateway:
             answer_headers[ENGINE_HEADER] = replica.name
             if upstream.content_type == "text/event-stream":
                 streaming = True
-                chunks = self._relay(upstream)
+                chunks = self._relay(upstream, replica)
                 return _LeasedStream(
                     measured.stream(chunks) if measured else chunks, upstream, claims.pop_all(), answer_headers
                 )
@@ -230,10 +230,11 @@ class Gateway:
                 return target
             await self._swaps.load_on_demand(target)
 
-    async def _relay(self, upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    async def _relay(self, upstream: aiohttp.ClientResponse, replica: Replica) -> AsyncIterator[bytes]:
         """Passes the engine's bytes on as they come; if the engine breaks off, an error event ends the stream."""
         try:
             async for chunk in upstream.content.iter_any():
+                replica.hear()
                 yield chunk
         except aiohttp.SocketTimeoutError:
             self.counts.failed += 1

@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from reheatd.engine.client import EngineClient
 from reheatd.errors import AdapterInvalidError, EngineError, NotFoundError
+from tests.waiting import HANGS_S
 
 T = TypeVar("T")
 Answer = Callable[[dict[str, Any]], tuple[int, Any]]
@@ -127,3 +128,17 @@ def test_ready_means_that_a_token_came_not_that_health_is_ok() -> None:
     never = Script(health=lambda body: (200, ""), completions=lambda body: (500, {"error": {"message": "no memory"}}))
     with pytest.raises(EngineError, match=r"no token within 1 s .*no memory"):
         run(never, lambda client: client.wait_ready(1))
+
+
+def test_an_engine_that_is_slow_with_its_first_token_becomes_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reheatd.engine.client.FIRST_TOKEN_S", 0.02)
+
+    class Slow(EngineClient):
+        async def is_healthy(self) -> bool:
+            return True
+
+        async def complete(self, *_: Any, **__: Any) -> list[Any]:
+            await asyncio.sleep(0.2)
+            return []
+
+    asyncio.run(Slow("http://engine").wait_ready(HANGS_S))

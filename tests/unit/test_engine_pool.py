@@ -136,6 +136,25 @@ def test_an_engine_that_is_silent_for_long_is_dead(monkeypatch: pytest.MonkeyPat
     asyncio.run(body())
 
 
+def test_an_engine_that_sends_tokens_and_has_no_time_for_health_checks_is_alive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("reheatd.engine.pool.WATCH_S", 0.01)
+    monkeypatch.setattr("reheatd.engine.pool.SILENT_S", 0.1)
+    streams = 50
+
+    class Busy(Health):
+        async def health(self) -> int:
+            if len(self.answers) > 1000 - streams:
+                replica.hear()
+            return await super().health()
+
+    engine = Busy(*[TimeoutError() for _ in range(1000)])
+    (replica,) = pool_of(engine).replicas
+    asyncio.run(replica.until_dead())
+    assert len(engine.answers) < 1000 - streams  # it was dead only when the stream had ended
+
+
 def test_an_ejected_engine_is_dealt_with_at_once() -> None:
     async def body() -> None:
         (replica,) = pool_of(Health(200)).replicas

@@ -21,12 +21,14 @@ ANSWER = Sample(prompt_ids=[1], token_ids=[2], text="x", logprobs=[-0.1], tokens
 class Gateway:
     """Fails as it is told before it answers."""
 
-    def __init__(self, *statuses: int | None) -> None:
+    def __init__(self, *statuses: int | None, takes_s: float = 0.0) -> None:
         self.statuses = list(statuses)
+        self.takes_s = takes_s
         self.asked = 0
 
     async def chat(self, *_: Any, **__: Any) -> list[Sample]:
         self.asked += 1
+        await asyncio.sleep(self.takes_s)
         if self.statuses:
             error = EngineError("not now")
             error.upstream_status = self.statuses.pop(0)
@@ -61,6 +63,13 @@ def test_an_engine_that_stays_away_is_given_up(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(EngineError, match="not now"):
         sample(gateway, tmp_path, monkeypatch, retry_s=0.1)
     assert 1 < gateway.asked < 100
+
+
+def test_an_engine_that_was_slow_before_it_went_away_is_waited_for_as_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway(None, takes_s=1.2)
+    assert sample(gateway, tmp_path, monkeypatch, retry_s=1.0) == ["x"]
 
 
 def test_a_broker_that_is_not_there_is_named_with_the_way_out() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential
 
 from reheatd.engine.client import EngineClient, Sample
 from reheatd.entropy.meter import EntropyMeter
@@ -131,7 +131,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
 
     async def _sample_all(self, batches: Sequence[Batch]) -> list[list[list[Rollout]]]:
         slots = asyncio.Semaphore(MAX_CONCURRENT)
-        deadline = time.monotonic() + self._spec.retry_s
+        patience = _Patience(self._spec.retry_s)
         answered = self._counter(sum(len(batch.prompts) for batch in batches))
 
         async def one(batch: Batch, index: int) -> list[Rollout] | EngineError:
@@ -139,8 +139,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
             seed = (batch.seed * 100_003 + index * batch.n) % 2**31
             async with slots:
                 try:
-                    samples = await _retry_until(
-                        deadline,
+                    samples = await patience.repeat(
                         lambda: self._client.chat(
                             self.model,
                             batch.prompts[index],
@@ -195,26 +194,43 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         )
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
-        deadline = time.monotonic() + self._spec.retry_s
-        measuring = _retry_until(
-            deadline,
-            lambda: self._meter.measure(self.model, seed=seed, on_sample=self._counter(len(self._probes))),
+        measuring = _Patience(self._spec.retry_s).repeat(
+            lambda: self._meter.measure(self.model, seed=seed, on_sample=self._counter(len(self._probes)))
         )
         measured = self._io.run(measuring)
         self.probed = self._rollouts(measured.samples)
         return measured.estimate
 
 
-async def _retry_until(deadline: float, request: Callable[[], Awaitable[Result]]) -> Result:
-    """The result of `request`, which is repeated while it fails for a transient reason, such as a restarting engine."""
+class _Patience:
+    """Repeats requests that fail for a transient reason, such as a restarting engine, until it has been away too long.
 
-    async def attempt() -> Result:
-        return await request()
+    The time counts from the first failure since an answer, for all requests together: how long answers take is not
+    limited.
+    """
 
-    retrying = AsyncRetrying(
-        retry=retry_if_exception(lambda error: isinstance(error, EngineError) and error.is_transient),
-        wait=wait_exponential(max=MAX_DELAY_S),
-        stop=stop_before_delay(deadline - time.monotonic()),
-        reraise=True,
-    )
-    return await retrying(attempt)
+    def __init__(self, longest_s: float) -> None:
+        self._longest_s = longest_s
+        self._away_since: float | None = None
+
+    async def repeat(self, request: Callable[[], Awaitable[Result]]) -> Result:
+        """The result of `request`; the last error if it went on failing."""
+
+        async def attempt() -> Result:
+            result = await request()
+            self._away_since = None
+            return result
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, EngineError) and error.is_transient),
+            wait=wait_exponential(max=MAX_DELAY_S),
+            stop=self._is_over,
+            reraise=True,
+        )
+        return await retrying(attempt)
+
+    def _is_over(self, attempts: RetryCallState) -> bool:
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+        return now + attempts.upcoming_sleep - self._away_since > self._longest_s
