@@ -42,7 +42,7 @@ data_dir = {data_dir}
 port = {port}
 
 [workers]
-report_rollouts = 12
+report_rollouts = 8
 
 [entropy]
 probe_count = 40
@@ -56,11 +56,12 @@ eval_max_tokens = 32
 
 [reheat]
 learning_rate = 2e-3
+prompts_per_step = 6
 max_tokens = 32
 
 [rl]
 steps = 3
-prompts_per_step = 8
+prompts_per_step = 6
 max_resamples = 0
 max_tokens = 32
 """

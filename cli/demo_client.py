@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-READING_S = 6.0
+READING_S = 8.0
 QUESTIONS = (
     "What is 7 + 5?",
     "Name three colours of the rainbow.",

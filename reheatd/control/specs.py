@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeGuard, TypeVar
 
 from reheatd.adapters.lineage import Lineage
 from reheatd.config import Settings
@@ -10,7 +10,7 @@ from reheatd.control.dependencies import ServedPolicy
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import JobRequest, JobResult, ReheatRequest, ReheatSpec, RLRequest, RLSpec
 from reheatd.measures import Accuracy, EntropyEstimate, PassAtK
-from reheatd.options import ProbeOptions, ReheatOptions, RLOptions, TaskOptions
+from reheatd.options import Options, ProbeOptions, ReheatOptions, RLOptions, TaskOptions
 
 Merged = TypeVar("Merged", ReheatOptions, RLOptions)
 
@@ -105,7 +105,7 @@ def build_spec(
         baseline: Mean entropy of the base model on the probes, in nats per token.
         parent_entropy: Newest estimate of the parent's entropy, if there is one.
         parent_lineage: Lineage of the parent. Its accuracy and pass@k are reused if they were measured on the same
-            task.
+            task, and so is its entropy if it was measured on the same probes and there is no newer estimate.
 
     Raises:
         BadInputError: As for `check_request`.
@@ -113,7 +113,10 @@ def build_spec(
     check_request(request, settings, vocabulary=policy.vocabulary, baseline=baseline)
     task = settings.task.model_copy(update={"path": _absolute(settings.task.path)})
     probes = ProbeOptions(**settings.entropy.model_dump(include=set(ProbeOptions.model_fields)))
+    probes = probes.model_copy(update={"probes": _absolute(probes.probes)})
     known_accuracy, known_pass_at_k = _known_scores(parent_lineage, task)
+    if parent_entropy is None and _measured_with(parent_lineage, "probes", probes):
+        parent_entropy = parent_lineage.entropy_after
     common: dict[str, Any] = {
         "job_id": job_id,
         "parent_version": parent_version,
@@ -123,7 +126,7 @@ def build_spec(
         "output_dir": (settings.jobs_dir / job_id).resolve(),
         "lora": settings.lora,
         "task": task,
-        "probes": probes.model_copy(update={"probes": _absolute(probes.probes)}),
+        "probes": probes,
         "report_rollouts": settings.workers.report_rollouts,
         "retry_s": settings.workers.retry_s,
         "parent_entropy": parent_entropy,
@@ -179,9 +182,14 @@ def lineage_kind(spec: ReheatSpec | RLSpec, result: JobResult) -> Literal["rehea
 
 
 def _known_scores(lineage: Lineage | None, task: TaskOptions) -> tuple[Accuracy | None, PassAtK | None]:
-    if lineage is None or lineage.spec.get("task") != task.model_dump(mode="json"):
+    if not _measured_with(lineage, "task", task):
         return None, None
     return lineage.accuracy_after, lineage.pass_at_k_after
+
+
+def _measured_with(lineage: Lineage | None, name: str, options: Options) -> TypeGuard[Lineage]:
+    """Whether the job of `lineage` had the same `task` or `probes`."""
+    return lineage is not None and lineage.spec.get(name) == options.model_dump(mode="json")
 
 
 def _absolute(path: Path | None) -> Path | None:

@@ -98,6 +98,8 @@ class EntropyMonitor:
             EngineError: The engine could not be sampled; nothing was stored.
             BadInputError: The base model's entropy on these probes is 0, so there is nothing to compare with.
         """
+        if self.baseline is not None:  # whatever is being measured meanwhile
+            return self.baseline
         async with self._measuring:
             return (await self._baseline())[0]
 

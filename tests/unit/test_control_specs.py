@@ -11,10 +11,16 @@ from reheatd.control.dependencies import ServedPolicy
 from reheatd.control.specs import build_spec, check_request, lineage_kind
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import ReheatSpec, RLSpec, parse_request
+from reheatd.measures import EntropyEstimate
 from tests.unit.control_support import World, accuracy, entropy
 
+WINDOW = entropy(0.9)
+"""Of the newest window of the parent."""
 
-def spec_of(tmp_path: Path, lineage: Lineage | None = None, **request: Any) -> ReheatSpec | RLSpec:
+
+def spec_of(
+    tmp_path: Path, lineage: Lineage | None = None, newest: EntropyEstimate | None = WINDOW, **request: Any
+) -> ReheatSpec | RLSpec:
     settings = Settings.model_validate(
         {
             "data_dir": "relative",
@@ -34,7 +40,7 @@ def spec_of(tmp_path: Path, lineage: Lineage | None = None, **request: Any) -> R
         parent_version=3,
         parent_adapter=tmp_path / "policy-v3",
         baseline=2.0,
-        parent_entropy=entropy(0.9),
+        parent_entropy=newest,
         parent_lineage=lineage,
     )
 
@@ -79,8 +85,13 @@ def test_what_is_known_of_the_parent_is_not_measured_again(tmp_path: Path) -> No
         kind="rl",
         spec=first.model_dump(mode="json"),
         accuracy_after=accuracy(20),
+        entropy_after=entropy(1.1),
     )
     assert spec_of(tmp_path, lineage, kind="reheat", tau=1.5).parent_accuracy == accuracy(20)
+    assert spec_of(tmp_path, lineage, kind="rl").parent_entropy == WINDOW
+    assert spec_of(tmp_path, lineage, None, kind="rl").parent_entropy == entropy(1.1)
+    lineage.spec["probes"]["max_tokens"] += 1
+    assert spec_of(tmp_path, lineage, None, kind="rl").parent_entropy is None
     lineage.spec["task"]["eval_count"] += 1
     assert spec_of(tmp_path, lineage, kind="reheat", tau=1.5).parent_accuracy is None
 

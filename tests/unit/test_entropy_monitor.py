@@ -226,6 +226,19 @@ def test_a_measurement_says_how_far_it_is(tmp_path: Path) -> None:
     drive(tmp_path, story)
 
 
+def test_a_known_baseline_is_there_while_something_is_being_measured(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        baseline = await daemon.monitor.ensure_baseline()
+        window = asyncio.create_task(daemon.monitor.take_window())
+        while daemon.monitor.progress is None:
+            await asyncio.sleep(0)
+        assert await daemon.monitor.ensure_baseline() == baseline
+        assert not window.done()
+        await window
+
+    drive(tmp_path, story)
+
+
 def test_a_failed_baseline_stores_nothing(tmp_path: Path) -> None:
     async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
         engine.failures = [EngineError("restarting")]
