@@ -11,6 +11,8 @@ BIN     := $(VENV)/bin
 LITELLM := .venv-litellm
 READY   := $(VENV)/.ready-$(ENGINE)
 PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# Two files at a time, whose tests share engines. A test waits for processes more than it computes.
+PYTEST  := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 UV      := .venv-uv/bin/uv
 COMPILE := $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-header --no-emit-find-links --no-emit-index-url \
   $(if $(filter 1,$(UPGRADE)),--upgrade,$(patsubst %,--upgrade-package %,$(UPGRADE)))
@@ -43,10 +45,10 @@ doctor: $(READY)  ## Say what is installed, what is missing and what to do about
 	@$(BIN)/reheatd doctor
 
 test: $(READY)  ## Run unit, integration and end-to-end tests, on the real parts
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 test-unit: $(READY)  ## Run only the unit tests
-	@$(BIN)/python -m pytest tests/unit
+	@$(PYTEST) tests/unit
 
 lint: $(READY)  ## Run ruff, pyright and the import rules
 	@$(BIN)/ruff check .

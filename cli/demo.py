@@ -34,8 +34,8 @@ from reheatd.process.ports import reserve_port
 T = TypeVar("T")
 
 CONFIG = """\
-# Written by `reheatd demo`. It differs from the defaults in narrower intervals, in answers that are no longer than the
-# figures need, and in short training and short reports.
+# Written by `reheatd demo`. It differs from the defaults in answers that are no longer than the figures need, and in
+# short training and short reports.
 data_dir = {data_dir}
 
 [server]
@@ -45,33 +45,32 @@ port = {port}
 report_rollouts = 8
 
 [entropy]
-probe_count = 40
 max_tokens = 32
 baseline_windows = 2
 
 [task]
-eval_count = 32
+eval_count = 24
 eval_samples = 0
 eval_max_tokens = 32
 
 [reheat]
 learning_rate = 2e-3
-prompts_per_step = 6
+prompts_per_step = 4
+refresh_every = 6
 max_tokens = 32
 
 [rl]
 steps = 3
-prompts_per_step = 6
 max_resamples = 0
 max_tokens = 32
 """
 COLLAPSE_RATIO = 0.4
 COLLAPSE = {
     "kind": "reheat",
-    "tau": 0.4,
+    "tau": 0.3,
     "target_ratio": COLLAPSE_RATIO,
     "divergence": "reverse_kl",
-    "learning_rate": 1e-3,
+    "learning_rate": 1.8e-3,
 }
 """The job that collapses the policy. The reverse divergence cools fast, because it makes the student drop what its cold
 teacher drops. The learning rate is smaller than the reheat's, because with a tau that is given by hand, a job does not

@@ -90,6 +90,7 @@ class Daemon:
         self._parts = parts
         self._started = time.monotonic()
         self._background: list[asyncio.Task[None]] = []
+        self._broker: Child | None = None
         self._workers: list[Child] = []
 
     async def run(self, on_ready: Callable[[dict[str, Any]], None] | None) -> None:
@@ -114,9 +115,9 @@ class Daemon:
         settings, parts = self._settings, self._parts
         parts.http.start()
         if parts.broker_command is not None:
-            child = await parts.supervisor.start(parts.broker_command)
-            await child.ready_when(wait_for_broker(parts.broker_url))
-            child.keep_running()
+            self._broker = await parts.supervisor.start(parts.broker_command)
+            await self._broker.ready_when(wait_for_broker(parts.broker_url))
+            self._broker.keep_running()
         else:
             await wait_for_broker(parts.broker_url)
         logger.info("broker ready at %s", address(parts.broker_url))
@@ -181,10 +182,12 @@ class Daemon:
         logger.info("stopping" + (f": waiting for {in_flight} requests" if in_flight else ""))
         parts.readiness.state = "stopping"
         # A job's rollouts are requests too, so its worker is stopped at once; otherwise the drain would wait for it.
+        workers = asyncio.gather(*(worker.stop() for worker in self._workers))
         try:
-            await asyncio.gather(parts.http.drain(), *(worker.stop() for worker in self._workers))
+            await parts.http.drain()
         finally:
-            await parts.supervisor.stop_all()
+            await parts.supervisor.stop_all(last=self._broker)
+            await workers
             for part in (parts.gateway, parts.pool, parts.dispatcher):
                 await part.close()
             if parts.tap_listener is not None:

@@ -83,29 +83,36 @@ class Reheater:
         """
         spec = self._spec
         step, before, measured = self._resume()
+        rollouts: list[Rollout] = []
+        at_measurement: float | None = None
         while step < spec.steps and not self._reached(before.mean, measured.mean):
-            rollouts = self._refresh(step)
-            if self._corrects_tau:
-                self._tau = min(spec.tau or math.inf, self._search_tau(rollouts, measured))
-            for first in range(0, len(rollouts), spec.prompts_per_step):
-                if step == spec.steps:
-                    break
-                part = rollouts[first : first + spec.prompts_per_step]
-                metrics = self._train_step(part, step)
-                step += 1
-                self._progress.report("training", step, metrics | {"tau": self._tau})
-                # The probe entropy is predicted from the entropy of the same states under the policy that sampled them
-                # and under the student as it is now. A prediction at the target or across it is worth a measurement.
-                predicted = measured.mean * metrics["entropy"] / max(_sampled_entropy(part), 1e-3)
-                crossed = self._passed(before.mean, predicted) != self._passed(before.mean, measured.mean)
-                if crossed or self._reached(before.mean, predicted):
-                    break
+            if not rollouts:
+                rollouts = self._refresh(step)
+            if at_measurement is None and self._corrects_tau:
+                self._correct_tau(rollouts, measured, step)
+            part, rollouts = rollouts[: spec.prompts_per_step], rollouts[spec.prompts_per_step :]
+            metrics = self._train_step(part, step)
+            step += 1
+            self._progress.report("training", step, metrics | {"tau": self._tau})
+            # The probe entropy is predicted from the student's entropy relative to the teacher's on the same states:
+            # now, and when it was measured. A prediction at the target or across it is worth a measurement. A live
+            # teacher moves with the student, so beside it the entropies on different states are compared.
+            yardstick = metrics["teacher_entropy"] if spec.teacher == "frozen" else 1.0
+            relative = max(metrics["entropy"], 1e-3) / max(yardstick, 1e-3)
+            at_measurement = at_measurement or relative
+            predicted = measured.mean * relative / at_measurement
+            crossed = self._passed(before.mean, predicted) != self._passed(before.mean, measured.mean)
+            if rollouts and step < spec.steps and not crossed and not self._reached(before.mean, predicted):
+                continue
             self._sampler.publish(self._policy, step)
             self._progress.report("measuring", step)
             measured = self._sampler.measure_entropy(spec.seed + step)
             self._progress.report("measuring", step, {"probe_entropy": measured.mean})
-            self._correct_aim(measured)
-            self._save(step, before, measured)
+            self._correct_aim(before, measured)
+            at_measurement = None
+            # A checkpoint holds no rollouts, so a resumed job begins with a refresh.
+            if not rollouts or self._reached(before.mean, measured.mean):
+                self._save(step, before, measured)
         stop = "ceiling" if spec.target_entropy is None else "target"
         reached = self._reached(before.mean, measured.mean)
         return ReheatOutcome(step, self._tau, before, measured, stop if reached else "steps")
@@ -171,16 +178,29 @@ class Reheater:
             raise EngineError(f"{self._sampler.model} sampled no tokens for any of {count} prompts; is it broken?")
         return rollouts
 
-    def _correct_aim(self, measured: EntropyEstimate) -> None:
+    def _correct_aim(self, before: EntropyEstimate, measured: EntropyEstimate) -> None:
         """Corrects the teacher's aim after a measurement.
 
         This is integral control, because how closely the student follows the teacher depends on the policy, the LoRA
         and the learning rate.
         """
         target = self._goal
-        if target is not None:
-            aim = self._aim * (target / max(measured.mean, 1e-3)) ** AIM_GAIN
-            self._aim = min(target * MAX_AIM, max(target / MAX_AIM, aim))
+        if target is None:
+            return
+        aim = self._aim * (target / max(measured.mean, 1e-3)) ** AIM_GAIN
+        self._aim = min(target * MAX_AIM, max(target / MAX_AIM, aim))
+        if self._passed(before.mean, measured.mean):
+            # The student follows as far as it should. An aim beyond the target would keep it beyond.
+            self._aim = min(self._aim, target) if target >= before.mean else max(self._aim, target)
+
+    def _correct_tau(self, rollouts: list[Rollout], measured: EntropyEstimate, step: int) -> None:
+        """Moves tau half of the way to the temperature at which the teacher's entropy is what it aims at now.
+
+        The student's states move along with its entropy. The whole way, which is found on the states of now, would
+        swing past the target and back.
+        """
+        found = self._search_tau(rollouts, measured)
+        self._tau = min(self._spec.tau or math.inf, found if step == 0 else math.sqrt(self._tau * found))
 
     def _search_tau(self, rollouts: list[Rollout], measured: EntropyEstimate) -> float:
         """The temperature at which the teacher's entropy on these rollouts is what it aims at.
@@ -233,9 +253,3 @@ class Reheater:
 
 def _batch(rollouts: Sequence[Rollout], device: torch.device) -> TokenBatch:
     return TokenBatch.build([(rollout.prompt_ids, rollout.token_ids) for rollout in rollouts], device)
-
-
-def _sampled_entropy(rollouts: Sequence[Rollout]) -> float:
-    """Monte Carlo entropy of the policy that sampled the rollouts, in nats per token."""
-    surprisal = [-logprob for rollout in rollouts for logprob in rollout.logprobs]
-    return sum(surprisal) / len(surprisal)

@@ -39,6 +39,8 @@ class JobRunner:
         self._ledger = dependencies.ledger
         self._patience_s = dependencies.settings.engine.startup_timeout_s
         self._cancelled = asyncio.Event()
+        self._measurement: Measurement | None = None
+        """Measurement of the job's version at the gates; None if a restart of the daemon lost it."""
         if record.cancel_requested:
             self._cancelled.set()
 
@@ -123,6 +125,7 @@ class JobRunner:
         self._stop_if_overtaken()
         measuring = retry_while_unreachable(lambda: self._measure(version), self._patience_s)
         measured, baseline = await unless_cancelled(self._cancelled, measuring)
+        self._measurement = measured
         gate = dependencies.settings.gate
         self._judge(
             entropy_gate(self._spec, result.entropy_before, measured.estimate, baseline.mean, gate),
@@ -176,7 +179,10 @@ class JobRunner:
             promoted_at=promoted_at,
             follow_up=RLRequest(seed=job.request.seed) if follows else None,
         )
-        dependencies.monitor.trigger()
+        if self._measurement is None or dependencies.swaps.promoted != version:
+            dependencies.monitor.trigger()
+        else:
+            dependencies.monitor.adopt(version, self._measurement)
 
     async def _promote(self, version: int) -> tuple[float, str]:
         """Promotes the version, and returns the time of the flip in seconds since the epoch and the proof's figures."""

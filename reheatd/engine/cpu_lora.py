@@ -149,10 +149,10 @@ def grouped_wrapper(stock: type) -> Any:
             width = shrunk.shape[1] // len(lora_a_stacked)
             offset = 0
             for index, (b, size) in enumerate(zip(pack.b, output_slices, strict=True)):
-                update_TO = shrunk.narrow(1, index * width, width) @ b
                 # The adapter's slice may be padded to a width other than the layer's.
-                columns = min(size, update_TO.shape[1])
-                y_TO.narrow(1, offset, columns).add_(update_TO[:, :columns].to(y.dtype), alpha=scale)
+                columns = min(size, b.shape[1])
+                part_TO = y_TO.narrow(1, offset, columns)
+                part_TO.addmm_(shrunk.narrow(1, index * width, width), b[:, :columns], alpha=scale)
                 offset += size
 
         def _pack(

@@ -118,29 +118,42 @@ class EntropyMonitor:
                 measurement = base_window
             else:
                 measurement = await self._measure_promoted(version, model)
-            state = self._detector.step(self._state, version, measurement.estimate, baseline.mean)
-            window = Window(
-                version=version,
-                source=source,
-                verdict=state.verdict,
-                streak=state.streak,
-                baseline=baseline.mean,
-                ratio=measurement.estimate.mean / baseline.mean,
-                **{name: getattr(measurement, name) for name in WindowFigures.model_fields},
-            )
-            self._series.append(window, measurement.tail)
-            still_promoted = self._model_of_promoted()[0] == version
-            # A version that comes back by a rollback starts without a streak.
-            self._state = state if still_promoted else None
-        if still_promoted:
+            return self._record(version, measurement, source, baseline)
+
+    def adopt(self, version: int, measurement: Measurement) -> None:
+        """Takes the measurement with which a version passed its gates as the version's first window.
+
+        It is called once the version is promoted and the baseline is known.
+        """
+        baseline = self.baseline
+        assert baseline is not None
+        self._record(version, measurement, "gate", baseline)
+
+    def _record(self, version: int, measurement: Measurement, source: Source, baseline: EntropyEstimate) -> Window:
+        state = self._detector.step(self._state, version, measurement.estimate, baseline.mean)
+        window = Window(
+            version=version,
+            source=source,
+            verdict=state.verdict,
+            streak=state.streak,
+            baseline=baseline.mean,
+            ratio=measurement.estimate.mean / baseline.mean,
+            **{name: getattr(measurement, name) for name in WindowFigures.model_fields},
+        )
+        self._series.append(window, measurement.tail)
+        promoted = self._model_of_promoted()[0]
+        if version == promoted:
+            self._state = state
             if self._detector.is_undecided(state):
                 self._wake_up("confirm")
             if self.on_verdict is not None:
                 self.on_verdict(window)
+        elif self._state is not None and self._state.version != promoted:
+            self._state = None  # a version that comes back by a rollback starts without a streak
         return window
 
     async def measure_version(self, name: str) -> Measurement:
-        """Measures any served model by its pinned name, e.g. a candidate, and records nothing.
+        """Measures any served model by its pinned name, e.g. a candidate, and records nothing; see `adopt`.
 
         Raises:
             EngineError: The engine could not be sampled.

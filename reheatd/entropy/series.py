@@ -26,9 +26,9 @@ CREATE TABLE IF NOT EXISTS entropy_baselines (key TEXT PRIMARY KEY, time REAL NO
 CREATE TABLE IF NOT EXISTS entropy_tails (key TEXT PRIMARY KEY, moments TEXT NOT NULL);
 """
 
-Source = Literal["schedule", "trigger", "confirm"]
-"""Why a window was measured: it was due (`schedule`), a swap or a user asked for it (`trigger`), or the window before
-was low (`confirm`)."""
+Source = Literal["schedule", "trigger", "confirm", "gate"]
+"""Why a window was measured: it was due (`schedule`), a swap or a user asked for it (`trigger`), the window before was
+low (`confirm`), or the version had to pass its gates before it was promoted (`gate`)."""
 
 
 class Window(WindowFigures):

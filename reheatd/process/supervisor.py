@@ -61,7 +61,7 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._lifeline: int | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._stopping: asyncio.Task[None] | None = None
         self._started_at = 0.0
         self._log_start = 0
 
@@ -104,8 +104,12 @@ class Child:
         self._keeper = asyncio.create_task(self._keep(on_exit, on_restart, until_dead), name=f"keep {self.name}")
 
     async def stop(self) -> None:
-        """Ends the process and its whole tree, with its grace period. It is safe to call this twice."""
-        self._stopping = True
+        """Ends the process and its whole tree, with its grace period. All calls wait for the same end."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(), name=f"stop {self.name}")
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -224,10 +228,11 @@ class Supervisor:
         await child.start()
         return child
 
-    async def stop_all(self) -> None:
-        """Stops every child, beginning with the one that was started last."""
-        for child in reversed(self._children):
-            await child.stop()
+    async def stop_all(self, last: Child | None = None) -> None:
+        """Stops all children at once, and `last`, which the others need, after they have ended."""
+        await asyncio.gather(*(child.stop() for child in self._children if child is not last))
+        if last is not None:
+            await last.stop()
 
 
 def telling_line(path: Path, start: int) -> str:

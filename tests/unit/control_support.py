@@ -127,6 +127,7 @@ class FakeMonitor:
         self.entropies: dict[str, EntropyEstimate] = {}
         self.failures: list[ReheatdError] = []
         self.triggered = 0
+        self.adopted: list[tuple[int, float]] = []
         self.measuring = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
@@ -156,6 +157,9 @@ class FakeMonitor:
 
     def latest_estimate(self, version: int) -> EntropyEstimate | None:
         return self.entropies.get(engine_name(version))
+
+    def adopt(self, version: int, measurement: Measurement) -> None:
+        self.adopted.append((version, measurement.estimate.mean))
 
     def trigger(self) -> None:
         self.triggered += 1

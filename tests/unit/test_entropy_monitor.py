@@ -275,6 +275,23 @@ def test_collapse_is_confirmed_at_once_without_waiting_for_the_schedule(tmp_path
     drive(tmp_path, story)
 
 
+def test_the_measurement_at_the_gates_is_a_version_s_first_window(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        engine.temperatures["policy-v1"] = 0.2
+        await daemon.monitor.ensure_baseline()
+        measurement = await daemon.monitor.measure_version("policy-v1")
+        daemon.version = 1
+        daemon.monitor.adopt(1, measurement)
+        assert daemon.monitor.verdict == "warning"
+        assert daemon.monitor.latest_estimate(1) == measurement.estimate
+        await daemon.run_until(lambda: daemon.monitor.verdict == "collapsed")
+        sources = [(one.source, one.streak) for one in daemon.seen if one.version == 1]
+        assert sources[0] == ("gate", 1)
+        assert sources[-1][1] == 2
+
+    drive(tmp_path, story)
+
+
 def test_patience_goes_on_counting_after_a_restart(tmp_path: Path) -> None:
     async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
         engine.temperatures["policy-v1"] = 0.2

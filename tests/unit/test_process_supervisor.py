@@ -113,6 +113,33 @@ def test_stop_lets_a_child_shut_down_in_its_own_way(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_what_the_others_need_is_stopped_last(tmp_path: Path) -> None:
+    code = """
+    import pathlib, signal, sys, time
+    def leave(*_):
+        time.sleep(0.3)
+        with pathlib.Path(sys.argv[1]).with_name("ends").open("a") as ends:
+            print(pathlib.Path(sys.argv[1]).name, file=ends)
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, leave)
+    print("up", flush=True)
+    time.sleep(600)
+    """
+
+    async def scenario() -> None:
+        children = Supervisor(tmp_path)
+        names = ("broker", "engine", "worker")
+        started = {name: await children.start(Command(name, python(code, tmp_path / name))) for name in names}
+        for child in started.values():
+            await child.ready_when(asyncio.to_thread(wait_until, lambda log=child.log_path: "up" in log.read_text()))
+        await asyncio.gather(children.stop_all(last=started["broker"]), started["worker"].stop())
+        ends = (tmp_path / "ends").read_text().split()
+        assert sorted(ends) == sorted(names)  # each ended once, though one was asked twice
+        assert ends[-1] == "broker"
+
+    asyncio.run(scenario())
+
+
 def test_stop_kills_what_ignores_it_within_the_grace_period(tmp_path: Path) -> None:
     async def scenario() -> None:
         children = Supervisor(tmp_path)
