@@ -15,6 +15,7 @@ same does not start.
 import importlib.metadata
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -52,12 +53,24 @@ def register() -> None:
     if getattr(punica_cpu.PunicaWrapperCPU, "is_grouped", False):
         return  # vLLM may load its plugins several times in one process
     wrapper = grouped_wrapper(punica_cpu.PunicaWrapperCPU)
-    error = self_test(wrapper)
+    error = _in_one_thread(lambda: self_test(wrapper))
     if not error <= SELF_TEST_TOLERANCE:
         raise RuntimeError(
             f"reheatd's CPU LoRA kernels failed their self-test: off by {error:.2e}, allowed {SELF_TEST_TOLERANCE:.0e}"
         )
     punica_cpu.PunicaWrapperCPU = wrapper
+
+
+def _in_one_thread(compute: Callable[[], float]) -> float:
+    """What `compute` returns, computed without a pool of threads: a process that has one cannot fork the core process."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return compute()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def require() -> None:

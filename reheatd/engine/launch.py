@@ -117,6 +117,7 @@ def engine_command(
         if engine.cpu_threads_bind is None and not any("parallel" in argument for argument in engine.extra_args):
             argv += ["--distributed-executor-backend", ONE_PROCESS]
             env |= {
+                "VLLM_WORKER_MULTIPROC_METHOD": "fork",  # see reheatd.engine.server
                 "OMP_NUM_THREADS": str(cores.count(",") + 1),
                 "OMP_PLACES": f"{{{cores}}}",
                 "OMP_PROC_BIND": "true",

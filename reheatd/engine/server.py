@@ -4,15 +4,38 @@ The `vllm` command of the CPU build looks up its own metadata under another dist
 server's entry point, which both builds have, is called directly.
 """
 
+import os
 import sys
+from typing import Any
 
 from vllm.entrypoints.launchers.api_server.entry import main
 from vllm.platforms import current_platform
 
 from reheatd.engine import cpu_lora
 
+START_METHOD_ENV = "VLLM_WORKER_MULTIPROC_METHOD"
+
+
+def keep_start_method(method: str) -> None:
+    """Lets vLLM start its core process by `method`, although its CPU platform sets `spawn` whatever the user chose.
+
+    A core process that is forked need not import everything once more, which takes almost half of an engine's start.
+    Several processes that compute have to be spawned, so that each is bound to cores of its own.
+    """
+    platform = type(current_platform)
+    check = platform.check_and_update_config
+
+    def check_and_keep(vllm_config: Any) -> None:
+        check(vllm_config)
+        os.environ[START_METHOD_ENV] = method
+
+    platform.check_and_update_config = staticmethod(check_and_keep)
+
+
 if __name__ == "__main__":
     if current_platform.is_cpu():
+        if START_METHOD_ENV in os.environ:
+            keep_start_method(os.environ[START_METHOD_ENV])
         try:
             cpu_lora.require()
         except RuntimeError as error:

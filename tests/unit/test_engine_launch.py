@@ -50,9 +50,11 @@ def test_the_cpu_engine_is_one_process_that_computes_on_its_cores(monkeypatch: p
     assert values(command().argv, "--distributed-executor-backend")[0].endswith("UniProcExecutor")
     env = share(1, 2)
     assert (env["OMP_NUM_THREADS"], env["OMP_PLACES"]) == ("2", "{4,6}")
+    assert env["VLLM_WORKER_MULTIPROC_METHOD"] == "fork"
     # Who binds threads or splits the model decides about processes, too.
     for own in (command(cpu_threads_bind="0-1"), command(extra_args=["--tensor-parallel-size", "2"])):
         assert "--distributed-executor-backend" not in own.argv and "OMP_NUM_THREADS" not in own.env
+        assert "VLLM_WORKER_MULTIPROC_METHOD" not in own.env
 
 
 def test_prompts_are_prefilled_in_parts_on_the_cpu() -> None:

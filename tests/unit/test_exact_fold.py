@@ -43,7 +43,7 @@ def test_student_converges_to_the_exact_fold() -> None:
     held_out = sample(fold, 64, generator)
     assert kl_to_fold(student, fold, held_out) > 0.1
 
-    steps, refresh_every, batch = 1000, 4, 32
+    steps, refresh_every, batch = 800, 4, 32
     optimizer = torch.optim.Adam(student.model.parameters(), betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
     rollouts = held_out
