@@ -62,7 +62,7 @@ def register() -> None:
 
 
 def _in_one_thread(compute: Callable[[], float]) -> float:
-    """What `compute` returns, computed without a pool of threads: a process that has one cannot fork the core process."""
+    """What `compute` returns, without a pool of threads: a process that has one cannot fork the engine's core."""
     import torch
 
     threads = torch.get_num_threads()
