@@ -5,7 +5,9 @@ server's entry point, which both builds have, is called directly.
 """
 
 import os
+import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from vllm.entrypoints.launchers.api_server.entry import main
@@ -32,10 +34,27 @@ def keep_start_method(method: str) -> None:
     platform.check_and_update_config = staticmethod(check_and_keep)
 
 
+def let_go_of_sockets() -> None:
+    """Takes a forked process off its parent's internet sockets, above all the one that the server listens on.
+
+    If the core process held that too, the kernel would go on accepting connections after the server's death, and nobody
+    would answer them. The numbers of the descriptors stay taken: the parent's objects, which were copied with it, will
+    close them.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in [int(fd.name) for fd in Path("/proc/self/fd").iterdir() if fd.is_socket()]:
+        with socket.socket(fileno=os.dup(number)) as held:
+            internet = held.family in (socket.AF_INET, socket.AF_INET6)
+        if internet:
+            os.dup2(nothing, number, inheritable=False)
+    os.close(nothing)
+
+
 if __name__ == "__main__":
     if current_platform.is_cpu():
         if START_METHOD_ENV in os.environ:
             keep_start_method(os.environ[START_METHOD_ENV])
+            os.register_at_fork(after_in_child=let_go_of_sockets)
         try:
             cpu_lora.require()
         except RuntimeError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from reheatd.adapters.store import AdapterStore
@@ -76,6 +77,10 @@ def engines(daemon: Daemon) -> dict[str, dict[str, Any]]:
     return {engine["name"]: engine for engine in daemon.reheatd("status")["engines"]}
 
 
+def listened_on(process: psutil.Process) -> set[int]:
+    return {at.laddr.port for at in process.net_connections() if at.status == psutil.CONN_LISTEN}
+
+
 def test_one_version_on_both_engines_through_a_swap_and_a_death(folder: Path, tiny_policy: Path) -> None:
     with running(folder, tiny_policy, "replicas = 2") as daemon:
         clients = Clients(daemon)
@@ -92,6 +97,10 @@ def test_one_version_on_both_engines_through_a_swap_and_a_death(folder: Path, ti
             (victim,) = [
                 p for p in daemon.tree() if "reheatd.engine.server" in p.cmdline()[3:4] and port in p.cmdline()
             ]
+            # If its core process held the port too, connections would be accepted after the server's death.
+            (core,) = victim.children()
+            assert int(port) in listened_on(victim)
+            assert int(port) not in listened_on(core)
             victim.kill()
             wait_until(lambda: "engine-2 gets no more requests; 1 of 2 engines still serve" in daemon.log)
             status = engines(daemon)
