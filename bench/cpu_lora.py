@@ -79,7 +79,7 @@ async def mixed_batch(url: str, side: str, report: Report) -> None:
     async with EngineClient(url) as client:
 
         async def one(model: str, prompt: str) -> Sample:
-            return (await client.complete(model, prompt, max_tokens=MIXED_TOKENS, temperature=0.0))[0]
+            return await client.complete(model, prompt, max_tokens=MIXED_TOKENS, temperature=0.0)
 
         alone = {model: [await one(model, prompt) for prompt in prompts] for model in models}
         own = {

@@ -12,12 +12,10 @@ from typing import Any
 
 import torch
 
-from bench.recorded import RecordedSampler, Stopwatch, job_fields
+from bench.recorded import RecordedSampler, Stopwatch, bench_policy, job_fields
 from bench.rollout_file import policy_path, read_rollouts
 from bench.sides import PeakMemory, print_side
 from reheatd.jobs.contracts import ReheatSpec
-from reheatd.options import LoraOptions
-from workers.policy import Policy
 from workers.ts_opsd import Reheater
 
 LEARNING_RATE = 1e-4
@@ -26,7 +24,7 @@ LEARNING_RATE = 1e-4
 def reheatd_side(rollouts: Path, tau: float, steps: int, teacher: str = "frozen") -> dict[str, Any]:
     groups = read_rollouts(rollouts)
     memory = PeakMemory()
-    policy = Policy.load(policy_path(), LoraOptions(), dtype="bfloat16")
+    policy = bench_policy()
     spec = ReheatSpec(
         **job_fields(),
         tau=tau,

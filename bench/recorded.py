@@ -8,9 +8,15 @@ from typing import Any
 
 from bench.rollout_file import policy_path
 from reheatd.measures import EntropyEstimate
+from reheatd.options import LoraOptions
 from workers.policy import Policy
 from workers.sampling.rollout import Rollout
 from workers.task_data import Messages
+
+
+def bench_policy() -> Policy:
+    """The policy that reheatd's side trains: SmolLM2-135M in bfloat16 with a new adapter."""
+    return Policy.load(policy_path(), LoraOptions(), dtype="bfloat16")
 
 
 def job_fields() -> dict[str, Any]:

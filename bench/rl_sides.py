@@ -13,13 +13,11 @@ from typing import Any
 
 import torch
 
-from bench.recorded import RecordedSampler, Stopwatch, job_fields
+from bench.recorded import RecordedSampler, Stopwatch, bench_policy, job_fields
 from bench.rollout_file import policy_path, read_rollouts
 from bench.sides import PeakMemory, print_side
 from reheatd.jobs.contracts import RLSpec
-from reheatd.options import LoraOptions
 from workers.grpo import Grpo
-from workers.policy import Policy
 from workers.rewards.scoring import InProcessScorer
 from workers.task_data import Problem
 
@@ -35,7 +33,7 @@ def coin(completion: str, answer: str = "") -> float:
 def reheatd_side(rollouts: Path, steps: int) -> dict[str, Any]:
     groups = read_rollouts(rollouts)
     memory = PeakMemory()
-    policy = Policy.load(policy_path(), LoraOptions(), dtype="bfloat16")
+    policy = bench_policy()
     spec = RLSpec(
         **job_fields(),
         steps=steps,

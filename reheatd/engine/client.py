@@ -184,19 +184,17 @@ class EngineClient:
         model: str,
         prompt: str | list[int],
         *,
-        n: int = 1,
-        temperature: float = 1.0,
         max_tokens: int,
+        temperature: float = 1.0,
         top_k: int = 0,
         seed: int | None = None,
-    ) -> list[Sample]:
-        """Samples `n` completions of a text or of token ids; `top_k` works as in `chat`."""
+    ) -> Sample:
+        """Samples one completion of a text or of token ids; `top_k` works as in `chat`."""
         body: dict[str, Any] = {
             "model": model,
             "prompt": prompt,
-            "n": n,
-            "temperature": temperature,
             "max_tokens": max_tokens,
+            "temperature": temperature,
             **WHOLE_DISTRIBUTION,
             "logprobs": top_k + 1 if top_k else 0,
             "return_token_ids": True,
@@ -205,7 +203,7 @@ class EngineClient:
             "seed": seed,
         }
         answer = await self._request("POST", "/v1/completions", body)
-        return [_completion_sample(choice, top_k) for choice in answer["choices"]]
+        return _completion_sample(answer["choices"][0], top_k)
 
     async def score(self, model: str, prompt_ids: list[int], completion_ids: list[int]) -> list[float]:
         """The raw logprob (temperature 1) of each completion token, given the prompt and the tokens before, in nats."""

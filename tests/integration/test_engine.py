@@ -50,7 +50,7 @@ def test_scoring_a_completion_gives_the_logprobs_it_was_sampled_with(engine: str
 def test_completions_by_token_ids_agree_with_chat(engine: str) -> None:
     async def both(client: EngineClient) -> tuple[list[int], list[int]]:
         (chat,) = await client.chat("base", QUESTION, max_tokens=8, temperature=0.0)
-        (text,) = await client.complete("base", chat.prompt_ids, max_tokens=8, temperature=0.0, top_k=3)
+        text = await client.complete("base", chat.prompt_ids, max_tokens=8, temperature=0.0, top_k=3)
         assert all(len(token.top) == 3 for token in text.tokens)
         return chat.token_ids, text.token_ids
 
@@ -77,7 +77,7 @@ def test_a_seed_draws_the_same_tokens_when_the_prompt_is_prefilled_in_parts(engi
     prompts = [[(7 * request + position) % 200 + 5 for position in range(300)] for request in range(8)]
 
     async def ask(client: EngineClient, number: int) -> list[int]:
-        (sample,) = await client.complete("base", prompts[number], max_tokens=8, seed=number)
+        sample = await client.complete("base", prompts[number], max_tokens=8, seed=number)
         return sample.token_ids
 
     async def ask_all(client: EngineClient) -> tuple[list[list[int]], list[list[int]]]:

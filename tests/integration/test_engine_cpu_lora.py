@@ -61,7 +61,7 @@ def test_base_and_adapters_in_one_batch_answer_as_each_alone(engine: str, adapte
         async with EngineClient(engine) as client:
 
             async def one(model: str, prompt: str) -> Sample:
-                return (await client.complete(model, prompt, max_tokens=24, temperature=0.0))[0]
+                return await client.complete(model, prompt, max_tokens=24, temperature=0.0)
 
             alone = {model: [await one(model, prompt) for prompt in PROMPTS] for model in models}
             together = {

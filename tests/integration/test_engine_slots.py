@@ -15,7 +15,7 @@ PROMPT = "What is 17 plus 25?"
 
 
 async def answer(client: EngineClient, model: str, max_tokens: int = 48) -> Sample:
-    return (await client.complete(model, PROMPT, max_tokens=max_tokens, temperature=0.0))[0]
+    return await client.complete(model, PROMPT, max_tokens=max_tokens, temperature=0.0)
 
 
 def test_a_pinned_version_answers_the_same_while_others_are_swapped(

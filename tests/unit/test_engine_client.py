@@ -137,8 +137,7 @@ def test_an_engine_that_is_slow_with_its_first_token_becomes_ready(monkeypatch: 
         async def is_healthy(self) -> bool:
             return True
 
-        async def complete(self, *_: Any, **__: Any) -> list[Any]:
+        async def complete(self, *_: Any, **__: Any) -> Any:
             await asyncio.sleep(0.2)
-            return []
 
     asyncio.run(Slow("http://engine").wait_ready(HANGS_S))
