@@ -47,6 +47,7 @@ report_rollouts = 8
 [entropy]
 max_tokens = 32
 baseline_windows = 2
+collapse_ratio = 0.5
 
 [task]
 eval_count = 24
@@ -54,6 +55,7 @@ eval_samples = 0
 eval_max_tokens = 32
 
 [reheat]
+target_ratio = 0.85
 learning_rate = 2e-3
 prompts_per_step = 4
 refresh_every = 6
@@ -212,7 +214,9 @@ class Demonstration:
         cooled, reheated, continued = jobs["manual"], jobs["collapse"], jobs["follow_up"]
         baseline = self._status().baseline
         assert baseline is not None
-        target = self._settings.reheat.target_ratio * baseline.mean
+        assert reheated.version is not None
+        lineage = self._daemon.get(f"/reheatd/v1/adapters/{reheated.version}")["lineage"]
+        target = lineage["target_entropy"]
         live = {entry["version"]: entry["time"] for entry in entries if entry["event"] == "promoted"}
         collapsed_at = live[cooled.version]
         detected_at = next(entry["time"] for entry in entries if entry["to_state"] == "collapsed")
@@ -229,7 +233,7 @@ class Demonstration:
             started=self._started,
             windows=self._daemon.get("/reheatd/v1/entropy", last=1000)["windows"],
             baseline=baseline.mean,
-            collapse_ratio=self._settings.entropy.collapse_ratio,
+            threshold=self._daemon.get("/reheatd/v1/entropy")["threshold"],
             target=target,
             promotions=[(when, f"policy-v{version}") for version, when in live.items()],
             latencies=tally.latencies,

@@ -10,7 +10,7 @@ def plot_timeline(
     started: float,
     windows: list[dict[str, Any]],
     baseline: float,
-    collapse_ratio: float,
+    threshold: float,
     target: float,
     promotions: list[tuple[float, str]],
     latencies: list[tuple[float, float]],
@@ -19,6 +19,7 @@ def plot_timeline(
 
     Args:
         started: Time of the first axis tick, in seconds since the epoch; all other times are on the same clock.
+        threshold: Entropy below which a policy has collapsed, in nats per token.
         windows: Entropy windows with `time`, `version` and `estimate` (`mean`, `low` and `high` in nats per token).
         promotions: The time at which each version went live, with the version's name.
         latencies: For each of the client's answers, the time at which it ended and the seconds it took.
@@ -38,7 +39,7 @@ def plot_timeline(
         top.errorbar(times, means, yerr=[below, above], fmt="o-", capsize=3, label=f"policy-v{version}")
     top.axhline(baseline, color="grey", linewidth=1, label="baseline")
     top.axhline(target, color="tab:green", linestyle="--", linewidth=1, label="reheat target")
-    top.axhline(collapse_ratio * baseline, color="tab:red", linestyle="--", linewidth=1, label="collapse threshold")
+    top.axhline(threshold, color="tab:red", linestyle="--", linewidth=1, label="collapse threshold")
     for when, name in promotions:
         for axis in (top, bottom):
             axis.axvline(when - started, color="black", linewidth=0.8, alpha=0.5)

@@ -160,8 +160,10 @@ def live(
 def replay(
     file: Annotated[Path, typer.Argument(help="Output of `reheatd entropy --json`, or one window per line.")],
     collapse_ratio: Annotated[float | None, typer.Option(help="Replaces the configured one.")] = None,
-    warning_ratio: Annotated[float | None, typer.Option(help="Replaces the configured one.")] = None,
-    recovery_ratio: Annotated[float | None, typer.Option(help="Replaces the configured one.")] = None,
+    collapse_nats: Annotated[float | None, typer.Option(help="Replaces the configured one.")] = None,
+    collapse_stable_share: Annotated[float | None, typer.Option(help="Replaces the configured one.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Replaces the configured one.")] = None,
+    too_hot_ratio: Annotated[float | None, typer.Option(help="Replaces the configured one.")] = None,
     patience: Annotated[int | None, typer.Option(help="Replaces the configured one.")] = None,
     baseline: Annotated[float | None, typer.Option(help="Replaces the recorded one, in nats per token.")] = None,
     config: ConfigOption = None,
@@ -169,16 +171,17 @@ def replay(
     """Run recorded windows through a configuration and show its verdicts."""
     given = {
         "collapse_ratio": collapse_ratio,
-        "warning_ratio": warning_ratio,
-        "recovery_ratio": recovery_ratio,
+        "collapse_nats": collapse_nats,
+        "collapse_stable_share": collapse_stable_share,
+        "margin": margin,
+        "too_hot_ratio": too_hot_ratio,
         "patience": patience,
     }
     overrides = {"entropy": {name: value for name, value in given.items() if value is not None}}
     settings = load_settings(config, overrides).entropy
-    windows = replay_windows(read_recording(file, baseline), CollapseDetector.from_settings(settings))
+    windows = replay_windows(read_recording(file, baseline), CollapseDetector(settings))
     yield {"windows": [_as_json(window) for window in windows]}
-    threshold = settings.collapse_ratio * windows[-1].baseline
-    for line in plot(windows, threshold=threshold, columns=min(render.console.width, 110)):
+    for line in plot(windows, threshold=windows[-1].threshold, columns=min(render.console.width, 110)):
         render.console.print(line)
     table = render.table("window", "time", "version", "verdict", "#entropy", "#of the baseline")
     for index, window in enumerate(windows):
@@ -204,7 +207,6 @@ def _as_json(window: Replayed) -> dict[str, Any]:
         "mean": window.estimate.mean,
         "ratio": window.ratio,
         "verdict": window.verdict,
-        "streak": window.streak,
     }
 
 

@@ -27,7 +27,7 @@ STATUS_STYLE = {
     JobStatus.CANCELLED: "dim",
     JobStatus.AWAITING_APPROVAL: "yellow",
 }
-VERDICT_STYLE = {"ok": "green", "warning": "yellow", "collapsed": "bold red"}
+VERDICT_STYLE = {"ok": "green", "warning": "yellow", "collapsed": "bold red", "too_hot": "bold magenta"}
 NOTHING = "[dim]-[/]"
 
 

@@ -141,15 +141,27 @@ class EntropySection(ProbeOptions):
     comes s / max_share seconds later if that is more than `interval_s`."""
     baseline_windows: int = Field(default=3, ge=1)
     """Number of windows of the base policy that make the baseline."""
-    collapse_ratio: float = Field(default=0.5, gt=0, lt=1)
-    """The verdict is `collapsed` after `patience` windows whose upper confidence limit is below this share of the
+    collapse_ratio: float = Field(default=0.10, gt=0, lt=1)
+    """A policy below this share of the baseline has collapsed."""
+    collapse_nats: float = Field(default=0.08, ge=0)
+    """A policy below this entropy has collapsed, in nats per token. It is not used if the baseline itself is below
+    twice this value. 0 turns it off."""
+    collapse_stable_share: float = Field(default=0.7, ge=0, lt=1)
+    """A policy below this share of its run's stable phase has collapsed. A run of RL has a stable phase once 20
+    policies in a row have about the same entropy, below half of the baseline. 0 turns it off."""
+    margin: float = Field(default=0.2, ge=0)
+    """The verdict is `warning` up to this share above the collapse threshold, and a collapsed policy counts as
+    recovered only above that."""
+    too_hot_ratio: float = Field(default=3.0, gt=1)
+    """Entropy has run away above this many times the entropy at which the run began, if that is more than half of the
     baseline."""
-    warning_ratio: float = Field(default=0.75, gt=0, le=1)
-    """The verdict is `warning` if the estimate is below this share of the baseline."""
-    recovery_ratio: float = Field(default=0.6, gt=0, le=1)
-    """A collapsed policy is `ok` or `warning` again once the estimate is above this share of the baseline."""
     patience: int = Field(default=2, ge=1)
-    """Consecutive windows below the collapse threshold before the verdict is `collapsed`."""
+    """Consecutive windows beyond a threshold before the verdict is `collapsed` or `too_hot`. A window is beyond it with
+    its whole confidence interval."""
+    stall_groups: float = Field(default=0.2, ge=0)
+    """The verdict is `stalled` if no more groups of rollouts than this vary per step of RL, and most others fail."""
+    stall_steps: int = Field(default=20, ge=1)
+    """Steps of RL over which `stall_groups` is averaged."""
     live_fraction: float = Field(default=0.0, ge=0, le=1)
     """Share of the clients' requests to which the gateway adds a request for `top_k` logprobs; it removes them from the
     answer. This gives live entropy where the engine has no tap."""
@@ -163,15 +175,6 @@ class EntropySection(ProbeOptions):
     def pause_after(self, window_s: float) -> float:
         """Seconds to the next scheduled window if a window takes `window_s` seconds on an idle engine."""
         return max(self.interval_s, window_s / self.max_share)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "EntropySection":
-        if not self.collapse_ratio <= self.recovery_ratio <= self.warning_ratio:
-            raise ValueError(
-                f"need collapse_ratio <= recovery_ratio <= warning_ratio, got {self.collapse_ratio}, "
-                f"{self.recovery_ratio}, {self.warning_ratio}"
-            )
-        return self
 
     @field_validator("tap_address")
     @classmethod
@@ -203,8 +206,6 @@ class GateSection(Options):
     """Relative distance from the target entropy within which a reheat passes."""
     accuracy_tolerance: float = Field(default=0.05, ge=0, le=1)
     """Largest loss of accuracy on the verifiable task that a new version may have against its parent."""
-    rl_entropy_floor: float = Field(default=0.5, ge=0)
-    """Share of the entropy baseline that a version from continued RL must keep."""
     proof_tolerance: float = Field(default=0.1, gt=0)
     """Largest mean absolute difference between the logprobs of engine and trainer that the proof of delivery allows, in
     nats per token."""

@@ -47,9 +47,10 @@ class ReheatOptions(TrainingOptions):
     tau: float | None = Field(default=None, gt=0)
     """Temperature of the teacher: above 1 reheats, below 1 cools. Default: found from the target and corrected while
     the job runs."""
-    target_ratio: float = Field(default=0.85, gt=0)
-    """Entropy at which a reheat stops, as a share of the baseline. A reheat that is asked for with tau alone has no
-    target."""
+    target_ratio: float | None = Field(default=None, gt=0)
+    """Entropy at which a reheat stops, as a share of the baseline. Default: the entropy of the run's stable phase, but
+    at least 1.5 times the collapse threshold, which is 15% of the baseline. A reheat that is asked for with tau alone
+    has no target."""
     target_entropy: float | None = Field(default=None, gt=0)
     """Entropy at which a reheat stops, in nats per token; takes the place of target_ratio."""
     ceiling_ratio: float = Field(default=1.2, gt=1)

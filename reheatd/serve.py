@@ -32,7 +32,7 @@ from reheatd.engine.policy_model import resolve_policy
 from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.probe_client import ProbeClient
 from reheatd.engine.slots import AdapterSlots
-from reheatd.entropy.detector import CollapseDetector
+from reheatd.entropy.detector import CollapseDetector, Origin
 from reheatd.entropy.live import LiveSeries, tap_socket
 from reheatd.entropy.meter import EntropyMeter, vocabulary_size
 from reheatd.entropy.monitor import EntropyMonitor
@@ -245,9 +245,16 @@ def build_entropy(
         windows=section.baseline_windows,
     )
     series = EntropySeries(db, key)
-    detector = CollapseDetector.from_settings(section)
+    detector = CollapseDetector(section)
     swaps = adapters.swaps
-    monitor = EntropyMonitor(meter, series, detector, section, lambda: (swaps.promoted, engine_name(swaps.promoted)))
+
+    def origin_of(version: int) -> Origin:
+        lineage = adapters.store.get(version).lineage
+        return "base" if lineage is None else lineage.kind
+
+    monitor = EntropyMonitor(
+        meter, series, detector, section, lambda: (swaps.promoted, engine_name(swaps.promoted)), origin_of
+    )
     return Entropy(series, monitor, LiveSeries(db, confidence=section.confidence))
 
 

@@ -151,10 +151,10 @@ class Api:
 
     async def entropy(self, request: Request) -> Response:
         baseline = self._context.monitor.baseline
-        ratio = self._context.settings.entropy.collapse_ratio
+        thresholds = self._context.monitor.thresholds
         view = EntropyView(
             baseline=baseline,
-            threshold=baseline.mean * ratio if baseline else None,
+            threshold=thresholds.collapsed if thresholds else None,
             windows=self._context.series.last(_last(request)),
         )
         return _answer(view)

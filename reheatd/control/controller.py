@@ -79,12 +79,14 @@ class Controller:
             BadInputError: The request does not fit this policy; `param` names the option.
             QueueFullError: `control.max_queued` jobs are waiting already.
         """
-        baseline = self._dependencies.monitor.latest_estimate(0)
+        monitor = self._dependencies.monitor
+        baseline = monitor.latest_estimate(0)
         check_request(
             request,
             self._dependencies.settings,
             vocabulary=self._dependencies.policy.vocabulary,
             baseline=baseline and baseline.mean,
+            default_target=monitor.thresholds and monitor.thresholds.target,
         )
         queued = [job for job in self.waiting() if job.status is JobStatus.QUEUED]
         if len(queued) >= self._settings.max_queued:

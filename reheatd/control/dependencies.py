@@ -5,14 +5,16 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from reheatd.adapters.lineage import Lineage
 from reheatd.adapters.store import VersionInfo, VersionState
 from reheatd.adapters.swap import SwapResult
 from reheatd.config import Settings
 from reheatd.control.ledger import Ledger
+from reheatd.entropy.detector import Verdict
 from reheatd.entropy.meter import Measurement
+from reheatd.entropy.regime import Thresholds
 from reheatd.jobs.contracts import JobEvent, ReheatSpec, RLSpec
 from reheatd.measures import EntropyEstimate
 
@@ -49,7 +51,9 @@ class Monitor(Protocol):
     """The part of `EntropyMonitor` that the control loop uses."""
 
     @property
-    def verdict(self) -> Literal["ok", "warning", "collapsed"] | None: ...
+    def verdict(self) -> Verdict | None: ...
+    @property
+    def thresholds(self) -> Thresholds | None: ...
     async def ensure_baseline(self) -> EntropyEstimate: ...
     async def measure_version(self, name: str) -> Measurement: ...
     def adopt(self, version: int, measurement: Measurement) -> None: ...

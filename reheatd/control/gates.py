@@ -28,7 +28,7 @@ def entropy_gate(
     spec: ReheatSpec | RLSpec,
     before: EntropyEstimate,
     measured: EntropyEstimate,
-    baseline: float,
+    floor: float,
     settings: GateSection,
 ) -> GateResult:
     """Applies the entropy gate that fits the job.
@@ -38,10 +38,10 @@ def entropy_gate(
     Args:
         before: Entropy of the version that the job started from, in nats per token.
         measured: Entropy of the version that the job made, measured by the daemon through the engine.
-        baseline: Entropy of the base model.
+        floor: Entropy below which a policy has collapsed, in nats per token.
     """
     if isinstance(spec, RLSpec):
-        return floor_gate(measured, baseline, settings.rl_entropy_floor)
+        return floor_gate(measured, floor)
     if spec.target_entropy is not None:
         return target_gate(measured, spec.target_entropy, settings.entropy_tolerance)
     if spec.tau is not None:
@@ -81,12 +81,9 @@ def direction_gate(before: EntropyEstimate, measured: EntropyEstimate, tau: floa
     )
 
 
-def floor_gate(measured: EntropyEstimate, baseline: float, share: float) -> GateResult:
-    """Passes unless the whole confidence interval lies below `share` times the baseline."""
-    floor = share * baseline
-    return GateResult(
-        "entropy", measured.high >= floor, f"{_interval(measured)} nats per token, must keep {floor:.3f} ({share:.0%})"
-    )
+def floor_gate(measured: EntropyEstimate, floor: float) -> GateResult:
+    """Passes unless the whole confidence interval lies below the collapse threshold."""
+    return GateResult("entropy", measured.high >= floor, f"{_interval(measured)} nats per token, must keep {floor:.3f}")
 
 
 def accuracy_gate(before: Accuracy, after: Accuracy, tolerance: float) -> GateResult:

@@ -19,10 +19,10 @@ from reheatd.control.states import State
 from reheatd.control.training import Training
 from reheatd.control.waiting import JobStopped, retry_while_unreachable, stop_if, unless_cancelled
 from reheatd.entropy.meter import Measurement
+from reheatd.entropy.regime import Thresholds
 from reheatd.errors import AdapterInvalidError, DeliveryError, ReheatdError
 from reheatd.jobs.contracts import JobResult, JobStatus, ReheatSpec, RLRequest, RLSpec
 from reheatd.jobs.store import JobRecord
-from reheatd.measures import EntropyEstimate
 from reheatd.names import version_name
 
 T = TypeVar("T")
@@ -92,6 +92,7 @@ class JobRunner:
             parent_version=parent,
             parent_adapter=dependencies.versions.path(parent) if parent else None,
             baseline=baseline.mean,
+            default_target=_present(dependencies.monitor.thresholds, "baseline", self.record).target,
             parent_entropy=dependencies.monitor.latest_estimate(parent),
             parent_lineage=dependencies.versions.get(parent).lineage,
         )
@@ -124,11 +125,11 @@ class JobRunner:
         version = job.version if job.version is not None else await self._publish(result)
         self._stop_if_overtaken()
         measuring = retry_while_unreachable(lambda: self._measure(version), self._patience_s)
-        measured, baseline = await unless_cancelled(self._cancelled, measuring)
+        measured, thresholds = await unless_cancelled(self._cancelled, measuring)
         self._measurement = measured
         gate = dependencies.settings.gate
         self._judge(
-            entropy_gate(self._spec, result.entropy_before, measured.estimate, baseline.mean, gate),
+            entropy_gate(self._spec, result.entropy_before, measured.estimate, thresholds.collapsed, gate),
             accuracy_gate(result.accuracy_before, result.accuracy_after, gate.accuracy_tolerance),
         )
         self._stop_if_overtaken()
@@ -151,10 +152,12 @@ class JobRunner:
         self._ledger.save(self.record)
         return version
 
-    async def _measure(self, version: int) -> tuple[Measurement, EntropyEstimate]:
+    async def _measure(self, version: int) -> tuple[Measurement, Thresholds]:
+        monitor = self._dependencies.monitor
         name = await self._dependencies.swaps.stage(version)
-        baseline = await self._dependencies.monitor.ensure_baseline()
-        return await self._dependencies.monitor.measure_version(name), baseline
+        await monitor.ensure_baseline()
+        measured = await monitor.measure_version(name)
+        return measured, _present(monitor.thresholds, "baseline", self.record)
 
     async def _swap(self) -> None:
         """Proves and promotes the version, unless it was promoted before a restart of the daemon."""

@@ -15,12 +15,20 @@ from reheatd.options import Options, ProbeOptions, ReheatOptions, RLOptions, Tas
 Merged = TypeVar("Merged", ReheatOptions, RLOptions)
 
 
-def check_request(request: JobRequest, settings: Settings, *, vocabulary: int, baseline: float | None = None) -> None:
+def check_request(
+    request: JobRequest,
+    settings: Settings,
+    *,
+    vocabulary: int,
+    baseline: float | None = None,
+    default_target: float | None = None,
+) -> None:
     """Checks that the job of a request fits this policy, which the request alone does not tell.
 
     Args:
         vocabulary: Number of logits of the policy; its logarithm is the highest possible entropy.
         baseline: Mean entropy of the base model on the probes, in nats per token; None while it is not known.
+        default_target: Entropy to which a reheat leads unless it is told another; None while it is not known.
 
     Raises:
         BadInputError: The job has more tokens than the engine accepts, a tau that changes nothing, two targets, or a
@@ -34,10 +42,16 @@ def check_request(request: JobRequest, settings: Settings, *, vocabulary: int, b
             param="max_tokens",
         )
     if isinstance(request, ReheatRequest):
-        _check_reheat(request, settings.reheat, vocabulary, baseline)
+        _check_reheat(request, settings.reheat, vocabulary, baseline, default_target)
 
 
-def _check_reheat(request: ReheatRequest, configured: ReheatOptions, vocabulary: int, baseline: float | None) -> None:
+def _check_reheat(
+    request: ReheatRequest,
+    configured: ReheatOptions,
+    vocabulary: int,
+    baseline: float | None,
+    default_target: float | None,
+) -> None:
     if merged(configured, request).tau == 1:
         raise BadInputError("tau = 1 changes nothing; choose it above 1 to reheat, below 1 to cool", param="tau")
     if {"target_ratio", "target_entropy"} <= set(request.given()):
@@ -46,7 +60,7 @@ def _check_reheat(request: ReheatRequest, configured: ReheatOptions, vocabulary:
             "give one",
             param="target_ratio",
         )
-    target = target_entropy(request, configured, baseline)
+    target = target_entropy(request, configured, baseline, default_target)
     if target is not None and target > math.log(vocabulary):
         param = "target_entropy" if baseline is None or "target_entropy" in request.given() else "target_ratio"
         raise BadInputError(
@@ -61,14 +75,16 @@ def merged(configured: Merged, request: JobRequest) -> Merged:
     return type(configured).model_validate(configured.model_dump() | request.given())
 
 
-def target_entropy(request: ReheatRequest, configured: ReheatOptions, baseline: float | None) -> float | None:
+def target_entropy(
+    request: ReheatRequest, configured: ReheatOptions, baseline: float | None, default: float | None = None
+) -> float | None:
     """The entropy at which a reheat stops, in nats per token.
 
     A target that the request gives wins. A request with tau alone has no target. Any other request has the configured
-    one.
+    one or, if none is configured, the default one.
 
     Returns:
-        None if there is no target, or if the target is a share of a baseline that is not known.
+        None if there is no target, or if it is not known yet.
     """
     given = request.given()
     if given.get("target_entropy") is not None:
@@ -81,6 +97,8 @@ def target_entropy(request: ReheatRequest, configured: ReheatOptions, baseline: 
         return configured.target_entropy
     else:
         ratio = configured.target_ratio
+    if ratio is None:
+        return default
     return None if baseline is None else ratio * baseline
 
 
@@ -94,6 +112,7 @@ def build_spec(
     parent_version: int,
     parent_adapter: Path | None,
     baseline: float,
+    default_target: float,
     parent_entropy: EntropyEstimate | None = None,
     parent_lineage: Lineage | None = None,
 ) -> ReheatSpec | RLSpec:
@@ -103,6 +122,7 @@ def build_spec(
 
     Args:
         baseline: Mean entropy of the base model on the probes, in nats per token.
+        default_target: Entropy to which a reheat leads unless it is told another, in nats per token.
         parent_entropy: Newest estimate of the parent's entropy, if there is one.
         parent_lineage: Lineage of the parent. Its accuracy and pass@k are reused if they were measured on the same
             task, and so is its entropy if it was measured on the same probes and there is no newer estimate.
@@ -110,7 +130,7 @@ def build_spec(
     Raises:
         BadInputError: As for `check_request`.
     """
-    check_request(request, settings, vocabulary=policy.vocabulary, baseline=baseline)
+    check_request(request, settings, vocabulary=policy.vocabulary, baseline=baseline, default_target=default_target)
     task = settings.task.model_copy(update={"path": _absolute(settings.task.path)})
     probes = ProbeOptions(**settings.entropy.model_dump(include=set(ProbeOptions.model_fields)))
     probes = probes.model_copy(update={"probes": _absolute(probes.probes)})
@@ -137,7 +157,7 @@ def build_spec(
     if isinstance(request, RLRequest):
         return RLSpec(**common, **merged(settings.rl, request).model_dump())
     options = merged(settings.reheat, request)
-    target = target_entropy(request, settings.reheat, baseline)
+    target = target_entropy(request, settings.reheat, baseline, default_target)
     ceiling = None
     if target is None and options.tau is not None and options.tau > 1:
         start = baseline if parent_entropy is None else max(baseline, parent_entropy.mean)

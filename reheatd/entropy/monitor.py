@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 
 from reheatd.config import EntropySection
-from reheatd.entropy.detector import CollapseDetector, Verdict
+from reheatd.entropy.detector import CollapseDetector, Origin, Verdict
 from reheatd.entropy.meter import EntropyMeter, Measurement, WindowFigures
+from reheatd.entropy.regime import Run, Thresholds
 from reheatd.entropy.series import EntropySeries, Source, Window
 from reheatd.errors import BadInputError, ConflictError, EngineError, NotFoundError
 from reheatd.measures import Contract, EntropyEstimate
@@ -50,6 +51,7 @@ class EntropyMonitor:
         detector: Turns windows into verdicts.
         settings: The schedule and the number of baseline windows.
         model_of_promoted: Returns the number and the pinned model name of the version that is promoted now.
+        origin_of: Returns how a version was made.
         on_verdict: Called after each recorded window whose version is still promoted. It must not block.
     """
 
@@ -60,6 +62,7 @@ class EntropyMonitor:
         detector: CollapseDetector,
         settings: EntropySection,
         model_of_promoted: Callable[[], tuple[int, str]],
+        origin_of: Callable[[int], Origin],
         on_verdict: Callable[[Window], None] | None = None,
     ) -> None:
         self.on_verdict = on_verdict
@@ -68,6 +71,7 @@ class EntropyMonitor:
         self._detector = detector
         self._settings = settings
         self._model_of_promoted = model_of_promoted
+        self._origin_of = origin_of
         self._state = series.detector_state()
         self._wake = asyncio.Event()
         self._wake_source: Source = "trigger"
@@ -87,6 +91,13 @@ class EntropyMonitor:
         """Verdict on the promoted version; None until a window of it has been recorded."""
         state = self._state
         return state.verdict if state and state.version == self._model_of_promoted()[0] else None
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """The thresholds of the next window, in nats per token; None until the baseline has been measured."""
+        if self.baseline is None:
+            return None
+        return self._detector.thresholds(self._state.run if self._state else Run(), self.baseline.mean)
 
     async def ensure_baseline(self) -> EntropyEstimate:
         """The baseline, which is measured on `base` if this series has none yet.
@@ -130,14 +141,17 @@ class EntropyMonitor:
         self._record(version, measurement, "gate", baseline)
 
     def _record(self, version: int, measurement: Measurement, source: Source, baseline: EntropyEstimate) -> Window:
-        state = self._detector.step(self._state, version, measurement.estimate, baseline.mean)
+        state = self._detector.step(
+            self._state, version, measurement.estimate, baseline.mean, origin=self._origin_of(version)
+        )
         window = Window(
             version=version,
             source=source,
             verdict=state.verdict,
-            streak=state.streak,
+            detector=state,
             baseline=baseline.mean,
             ratio=measurement.estimate.mean / baseline.mean,
+            threshold=self._detector.thresholds(state.run, baseline.mean).collapsed,
             **{name: getattr(measurement, name) for name in WindowFigures.model_fields},
         )
         self._series.append(window, measurement.tail)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from reheatd.entropy.detector import CollapseDetector, DetectorState, Verdict
+from reheatd.entropy.detector import CollapseDetector, DetectorState, Origin, Verdict
 from reheatd.errors import BadInputError
 from reheatd.json_lines import Place, json_lines, json_object, parse_json, read_file
 from reheatd.measures import EntropyEstimate
@@ -28,6 +28,11 @@ class Recorded:
     time: float | None = None
     """Time of the window in seconds since the epoch."""
 
+    @property
+    def origin(self) -> Origin:
+        """How the version was made, as far as its number tells: a recording does not say which jobs were reheats."""
+        return "rl" if self.version else "base"
+
 
 @dataclass(frozen=True)
 class Replayed:
@@ -38,7 +43,8 @@ class Replayed:
     estimate: EntropyEstimate
     baseline: float
     verdict: Verdict
-    streak: int
+    threshold: float
+    """Entropy below which a policy has collapsed."""
 
     @property
     def ratio(self) -> float:
@@ -65,9 +71,10 @@ def replay(windows: Sequence[Recorded], detector: CollapseDetector) -> list[Repl
     state: DetectorState | None = None
     replayed = []
     for window in windows:
-        state = detector.step(state, window.version, window.estimate, window.baseline)
+        state = detector.step(state, window.version, window.estimate, window.baseline, origin=window.origin)
+        threshold = detector.thresholds(state.run, window.baseline).collapsed
         replayed.append(
-            Replayed(window.time, window.version, window.estimate, window.baseline, state.verdict, state.streak)
+            Replayed(window.time, window.version, window.estimate, window.baseline, state.verdict, threshold)
         )
     return replayed
 

@@ -38,11 +38,13 @@ class Window(WindowFigures):
     version: int
     source: Source
     verdict: Verdict
-    streak: int
-    """Consecutive windows of this version whose upper confidence limit was below the collapse threshold."""
+    detector: DetectorState
+    """The detector's state after this window."""
     baseline: float
     ratio: float
     """The estimate as a share of the baseline."""
+    threshold: float
+    """Entropy below which the policy has collapsed."""
 
 
 def series_key(model_digest: str, probe_digest: str, *, max_tokens: int, top_k: int, windows: int) -> str:
@@ -88,7 +90,7 @@ class EntropySeries:
     def detector_state(self) -> DetectorState | None:
         """The detector's state after the newest window; None if there is no window."""
         windows = self.last(1)
-        return DetectorState(windows[0].version, windows[0].verdict, windows[0].streak) if windows else None
+        return windows[0].detector if windows else None
 
     def baseline(self) -> EntropyEstimate | None:
         row = self._db.execute("SELECT estimate FROM entropy_baselines WHERE key = ?", (self.key,)).fetchone()

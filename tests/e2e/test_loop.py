@@ -42,11 +42,13 @@ kv_cache_bytes = 67108864
 interval_s = 10.0
 max_share = 1.0
 max_tokens = 32
+collapse_ratio = 0.5
 [task]
 path = "{folder}/task.jsonl"
 reward = "letters:reward"
 eval_count = 8
 [reheat]
+target_ratio = 0.85
 learning_rate = 2e-3
 steps = 80
 max_tokens = 32

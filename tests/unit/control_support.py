@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +14,10 @@ from reheatd.control.controller import Controller
 from reheatd.control.dependencies import Dependencies, ServedPolicy
 from reheatd.control.ledger import Ledger
 from reheatd.database import connect
+from reheatd.entropy.detector import DetectorState, Verdict
 from reheatd.entropy.estimators import SequenceTotals, TailMoments
 from reheatd.entropy.meter import Measurement
+from reheatd.entropy.regime import Thresholds
 from reheatd.entropy.series import Window
 from reheatd.errors import ConflictError, EngineError, NotFoundError, ReheatdError, WorkerLostError
 from reheatd.jobs.contracts import Job, JobEvent, JobRequest, JobResult, JobStatus, ReheatRequest, ReheatSpec, RLSpec
@@ -25,7 +27,6 @@ from tests.waiting import until
 
 BASELINE = 2.0
 REHEAT = ReheatRequest(tau=1.5)
-Verdict = Literal["ok", "warning", "collapsed"]
 
 
 def entropy(mean: float, half_width: float = 0.05) -> EntropyEstimate:
@@ -46,9 +47,10 @@ def window(version: int, verdict: Verdict, mean: float) -> Window:
         model=engine_name(version),
         source="schedule",
         verdict=verdict,
-        streak=0,
+        detector=DetectorState(version=version, verdict=verdict),
         baseline=BASELINE,
         ratio=mean / BASELINE,
+        threshold=0.5 * BASELINE,
         estimate=entropy(mean),
         monte_carlo=entropy(mean),
         truncated=entropy(mean),
@@ -131,6 +133,11 @@ class FakeMonitor:
         self.measuring = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Those of settings that call half of the baseline a collapse."""
+        return Thresholds(0.5 * BASELINE, 0.6 * BASELINE, None, 0.85 * BASELINE, "50% of the baseline")
 
     async def ensure_baseline(self) -> EntropyEstimate:
         return entropy(BASELINE)

@@ -32,7 +32,7 @@ from reheatd.jobs.contracts import Job, JobStatus
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.process.broker import BrokerError
 from tests.serving_pool import pool_of
-from tests.unit.control_support import BASELINE, World, entropy, window
+from tests.unit.control_support import BASELINE, FakeMonitor, World, entropy, window
 from tests.unit.report_support import job_report
 
 Client = httpx.AsyncClient
@@ -79,6 +79,7 @@ class _Engine:
 class _Monitor:
     verdict = "warning"
     baseline = entropy(BASELINE)
+    thresholds = FakeMonitor().thresholds
     progress = MeasurementProgress(model="policy-v0", done=12, of=40)
 
     def __init__(self, world: ApiWorld) -> None:

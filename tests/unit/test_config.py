@@ -56,9 +56,12 @@ def test_reward_time_limit_that_limits_nothing_is_refused(tmp_path: Path, value:
     assert value.strip('"') in caught.value.message
 
 
-def test_thresholds_out_of_order_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="collapse_ratio <= recovery_ratio <= warning_ratio"):
-        load_settings(write(tmp_path, "[entropy]\ncollapse_ratio = 0.9\n"))
+@pytest.mark.parametrize(
+    "line", ["collapse_ratio = 1.0", "collapse_nats = -0.1", "too_hot_ratio = 1.0", "margin = -1.0"]
+)
+def test_thresholds_that_mean_nothing_are_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ConfigError, match=f"entropy.{line}"):
+        load_settings(write(tmp_path, f"[entropy]\n{line}\n"))
 
 
 def test_missing_file_and_broken_toml_are_told_apart(tmp_path: Path) -> None:

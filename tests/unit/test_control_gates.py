@@ -37,10 +37,10 @@ def test_a_move_against_tau_within_noise_passes() -> None:
     assert direction_gate(entropy(1.0, 0.1), entropy(0.95, 0.1), 1.1).passed
 
 
-def test_rl_must_keep_a_share_of_the_baseline() -> None:
-    assert floor_gate(entropy(1.01), baseline=2.0, share=0.5).passed
-    assert floor_gate(entropy(0.97, 0.05), baseline=2.0, share=0.5).passed
-    assert not floor_gate(entropy(0.9, 0.05), baseline=2.0, share=0.5).passed
+def test_rl_must_keep_entropy_above_the_collapse_threshold() -> None:
+    assert floor_gate(entropy(1.01), floor=1.0).passed
+    assert floor_gate(entropy(0.97, 0.05), floor=1.0).passed
+    assert not floor_gate(entropy(0.9, 0.05), floor=1.0).passed
 
 
 @pytest.mark.parametrize(

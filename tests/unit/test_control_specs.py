@@ -40,6 +40,7 @@ def spec_of(
         parent_version=3,
         parent_adapter=tmp_path / "policy-v3",
         baseline=2.0,
+        default_target=0.3,
         parent_entropy=newest,
         parent_lineage=lineage,
     )

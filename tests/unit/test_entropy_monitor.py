@@ -20,7 +20,7 @@ from reheatd.entropy.series import EntropySeries, Window
 from reheatd.errors import BadInputError, EngineError
 
 SETTINGS = EntropySection.model_validate(
-    {"probe_count": 40, "max_tokens": 24, "interval_s": 3600, "baseline_windows": 2}
+    {"probe_count": 40, "max_tokens": 24, "interval_s": 3600, "baseline_windows": 2, "collapse_ratio": 0.5}
 )
 NOISE = 0.15  # nats: far outside what a window of 960 independent tokens can be off by, whatever its seed
 LOGITS_V = np.random.default_rng(0).normal(0, 2, size=300)
@@ -98,9 +98,10 @@ class Daemon:
         self.monitor = EntropyMonitor(
             make_meter(engine),
             self.series,
-            CollapseDetector.from_settings(settings),
+            CollapseDetector(settings),
             settings,
             lambda: (self.version, f"policy-v{self.version}" if self.version else "base"),
+            lambda version: {0: "base", 2: "reheat"}.get(version, "rl"),
             self.seen.append,
         )
 
@@ -263,7 +264,7 @@ def test_collapse_is_confirmed_at_once_without_waiting_for_the_schedule(tmp_path
         engine.temperatures["policy-v1"] = 0.2
         daemon.version = 1
         await daemon.run_until(lambda: daemon.monitor.verdict == "collapsed")
-        assert [(one.source, one.verdict, one.streak) for one in daemon.seen] == [
+        assert [(one.source, one.verdict, one.detector.low) for one in daemon.seen] == [
             ("schedule", "warning", 1),
             ("confirm", "collapsed", 2),
         ]
@@ -285,7 +286,7 @@ def test_the_measurement_at_the_gates_is_a_version_s_first_window(tmp_path: Path
         assert daemon.monitor.verdict == "warning"
         assert daemon.monitor.latest_estimate(1) == measurement.estimate
         await daemon.run_until(lambda: daemon.monitor.verdict == "collapsed")
-        sources = [(one.source, one.streak) for one in daemon.seen if one.version == 1]
+        sources = [(one.source, one.detector.low) for one in daemon.seen if one.version == 1]
         assert sources[0] == ("gate", 1)
         assert sources[-1][1] == 2
 

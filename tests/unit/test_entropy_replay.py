@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from cli.main import main
+from reheatd.config import EntropySection
 from reheatd.entropy.detector import CollapseDetector
 from reheatd.entropy.replay import Recorded, read_recording, replay
 from reheatd.errors import BadInputError
 from reheatd.measures import EntropyEstimate
 
-DETECTOR = CollapseDetector(collapse_ratio=0.5, warning_ratio=0.75, recovery_ratio=0.6, patience=2)
+DETECTOR = CollapseDetector(EntropySection.model_validate({"collapse_ratio": 0.5, "patience": 2}))
 COLLAPSE = [1.0, 0.9, 0.4, 0.4, 0.4, 0.7]
 
 
@@ -25,11 +26,8 @@ def test_verdicts_are_the_detectors() -> None:
         Recorded(EntropyEstimate(mean=mean, low=mean, high=mean, tokens=1, sequences=2), 2.0)
         for mean in (2.0, 0.8, 0.8)
     ]
-    assert [(each.verdict, each.streak) for each in replay(windows, DETECTOR)] == [
-        ("ok", 0),
-        ("warning", 1),
-        ("collapsed", 2),
-    ]
+    replayed = replay(windows, DETECTOR)
+    assert [(each.verdict, each.threshold) for each in replayed] == [("ok", 1.0), ("warning", 1.0), ("collapsed", 1.0)]
     assert replay(windows, DETECTOR)[1].ratio == pytest.approx(0.4)
 
 
@@ -79,18 +77,18 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
 def test_the_command_shows_where_the_verdict_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "series.jsonl"
     file.write_text(lines(COLLAPSE, baseline=1.0))
-    code, text = run(capsys, "entropy", "replay", str(file), "--json")
+    code, text = run(capsys, "entropy", "replay", str(file), "--collapse-ratio", "0.5", "--json")
     assert code == 0
     verdicts = [window["verdict"] for window in json.loads(text)["windows"]]
-    assert verdicts == ["ok", "ok", "warning", "collapsed", "collapsed", "warning"]
-    code, text = run(capsys, "entropy", "replay", str(file), "--patience", "3")
+    assert verdicts == ["ok", "ok", "warning", "collapsed", "collapsed", "ok"]
+    code, text = run(capsys, "entropy", "replay", str(file), "--collapse-ratio", "0.5", "--patience", "3")
     assert code == 0
-    assert "6 windows: 2 ok, 3 warning, 1 collapsed" in text
+    assert "6 windows: 3 ok, 2 warning, 1 collapsed" in text
 
 
-def test_settings_that_contradict_each_other_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "series.jsonl"
     file.write_text(lines(COLLAPSE, baseline=1.0))
-    code, text = run(capsys, "entropy", "replay", str(file), "--collapse-ratio", "0.9")
+    code, text = run(capsys, "entropy", "replay", str(file), "--collapse-ratio", "1.5")
     assert code == 2
-    assert "collapse_ratio <= recovery_ratio" in text
+    assert "entropy.collapse_ratio = 1.5" in text

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from reheatd.database import connect
-from reheatd.entropy.detector import DetectorState
+from reheatd.entropy.detector import DetectorState, Verdict
 from reheatd.entropy.estimators import TailMoments
+from reheatd.entropy.regime import Run
 from reheatd.entropy.series import EntropySeries, Window, series_key
 from reheatd.measures import EntropyEstimate
 
@@ -15,15 +16,17 @@ ESTIMATE = EntropyEstimate(mean=1.5, low=1.4, high=1.6, tokens=100, sequences=4)
 KEY = series_key("model", "probes", max_tokens=48, top_k=20, windows=3)
 
 
-def window(version: int, streak: int = 0) -> Window:
+def window(version: int, low: int = 0) -> Window:
+    verdict: Verdict = "warning" if low else "ok"
     return Window(
         version=version,
         model=f"policy-v{version}",
         source="schedule",
-        verdict="warning" if streak else "ok",
-        streak=streak,
+        verdict=verdict,
+        detector=DetectorState(version=version, verdict=verdict, low=low, run=Run(start=1.5, recent=[1.5])),
         baseline=2.0,
         ratio=0.75,
+        threshold=0.2,
         estimate=ESTIMATE,
         monte_carlo=ESTIMATE,
         truncated=ESTIMATE,
@@ -42,7 +45,7 @@ def test_everything_survives_a_restart(tmp_path: Path) -> None:
     file = tmp_path / "data" / "reheatd.sqlite3"
     db = connect(file)
     series = EntropySeries(db, KEY)
-    written = [window(1), window(1, streak=1), window(2, streak=1)]
+    written = [window(1), window(1, low=1), window(2, low=1)]
     for one in written:
         series.append(one, TAIL)
     series.save_baseline(ESTIMATE)
@@ -55,7 +58,7 @@ def test_everything_survives_a_restart(tmp_path: Path) -> None:
     assert series.last(2) == written[1:]
     assert series.last(10, version=1) == written[:2]
     assert series.baseline() == ESTIMATE
-    assert series.detector_state() == DetectorState(version=2, verdict="warning", streak=1)
+    assert series.detector_state() == written[-1].detector
     assert series.tail_moments().fit() == fitted
     assert series.tail_moments().draws == pytest.approx(2 + 2 * 0.98 + 2 * 0.98**2)
     db.close()

@@ -41,6 +41,7 @@ def spec_of(request: dict[str, Any], folder: Path, **tables: dict[str, Any]) -> 
         parent_version=0,
         parent_adapter=None,
         baseline=2.0,
+        default_target=0.3,
     )
 
 
@@ -131,7 +132,9 @@ def test_a_request_may_take_an_option_back_that_is_configured(tmp_path: Path) ->
         ({}, {"target_entropy": 0.4}, 0.4),
         ({"target_ratio": 0.5}, {"target_entropy": 0.4}, 1.0),
         ({"tau": 1.5}, {"target_entropy": 0.4}, None),
-        ({}, {"tau": 1.2}, 1.7),
+        ({}, {"tau": 1.2}, 0.3),
+        ({}, {"target_ratio": 0.85}, 1.7),
+        ({}, {}, 0.3),
     ],
 )
 def test_a_target_that_is_asked_for_wins_over_the_configured_one(
