@@ -55,6 +55,7 @@ eval_samples = 0
 eval_max_tokens = 32
 
 [reheat]
+teacher = "frozen"
 target_ratio = 0.85
 learning_rate = 2e-3
 prompts_per_step = 4
@@ -69,14 +70,14 @@ max_tokens = 32
 COLLAPSE_RATIO = 0.4
 COLLAPSE = {
     "kind": "reheat",
+    "teacher": "frozen",
     "tau": 0.3,
     "target_ratio": COLLAPSE_RATIO,
     "divergence": "reverse_kl",
     "learning_rate": 1.8e-3,
 }
 """The job that collapses the policy. The reverse divergence cools fast, because it makes the student drop what its cold
-teacher drops. The learning rate is smaller than the reheat's, because with a tau that is given by hand, a job does not
-come back from beyond the target."""
+teacher drops."""
 TARGET_TOLERANCE = 0.15
 STEP_TIMEOUT_S = 900.0
 POLL_S = 1.0

@@ -45,31 +45,28 @@ class ReheatOptions(TrainingOptions):
     """Options of TS-OPSD (arXiv 2606.00755): the policy's own logits divided by tau are its teacher."""
 
     tau: float | None = Field(default=None, gt=0)
-    """Temperature of the teacher: above 1 reheats, below 1 cools. Default: found from the target and corrected while
-    the job runs."""
+    """Temperature of the teacher: above 1 reheats, below 1 cools. It is no dial for how far a reheat goes; the target
+    is. Default: 1.2 for a live teacher; for a frozen one it is found from the target."""
     target_ratio: float | None = Field(default=None, gt=0)
     """Entropy at which a reheat stops, as a share of the baseline. Default: the entropy of the run's stable phase, but
-    at least 1.5 times the collapse threshold, which is 15% of the baseline. A reheat that is asked for with tau alone
-    has no target."""
+    at least 1.5 times the collapse threshold, which is 15% of the baseline. A cooling has no target by default."""
     target_entropy: float | None = Field(default=None, gt=0)
     """Entropy at which a reheat stops, in nats per token; takes the place of target_ratio."""
-    ceiling_ratio: float = Field(default=1.2, gt=1)
-    """Entropy at which a reheat by tau alone stops, as a share of the baseline, or of the entropy it starts from if
-    that is higher. A tau that leads beyond is lowered, because the tail of a large vocabulary heats far more than a tau
-    suggests."""
-    steps: int = Field(default=30, ge=1)
-    """Largest number of optimiser steps of a reheat."""
-    teacher: Literal["frozen", "live"] = "frozen"
-    """Teacher: the collapsed policy as it was (`frozen`), or the student itself, without gradient (`live`)."""
+    steps: int = Field(default=100, ge=1)
+    """Largest number of optimiser steps of a reheat, which ends as soon as the target is reached."""
+    teacher: Literal["live", "frozen"] = "live"
+    """Teacher: the student as it is at that step, without gradient (`live`, as in the paper), or the collapsed policy
+    as it was (`frozen`, a variant of ours)."""
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
     """Divergence between teacher and student."""
     min_p: float | None = Field(default=None, gt=0, lt=1)
     """Limit of a tail-safe teacher: it changes only tokens with p >= min_p * max p and leaves the tail as it was."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Adam learning rate of the LoRA weights."""
-    prompts_per_step: int = Field(default=8, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Adam learning rate of the LoRA weights. Default: 1e-4 for a live teacher, which moves on with the student, and
+    1e-3 for a frozen one."""
+    prompts_per_step: int = Field(default=16, ge=1)
     """Rollouts per optimiser step."""
-    refresh_every: int = Field(default=4, ge=1)
+    refresh_every: int = Field(default=1, ge=1)
     """Optimiser steps between two refreshes of the rollouts from the served engine."""
 
 

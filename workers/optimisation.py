@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from reheatd.errors import ReheatdError
-from reheatd.options import ReheatOptions, RLOptions
+from reheatd.options import TrainingOptions
 
 
 class TrainingDivergedError(ReheatdError, ArithmeticError):
@@ -16,19 +16,22 @@ class TrainingDivergedError(ReheatdError, ArithmeticError):
 
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
     """Adam without weight decay. Its second moment forgets fast, because runs are tens of steps long."""
-    return torch.optim.Adam(parameters, lr=learning_rate, betas=(0.9, 0.95))
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate, betas=(0.9, 0.95))
+    for group in optimizer.param_groups:
+        group["initial_lr"] = learning_rate
+    return optimizer
 
 
 def optimizer_step(
     optimizer: torch.optim.Optimizer,
     parameters: list[torch.nn.Parameter],
-    options: ReheatOptions | RLOptions,
+    options: TrainingOptions,
     step: int,
 ) -> float:
     """Clips the gradients, takes an optimiser step and clears the gradients.
 
     Args:
-        options: Give the learning rate, the warm-up and the norm at which gradients are clipped.
+        options: Give the warm-up and the norm at which gradients are clipped.
         step: Optimiser steps taken before this one.
 
     Returns:
@@ -41,7 +44,7 @@ def optimizer_step(
     if norm != norm or norm == float("inf"):
         raise TrainingDivergedError(f"the gradient norm is {norm} at step {step}; lower the learning rate")
     for group in optimizer.param_groups:
-        group["lr"] = options.learning_rate * min(1.0, (step + 1) / max(1, options.warmup_steps))
+        group["lr"] = group["initial_lr"] * min(1.0, (step + 1) / max(1, options.warmup_steps))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm

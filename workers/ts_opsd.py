@@ -1,14 +1,19 @@
 """TS-OPSD: temperature-scaled on-policy self-distillation (arXiv 2606.00755).
 
-    L(theta) = E_x E_{y ~ pi_theta} [ 1/|y| sum_t D( softmax(z_c(s_t) / tau), pi_theta(. | s_t) ) ]
+    L(theta) = E_x E_{y ~ pi_theta} [ 1/|y| sum_t D( softmax(z(s_t) / tau), pi_theta(. | s_t) ) ]
 
-z_c are the logits of the policy that the job started from (`frozen`) or of the student itself (`live`). tau > 1 reheats
-and tau < 1 cools; the code for both is the same.
+z are the logits of the present student, without gradient (`live`, as in the paper), or of the policy that the job
+started from (`frozen`, a variant of ours). tau > 1 reheats and tau < 1 cools; the code for both is the same.
+
+The paper finds that tau is no dial for how far a policy goes: the stop is. Entropy rises slowly and then jumps within a
+step or two, and a policy that trains on runs away. So every step knows the student's entropy, which training computes
+anyway, before it changes the weights. Where that promises that the target is reached, the entropy on the probes is
+measured. A student that has gone beyond the target is taken back along the way it came, until it is inside.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,27 +22,39 @@ from reheatd.errors import BadInputError, EngineError
 from reheatd.jobs.contracts import ReheatSpec
 from reheatd.measures import EntropyEstimate
 from workers.checkpoint import Checkpoints
-from workers.losses import chunked_divergence, entropy, find_tau, logprobs_of_states
+from workers.losses import chunked_divergence, find_tau, logprobs_of_states, tempered_entropy
 from workers.optimisation import make_optimizer, optimizer_step
 from workers.policy import Policy, TokenBatch, micro_batches
 from workers.progress import Progress
 from workers.sampling.rollout import Rollout, Sampler, parent_entropy
 from workers.task_data import Messages
 
+LIVE_TAU = 1.2
+"""tau of the live teacher unless it is given; the paper's."""
+LEARNING_RATE = {"live": 1e-4, "frozen": 1e-3}
+"""Learning rates unless one is given. A live teacher moves on with the student, so it needs a smaller one."""
+FROZEN_REACH = 1.25
+"""Factor beyond the target of the frozen teacher's entropy. The student approaches this teacher only asymptotically, so
+it would never reach a teacher exactly at the target."""
 BISECTION_STATES = 192
 """Number of states whose full distributions are in memory while tau is searched."""
-TEACHER_REACH = 1.25
-"""Factor beyond the target that the teacher aims at first (1 / reach when cooling). The student approaches the teacher
-only asymptotically, so it would never reach a teacher exactly at the target."""
-AIM_GAIN = 0.5
-"""After every measurement, the teacher's aim is multiplied by (target / measured) ** AIM_GAIN."""
-MAX_AIM = 2.0
-"""The aim stays within this factor of the target, in both directions."""
 SLACK = 0.03
 """The target counts as reached this share of it early, which is less than the probe estimate's own standard error."""
 OVERSHOOT = 0.1
-"""If entropy is beyond the target by more than this share of it, training continues, back towards the target. A tau
-that the user chose would only lead further away, so with such a tau training stops."""
+"""A student whose entropy is beyond the target by more than this share of it is taken back."""
+RISE = 1.5
+"""Entropy is measured on the probes whenever it seems to have changed by this factor since the last measurement."""
+SPIKE = 10.0
+"""It is measured, too, after a gradient this many times as large as at the measurement before: entropy may have jumped
+in that step."""
+HALVINGS = 6
+"""Number of times that the way back into the target is halved, at most."""
+
+CHECKPOINT_STEPS = 4
+"""A checkpoint is due after this many steps; a worker that dies loses no more than these."""
+TINY = 1e-6
+
+Weights = list[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,18 @@ class ReheatOutcome:
     tau: float
     entropy_before: EntropyEstimate
     entropy_after: EntropyEstimate
-    stopped: Literal["target", "ceiling", "steps"]
+    stopped: Literal["target", "steps"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A student that was measured on the probes. All but the first belong to a student short of the target."""
+
+    entropy: EntropyEstimate
+    on_rollouts: float | None
+    """Its entropy on its rollouts, in nats per token; None until there are any."""
+    grad_norm: float | None
+    weights: Weights
 
 
 class Reheater:
@@ -69,101 +97,163 @@ class Reheater:
         self._prompts = prompts
         self._progress = progress
         self._checkpoints = checkpoints
-        self._optimizer = make_optimizer(policy.parameters(), spec.learning_rate)
-        self._tau = spec.tau or 1.0
-        self._goal = spec.max_entropy if spec.target_entropy is None else spec.target_entropy
-        """Probe entropy at which the run stops, in nats per token; None if it takes all its steps."""
-        self._aim = 0.0
-        """Probe entropy that the teacher aims at when tau is searched, in nats per token."""
+        self._optimizer = make_optimizer(policy.parameters(), spec.learning_rate or LEARNING_RATE[spec.teacher])
+        self._tau = spec.tau or (LIVE_TAU if spec.teacher == "live" else None)
+        """Temperature of the teacher; None until it has been found for a frozen teacher."""
+        self._upwards = spec.tau is None or spec.tau > 1
+        self._served_step = 0
+        """Step of the student that the sampler serves."""
+        self._saved_step = 0
 
     def run(self) -> ReheatOutcome:
         """Trains to the target or the step budget, from the checkpoint if there is one.
 
         The sampler then serves the final student.
+
+        Raises:
+            BadInputError: The policy is beyond the target already. A reheat never cools, and a cooling never heats.
+            TrainingDivergedError: A gradient is not finite.
         """
         spec = self._spec
-        step, before, measured = self._resume()
+        step, before, last = self._begin()
         rollouts: list[Rollout] = []
-        at_measurement: float | None = None
-        while step < spec.steps and not self._reached(before.mean, measured.mean):
-            if not rollouts:
-                rollouts = self._refresh(step)
-            if at_measurement is None and self._corrects_tau:
-                self._correct_tau(rollouts, measured, step)
+        while step < spec.steps and not self._is_inside(last.entropy.mean):
+            rollouts = rollouts or self._refresh(step)
             part, rollouts = rollouts[: spec.prompts_per_step], rollouts[spec.prompts_per_step :]
-            metrics = self._train_step(part, step)
+            if self._tau is None:
+                self._tau = self._find_tau(part, before)
+            metrics = self._backward(part)
+            if last.on_rollouts is None:
+                last = replace(last, on_rollouts=metrics["entropy"], grad_norm=metrics["grad_norm"])
+            if self._is_worth_measuring(last, metrics):
+                now = self._measure(step, metrics)
+                last = self._go_back(last, now, step) if self._is_beyond(now.entropy.mean) else now
+                if last is not now or self._is_inside(last.entropy.mean):
+                    break
+            optimizer_step(self._optimizer, self._policy.parameters(), spec, step)
             step += 1
             self._progress.report("training", step, metrics | {"tau": self._tau})
-            # The probe entropy is predicted from the student's entropy relative to the teacher's on the same states:
-            # now, and when it was measured. A prediction at the target or across it is worth a measurement. A live
-            # teacher moves with the student, so beside it the entropies on different states are compared.
-            yardstick = metrics["teacher_entropy"] if spec.teacher == "frozen" else 1.0
-            relative = max(metrics["entropy"], 1e-3) / max(yardstick, 1e-3)
-            at_measurement = at_measurement or relative
-            predicted = measured.mean * relative / at_measurement
-            crossed = self._passed(before.mean, predicted) != self._passed(before.mean, measured.mean)
-            if rollouts and step < spec.steps and not crossed and not self._reached(before.mean, predicted):
-                continue
-            self._sampler.publish(self._policy, step)
-            self._progress.report("measuring", step)
-            measured = self._sampler.measure_entropy(spec.seed + step)
-            self._progress.report("measuring", step, {"probe_entropy": measured.mean})
-            self._correct_aim(before, measured)
-            at_measurement = None
-            # A checkpoint holds no rollouts, so a resumed job begins with a refresh.
-            if not rollouts or self._reached(before.mean, measured.mean):
-                self._save(step, before, measured)
-        stop = "ceiling" if spec.target_entropy is None else "target"
-        reached = self._reached(before.mean, measured.mean)
-        return ReheatOutcome(step, self._tau, before, measured, stop if reached else "steps")
+            if not rollouts and step < spec.steps:
+                self._publish(step)
+                if step - self._saved_step >= CHECKPOINT_STEPS:
+                    self._save(step, before, last)
+        else:
+            if step and not self._is_inside(last.entropy.mean):
+                now = self._measure(step, None)
+                last = self._go_back(last, now, step) if self._is_beyond(now.entropy.mean) else now
+        stopped = "target" if self._is_inside(last.entropy.mean) else "steps"
+        return ReheatOutcome(step, self._tau or 1.0, before, last.entropy, stopped)
 
-    def _resume(self) -> tuple[int, EntropyEstimate, EntropyEstimate]:
-        """The step to begin with, the parent's entropy and the student's entropy."""
+    def _begin(self) -> tuple[int, EntropyEstimate, Measured]:
+        """The step to begin with, the parent's entropy and the student that was measured last."""
         loop = self._checkpoints.restore(self._policy, self._optimizer) if self._checkpoints else None
         if loop is None:
             before = parent_entropy(self._spec, self._sampler, self._progress)
-            if self._goal is not None:
-                self._aim = self._goal * (TEACHER_REACH if self._goal >= before.mean else 1 / TEACHER_REACH)
-            return 0, before, before
-        self._tau, self._aim = loop["tau"], loop["aim"]
-        self._sampler.publish(self._policy, loop["step"])
-        before, measured = (EntropyEstimate.model_validate(loop[key]) for key in ("before", "measured"))
-        return loop["step"], before, measured
+            if self._is_beyond(before.mean):
+                way, verb = ("below", "cools") if self._upwards else ("above", "heats")
+                raise BadInputError(
+                    f"target_entropy = {self._spec.target_entropy:.3f} nats per token is {way} the policy's entropy of "
+                    f"{before.mean:.3f} [{before.low:.3f}, {before.high:.3f}], but this job never {verb}; choose "
+                    f"another target, or a tau {'below' if self._upwards else 'above'} 1",
+                    param="target_entropy",
+                )
+            return 0, before, Measured(before, None, None, self._weights())
+        self._tau, self._saved_step = loop["tau"], loop["step"]
+        self._publish(loop["step"])
+        before, entropy = (EntropyEstimate.model_validate(loop[key]) for key in ("before", "entropy"))
+        return loop["step"], before, Measured(entropy, loop["on_rollouts"], loop["grad_norm"], loop["weights"])
 
-    def _save(self, step: int, before: EntropyEstimate, measured: EntropyEstimate) -> None:
+    def _save(self, step: int, before: EntropyEstimate, last: Measured) -> None:
         if self._checkpoints:
             loop = {
                 "step": step,
-                "before": before.model_dump(),
-                "measured": measured.model_dump(),
                 "tau": self._tau,
-                "aim": self._aim,
+                "before": before.model_dump(),
+                "entropy": last.entropy.model_dump(),
+                "on_rollouts": last.on_rollouts,
+                "grad_norm": last.grad_norm,
+                "weights": last.weights,
             }
             self._checkpoints.save(self._policy, self._optimizer, loop)
+            self._saved_step = step
 
-    @property
-    def _corrects_tau(self) -> bool:
-        """Whether tau is corrected towards the goal.
-
-        A tau that is given with a target is kept as the user chose it. A tau that is given with a ceiling is a maximum.
-        """
-        return self._spec.tau is None or (self._spec.target_entropy is None and self._goal is not None)
-
-    def _passed(self, before: float, now: float) -> bool:
-        """Whether entropy has moved from `before` as far as the goal, less the slack."""
-        target = self._goal
+    def _bounds(self) -> tuple[float, float]:
+        """The interval of entropies that count as the target, in nats per token; empty without a target."""
+        target = self._spec.target_entropy
         if target is None:
-            return False
-        return now >= target * (1 - SLACK) if target >= before else now <= target * (1 + SLACK)
+            return math.inf, -math.inf
+        down, up = (SLACK, OVERSHOOT) if self._upwards else (OVERSHOOT, SLACK)
+        return target * (1 - down), target * (1 + up)
 
-    def _reached(self, before: float, now: float) -> bool:
-        """Whether entropy has passed the goal and, if tau is corrected, is not far beyond it."""
-        target = self._goal
-        if target is None or not self._passed(before, now):
+    def _is_inside(self, entropy: float) -> bool:
+        low, high = self._bounds()
+        return low <= entropy <= high
+
+    def _is_beyond(self, entropy: float) -> bool:
+        if self._spec.target_entropy is None:
             return False
-        if not self._corrects_tau:
-            return True
-        return now <= target * (1 + OVERSHOOT) if target >= before else now >= target * (1 - OVERSHOOT)
+        low, high = self._bounds()
+        return entropy > high if self._upwards else entropy < low
+
+    def _is_worth_measuring(self, last: Measured, metrics: dict[str, float]) -> bool:
+        """Whether entropy may have reached the target since it was measured last, or may have jumped."""
+        if self._spec.target_entropy is None or last.on_rollouts is None or last.grad_norm is None:
+            return False
+        change = max(metrics["entropy"], TINY) / max(last.on_rollouts, TINY)
+        predicted = last.entropy.mean * change
+        moved = change if self._upwards else 1 / change
+        spiked = metrics["grad_norm"] > SPIKE * last.grad_norm
+        return self._is_inside(predicted) or self._is_beyond(predicted) or moved >= RISE or spiked
+
+    def _measure(self, step: int, metrics: dict[str, float] | None) -> Measured:
+        """Measures the present student on the probes."""
+        if self._served_step != step:
+            self._publish(step)
+        entropy = self._probe(step, step)
+        on_rollouts, grad_norm = (metrics["entropy"], metrics["grad_norm"]) if metrics else (None, None)
+        return Measured(entropy, on_rollouts, grad_norm, self._weights())
+
+    def _probe(self, step: int, seed: int) -> EntropyEstimate:
+        self._progress.report("measuring", step)
+        entropy = self._sampler.measure_entropy(self._spec.seed + seed)
+        self._progress.report("measuring", step, {"probe_entropy": entropy.mean})
+        return entropy
+
+    def _go_back(self, short: Measured, far: Measured, step: int) -> Measured:
+        """Takes the student back between `short` of the target and `far` beyond it, by halving the way.
+
+        Entropy changes continuously along the way, so some student on it is at the target. All are measured with the
+        same random numbers, so that they differ by their weights alone.
+
+        Returns:
+            A student inside the target or, if none was found, the nearest one short of it. The sampler serves it.
+        """
+        for number in range(1, HALVINGS + 1):
+            middle = [torch.lerp(one, other, 0.5) for one, other in zip(short.weights, far.weights, strict=True)]
+            self._set_weights(middle)
+            self._publish(step + number)
+            found = Measured(self._probe(step, step), None, None, middle)
+            if self._is_inside(found.entropy.mean):
+                return found
+            if self._is_beyond(found.entropy.mean):
+                far = found
+            else:
+                short = found
+        self._set_weights(short.weights)
+        self._publish(step + HALVINGS + 1)
+        return short
+
+    def _weights(self) -> Weights:
+        return [weight.detach().clone() for weight in self._policy.parameters()]
+
+    def _set_weights(self, weights: Weights) -> None:
+        with torch.no_grad():
+            for weight, value in zip(self._policy.parameters(), weights, strict=True):
+                weight.copy_(value)
+
+    def _publish(self, step: int) -> None:
+        self._sampler.publish(self._policy, step)
+        self._served_step = step
 
     def _refresh(self, step: int) -> list[Rollout]:
         """Samples the rollouts of the next `refresh_every` steps, one per prompt."""
@@ -178,50 +268,27 @@ class Reheater:
             raise EngineError(f"{self._sampler.model} sampled no tokens for any of {count} prompts; is it broken?")
         return rollouts
 
-    def _correct_aim(self, before: EntropyEstimate, measured: EntropyEstimate) -> None:
-        """Corrects the teacher's aim after a measurement.
+    def _find_tau(self, rollouts: list[Rollout], before: EntropyEstimate) -> float:
+        """The temperature at which a frozen teacher's entropy on these rollouts is `FROZEN_REACH` times the target.
 
-        This is integral control, because how closely the student follows the teacher depends on the policy, the LoRA
-        and the learning rate.
+        The training prompts are not the probes, so this is scaled by the ratio of the policy's entropies on both.
         """
-        target = self._goal
-        if target is None:
-            return
-        aim = self._aim * (target / max(measured.mean, 1e-3)) ** AIM_GAIN
-        self._aim = min(target * MAX_AIM, max(target / MAX_AIM, aim))
-        if self._passed(before.mean, measured.mean):
-            # The student follows as far as it should. An aim beyond the target would keep it beyond.
-            self._aim = min(self._aim, target) if target >= before.mean else max(self._aim, target)
-
-    def _correct_tau(self, rollouts: list[Rollout], measured: EntropyEstimate, step: int) -> None:
-        """Moves tau half of the way to the temperature at which the teacher's entropy is what it aims at now.
-
-        The student's states move along with its entropy. The whole way, which is found on the states of now, would
-        swing past the target and back.
-        """
-        found = self._search_tau(rollouts, measured)
-        self._tau = min(self._spec.tau or math.inf, found if step == 0 else math.sqrt(self._tau * found))
-
-    def _search_tau(self, rollouts: list[Rollout], measured: EntropyEstimate) -> float:
-        """The temperature at which the teacher's entropy on these rollouts is what it aims at.
-
-        The training prompts are not the probes, so the aim is scaled by the ratio of the student's entropies on both.
-        """
-        batch = _batch(rollouts[: self._spec.prompts_per_step], self._policy.device)
-        with torch.no_grad():
-            student = self._policy.hidden(batch)
-        student_entropy = float(entropy(logprobs_of_states(student, self._policy.head_VD, BISECTION_STATES)).mean())
-        if self._spec.teacher == "frozen":
-            with self._policy.as_teacher():
-                states = self._policy.hidden(batch)
-        else:
-            states = student
+        batch = _batch(rollouts, self._policy.device)
+        with self._policy.as_teacher():
+            states = self._policy.hidden(batch)
         logprobs_TV = logprobs_of_states(states, self._policy.head_VD, BISECTION_STATES)
-        prompts_to_probes = min(2.0, max(0.5, student_entropy / max(measured.mean, 1e-3)))
-        return find_tau(logprobs_TV, self._aim * prompts_to_probes, min_p=self._spec.min_p)
+        prompts_to_probes = min(2.0, max(0.5, tempered_entropy(logprobs_TV, 1.0) / max(before.mean, TINY)))
+        target = self._spec.target_entropy
+        assert target is not None  # a reheat without tau has one
+        return find_tau(logprobs_TV, FROZEN_REACH * target * prompts_to_probes, min_p=self._spec.min_p)
 
-    def _train_step(self, rollouts: list[Rollout], step: int) -> dict[str, float]:
-        """Takes one optimiser step on the mean over rollouts of the mean divergence over their tokens."""
+    def _backward(self, rollouts: list[Rollout]) -> dict[str, float]:
+        """Computes the gradient of the mean over rollouts of the mean divergence over their tokens.
+
+        Returns:
+            The loss, the student's and the teacher's entropy on the rollouts, all in nats per token, and the gradient's
+            norm.
+        """
         policy, spec = self._policy, self._spec
         totals = {"loss": 0.0, "entropy": 0.0, "teacher_entropy": 0.0}
         tokens = sum(len(rollout.token_ids) for rollout in rollouts)
@@ -236,7 +303,7 @@ class Reheater:
             divergence_T, student_T, teacher_T = chunked_divergence(
                 policy.hidden(batch),
                 policy.head_VD,
-                tau=self._tau,
+                tau=self._tau or 1.0,
                 kind=spec.divergence,
                 teacher_TD=teacher_TD,
                 min_p=spec.min_p,
@@ -247,8 +314,8 @@ class Reheater:
             totals["loss"] += loss.item()
             totals["entropy"] += float(student_T.sum()) / tokens
             totals["teacher_entropy"] += float(teacher_T.sum()) / tokens
-        grad_norm = optimizer_step(self._optimizer, policy.parameters(), spec, step)
-        return totals | {"grad_norm": grad_norm}
+        gradients = [weight.grad for weight in policy.parameters() if weight.grad is not None]
+        return totals | {"grad_norm": float(torch.nn.utils.get_total_norm(gradients))}
 
 
 def _batch(rollouts: Sequence[Rollout], device: torch.device) -> TokenBatch:

@@ -142,8 +142,10 @@ def run_arm(
         prompts = [problem.messages for problem in training_problems(seed)]
         spec = ReheatSpec(
             **job_fields(seed),
+            teacher="frozen",
             tau=choice.tau,
             steps=sizes.reheat_steps,
+            refresh_every=4,
             prompts_per_step=REHEAT_PROMPTS_PER_STEP,
             max_tokens=COMPLETION_TOKENS,
         )

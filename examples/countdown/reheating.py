@@ -42,7 +42,7 @@ HELD_OUT = 384
 
 @dataclass(frozen=True)
 class Trial:
-    """One TS-OPSD run, with the settings that differ from the defaults."""
+    """One TS-OPSD run, with the settings that differ from a frozen teacher with fresh rollouts every four steps."""
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -118,7 +118,7 @@ def run(item: tuple[Trial, int], folder: Path) -> Reached:
     )
     trained = 0
     if trial.steps:
-        settings: dict[str, Any] = {"tau": TAU, "steps": trial.steps} | trial.settings
+        settings = {"teacher": "frozen", "tau": TAU, "steps": trial.steps, "refresh_every": 4} | trial.settings
         if settings.get("teacher") == "live":
             settings["target_entropy"] = _fold_entropy(folder, parent)
         spec = ReheatSpec(

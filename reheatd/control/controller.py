@@ -9,7 +9,7 @@ from pathlib import Path
 from reheatd.adapters.swap import SwapResult
 from reheatd.control.dependencies import Dependencies
 from reheatd.control.runner import JobRunner
-from reheatd.control.specs import check_request
+from reheatd.control.specs import check_collapsed, check_request
 from reheatd.control.states import IDLE, State
 from reheatd.entropy.series import Window
 from reheatd.errors import ConflictError, QueueFullError
@@ -76,7 +76,8 @@ class Controller:
         """Queues a user's job.
 
         Raises:
-            BadInputError: The request does not fit this policy; `param` names the option.
+            BadInputError: The request does not fit this policy, or asks for a reheat of one that has not collapsed;
+                `param` names the option.
             QueueFullError: `control.max_queued` jobs are waiting already.
         """
         monitor = self._dependencies.monitor
@@ -88,6 +89,8 @@ class Controller:
             baseline=baseline and baseline.mean,
             default_target=monitor.thresholds and monitor.thresholds.target,
         )
+        promoted = self._dependencies.swaps.promoted
+        check_collapsed(request, monitor.verdict, monitor.latest_estimate(promoted), monitor.thresholds)
         queued = [job for job in self.waiting() if job.status is JobStatus.QUEUED]
         if len(queued) >= self._settings.max_queued:
             raise QueueFullError(

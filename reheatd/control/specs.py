@@ -7,10 +7,15 @@ from typing import Any, Literal, TypeGuard, TypeVar
 from reheatd.adapters.lineage import Lineage
 from reheatd.config import Settings
 from reheatd.control.dependencies import ServedPolicy
+from reheatd.entropy.detector import Verdict
+from reheatd.entropy.regime import Thresholds
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import JobRequest, JobResult, ReheatRequest, ReheatSpec, RLRequest, RLSpec
 from reheatd.measures import Accuracy, EntropyEstimate, PassAtK
 from reheatd.options import Options, ProbeOptions, ReheatOptions, RLOptions, TaskOptions
+
+FORCED_RISE = 1.2
+"""A reheat that is forced on a policy that has not collapsed leads to this many times its entropy by default."""
 
 Merged = TypeVar("Merged", ReheatOptions, RLOptions)
 
@@ -70,6 +75,33 @@ def _check_reheat(
         )
 
 
+def check_collapsed(
+    request: JobRequest, verdict: Verdict | None, entropy: EntropyEstimate | None, limits: Thresholds | None
+) -> None:
+    """Checks that a reheat was asked for a policy that has collapsed, or with `force`.
+
+    A healthy policy whose own smoothed distribution is its teacher runs away (arXiv 2606.00755). A policy of unknown
+    entropy is not refused here; its worker measures it.
+
+    Args:
+        verdict: Verdict on the policy.
+        entropy: Newest estimate of its entropy.
+        limits: Its thresholds.
+
+    Raises:
+        BadInputError: The policy has not collapsed.
+    """
+    if not isinstance(request, ReheatRequest) or not request.heats or request.force or verdict == "collapsed":
+        return
+    if entropy is None or limits is None or entropy.mean < limits.collapsed:
+        return
+    raise BadInputError(
+        f"the policy has not collapsed: its entropy is {entropy.mean:.3f} [{entropy.low:.3f}, {entropy.high:.3f}] nats "
+        f"per token, and the threshold is {limits.collapsed:.3f} ({limits.because}); force insists",
+        param="force",
+    )
+
+
 def merged(configured: Merged, request: JobRequest) -> Merged:
     """The configured options, replaced by those that a request gives."""
     return type(configured).model_validate(configured.model_dump() | request.given())
@@ -80,8 +112,8 @@ def target_entropy(
 ) -> float | None:
     """The entropy at which a reheat stops, in nats per token.
 
-    A target that the request gives wins. A request with tau alone has no target. Any other request has the configured
-    one or, if none is configured, the default one.
+    A target that the request gives wins, then the configured one, then the default one. A request with a tau below 1
+    has only a target that it gives: it cools, and the others say how far to heat.
 
     Returns:
         None if there is no target, or if it is not known yet.
@@ -91,7 +123,7 @@ def target_entropy(
         return request.target_entropy
     if "target_ratio" in given:
         ratio = request.target_ratio
-    elif given.get("tau") is not None:
+    elif given.get("tau") is not None and given["tau"] < 1:
         return None
     elif configured.target_entropy is not None:
         return configured.target_entropy
@@ -118,7 +150,7 @@ def build_spec(
 ) -> ReheatSpec | RLSpec:
     """The specification of a requested job; options that the request does not give come from the settings.
 
-    All paths are absolute. A reheat with tau > 1 and without a target gets a ceiling from `ceiling_ratio`.
+    All paths are absolute.
 
     Args:
         baseline: Mean entropy of the base model on the probes, in nats per token.
@@ -158,11 +190,10 @@ def build_spec(
         return RLSpec(**common, **merged(settings.rl, request).model_dump())
     options = merged(settings.reheat, request)
     target = target_entropy(request, settings.reheat, baseline, default_target)
-    ceiling = None
-    if target is None and options.tau is not None and options.tau > 1:
-        start = baseline if parent_entropy is None else max(baseline, parent_entropy.mean)
-        ceiling = options.ceiling_ratio * start
-    return ReheatSpec(**common, **{**options.model_dump(), "target_entropy": target}, max_entropy=ceiling)
+    gives_target = {"target_ratio", "target_entropy"} & set(request.given())
+    if request.force and request.heats and not gives_target and parent_entropy is not None:
+        target = max(target or 0.0, FORCED_RISE * parent_entropy.mean)
+    return ReheatSpec(**common, **{**options.model_dump(), "target_entropy": target})
 
 
 def lineage_fields(spec: ReheatSpec | RLSpec, result: JobResult, policy: ServedPolicy) -> dict[str, Any]:

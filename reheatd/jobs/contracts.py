@@ -57,9 +57,6 @@ class ReheatSpec(JobBase, ReheatOptions):
     """A TS-OPSD job. It stops when the entropy on the probes reaches `target_entropy`; None means no target."""
 
     kind: Literal["reheat"] = "reheat"
-    max_entropy: float | None = Field(default=None, gt=0)
-    """Probe entropy, in nats per token, at which a job with tau > 1 and without a target stops before its last step. A
-    tau that leads beyond is lowered."""
 
 
 class RLSpec(JobBase, RLOptions):
@@ -90,7 +87,7 @@ class JobResult(Contract):
     metrics: dict[str, float] = Field(default_factory=dict)
     """The last values of the training metrics."""
     stopped: str
-    """Why training ended: `target`, `ceiling` or `steps`."""
+    """Why training ended: `target` or `steps`."""
     seconds: float
 
 
@@ -132,6 +129,10 @@ class JobEvent(JobProgress):
     error: str | None = None
 
 
+NOT_OPTIONS = {"kind", "seed", "force"}
+"""Fields of a request that are no options of the job, so the configuration has none of them."""
+
+
 class RequestBase(Contract):
     """The options that a user gives for one job. Options that are not given come from the configuration."""
 
@@ -140,7 +141,7 @@ class RequestBase(Contract):
 
     def given(self) -> dict[str, Any]:
         """The options that were given, by name."""
-        return {name: getattr(self, name) for name in self.model_fields_set - {"kind", "seed"}}
+        return {name: getattr(self, name) for name in self.model_fields_set - NOT_OPTIONS}
 
     @model_serializer(mode="wrap")
     def _given_only(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -154,6 +155,13 @@ class ReheatRequest(RequestBase, ReheatOptions):
     """A request for a reheat, or for a cooling if tau is below 1."""
 
     kind: Literal["reheat"] = "reheat"
+    force: bool = False
+    """Whether a policy is reheated although it has not collapsed. Unless a target is given, its entropy then rises by a
+    fifth."""
+
+    @property
+    def heats(self) -> bool:
+        return self.tau is None or self.tau > 1
 
 
 class RLRequest(RequestBase, RLOptions):

@@ -86,7 +86,7 @@ class JobReport(Contract):
     steps: int
     """Optimiser steps taken."""
     stopped: str
-    """Why training ended: `target`, `ceiling` or `steps`."""
+    """Why training ended: `target` or `steps`."""
     seconds: float
     """Time from the start of the job to its result."""
     tau: float | None

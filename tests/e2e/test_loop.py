@@ -48,6 +48,9 @@ path = "{folder}/task.jsonl"
 reward = "letters:reward"
 eval_count = 8
 [reheat]
+teacher = "frozen"
+refresh_every = 4
+prompts_per_step = 8
 target_ratio = 0.85
 learning_rate = 2e-3
 steps = 80

@@ -8,7 +8,9 @@ import pytest
 from reheatd.adapters.lineage import Lineage
 from reheatd.config import Settings
 from reheatd.control.dependencies import ServedPolicy
-from reheatd.control.specs import build_spec, check_request, lineage_kind
+from reheatd.control.specs import build_spec, check_collapsed, check_request, lineage_kind
+from reheatd.entropy.detector import Verdict
+from reheatd.entropy.regime import Thresholds
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import ReheatSpec, RLSpec, parse_request
 from reheatd.measures import EntropyEstimate
@@ -50,7 +52,7 @@ def test_unset_fields_come_from_the_settings_and_paths_are_absolute(tmp_path: Pa
     spec = spec_of(tmp_path, kind="reheat", tau=1.5)
     assert isinstance(spec, ReheatSpec)
     assert (spec.steps, spec.min_p, spec.lora.rank, spec.probes.probe_count) == (7, 0.1, 4, 5)
-    assert (spec.tau, spec.target_entropy, spec.parent_version) == (1.5, None, 3)
+    assert (spec.tau, spec.target_entropy, spec.parent_version) == (1.5, pytest.approx(1.6), 3)
     assert spec.output_dir == Path("relative/jobs/reheat-1").resolve()
     assert spec.task.path == Path("tasks.jsonl").resolve()
     assert spec.task.reward_timeout_s == 2.5
@@ -63,15 +65,57 @@ def test_a_request_wins_over_the_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_fields", "ceiling"),
-    [({"tau": 1.5}, 2.4), ({"tau": 0.5}, None), ({"tau": 1.5, "target_ratio": 0.9}, None), ({}, None)],
+    ("request_fields", "target"),
+    [
+        ({}, 0.3),
+        ({"force": True}, 1.2 * 0.9),
+        ({"force": True, "tau": 1.5}, 1.2 * 0.9),
+        ({"force": True, "target_entropy": 1.0}, 1.0),
+        ({"force": True, "tau": 0.5}, None),
+    ],
 )
-def test_heating_by_tau_alone_has_a_ceiling(
-    tmp_path: Path, request_fields: dict[str, Any], ceiling: float | None
-) -> None:
-    spec = spec_of(tmp_path, kind="reheat", **request_fields)
+def test_a_forced_reheat_rises_by_a_fifth(tmp_path: Path, request_fields: dict[str, Any], target: float | None) -> None:
+    spec = build_spec(
+        parse_request({"kind": "reheat", **request_fields}),
+        Settings.model_validate({"data_dir": tmp_path}),
+        ServedPolicy("tiny", tmp_path, "digest", vocabulary=100),
+        job_id="reheat-1",
+        gateway_url="http://gateway",
+        parent_version=3,
+        parent_adapter=tmp_path,
+        baseline=2.0,
+        default_target=0.3,
+        parent_entropy=entropy(0.9),
+    )
     assert isinstance(spec, ReheatSpec)
-    assert spec.max_entropy == (ceiling if ceiling is None else pytest.approx(ceiling))
+    assert spec.target_entropy == (target if target is None else pytest.approx(target))
+
+
+LIMITS = Thresholds(0.2, 0.24, None, 0.3, "10% of the baseline")
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "verdict", "mean"),
+    [
+        ({"kind": "reheat"}, "collapsed", 0.15),
+        ({"kind": "reheat"}, "collapsed", 0.23),
+        ({"kind": "reheat"}, "warning", 0.19),
+        ({"kind": "reheat"}, None, None),
+        ({"kind": "reheat", "force": True}, "ok", 1.9),
+        ({"kind": "reheat", "tau": 0.5}, "ok", 1.9),
+        ({"kind": "rl"}, "ok", 1.9),
+    ],
+)
+def test_collapsed_policies_are_reheated_and_others_with_force(
+    request_fields: dict[str, Any], verdict: Verdict | None, mean: float | None
+) -> None:
+    check_collapsed(parse_request(request_fields), verdict, mean and entropy(mean), LIMITS)
+
+
+@pytest.mark.parametrize(("verdict", "mean"), [("ok", 1.9), ("warning", 0.22), ("too_hot", 7.0)])
+def test_a_policy_that_has_not_collapsed_is_not_reheated(verdict: Verdict, mean: float) -> None:
+    with pytest.raises(BadInputError, match=rf"{mean:.3f} .* threshold is 0.200 \(10% of the bas"):
+        check_collapsed(parse_request({"kind": "reheat", "tau": 1.5}), verdict, entropy(mean), LIMITS)
 
 
 def test_what_is_known_of_the_parent_is_not_measured_again(tmp_path: Path) -> None:
@@ -103,7 +147,8 @@ def test_what_is_known_of_the_parent_is_not_measured_again(tmp_path: Path) -> No
         ({}, 1.6),
         ({"target_ratio": 0.5}, 1.0),
         ({"target_entropy": 0.3}, 0.3),
-        ({"tau": 2.0}, None),
+        ({"tau": 2.0}, 1.6),
+        ({"tau": 0.5}, None),
         ({"tau": 0.5, "target_ratio": 0.35}, 0.7),
     ],
 )

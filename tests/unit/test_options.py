@@ -14,7 +14,7 @@ from reheatd.errors import BadInputError, ConfigError
 from reheatd.jobs.contracts import ReheatSpec, RLSpec, parse_request
 from reheatd.options import ReheatOptions, RLOptions
 
-OTHER_VALUES: dict[str, Any] = {"teacher": "live", "divergence": "jsd", "normalisation": "constant"}
+OTHER_VALUES: dict[str, Any] = {"teacher": "frozen", "divergence": "jsd", "normalisation": "constant"}
 
 
 def other_value(options: type[ReheatOptions | RLOptions], name: str) -> Any:
@@ -112,7 +112,7 @@ def test_an_option_that_is_added_appears_everywhere(model: str, spec: str, table
         ({"kind": "rl", "max_tokens": 1024}, "max_tokens", "policy.max_model_len = 1024"),
         ({"kind": "rl", "group_sise": 4}, "group_sise", "did you mean group_size?"),
         ({"kind": "rl", "steps": None}, "steps", "whole number"),
-        ({"kind": "reheat", "teacher": "cold"}, "teacher", "'frozen' or 'live'"),
+        ({"kind": "reheat", "teacher": "cold"}, "teacher", "'live' or 'frozen'"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(request_fields: dict[str, Any], param: str, says: str) -> None:
@@ -131,7 +131,8 @@ def test_a_request_may_take_an_option_back_that_is_configured(tmp_path: Path) ->
     [
         ({}, {"target_entropy": 0.4}, 0.4),
         ({"target_ratio": 0.5}, {"target_entropy": 0.4}, 1.0),
-        ({"tau": 1.5}, {"target_entropy": 0.4}, None),
+        ({"tau": 1.5}, {"target_entropy": 0.4}, 0.4),
+        ({"tau": 0.5}, {"target_entropy": 0.4}, None),
         ({}, {"tau": 1.2}, 0.3),
         ({}, {"target_ratio": 0.85}, 1.7),
         ({}, {}, 0.3),
