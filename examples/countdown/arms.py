@@ -73,10 +73,17 @@ class CountingSampler(InProcessSampler):
     samples = 0
 
     def sample(
-        self, prompts: Sequence[Messages], *, n: int, max_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[Messages],
+        *,
+        n: int,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        top_p: float = 1.0,
     ) -> list[list[Rollout]]:
         self.samples += len(prompts) * n
-        return super().sample(prompts, n=n, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        return super().sample(prompts, n=n, max_tokens=max_tokens, temperature=temperature, seed=seed, top_p=top_p)
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
         self.samples += PROBES
