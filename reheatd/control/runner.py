@@ -144,9 +144,7 @@ class JobRunner:
             why = f"{job.job_id} waits for approval of {name}: no evidence from the gate on {unclear}"
             self._ledger.advance(self.record, JobStatus.AWAITING_APPROVAL, self._idle_state(), why)
         else:
-            why = f"{name} passed the gates" + (
-                f", but there was no evidence from the gate on {unclear}" if undecided else ""
-            )
+            why = f"{name} passed the gates" + (f" without evidence from the gate on {unclear}" if undecided else "")
             self._ledger.advance(self.record, JobStatus.SWAPPING, State.SWAPPING, why)
 
     def _resume_approved(self) -> None:
