@@ -110,7 +110,7 @@ def job_progress(job: Job) -> str:
     if job.status.is_final:
         return ""
     if asks(job):
-        return "no evidence from the gate on " + ", ".join(g.name for g in job.gates if g.outcome == "no_evidence")
+        return "no evidence: " + ", ".join(g.name for g in job.gates if g.outcome == "no_evidence")
     step = f"step {job.step} of {job.steps}" if job.steps else ""
     phase = f"{job.phase} {job.done} of {job.of}" if job.phase and job.of else job.phase
     return ", ".join(part for part in (step, phase) if part)

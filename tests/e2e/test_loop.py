@@ -46,6 +46,10 @@ max_tokens = 32
 path = "{folder}/task.jsonl"
 reward = "letters:reward"
 eval_count = 8
+eval_samples = 2
+[gate]
+accuracy_tolerance = 1.0
+no_evidence = "pass"
 [reheat]
 learning_rate = 2e-3
 steps = 80

@@ -75,8 +75,9 @@ def test_the_whole_distribution_is_sampled_unless_less_is_asked_for() -> None:
     script = Script(completions=lambda body: (200, chat_answer([entry(-1.0, [])])))
 
     async def sample(client: EngineClient) -> None:
-        for options in ({}, {"top_p": 0.7}):
-            await client.chat("policy", [{"role": "user", "content": "?"}], max_tokens=1, **options)
+        question = [{"role": "user", "content": "?"}]
+        await client.chat("policy", question, max_tokens=1)
+        await client.chat("policy", question, max_tokens=1, top_p=0.7)
 
     run(script, sample)
     assert [body["top_p"] for _, body in script.asked] == [1.0, 0.7]
