@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from cli import doctor
+from cli import doctor, render
 from cli.main import main
 from reheatd.adapters.lineage import Lineage
 from reheatd.api.schemas import VersionView
