@@ -43,7 +43,14 @@ class RecordedSampler:
         pass
 
     def sample(
-        self, prompts: Sequence[Messages], *, n: int, max_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[Messages],
+        *,
+        n: int,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        top_p: float = 1.0,
     ) -> list[list[Rollout]]:
         if [len(group) for group in self._groups] != [n] * len(prompts):
             raise ValueError(f"asked for {len(prompts)} x {n} rollouts, recorded are {len(self._groups)} groups")

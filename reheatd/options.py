@@ -8,7 +8,7 @@ that is added here appears in all of these places.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from reheatd.measures import Contract
 
@@ -129,12 +129,29 @@ class TaskOptions(Options):
     reward_timeout_s: float = Field(default=5.0, gt=0)
     """Longest time a reward may take for one completion, in seconds; a reward that takes longer is killed and scores
     0."""
-    eval_count: int = Field(default=48, ge=1)
-    """Held-out problems on which accuracy before and after a job is compared."""
-    eval_samples: int = Field(default=4, ge=0)
-    """Completions per held-out problem, at temperature 1, from which pass@k is measured; 0 turns pass@k off."""
-    eval_max_tokens: int = Field(default=48, ge=1)
-    """Longest answer to a held-out problem, in tokens."""
+    eval_count: int = Field(default=128, ge=1)
+    """Held-out problems on which accuracy before and after a job is compared; at most half of all problems. With fewer,
+    the accuracy gate more often has no evidence."""
+    eval_samples: int = Field(default=8, ge=1)
+    """Answers k per held-out problem, from which avg@k and pass@k are measured."""
+    eval_temperature: float = Field(default=1.0, ge=0, le=2)
+    """Sampling temperature of the answers. 0 decodes greedily, which gives one answer: set eval_samples to 1 with
+    it."""
+    eval_top_p: float = Field(default=0.7, gt=0, le=1)
+    """Share of the probability from which the answers are sampled: the most probable tokens that hold it. Below 1, the
+    tail that a reheat warms on purpose does not count as a loss of accuracy; 0.7 is the paper's value."""
+    eval_max_tokens: int | None = Field(default=None, ge=1)
+    """Longest answer to a held-out problem, in tokens. Default: as long as rollouts of continued RL, which is a job's
+    own max_tokens if the job is one of RL, and `rl.max_tokens` for all others."""
+
+    @model_validator(mode="after")
+    def _greedy_is_one_answer(self) -> "TaskOptions":
+        if self.eval_temperature == 0 and self.eval_samples > 1:
+            raise ValueError(
+                f"eval_temperature = 0 gives the same answer each time, but eval_samples = {self.eval_samples}; set "
+                "eval_samples to 1, or sample at a temperature above 0"
+            )
+        return self
 
 
 class ProbeOptions(Options):

@@ -1,4 +1,4 @@
-"""Accuracy (greedy) and pass@k (temperature 1) on held-out problems, through the served engine."""
+"""Accuracy (avg@k) and pass@k on held-out problems, from one set of sampled answers."""
 
 import math
 import statistics
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 from reheatd.errors import EngineError
-from reheatd.measures import Accuracy, PassAtK, PassRate
+from reheatd.measures import Accuracy, PassRate
+from reheatd.options import TaskOptions
 from workers.rewards.scoring import Scorer
 from workers.sampling.rollout import Batch, Rollout, Sampler
-from workers.task_data import Problem
+from workers.task_data import Problem, problem_set_digest
 
 SOLVED_REWARD = 0.5
 """A problem counts as solved if its reward is at least this."""
@@ -26,83 +27,71 @@ def wilson_interval(successes: float, trials: float, confidence: float) -> tuple
     return max(0.0, min(share, (centre - half) / scale)), min(1.0, max(share, (centre + half) / scale))
 
 
-def measure_accuracy(
-    sampler: Sampler, problems: Sequence[Problem], scorer: Scorer, *, max_tokens: int, confidence: float = 0.95
-) -> Accuracy:
-    """The share of `problems` that the sampled version solves.
+def evaluation_batch(problems: Sequence[Problem], task: TaskOptions, max_tokens: int, seed: int) -> Batch:
+    """The batch of answers from which accuracy is measured, at the task's own sampling settings.
+
+    Args:
+        max_tokens: Longest answer, unless `task.eval_max_tokens` sets it.
+    """
+    return Batch(
+        [problem.messages for problem in problems],
+        n=task.eval_samples,
+        max_tokens=task.eval_max_tokens or max_tokens,
+        temperature=task.eval_temperature,
+        seed=seed,
+        top_p=task.eval_top_p,
+    )
+
+
+def measure_accuracy(sampler: Sampler, problems: Sequence[Problem], scorer: Scorer, batch: Batch) -> Accuracy:
+    """Accuracy of the sampled version on `problems`, from the answers to `batch`, whose prompts are theirs.
 
     Raises:
-        EngineError: A problem got no answer. A share of fewer problems could not be compared with others.
+        EngineError: A problem got fewer than `batch.n` answers.
     """
-    sampled = sampler.sample(**vars(greedy_batch(problems, max_tokens)))
-    return accuracy_of(sampled, problems, scorer, model=sampler.model, confidence=confidence)
-
-
-def greedy_batch(problems: Sequence[Problem], max_tokens: int) -> Batch:
-    """The batch of samples from which accuracy is measured."""
-    return Batch([problem.messages for problem in problems], n=1, max_tokens=max_tokens, temperature=0.0, seed=0)
+    return accuracy_of(sampler.sample(**vars(batch)), problems, scorer, model=sampler.model, samples=batch.n)
 
 
 def accuracy_of(
-    sampled: Sequence[list[Rollout]],
-    problems: Sequence[Problem],
-    scorer: Scorer,
-    *,
-    model: str,
-    confidence: float = 0.95,
-) -> Accuracy:
-    """Accuracy from the answers to a `greedy_batch`.
-
-    Raises:
-        EngineError: A problem got no answer.
-    """
-    missing = sum(not rollouts for rollouts in sampled)
-    if missing:
-        raise EngineError(f"{model} gave no answer to {missing} of {len(problems)} held-out problems")
-    solved = sum(_solved(problems, sampled, scorer))
-    low, high = wilson_interval(solved, len(problems), confidence)
-    return Accuracy(value=solved / len(problems), low=low, high=high, problems=len(problems))
-
-
-def measure_pass_at_k(
-    sampler: Sampler, problems: Sequence[Problem], scorer: Scorer, *, samples: int, max_tokens: int, seed: int
-) -> PassAtK:
-    """pass@k of the sampled version at temperature 1, for k = 1, 2, 4, ... up to `samples`.
-
-    Raises:
-        EngineError: A problem got fewer than `samples` answers.
-    """
-    sampled = sampler.sample(**vars(sampled_batch(problems, samples, max_tokens, seed)))
-    return pass_at_k_of(sampled, problems, scorer, model=sampler.model, samples=samples)
-
-
-def sampled_batch(problems: Sequence[Problem], samples: int, max_tokens: int, seed: int) -> Batch:
-    """The batch of samples from which pass@k is measured."""
-    prompts = [problem.messages for problem in problems]
-    return Batch(prompts, n=samples, max_tokens=max_tokens, temperature=1.0, seed=seed)
-
-
-def pass_at_k_of(
     sampled: Sequence[list[Rollout]], problems: Sequence[Problem], scorer: Scorer, *, model: str, samples: int
-) -> PassAtK:
-    """pass@k from the answers to a `sampled_batch`.
+) -> Accuracy:
+    """Accuracy from the answers to a batch.
 
     Raises:
-        EngineError: A problem got fewer than `samples` answers.
+        EngineError: A problem got fewer than `samples` answers, so its outcome could not be compared with another
+            version's.
     """
     short = sum(len(rollouts) < samples for rollouts in sampled)
     if short:
-        raise EngineError(f"{model} gave fewer than {samples} answers to {short} of {len(problems)} problems")
-    solved = _solved(problems, sampled, scorer)
-    ks = [1 << power for power in range(samples.bit_length())]
-    return PassAtK(rates=[pass_rate(solved, samples, k) for k in ks], problems=len(problems), samples=samples)
-
-
-def _solved(problems: Sequence[Problem], sampled: Sequence[list[Rollout]], scorer: Scorer) -> list[int]:
-    """Counts the solved completions of each problem."""
+        raise EngineError(f"{model} gave fewer than {samples} answers to {short} of {len(problems)} held-out problems")
     pairs = [(r.text, problem.answer) for problem, rollouts in zip(problems, sampled, strict=True) for r in rollouts]
     rewards = iter(scorer.score_all(pairs))
-    return [sum(next(rewards) >= SOLVED_REWARD for _ in rollouts) for rollouts in sampled]
+    return accuracy_from(
+        [sum(next(rewards) >= SOLVED_REWARD for _ in rollouts) for rollouts in sampled],
+        samples,
+        problem_set_digest(problems),
+    )
+
+
+def accuracy_from(solved: Sequence[int], samples: int, problem_set: str) -> Accuracy:
+    """Accuracy with all its figures.
+
+    Args:
+        solved: Solved answers of each problem, out of `samples`.
+        problem_set: Digest of the problems.
+    """
+    rates = [pass_rate(solved, samples, 1 << power) for power in range(samples.bit_length())]
+    mean = rates[0]  # avg@k is pass@1
+    return Accuracy(
+        value=mean.value,
+        low=mean.low,
+        high=mean.high,
+        problems=len(solved),
+        samples=samples,
+        solved=list(solved),
+        problem_set=problem_set,
+        pass_at=rates,
+    )
 
 
 def pass_rate(solved: Sequence[int], samples: int, k: int) -> PassRate:

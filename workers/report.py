@@ -7,7 +7,7 @@ from reheatd.errors import ReheatdError
 from reheatd.files import publish_folder
 from reheatd.jobs.contracts import JobResult, ReheatSpec, RLSpec
 from reheatd.jobs.report import REPORT_FILE, Comparison, JobReport
-from reheatd.measures import Accuracy, EntropyEstimate, PassAtK, PassRate
+from reheatd.measures import Accuracy, EntropyEstimate, PassRate
 from workers.report_plots import plot_layers, plot_pass_at_k, plot_positions, plot_top_k
 
 MARKDOWN_FILE = "report.md"
@@ -33,8 +33,6 @@ def make_report(spec: ReheatSpec | RLSpec, result: JobResult, comparison: Compar
         entropy_after=result.entropy_after,
         accuracy_before=result.accuracy_before,
         accuracy_after=result.accuracy_after,
-        pass_at_k_before=result.pass_at_k_before,
-        pass_at_k_after=result.pass_at_k_after,
         comparison=comparison,
     )
 
@@ -55,8 +53,7 @@ def write_report(folder: Path, report: JobReport) -> None:
             plot_positions(scratch / POSITIONS_PLOT, report.comparison)
             plot_layers(scratch / LAYERS_PLOT, report.comparison)
             plot_top_k(scratch / TOP_K_PLOT, report.comparison)
-            if report.pass_at_k_before is not None and report.pass_at_k_after is not None:
-                plot_pass_at_k(scratch / PASS_PLOT, report.pass_at_k_before, report.pass_at_k_after)
+            plot_pass_at_k(scratch / PASS_PLOT, report.accuracy_before.pass_at, report.accuracy_after.pass_at)
     except OSError as error:
         raise ReheatdError(
             f"the report of {report.job_id} cannot be written to {folder}: {error.strerror or error}; "
@@ -76,7 +73,7 @@ def markdown(report: JobReport) -> Iterator[str]:
         ("Entropy by completion position", POSITIONS_PLOT),
         ("Top candidates in the same states", TOP_K_PLOT),
         ("Hidden states in the same states", LAYERS_PLOT),
-        *([("pass@k on held-out problems", PASS_PLOT)] if report.pass_at_k_after is not None else []),
+        ("pass@k on held-out problems", PASS_PLOT),
     ):
         yield from ("", f"## {title}", "", f"![{title}]({plot})")
     yield from ("", f"## Candidates and divergence over {comparison.states} states", "")
@@ -110,8 +107,7 @@ def _summary(report: JobReport) -> list[Row]:
         ("target entropy", "", target),
         ("tau", "", "none" if report.tau is None else f"{report.tau:.3f}"),
         ("steps", "", f"{report.steps}, stopped by {report.stopped}"),
-        ("accuracy, greedy", _share(report.accuracy_before), _share(report.accuracy_after)),
-        *_pass_rows(report.pass_at_k_before, report.pass_at_k_after),
+        *_accuracy_rows(report.accuracy_before, report.accuracy_after),
         ("top-10 overlap", "", f"{top.overlap:.1%}"),
         ("mass on its own top 10", f"{top.parent_mass:.1%}", f"{top.student_mass:.1%}"),
         ("last-layer similarity", "", f"{comparison.layers[-1].mean:.4f}"),
@@ -119,11 +115,18 @@ def _summary(report: JobReport) -> list[Row]:
     return rows
 
 
-def _pass_rows(before: PassAtK | None, after: PassAtK | None) -> list[Row]:
-    if before is None or after is None:
-        return []
-    pairs = zip(before.rates, after.rates, strict=True)
-    return [(f"pass@{old.k}, temperature 1", _share(old), _share(new)) for old, new in pairs]
+def _accuracy_rows(before: Accuracy, after: Accuracy) -> list[Row]:
+    """avg@k, which is pass@1, how many problems got more or fewer answers right, and pass@k for k above 1."""
+    pairs = list(zip(before.solved, after.solved, strict=True))
+    won, lost = sum(new > old for old, new in pairs), sum(new < old for old, new in pairs)
+    return [
+        (f"accuracy, avg@{after.samples}", _share(before), _share(after)),
+        ("problems solved more often, less often", "", f"{won}, {lost} of {after.problems}"),
+        *(
+            (f"pass@{old.k}", _share(old), _share(new))
+            for old, new in zip(before.pass_at[1:], after.pass_at[1:], strict=True)
+        ),
+    ]
 
 
 def _positions(comparison: Comparison) -> list[Row]:

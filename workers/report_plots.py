@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reheatd.jobs.report import Comparison, PositionEntropy
-from reheatd.measures import PassAtK
+from reheatd.measures import PassRate
 
 PARENT, STUDENT = "0.45", "tab:orange"
 BAR = 0.38
@@ -58,16 +58,16 @@ def plot_top_k(file: Path, comparison: Comparison) -> None:
     _save(figure, file)
 
 
-def plot_pass_at_k(file: Path, before: PassAtK, after: PassAtK) -> None:
+def plot_pass_at_k(file: Path, before: Sequence[PassRate], after: Sequence[PassRate]) -> None:
     """Plots pass@k with its interval, before and after."""
     figure, axes = _figure()
     for offset, label, colour, measured in ((-BAR / 2, "before", PARENT, before), (BAR / 2, "after", STUDENT, after)):
-        values = [rate.value for rate in measured.rates]
-        below = [rate.value - rate.low for rate in measured.rates]
-        above = [rate.high - rate.value for rate in measured.rates]
+        values = [rate.value for rate in measured]
+        below = [rate.value - rate.low for rate in measured]
+        above = [rate.high - rate.value for rate in measured]
         places = [place + offset for place in range(len(values))]
         axes.bar(places, values, BAR, yerr=[below, above], capsize=3, color=colour, label=label)
-    _finish_bars(axes, [f"pass@{rate.k}" for rate in before.rates], "share of problems")
+    _finish_bars(axes, [f"pass@{rate.k}" for rate in before], "share of problems")
     _save(figure, file)
 
 

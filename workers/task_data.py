@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shortened
@@ -65,6 +66,11 @@ def load_prompts() -> list[Messages]:
     """The bundled training prompts for TS-OPSD."""
     lines = read_json_lines(PROMPTS, expected=PROMPT, param=None)
     return [prompt_messages(place, values) for place, values in lines]
+
+
+def problem_set_digest(problems: Sequence[Problem]) -> str:
+    """Identifies these problems in this order."""
+    return hashlib.sha256("".join(map(_digest, problems)).encode()).hexdigest()[:16]
 
 
 def _digest(problem: Problem) -> str:

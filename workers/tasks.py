@@ -19,11 +19,11 @@ from reheatd.errors import ConfigError, ReheatdError
 from reheatd.files import write_atomically
 from reheatd.jobs.channel import JobChannel, JobNotWantedError
 from reheatd.jobs.contracts import JobResult, ReheatSpec, RLSpec
-from reheatd.measures import Accuracy, Contract, PassAtK
+from reheatd.measures import Accuracy, Contract
 from reheatd.options import NumberFormat
 from workers.checkpoint import Checkpoints
 from workers.comparison import compare
-from workers.evaluation import accuracy_of, greedy_batch, pass_at_k_of, sampled_batch
+from workers.evaluation import accuracy_of, evaluation_batch
 from workers.grpo import Grpo, RLOutcome
 from workers.policy import Policy
 from workers.progress import ChannelProgress, JobCancelledError, Progress, ProgressChannel
@@ -32,7 +32,7 @@ from workers.report import make_report, write_report
 from workers.rewards.verifier import Verifier
 from workers.sampling.rollout import Batch, Rollout
 from workers.sampling.served import ServedSampler
-from workers.task_data import Messages, Problem, load_prompts, load_task
+from workers.task_data import Messages, Problem, load_prompts, load_task, problem_set_digest
 from workers.ts_opsd import Reheater, ReheatOutcome
 
 logger = logging.getLogger(__name__)
@@ -107,8 +107,6 @@ def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
             entropy_after=outcome.entropy_after,
             accuracy_before=before.accuracy,
             accuracy_after=after.accuracy,
-            pass_at_k_before=before.pass_at_k,
-            pass_at_k_after=after.pass_at_k,
             proof=build_proof(policy, after.rollouts),
             metrics=progress.metrics,
             stopped=outcome.stopped if isinstance(outcome, ReheatOutcome) else "steps",
@@ -125,7 +123,6 @@ class Evaluated(Contract):
     """The measurements of parent or student, and the rollouts on which the report compares them."""
 
     accuracy: Accuracy
-    pass_at_k: PassAtK | None
     rollouts: list[Rollout]
 
 
@@ -146,7 +143,10 @@ class Evaluation:
         file = self.spec.output_dir / "before.json"
         if file.exists():
             return Evaluated.model_validate_json(file.read_text())
-        before = self._evaluate(0, [], self.spec.parent_accuracy, self.spec.parent_pass_at_k)
+        known = self.spec.parent_accuracy
+        # The file of the task may have changed since the parent was measured.
+        same_problems = known is not None and known.problem_set == problem_set_digest(self.held_out)
+        before = self._evaluate(0, [], known if same_problems else None)
         write_atomically(file, before.model_dump_json().encode())
         return before
 
@@ -158,45 +158,32 @@ class Evaluation:
         long_enough = self.spec.probes.max_tokens >= COMPLETION_TOKENS
         return self._evaluate(step, self.sampler.probed if long_enough else [])
 
-    def _evaluate(
-        self,
-        step: int,
-        rollouts: list[Rollout],
-        accuracy: Accuracy | None = None,
-        pass_at_k: PassAtK | None = None,
-    ) -> Evaluated:
+    def _evaluate(self, step: int, rollouts: list[Rollout], accuracy: Accuracy | None = None) -> Evaluated:
         """Samples everything that is missing at once, and scores it."""
         spec, problems, prompts = self.spec, self.held_out, self.report_prompts
-        samples, max_tokens = spec.task.eval_samples, spec.task.eval_max_tokens
         # At least as long as a probe's answer, and at least as long as the proof needs.
         length = max(spec.probes.max_tokens, COMPLETION_TOKENS)
         batches: dict[str, Batch] = {}
-        if samples and pass_at_k is None:
-            batches["pass_at_k"] = sampled_batch(problems, samples, max_tokens, spec.seed)
+        if accuracy is None:
+            batches["accuracy"] = evaluation_batch(problems, spec.task, spec.max_tokens, spec.seed)
         if len(rollouts) < len(prompts):
             batches["rollouts"] = Batch(prompts[len(rollouts) :], 1, length, temperature=1.0, seed=spec.seed)
-        if accuracy is None:
-            batches["accuracy"] = greedy_batch(problems, max_tokens)
         self.progress.report("evaluating", step)
         answers = dict(zip(batches, self.sampler.sample_all([*batches.values()]), strict=True))
         self.progress.report("scoring", step)
         model = self.sampler.model
         if accuracy is None:
-            accuracy = accuracy_of(answers["accuracy"], problems, self.verifier, model=model)
-        if "pass_at_k" in answers:
-            pass_at_k = pass_at_k_of(answers["pass_at_k"], problems, self.verifier, model=model, samples=samples)
+            samples = spec.task.eval_samples
+            accuracy = accuracy_of(answers["accuracy"], problems, self.verifier, model=model, samples=samples)
         sampled = [rollout for group in answers.get("rollouts", []) for rollout in group]
-        evaluated = Evaluated(accuracy=accuracy, pass_at_k=pass_at_k, rollouts=[*rollouts, *sampled][: len(prompts)])
+        evaluated = Evaluated(accuracy=accuracy, rollouts=[*rollouts, *sampled][: len(prompts)])
         self.progress.report("evaluating", step, _figures(evaluated))
         return evaluated
 
 
 def _figures(evaluated: Evaluated) -> dict[str, float]:
-    figures = {"accuracy": evaluated.accuracy.value}
-    if evaluated.pass_at_k is not None:
-        best = evaluated.pass_at_k.rates[-1]
-        figures[f"pass_at_{best.k}"] = best.value
-    return figures
+    best = evaluated.accuracy.pass_at[-1]
+    return {"accuracy": evaluated.accuracy.value, f"pass_at_{best.k}": best.value}
 
 
 def _dtype() -> NumberFormat:

@@ -9,7 +9,8 @@ from examples.countdown.policy import LORA, load_policy
 from examples.countdown.task import COMPLETION_TOKENS, Split, WordCodec, problems, reward
 from reheatd.jobs.contracts import ReheatSpec, RLSpec
 from reheatd.measures import EntropyEstimate
-from workers.evaluation import measure_accuracy, measure_pass_at_k
+from reheatd.options import TaskOptions
+from workers.evaluation import evaluation_batch, measure_accuracy
 from workers.grpo import Grpo
 from workers.policy import Policy
 from workers.rewards.scoring import InProcessScorer
@@ -27,7 +28,9 @@ GROUP_SIZE = 16
 STEP = PROMPTS_PER_STEP * GROUP_SIZE
 """Number of completions in one step of RL."""
 REHEAT_PROMPTS_PER_STEP = 64
-PASS_AT = 16
+GREEDY = TaskOptions(eval_samples=1, eval_temperature=0)
+SAMPLED = TaskOptions(eval_samples=16, eval_top_p=1)
+"""How accuracy is measured: greedily, and by pass@1 and pass@16 of the whole distribution."""
 PROBES = 64
 TRAINING_PROBLEMS = 4096
 
@@ -73,10 +76,17 @@ class CountingSampler(InProcessSampler):
     samples = 0
 
     def sample(
-        self, prompts: Sequence[Messages], *, n: int, max_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[Messages],
+        *,
+        n: int,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        top_p: float = 1.0,
     ) -> list[list[Rollout]]:
         self.samples += len(prompts) * n
-        return super().sample(prompts, n=n, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        return super().sample(prompts, n=n, max_tokens=max_tokens, temperature=temperature, seed=seed, top_p=top_p)
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
         self.samples += PROBES
@@ -103,15 +113,17 @@ class Curve:
         # Measuring has its own sampler, because its completions are not part of the budget.
         sampler = InProcessSampler(self._policy, WordCodec(), asked, probe_tokens=COMPLETION_TOKENS)
         scorer = InProcessScorer(reward)
-        greedy = measure_accuracy(sampler, self._problems, scorer, max_tokens=COMPLETION_TOKENS)
-        rates = measure_pass_at_k(
-            sampler, self._problems, scorer, samples=PASS_AT, max_tokens=COMPLETION_TOKENS, seed=0
-        ).rates
+        greedy, sampled = (
+            measure_accuracy(
+                sampler, self._problems, scorer, evaluation_batch(self._problems, task, COMPLETION_TOKENS, seed=0)
+            )
+            for task in (GREEDY, SAMPLED)
+        )
         self.points.append(
             Measured(
                 samples=self._before + self._sampler.samples,
-                pass1=rates[0].value,
-                pass16=rates[-1].value,
+                pass1=sampled.value,
+                pass16=sampled.pass_at[-1].value,
                 greedy=greedy.value,
                 entropy=sampler.measure_entropy(0).mean,
             )

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.figures import RESULTS, Report
-from examples.countdown.arms import GROUP_SIZE, REHEAT_PROMPTS_PER_STEP, job_fields, training_problems
+from examples.countdown.arms import GREEDY, GROUP_SIZE, REHEAT_PROMPTS_PER_STEP, job_fields, training_problems
 from examples.countdown.experiment import DOCS, FULL, TUNING_SEED, prepare
 from examples.countdown.policy import LORA, load_policy
 from examples.countdown.runs import PRETRAINED, Run, in_parallel
 from examples.countdown.task import COMPLETION_TOKENS, WordCodec, problems, reward
 from reheatd.jobs.contracts import ReheatSpec
 from reheatd.options import LoraOptions
-from workers.evaluation import measure_accuracy
+from workers.evaluation import evaluation_batch, measure_accuracy
 from workers.losses import chunked_divergence
 from workers.policy import Policy, TokenBatch
 from workers.rewards.scoring import InProcessScorer
@@ -126,7 +126,9 @@ def run(item: tuple[Trial, int], folder: Path) -> Reached:
         )
         prompts = [problem.messages for problem in training_problems(seed)]
         trained = Reheater(policy, spec, sampler, prompts, Silent()).run().steps
-    greedy = measure_accuracy(sampler, held_out, InProcessScorer(reward), max_tokens=COMPLETION_TOKENS)
+    greedy = measure_accuracy(
+        sampler, held_out, InProcessScorer(reward), evaluation_batch(held_out, GREEDY, COMPLETION_TOKENS, seed=0)
+    )
     asked = [problem.messages for problem in held_out]
     groups = sampler.sample(asked, n=GROUP_SIZE, max_tokens=COMPLETION_TOKENS, temperature=1.0, seed=2)
     rewards = [[reward(r.text, problem.answer) for r in group] for problem, group in zip(held_out, groups, strict=True)]

@@ -1,11 +1,11 @@
 """Lineage of an adapter version: what it came from, and what was measured when it was made."""
 
 import time
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from reheatd.measures import Accuracy, Contract, EntropyEstimate, PassAtK
+from reheatd.measures import Accuracy, Contract, EntropyEstimate
 
 
 class ProofItem(Contract):
@@ -21,6 +21,8 @@ class ProofItem(Contract):
 
 class Lineage(Contract):
     """`lineage.json` of a version; immutable once published."""
+
+    former_fields: ClassVar[frozenset[str]] = frozenset({"pass_at_k_before", "pass_at_k_after"})
 
     version: int
     parent: int
@@ -39,7 +41,5 @@ class Lineage(Contract):
     entropy_after: EntropyEstimate | None = None
     accuracy_before: Accuracy | None = None
     accuracy_after: Accuracy | None = None
-    pass_at_k_before: PassAtK | None = None
-    pass_at_k_after: PassAtK | None = None
     proof: list[ProofItem] = Field(default_factory=list)
     created_at: float = Field(default_factory=time.time)

@@ -104,6 +104,8 @@ class Controller:
     def approve(self, job_id: str) -> Job:
         """Approves a job that waits for approval, so that it is queued.
 
+        A job that was trained already, and on which a gate had no evidence, comes next; its version is then promoted.
+
         Raises:
             NotFoundError: There is no such job.
             ConflictError: The job does not wait for approval.
@@ -119,6 +121,8 @@ class Controller:
     def cancel(self, job_id: str) -> Job:
         """Cancels a job: at once if it is waiting, else as soon as its worker or its gates can stop.
 
+        A version that waits for approval is rejected.
+
         Raises:
             NotFoundError: There is no such job.
             ConflictError: The job is over already.
@@ -126,10 +130,11 @@ class Controller:
         record = self._record(job_id)
         if record.job.status.is_final:
             raise ConflictError(f"job {job_id} is over already: {record.job.status}")
-        if self._runner is not None and self._runner.record is record:
-            self._runner.cancel()
+        runner, waits = self._runner, record.job.status is JobStatus.AWAITING_APPROVAL
+        if runner is not None and runner.record is record and not waits:
+            runner.cancel()
         elif record.job.status in (JobStatus.QUEUED, JobStatus.AWAITING_APPROVAL):
-            self._ledger.finish(record, JobStatus.CANCELLED, "cancelled", self.state)
+            JobRunner(self._dependencies, record).end(JobStatus.CANCELLED, "cancelled")
         else:
             record.cancel_requested = True
             self._ledger.save(record)
@@ -204,6 +209,7 @@ class Controller:
 
     def _next(self) -> JobRecord | None:
         """The job to run now. If none is queued, a collapse may lead to a new one."""
+        self._settle_overtaken()
         jobs = self._ledger.jobs
         active = jobs.active()
         if active is not None:
@@ -214,6 +220,12 @@ class Controller:
         if queued:
             return queued[0]
         return self._answer_collapse()
+
+    def _settle_overtaken(self) -> None:
+        """Ends the jobs whose version waits for approval, once that version or another has been promoted by request."""
+        for record in self._ledger.jobs.waiting():
+            if record.job.version is not None and record.job.status is JobStatus.AWAITING_APPROVAL:
+                JobRunner(self._dependencies, record).settle_if_overtaken()
 
     def _answer_collapse(self) -> JobRecord | None:
         mode = self._settings.mode
@@ -250,6 +262,7 @@ class Controller:
             self._ledger.promoted(swapped.to_version, f"{name} {why}")
             if self.state is State.COLLAPSED:
                 self._ledger.recover(f"{name} {why}", swapped.to_version)
+        self._settle_overtaken()
         self._dependencies.monitor.trigger()
         self._wake.set()
         return swapped

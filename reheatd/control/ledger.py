@@ -165,7 +165,8 @@ class Ledger:
 
     def _withdraw_collapse_jobs(self, reason: str) -> None:
         for record in self.jobs.waiting():
-            if record.job.trigger == "collapse":
+            # A version that is trained already is worth a decision even if the policy recovered by itself.
+            if record.job.trigger == "collapse" and record.job.version is None:
                 self._end(record, JobStatus.CANCELLED, reason)
 
     def _end(self, record: JobRecord, status: JobStatus, error: str | None) -> None:

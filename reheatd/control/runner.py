@@ -1,4 +1,4 @@
-"""One job from the queue to its end: train, gate, swap.
+"""One job from the queue to its end, or until a person has to decide: train, gate, swap.
 
 Every step can be repeated. After a restart of the daemon, a runner continues the job where the ledger says it was.
 """
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from reheatd.adapters.swap import SwapResult
 from reheatd.control.dependencies import Dependencies
-from reheatd.control.gates import GateResult, accuracy_gate, delivery_gate, entropy_gate
+from reheatd.control.gates import accuracy_gate, delivery_gate, entropy_gate
 from reheatd.control.rollout_adapters import RolloutAdapters
 from reheatd.control.specs import build_spec, lineage_fields
 from reheatd.control.states import State
@@ -21,7 +21,7 @@ from reheatd.control.waiting import JobStopped, retry_while_unreachable, stop_if
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.regime import Thresholds
 from reheatd.errors import AdapterInvalidError, DeliveryError, ReheatdError
-from reheatd.jobs.contracts import JobResult, JobStatus, ReheatSpec, RLRequest, RLSpec
+from reheatd.jobs.contracts import GateResult, JobResult, JobStatus, ReheatSpec, RLRequest, RLSpec
 from reheatd.jobs.store import JobRecord
 from reheatd.names import version_name
 
@@ -53,27 +53,34 @@ class JobRunner:
         self._cancelled.set()
 
     async def run(self) -> None:
-        """Runs the job to its end, and cleans up what it leaves in engine and broker."""
+        """Runs the job to its end, and cleans up what it leaves in engine and broker.
+
+        If a gate has no evidence and somebody is to be asked, the job ends here with the status `awaiting_approval`.
+        Once it is approved it is queued, and another runner swaps its version in.
+        """
         job = self.record.job
         try:
+            if job.status is JobStatus.QUEUED and job.version is not None:
+                self._resume_approved()
             if job.status is JobStatus.QUEUED:
                 await self._dispatch()
             if job.status is JobStatus.RUNNING:
                 await self._train()
             if job.status is JobStatus.GATING:
                 await self._gate()
-            await self._swap()
+            if job.status is JobStatus.SWAPPING:
+                await self._swap()
         except JobStopped as stopped:
-            self._end(stopped.status, stopped.reason)
+            self.end(stopped.status, stopped.reason)
         except AdapterInvalidError as error:
-            job.gates.append(GateResult("validation", False, error.message).as_dict())
+            job.gates.append(GateResult(name="validation", outcome="failed", detail=error.message))
             in_gates = job.status in (JobStatus.GATING, JobStatus.SWAPPING)
-            self._end(JobStatus.REJECTED if in_gates else JobStatus.FAILED, error.message)
+            self.end(JobStatus.REJECTED if in_gates else JobStatus.FAILED, error.message)
         except ReheatdError as error:
-            self._end(JobStatus.FAILED, error.message)
+            self.end(JobStatus.FAILED, error.message)
         except Exception as error:
             logger.exception("%s failed", job.job_id)
-            self._end(JobStatus.FAILED, f"internal error, see the daemon's log: {error!r}")
+            self.end(JobStatus.FAILED, f"internal error, see the daemon's log: {error!r}")
         await self._clean_up()
 
     async def _dispatch(self) -> None:
@@ -114,7 +121,7 @@ class JobRunner:
         self._ledger.advance(self.record, JobStatus.GATING, State.GATING, why)
 
     async def _gate(self) -> None:
-        """Publishes the version, stages it and measures it.
+        """Publishes the version, stages it and measures it; then it is to be swapped in, or somebody is asked.
 
         Raises:
             JobStopped: The job was cancelled, or a gate rejected the version.
@@ -128,12 +135,27 @@ class JobRunner:
         measured, thresholds = await unless_cancelled(self._cancelled, measuring)
         self._measurement = measured
         gate = dependencies.settings.gate
-        self._judge(
+        undecided = self._judge(
             entropy_gate(self._spec, result.entropy_before, measured.estimate, thresholds.collapsed, gate),
             accuracy_gate(result.accuracy_before, result.accuracy_after, gate.accuracy_tolerance),
         )
         self._stop_if_overtaken()
-        why = f"{version_name(version)} passed the gates"
+        name, unclear = version_name(version), ", ".join(undecided)
+        if undecided and gate.no_evidence == "ask":
+            why = f"{job.job_id} waits for approval of {name}: no evidence from the gate on {unclear}"
+            self._ledger.advance(self.record, JobStatus.AWAITING_APPROVAL, self._idle_state(), why)
+        else:
+            why = f"{name} passed the gates" + (f" without evidence from the gate on {unclear}" if undecided else "")
+            self._ledger.advance(self.record, JobStatus.SWAPPING, State.SWAPPING, why)
+
+    def _resume_approved(self) -> None:
+        """Goes on to the swap with a version that somebody approved for want of evidence.
+
+        Raises:
+            JobStopped: Another version was promoted meanwhile.
+        """
+        self._stop_if_overtaken()
+        why = f"{version_name(self._version)} is approved"
         self._ledger.advance(self.record, JobStatus.SWAPPING, State.SWAPPING, why)
 
     async def _publish(self, result: JobResult) -> int:
@@ -194,6 +216,8 @@ class JobRunner:
             stop_if(self._cancelled)
             self._stop_if_overtaken()
             began = time.time()
+            if swaps.promoted == version:
+                return began, "proved when it was promoted by request"
             try:
                 swapped = await swaps.promote(version)
             except ReheatdError as error:
@@ -223,19 +247,29 @@ class JobRunner:
                 await swaps.promote(job.parent_version)
                 self._ledger.promoted(job.parent_version, f"{job.job_id} was cancelled", job_id=job.job_id)
 
-    def _judge(self, *gates: GateResult) -> None:
-        """Records the results of gates.
+    def _judge(self, *gates: GateResult) -> list[str]:
+        """Records the results of gates, and returns the names of those that have no evidence.
 
         Raises:
             JobStopped: A gate failed.
         """
-        self.record.job.gates += [gate.as_dict() for gate in gates]
-        failed = [gate for gate in gates if not gate.passed]
+        self.record.job.gates += gates
+        failed = [gate for gate in gates if gate.outcome == "failed"]
         if failed:
             raise JobStopped(JobStatus.REJECTED, "; ".join(f"gate {gate.name}: {gate.detail}" for gate in failed))
+        return [gate.name for gate in gates if gate.outcome == "no_evidence"]
+
+    def settle_if_overtaken(self) -> None:
+        """Ends a job whose version waits for approval, if a promotion by request has decided on that version."""
+        try:
+            self._stop_if_overtaken()
+            if self._dependencies.swaps.promoted == self.record.job.version:
+                self._ledger.finish(self.record, JobStatus.SUCCEEDED, None, self._idle_state())
+        except JobStopped as stopped:
+            self.end(stopped.status, stopped.reason)
 
     def _stop_if_overtaken(self) -> None:
-        """Stops the job if another version than its parent is promoted now.
+        """Stops the job if another version than its parent or its own is promoted now.
 
         Somebody decided to promote that version while the job ran, and a job does not overrule that.
 
@@ -243,20 +277,23 @@ class JobRunner:
             JobStopped: Another version is promoted.
         """
         promoted, parent = self._dependencies.swaps.promoted, self.record.job.parent_version
-        if promoted != parent:
+        if promoted not in (parent, self.record.job.version):
             raise JobStopped(
                 JobStatus.REJECTED,
                 f"{version_name(promoted)} was promoted meanwhile, but the job started from {version_name(parent)}; "
                 f"`reheatd adapters promote {self.record.job.version}` promotes the job's version all the same",
             )
 
-    def _end(self, status: JobStatus, reason: str) -> None:
+    def end(self, status: JobStatus, reason: str) -> None:
+        """Ends the job without success; a version that it made is rejected with it."""
         logger.warning("%s %s: %s", self.record.job.job_id, status, reason)
         version = self.record.job.version
         if version is not None and status in (JobStatus.REJECTED, JobStatus.CANCELLED):
             self._dependencies.versions.set_state(version, "rejected")
-        idle = State.COLLAPSED if self._dependencies.monitor.verdict == "collapsed" else State.SERVING
-        self._ledger.finish(self.record, status, reason, idle)
+        self._ledger.finish(self.record, status, reason, self._idle_state())
+
+    def _idle_state(self) -> State:
+        return State.COLLAPSED if self._dependencies.monitor.verdict == "collapsed" else State.SERVING
 
     async def _clean_up(self) -> None:
         """Frees what the job holds in engine and broker.
@@ -270,7 +307,7 @@ class JobRunner:
             self.record.spec.checkpoint_file.unlink(missing_ok=True)
         if job.status is JobStatus.SUCCEEDED:
             return
-        if self.record.spec is not None:
+        if self.record.spec is not None and job.status.is_final:
             with _warned(f"a worker may still run {job.job_id}"):
                 await self._dependencies.dispatcher.cancel(job.job_id)
         if job.version is not None and job.version != self._dependencies.swaps.promoted:

@@ -11,8 +11,8 @@ from reheatd.entropy.detector import Verdict
 from reheatd.entropy.regime import Thresholds
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import JobRequest, JobResult, ReheatRequest, ReheatSpec, RLRequest, RLSpec
-from reheatd.measures import Accuracy, EntropyEstimate, PassAtK
-from reheatd.options import Options, ProbeOptions, ReheatOptions, RLOptions, TaskOptions
+from reheatd.measures import EntropyEstimate
+from reheatd.options import Options, ProbeOptions, ReheatOptions, RLOptions
 
 FORCED_RISE = 1.2
 """A reheat that is forced on a policy that has not collapsed leads to this many times its entropy by default."""
@@ -156,17 +156,18 @@ def build_spec(
         baseline: Mean entropy of the base model on the probes, in nats per token.
         default_target: Entropy to which a reheat leads unless it is told another, in nats per token.
         parent_entropy: Newest estimate of the parent's entropy, if there is one.
-        parent_lineage: Lineage of the parent. Its accuracy and pass@k are reused if they were measured on the same
-            task, and so is its entropy if it was measured on the same probes and there is no newer estimate.
+        parent_lineage: Lineage of the parent. Its accuracy is reused if it was measured with the same task options,
+            and so is its entropy if it was measured on the same probes and there is no newer estimate.
 
     Raises:
         BadInputError: As for `check_request`.
     """
     check_request(request, settings, vocabulary=policy.vocabulary, baseline=baseline, default_target=default_target)
-    task = settings.task.model_copy(update={"path": _absolute(settings.task.path)})
+    rl = merged(settings.rl, request) if isinstance(request, RLRequest) else settings.rl
+    length = settings.task.eval_max_tokens or rl.max_tokens
+    task = settings.task.model_copy(update={"path": _absolute(settings.task.path), "eval_max_tokens": length})
     probes = ProbeOptions(**settings.entropy.model_dump(include=set(ProbeOptions.model_fields)))
     probes = probes.model_copy(update={"probes": _absolute(probes.probes)})
-    known_accuracy, known_pass_at_k = _known_scores(parent_lineage, task)
     if parent_entropy is None and _measured_with(parent_lineage, "probes", probes):
         parent_entropy = parent_lineage.entropy_after
     common: dict[str, Any] = {
@@ -182,12 +183,11 @@ def build_spec(
         "report_rollouts": settings.workers.report_rollouts,
         "retry_s": settings.workers.retry_s,
         "parent_entropy": parent_entropy,
-        "parent_accuracy": known_accuracy,
-        "parent_pass_at_k": known_pass_at_k,
+        "parent_accuracy": parent_lineage.accuracy_after if _measured_with(parent_lineage, "task", task) else None,
         "seed": request.seed,
     }
     if isinstance(request, RLRequest):
-        return RLSpec(**common, **merged(settings.rl, request).model_dump())
+        return RLSpec(**common, **rl.model_dump())
     options = merged(settings.reheat, request)
     target = target_entropy(request, settings.reheat, baseline, default_target)
     gives_target = {"target_ratio", "target_entropy"} & set(request.given())
@@ -212,8 +212,6 @@ def lineage_fields(spec: ReheatSpec | RLSpec, result: JobResult, policy: ServedP
         "entropy_after": result.entropy_after,
         "accuracy_before": result.accuracy_before,
         "accuracy_after": result.accuracy_after,
-        "pass_at_k_before": result.pass_at_k_before,
-        "pass_at_k_after": result.pass_at_k_after,
         "proof": result.proof,
     }
 
@@ -230,12 +228,6 @@ def lineage_kind(spec: ReheatSpec | RLSpec, result: JobResult) -> Literal["rehea
         return "cool" if tau < 1 else "reheat"
     target = spec.target_entropy
     return "cool" if target is not None and target < result.entropy_before.mean else "reheat"
-
-
-def _known_scores(lineage: Lineage | None, task: TaskOptions) -> tuple[Accuracy | None, PassAtK | None]:
-    if not _measured_with(lineage, "task", task):
-        return None, None
-    return lineage.accuracy_after, lineage.pass_at_k_after
 
 
 def _measured_with(lineage: Lineage | None, name: str, options: Options) -> TypeGuard[Lineage]:

@@ -25,21 +25,33 @@ class State(StrEnum):
 IDLE = (State.SERVING, State.COLLAPSED)
 
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.SERVING: frozenset({State.COLLAPSED, State.REHEATING, State.CONTINUING_RL}),
-    State.COLLAPSED: frozenset({State.SERVING, State.REHEATING, State.CONTINUING_RL}),
+    State.SERVING: frozenset({State.COLLAPSED, State.REHEATING, State.CONTINUING_RL, State.SWAPPING}),
+    State.COLLAPSED: frozenset({State.SERVING, State.REHEATING, State.CONTINUING_RL, State.SWAPPING}),
     State.REHEATING: frozenset({State.GATING, *IDLE}),
     State.CONTINUING_RL: frozenset({State.GATING, *IDLE}),
     State.GATING: frozenset({State.SWAPPING, *IDLE}),
     State.SWAPPING: frozenset({State.CONTINUING_RL, *IDLE}),
 }
 """States that may follow each state. Every busy state leads back to an idle one, because a job may fail, be rejected or
-cancelled, or be done."""
+cancelled, or be done. An idle state leads to swapping when a version is approved that a gate had no evidence on."""
 
 STATUS_TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
-    JobStatus.AWAITING_APPROVAL: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
-    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.AWAITING_APPROVAL: frozenset(
+        {JobStatus.QUEUED, JobStatus.SUCCEEDED, JobStatus.REJECTED, JobStatus.CANCELLED}
+    ),
+    JobStatus.QUEUED: frozenset(
+        {JobStatus.RUNNING, JobStatus.SWAPPING, JobStatus.REJECTED, JobStatus.FAILED, JobStatus.CANCELLED}
+    ),
     JobStatus.RUNNING: frozenset({JobStatus.GATING, JobStatus.FAILED, JobStatus.CANCELLED}),
-    JobStatus.GATING: frozenset({JobStatus.SWAPPING, JobStatus.REJECTED, JobStatus.FAILED, JobStatus.CANCELLED}),
+    JobStatus.GATING: frozenset(
+        {
+            JobStatus.SWAPPING,
+            JobStatus.AWAITING_APPROVAL,
+            JobStatus.REJECTED,
+            JobStatus.FAILED,
+            JobStatus.CANCELLED,
+        }
+    ),
     JobStatus.SWAPPING: frozenset({JobStatus.SUCCEEDED, JobStatus.REJECTED, JobStatus.FAILED, JobStatus.CANCELLED}),
 }
 

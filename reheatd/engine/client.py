@@ -23,8 +23,8 @@ FIRST_TOKEN_S = 60.0
 """Longest wait for the token that proves an engine ready, in seconds; an engine whose core has just died never answers.
 Each further try waits twice as long as the one before, for an engine that is merely slow."""
 WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-"""Options of every request, because an engine that the daemon did not start may take other defaults from its model's
-folder."""
+"""Options of every request that does not ask for less, because an engine that the daemon did not start may take other
+defaults from its model's folder."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,7 @@ class EngineClient:
         *,
         n: int = 1,
         temperature: float = 1.0,
+        top_p: float = 1.0,
         max_tokens: int,
         top_k: int = 0,
         seed: int | None = None,
@@ -160,6 +161,7 @@ class EngineClient:
         """Samples `n` completions of a chat. With `top_k` > 0, each token carries its k largest logprobs.
 
         Args:
+            top_p: Share of the probability that is sampled from. Below 1, the samples say nothing about entropy.
             xargs: Arguments for the engine's logits processors.
         """
         body: dict[str, Any] = {
@@ -169,6 +171,7 @@ class EngineClient:
             "temperature": temperature,
             "max_tokens": max_tokens,
             **WHOLE_DISTRIBUTION,
+            "top_p": top_p,
             "logprobs": True,
             # One more than wanted, because a token drawn from outside the top displaces the last entry.
             "top_logprobs": top_k + 1 if top_k else 0,

@@ -6,13 +6,20 @@ Both sides validate with these models, and exchange their JSON.
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from reheatd.adapters.lineage import ProofItem
 from reheatd.errors import BadInputError
-from reheatd.measures import Accuracy, Contract, EntropyEstimate, PassAtK
+from reheatd.measures import Accuracy, Contract, EntropyEstimate
 from reheatd.options import LoraOptions, ProbeOptions, ReheatOptions, RLOptions, TaskOptions
 from reheatd.validation import first_problem, suggestion, unknown_names
 
@@ -20,6 +27,8 @@ Request = TypeVar("Request", bound="RequestBase")
 
 
 class JobBase(Contract):
+    former_fields: ClassVar[frozenset[str]] = frozenset({"parent_pass_at_k"})
+
     job_id: str
     parent_version: int
     """Version that the job starts from; 0 is the bare base model."""
@@ -33,6 +42,7 @@ class JobBase(Contract):
     """Folder that the worker owns; it writes rollout adapters and the result here."""
     lora: LoraOptions = LoraOptions()
     task: TaskOptions = TaskOptions()
+    """The task. Without `eval_max_tokens`, which the daemon always sets, answers are as long as the job's rollouts."""
     probes: ProbeOptions = ProbeOptions()
     report_rollouts: int = 24
     """Number of rollouts of the parent, and of the student, on which the report compares the two."""
@@ -41,11 +51,14 @@ class JobBase(Contract):
     parent_entropy: EntropyEstimate | None = None
     """Probe entropy of the parent version as the daemon measured it last; if None, the worker measures it."""
     parent_accuracy: Accuracy | None = None
-    """The parent version's accuracy on the same problems; if None, the worker measures it."""
-    parent_pass_at_k: PassAtK | None = None
-    """The parent version's pass@k on the same problems; if None, the worker measures it unless `task.eval_samples` is
-    0."""
+    """The parent version's accuracy; if None, or if it was measured on other problems, the worker measures it."""
     seed: int = 0
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _task_of_an_earlier_version(cls, value: Any) -> Any:
+        """Reads a job as reheatd 0.1 stored it, where `eval_samples` = 0 meant one greedy answer and no pass@k."""
+        return {**value, "eval_samples": 1} if isinstance(value, dict) and value.get("eval_samples") == 0 else value
 
     @property
     def checkpoint_file(self) -> Path:
@@ -71,6 +84,8 @@ JobSpec = Annotated[ReheatSpec | RLSpec, Field(discriminator="kind")]
 class JobResult(Contract):
     """What a finished job hands over. The daemon validates, publishes and measures it, and swaps it in."""
 
+    former_fields: ClassVar[frozenset[str]] = frozenset({"pass_at_k_before", "pass_at_k_after"})
+
     adapter_dir: Path
     """Folder with `adapter_model.safetensors` and `adapter_config.json`."""
     report_dir: Path | None = None
@@ -81,8 +96,6 @@ class JobResult(Contract):
     entropy_after: EntropyEstimate
     accuracy_before: Accuracy
     accuracy_after: Accuracy
-    pass_at_k_before: PassAtK | None = None
-    pass_at_k_after: PassAtK | None = None
     proof: list[ProofItem]
     metrics: dict[str, float] = Field(default_factory=dict)
     """The last values of the training metrics."""
@@ -93,6 +106,8 @@ class JobResult(Contract):
 
 class JobStatus(StrEnum):
     AWAITING_APPROVAL = "awaiting_approval"
+    """A person has to approve the job: before it starts or, if a gate had no evidence, before its version is
+    promoted. `Job.version` tells which; it is None before the start."""
     QUEUED = "queued"
     RUNNING = "running"
     GATING = "gating"
@@ -207,6 +222,25 @@ def validated(model: type[Request], body: dict[str, Any]) -> Request:
         raise BadInputError(message, param=name or None) from error
 
 
+class GateResult(Contract):
+    """The result of a gate between a trained version and clients."""
+
+    name: str
+    outcome: Literal["passed", "failed", "no_evidence"]
+    """`no_evidence` means that the measurements cannot tell whether the version is worse."""
+    detail: str
+    """One line with the figures; with `no_evidence`, also what would settle it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_version(cls, value: Any) -> Any:
+        """Reads a result as reheatd 0.1 stored it, with `passed` as true or false."""
+        if isinstance(value, dict) and "passed" in value:
+            rest = {name: field for name, field in value.items() if name != "passed"}
+            return {**rest, "outcome": "passed" if value["passed"] else "failed"}
+        return value
+
+
 class Job(JobProgress):
     """A job as the daemon keeps and shows it."""
 
@@ -224,5 +258,4 @@ class Job(JobProgress):
     """The version that this job published; None before that."""
     request: JobRequest
     error: str | None = None
-    gates: list[dict[str, Any]] = Field(default_factory=list)
-    """Results of the gates, each as {"name", "passed", "detail"}."""
+    gates: list[GateResult] = Field(default_factory=list)

@@ -5,12 +5,12 @@ The file `report.json` beside an adapter is a `JobReport`.
 
 import time
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
 from reheatd.errors import ReheatdError
-from reheatd.measures import Accuracy, Contract, EntropyEstimate, PassAtK
+from reheatd.measures import Accuracy, Contract, EntropyEstimate
 
 REPORT_FILE = "report.json"
 
@@ -78,6 +78,8 @@ class Comparison(Contract):
 class JobReport(Contract):
     """One job's outcome, and how it changed the policy."""
 
+    former_fields: ClassVar[frozenset[str]] = frozenset({"pass_at_k_before", "pass_at_k_after"})
+
     job_id: str
     kind: Literal["reheat", "rl"]
     parent_version: int
@@ -98,9 +100,6 @@ class JobReport(Contract):
     entropy_after: EntropyEstimate
     accuracy_before: Accuracy
     accuracy_after: Accuracy
-    pass_at_k_before: PassAtK | None
-    pass_at_k_after: PassAtK | None
-    """pass@k of the student; None if `task.eval_samples` is 0."""
     comparison: Comparison
 
 

@@ -86,9 +86,13 @@ class JobStore:
         return records[0] if records else None
 
     def waiting(self) -> list[JobRecord]:
-        """Jobs that are queued or await approval, in the order in which they will run."""
+        """Jobs that are queued or await approval, in the order in which they will run.
+
+        Jobs that were trained already and wait for approval of their version come before those that would start from
+        the same parent, after which the version could not be promoted any more.
+        """
         records = self._with_status(WAITING)
-        return sorted(records, key=lambda record: record.job.trigger != "follow_up")
+        return sorted(records, key=lambda record: (record.job.trigger != "follow_up", record.job.version is None))
 
     def last_of_trigger(self, trigger: str) -> Job | None:
         """The newest job with this trigger; None if there is none."""

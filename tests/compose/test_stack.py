@@ -72,6 +72,8 @@ def test_reheat_and_swap_through_the_published_port(stack: tuple[Stack, str]) ->
         assert time.monotonic() < deadline, f"{job}\n{containers.logs('worker')}"
         time.sleep(2)
         job = httpx.get(f"{url}/reheatd/v1/jobs/{job['job_id']}", timeout=60).json()
+        if job["status"] == "awaiting_approval":  # the tiny policy solves nothing, so accuracy is no evidence
+            httpx.post(f"{url}/reheatd/v1/jobs/{job['job_id']}/approve", timeout=60).raise_for_status()
     assert job["status"] == "succeeded", f"{job}\n{containers.logs('worker')}\n{containers.logs('reheatd')}"
     answer = _ask(url, "policy")
     assert answer.status_code == 200

@@ -47,6 +47,10 @@ collapse_ratio = 0.5
 path = "{folder}/task.jsonl"
 reward = "letters:reward"
 eval_count = 8
+eval_samples = 2
+[gate]
+accuracy_tolerance = 1.0
+no_evidence = "pass"
 [reheat]
 teacher = "frozen"
 refresh_every = 4

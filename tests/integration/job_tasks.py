@@ -35,7 +35,8 @@ def result(spec: dict[str, Any]) -> JobResult:
     if folder.is_dir():
         (folder / "adapter_model.safetensors").write_bytes(b"weights")
         (folder / "adapter_config.json").write_text("{}")
-    accuracy = Accuracy(value=0.5, low=0.36, high=0.64, problems=48)
+    solved = [1, 0] * 24
+    accuracy = Accuracy(value=0.5, low=0.36, high=0.64, problems=48, solved=solved, problem_set="always these")
     return JobResult(
         adapter_dir=folder,
         steps=STEPS,

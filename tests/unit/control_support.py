@@ -21,7 +21,7 @@ from reheatd.entropy.regime import Thresholds
 from reheatd.entropy.series import Window
 from reheatd.errors import ConflictError, EngineError, NotFoundError, ReheatdError, WorkerLostError
 from reheatd.jobs.contracts import Job, JobEvent, JobRequest, JobResult, JobStatus, ReheatRequest, ReheatSpec, RLSpec
-from reheatd.measures import Accuracy, EntropyEstimate
+from reheatd.measures import Accuracy, EntropyEstimate, PassRate
 from reheatd.names import engine_name
 from tests.waiting import until
 
@@ -34,11 +34,20 @@ def entropy(mean: float, half_width: float = 0.05) -> EntropyEstimate:
 
 
 def accuracy(solved: int, problems: int = 48) -> Accuracy:
-    """With its 95% Wilson interval."""
+    """One answer per problem, of which the first `solved` are right; with its 95% Wilson interval."""
     z, share = 1.96, solved / problems
     centre = (share + z**2 / (2 * problems)) / (1 + z**2 / problems)
     half = z * np.sqrt(share * (1 - share) / problems + z**2 / (4 * problems**2)) / (1 + z**2 / problems)
-    return Accuracy(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half), problems=problems)
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    return Accuracy(
+        value=share,
+        low=low,
+        high=high,
+        problems=problems,
+        solved=[1] * solved + [0] * (problems - solved),
+        problem_set=f"the first {problems}",
+        pass_at=[PassRate(k=1, value=share, low=low, high=high)],
+    )
 
 
 def window(version: int, verdict: Verdict, mean: float) -> Window:

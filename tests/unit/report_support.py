@@ -1,7 +1,7 @@
 """A report with figures that are easy to recognise."""
 
 from reheatd.jobs.report import Comparison, JobReport, LayerSimilarity, PositionEntropy, TopK
-from reheatd.measures import PassAtK, PassRate
+from reheatd.measures import Accuracy, PassRate
 from tests.unit.control_support import accuracy, entropy
 
 
@@ -17,10 +17,8 @@ def job_report() -> JobReport:
         target_entropy=1.7,
         entropy_before=entropy(0.8),
         entropy_after=entropy(1.6),
-        accuracy_before=accuracy(20),
-        accuracy_after=accuracy(21),
-        pass_at_k_before=passes(0.71),
-        pass_at_k_after=passes(0.82),
+        accuracy_before=passing(20, 0.71),
+        accuracy_after=passing(21, 0.82),
         comparison=Comparison(
             parent_entropy=entropy(0.8),
             student_entropy=entropy(1.6),
@@ -35,5 +33,7 @@ def job_report() -> JobReport:
     )
 
 
-def passes(value: float) -> PassAtK:
-    return PassAtK(rates=[PassRate(k=4, value=value, low=value - 0.1, high=value + 0.1)], problems=48, samples=4)
+def passing(solved: int, pass_at_4: float) -> Accuracy:
+    best = PassRate(k=4, value=pass_at_4, low=pass_at_4 - 0.1, high=pass_at_4 + 0.1)
+    measured = accuracy(solved)
+    return measured.model_copy(update={"pass_at": [*measured.pass_at, best]})

@@ -178,7 +178,7 @@ def test_a_job_from_request_to_version(tmp_path: Path) -> None:
         await world.train(spec)
         await world.until_status(job.job_id, JobStatus.SUCCEEDED)
         shown = Job.model_validate((await client.get(url)).json())
-        assert shown.version == 1 and shown.gates[-1]["name"] == "delivery"
+        assert shown.version == 1 and shown.gates[-1].name == "delivery"
         jobs = JobList.model_validate((await client.get("/reheatd/v1/jobs")).json()).jobs
         assert [listed.job_id for listed in jobs] == [job.job_id]
 

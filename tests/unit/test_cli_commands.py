@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from cli import doctor
+from cli import doctor, render
 from cli.main import main
 from reheatd.adapters.lineage import Lineage
 from reheatd.api.schemas import VersionView
@@ -50,6 +50,17 @@ JOB: dict[str, Any] = {
     "parent_version": 0,
     "request": {"kind": "reheat", "tau": 1.5},
 }
+
+
+ASKING: dict[str, Any] = {
+    "status": "awaiting_approval",
+    "version": 1,
+    "gates": [
+        {"name": "entropy", "outcome": "passed", "detail": "0.9 [0.8, 1.0]"},
+        {"name": "accuracy", "outcome": "no_evidence", "detail": "raise task.eval_count"},
+    ],
+}
+"""What a job adds to `JOB` that waits for approval of its version."""
 
 
 class FakeDaemon(http.server.BaseHTTPRequestHandler):
@@ -211,6 +222,26 @@ def test_a_job_is_shown_with_all_its_metrics_and_its_attempt() -> None:
     assert "attempt 2" in shown
 
 
+def test_a_job_that_asks_says_why_and_how_to_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {**JOB, **ASKING}
+    with fake_daemon(
+        **{"GET /reheatd/v1/jobs/j1": [(200, job)], "GET /reheatd/v1/jobs": [(200, {"jobs": [job]})]}
+    ) as url:
+        shown = " ".join(reheatd("jobs", "show", "j1", "--url", url).stdout.split())
+        monkeypatch.setattr(render.console, "width", 200)
+        listed = " ".join(reheatd("jobs", "list", "--url", url).stdout.split())
+    assert "gate entropy passed 0.9 [0.8, 1.0]" in shown and "gate accuracy no evidence raise task.eval_count" in shown
+    assert "`reheatd jobs approve j1` promotes the version" in shown
+    assert "awaiting_approval policy-v0 policy-v1 no evidence: accuracy" in listed
+
+
+def test_a_job_that_an_earlier_version_stored_can_still_be_shown() -> None:
+    job = {**JOB, "status": "rejected", "gates": [{"name": "accuracy", "passed": False, "detail": "0.40 < 0.55"}]}
+    with fake_daemon(**{"GET /reheatd/v1/jobs/j1": [(200, job)]}) as url:
+        shown = reheatd("jobs", "show", "j1", "--url", url).stdout
+    assert "gate accuracy failed 0.40 < 0.55" in " ".join(shown.split())
+
+
 def test_something_else_on_the_port_is_recognised() -> None:
     with fake_daemon(**{"GET /reheatd/v1/jobs": [(200, "<html>")]}) as url:
         done = reheatd("jobs", "list", "--url", url)
@@ -233,9 +264,15 @@ def test_reheat_sends_only_what_was_asked_for() -> None:
         ({"status": "succeeded", "version": 1}, 0, "policy-v1"),
         ({"status": "failed", "error": "the worker ran out of memory"}, 1, "j1 failed: the worker ran out of memory"),
         (
-            {"status": "rejected", "gates": [{"name": "accuracy", "passed": False, "detail": "0.40 < 0.55"}]},
+            {"status": "rejected", "gates": [{"name": "accuracy", "outcome": "failed", "detail": "0.40 < 0.55"}]},
             1,
             "gate accuracy: 0.40 < 0.55",
+        ),
+        (
+            ASKING,
+            1,
+            "gate accuracy: raise task.eval_count. `reheatd jobs approve j1` promotes the version, `reheatd jobs "
+            "cancel j1` rejects it",
         ),
     ],
 )

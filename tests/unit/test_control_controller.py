@@ -38,7 +38,7 @@ def test_a_collapse_is_reheated_and_rl_continues(tmp_path: Path) -> None:
         lineage = world.store.get(1).lineage
         assert lineage is not None
         assert (lineage.kind, lineage.parent, lineage.job_id) == ("reheat", 0, spec.job_id)
-        assert [gate["name"] for gate in world.controller.job(spec.job_id).gates] == ["entropy", "accuracy", "delivery"]
+        assert [gate.name for gate in world.controller.job(spec.job_id).gates] == ["entropy", "accuracy", "delivery"]
         # What the gates measured need not be measured again.
         assert world.monitor.adopted == [(1, pytest.approx(0.85 * BASELINE)), (2, pytest.approx(0.85 * BASELINE))]
         assert world.monitor.triggered == 0

@@ -1,6 +1,7 @@
 """A daemon that stops or crashes at any moment carries on where it was."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from reheatd.control.states import State
 from reheatd.errors import EngineError
 from reheatd.jobs.contracts import JobEvent, JobStatus
-from tests.unit.control_support import REHEAT, World, live, lost
+from tests.unit.control_support import REHEAT, World, finish_one, live, lost
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -131,5 +132,25 @@ def test_a_job_that_never_reached_the_broker_is_submitted_after_a_restart(tmp_pa
         await world.until(lambda: world.controller.job(job.job_id).status is JobStatus.RUNNING)
         await world.restart()
         assert (await world.until_submitted()).job_id == job.job_id
+
+    live(World(tmp_path), story)
+
+
+def test_jobs_that_an_earlier_version_stored_are_read(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        job_id = await finish_one(world)
+        stored = json.loads(world.ledger.jobs.get(job_id).model_dump_json())
+        old = {"value": 0.5, "low": 0.4, "high": 0.6, "problems": 48}
+        for side in ("before", "after"):
+            stored["result"][f"accuracy_{side}"] = old
+            stored["result"][f"pass_at_k_{side}"] = None
+        stored["spec"]["parent_pass_at_k"] = None
+        stored["spec"]["task"] = {"eval_count": 24, "eval_samples": 0, "eval_max_tokens": 32}
+        stored["job"]["gates"] = [{"name": "delivery", "passed": True, "detail": "proved"}]
+        with world.db:
+            world.db.execute("UPDATE jobs SET record = ?", (json.dumps(stored),))
+        record = world.ledger.jobs.get(job_id)
+        assert record.result is not None and record.result.accuracy_after.value == 0.5
+        assert record.job.gates[0].outcome == "passed"
 
     live(World(tmp_path), story)

@@ -37,8 +37,8 @@ def test_a_failed_gate_keeps_the_old_version(tmp_path: Path, gate: str) -> None:
             world.invalid = AdapterInvalidError("layer 0 has values that are not finite")
         await world.train(spec, **result)
         rejected = await world.until_status(job.job_id, JobStatus.REJECTED)
-        assert rejected.gates[-1 if gate != "entropy" else 0]["name"] == gate
-        assert [entry["passed"] for entry in rejected.gates if entry["name"] == gate] == [False]
+        assert rejected.gates[-1 if gate != "entropy" else 0].name == gate
+        assert [entry.outcome for entry in rejected.gates if entry.name == gate] == ["failed"]
         assert rejected.error
         assert world.swaps.promoted == 1 and world.promotions() == [1]
         assert world.controller.state is State.SERVING

@@ -65,6 +65,16 @@ def test_a_request_wins_over_the_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("request_fields", "tokens"),
+    [({"kind": "rl"}, 48), ({"kind": "rl", "max_tokens": 96}, 96), ({"kind": "reheat", "max_tokens": 96}, 48)],
+)
+def test_answers_to_held_out_problems_are_as_long_as_rollouts_of_rl(
+    tmp_path: Path, request_fields: dict[str, Any], tokens: int
+) -> None:
+    assert spec_of(tmp_path, **request_fields).task.eval_max_tokens == tokens
+
+
+@pytest.mark.parametrize(
     ("request_fields", "target"),
     [
         ({}, 0.3),

@@ -36,7 +36,7 @@ def test_an_illegal_transition_leaves_no_trace(tmp_path: Path) -> None:
     ledger = Ledger(connect(tmp_path / "db.sqlite3"))
     record = ledger.create(ReheatRequest(), "manual", JobStatus.QUEUED, 0)
     with pytest.raises(IllegalTransitionError):
-        ledger.advance(record, JobStatus.RUNNING, State.SWAPPING, "no such way")
+        ledger.advance(record, JobStatus.RUNNING, State.GATING, "no such way")
     assert ledger.state is State.SERVING
     assert ledger.jobs.get(record.job.job_id).job.status is JobStatus.QUEUED
 

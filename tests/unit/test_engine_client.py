@@ -71,6 +71,19 @@ def test_the_k_largest_logprobs_survive_a_draw_from_outside_them() -> None:
     assert script.asked[0][1]["top_logprobs"] == 3
 
 
+def test_the_whole_distribution_is_sampled_unless_less_is_asked_for() -> None:
+    script = Script(completions=lambda body: (200, chat_answer([entry(-1.0, [])])))
+
+    async def sample(client: EngineClient) -> None:
+        question = [{"role": "user", "content": "?"}]
+        await client.chat("policy", question, max_tokens=1)
+        await client.chat("policy", question, max_tokens=1, top_p=0.7)
+
+    run(script, sample)
+    assert [body["top_p"] for _, body in script.asked] == [1.0, 0.7]
+    assert all((body["top_k"], body["min_p"], body["repetition_penalty"]) == (0, 0.0, 1.0) for _, body in script.asked)
+
+
 def test_scores_are_those_of_the_completion_alone() -> None:
     scored = [None, {"5": {"logprob": -0.1}}, {"6": {"logprob": -0.2}, "9": {"logprob": 0.0}}, {"7": {"logprob": -0.3}}]
     script = Script(completions=lambda body: (200, {"choices": [{"prompt_logprobs": scored}]}))

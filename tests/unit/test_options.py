@@ -153,6 +153,8 @@ def test_a_target_that_is_asked_for_wins_over_the_configured_one(
         ({"lora": {"rank": 32}}, r"lora\.rank = 32 is above engine\.max_lora_rank = 16"),
         ({"rl": {"max_tokens": 4096}}, r"rl\.max_tokens = 4096 leaves no room .* policy\.max_model_len = 1024"),
         ({"task": {"eval_max_tokens": 2048}}, r"task\.eval_max_tokens = 2048"),
+        ({"task": {"eval_temperature": 0}}, r"task: eval_temperature = 0 .* eval_samples = 8; set eval_samples to 1"),
+        ({"task": {"eval_samples": 0}}, r"task\.eval_samples = 0: must be at least 1"),
         ({"entropy": {"top_k": 30}, "engine": {"max_logprobs": 30}}, r"entropy\.top_k = 30 .* engine\.max_logprobs"),
         ({"lora": {"target_modules": ["q_proj", "lm_head"]}}, r"lora\.target_modules names lm_head"),
         ({"lora": {"target_modules": []}}, r"lora\.target_modules = \[\]: must have at least 1 entries"),

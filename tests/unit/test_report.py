@@ -1,5 +1,6 @@
 """The report of a job: written whole or not at all, complete, and found beside the adapter."""
 
+import json
 from pathlib import Path
 from unittest import mock
 
@@ -9,13 +10,12 @@ from PIL import Image
 from reheatd.errors import ReheatdError
 from reheatd.jobs.contracts import JobResult, ReheatSpec
 from reheatd.jobs.report import JobReport, read_report
-from reheatd.measures import PassAtK
-from tests.unit.control_support import accuracy, entropy
+from tests.unit.control_support import entropy
 from tests.unit.test_comparison import policy_with, sample
 from tests.unit.workers_support import job_fields
 from workers import report as report_module
 from workers.comparison import compare
-from workers.evaluation import pass_rate
+from workers.evaluation import accuracy_from
 from workers.report import make_report, write_report
 
 PLOTS = {"entropy_by_position.png", "hidden_similarity.png", "pass_at_k.png", "top_k.png"}
@@ -26,17 +26,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> JobReport:
     policy = policy_with(0.25)
     rollouts = sample(policy)
     folder = tmp_path_factory.mktemp("job")
-    rates = [pass_rate([0, 1, 4, 2], 4, k) for k in (1, 2, 4)]
     result = JobResult(
         adapter_dir=folder,
         steps=12,
         tau=1.5,
         entropy_before=entropy(0.8),
         entropy_after=entropy(1.6),
-        accuracy_before=accuracy(20),
-        accuracy_after=accuracy(21),
-        pass_at_k_before=PassAtK(rates=rates, problems=4, samples=4),
-        pass_at_k_after=PassAtK(rates=rates, problems=4, samples=4),
+        accuracy_before=accuracy_from([0, 1, 4, 2], 4, "four problems"),
+        accuracy_after=accuracy_from([1, 1, 4, 1], 4, "four problems"),
         proof=[],
         stopped="target",
         seconds=33.0,
@@ -57,16 +54,20 @@ def test_a_report_is_json_markdown_and_plots(tmp_path: Path, report: JobReport) 
             image.verify()
     assert "| entropy on the probes, as served | 0.800 [0.750, 0.850] | 1.600 [1.550, 1.650] |" in text
     assert "| target entropy |  | 1.650 |" in text
-    assert "| pass@4, temperature 1 | 75.0% [" in text
+    assert "| accuracy, avg@4 | 43.8% [" in text
+    assert "| problems solved more often, less often |  | 1, 1 of 4 |" in text
+    assert "| pass@4 | 75.0% [" in text
     top = report.comparison.top(10)
     assert f"| top-10 overlap |  | {top.overlap:.1%} |" in text
 
 
-def test_a_report_without_pass_at_k_says_nothing_of_it(tmp_path: Path, report: JobReport) -> None:
-    folder = tmp_path / "report"
-    write_report(folder, report.model_copy(update={"pass_at_k_before": None, "pass_at_k_after": None}))
-    assert "pass@" not in (folder / "report.md").read_text()
-    assert {file.name for file in folder.glob("*.png")} == PLOTS - {"pass_at_k.png"}
+def test_a_report_of_an_earlier_version_can_still_be_read(tmp_path: Path, report: JobReport) -> None:
+    stored = report.model_dump(mode="json")
+    for side in ("before", "after"):
+        stored[f"accuracy_{side}"] = {"value": 0.5, "low": 0.4, "high": 0.6, "problems": 48}
+        stored[f"pass_at_k_{side}"] = {"rates": [], "problems": 48, "samples": 4}
+    (tmp_path / "report.json").write_text(json.dumps(stored))
+    assert read_report(tmp_path).accuracy_after.value == 0.5
 
 
 def test_a_report_that_cannot_be_finished_leaves_no_half(tmp_path: Path, report: JobReport) -> None:

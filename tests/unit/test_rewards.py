@@ -1,19 +1,16 @@
-"""Named rewards, task files and accuracy."""
+"""Named rewards and task files."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from reheatd.entropy.probes import load_probes
-from reheatd.errors import BadInputError, EngineError
+from reheatd.errors import BadInputError
 from workers.data.make_arithmetic import problems
-from workers.evaluation import measure_accuracy, wilson_interval
+from workers.evaluation import wilson_interval
 from workers.rewards import load_reward
-from workers.rewards.scoring import InProcessScorer
-from workers.sampling.rollout import Rollout
-from workers.task_data import ARITHMETIC, Messages, Problem, load_prompts, load_task
+from workers.task_data import ARITHMETIC, load_prompts, load_task
 
 
 @pytest.mark.parametrize(
@@ -110,37 +107,3 @@ def test_bundled_data() -> None:
 def test_wilson_interval_matches_published_values() -> None:
     assert wilson_interval(15, 30, 0.95) == pytest.approx((0.3315, 0.6685), abs=1e-4)
     assert wilson_interval(0, 10, 0.95) == pytest.approx((0.0, 0.2775), abs=1e-4)
-
-
-class ScriptedSampler:
-    """Answers from a list."""
-
-    model = "policy-v1"
-
-    def __init__(self, texts: list[str | None]) -> None:
-        self.texts = texts
-        self.temperature: float | None = None
-
-    def sample(self, prompts: Sequence[Messages], *, temperature: float, **_: object) -> list[list[Rollout]]:
-        self.temperature = temperature
-        return [
-            [] if text is None else [Rollout([1], [2], text, [-0.1], self.model, False)]
-            for _, text in zip(prompts, self.texts, strict=True)
-        ]
-
-
-def test_accuracy_is_greedy_and_counts_solved_problems() -> None:
-    held_out = [Problem([{"role": "user", "content": "q"}], answer) for answer in ("1", "2", "3", "4")]
-    sampler = ScriptedSampler(["1", "It is 2.", "5", "no idea"])
-    scorer = InProcessScorer(load_reward("numeric"))
-    accuracy = measure_accuracy(sampler, held_out, scorer, max_tokens=4)  # pyright: ignore[reportArgumentType]
-    assert sampler.temperature == 0.0
-    assert accuracy.value == 0.5 and accuracy.problems == 4
-    assert 0 < accuracy.low < 0.5 < accuracy.high < 1
-
-
-def test_accuracy_refuses_missing_answers() -> None:
-    held_out = [Problem([{"role": "user", "content": "q"}], answer) for answer in ("1", "2")]
-    scorer = InProcessScorer(load_reward("exact"))
-    with pytest.raises(EngineError, match="no answer to 1 of 2"):
-        measure_accuracy(ScriptedSampler(["1", None]), held_out, scorer, max_tokens=4)  # pyright: ignore[reportArgumentType]

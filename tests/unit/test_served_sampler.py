@@ -26,9 +26,11 @@ class FakeGateway(EngineClient):
         self.at_once = at_once
         self.seeds: list[tuple[int, int]] = []
         """Seed and number of completions of every request."""
+        self.top_ps: set[float] = set()
 
     async def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[Sample]:
         self.seeds.append((options["seed"], options["n"]))
+        self.top_ps.add(options["top_p"])
         while len(self.seeds) < self.at_once:
             await asyncio.sleep(0)
         return [Sample([1], [2], messages[0]["content"], [-0.1], [], "stop")] * options["n"]
@@ -72,6 +74,12 @@ def test_no_two_completions_of_a_batch_are_drawn_with_one_seed(sampler: ServedSa
     assert isinstance(gateway, FakeGateway)
     drawn = [seed + j for seed, n in gateway.seeds if n == 4 for j in range(n)]
     assert len(set(drawn)) == len(drawn) == 24
+
+
+def test_a_batch_is_sampled_from_the_share_that_it_names(sampler: ServedSampler) -> None:
+    sampler.sample_all([Batch(PROMPTS, 1, 8, 1.0, 0, top_p=0.7), Batch(PROMPTS[:3], 1, 8, 1.0, 0)])
+    gateway = sampler._client
+    assert isinstance(gateway, FakeGateway) and gateway.top_ps == {0.7, 1.0}
 
 
 def test_a_cancelled_job_stops_sampling(sampler: ServedSampler, told: Told) -> None:

@@ -88,9 +88,17 @@ class InProcessSampler:
         self.model = f"in-process-{step}"
 
     def sample(
-        self, prompts: Sequence[Messages], *, n: int, max_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[Messages],
+        *,
+        n: int,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        top_p: float = 1.0,
     ) -> list[list[Rollout]]:
         encoded = [ids for ids in map(self._codec.encode, prompts) for _ in range(n)]
+        completions = self._complete(encoded, max_tokens, temperature, top_p, seed)
         rollouts = [
             Rollout(
                 prompt_ids=prompt,
@@ -100,27 +108,27 @@ class InProcessSampler:
                 model=self.model,
                 truncated=not completion.stopped,
             )
-            for prompt, completion in zip(encoded, self._complete(encoded, max_tokens, temperature, seed), strict=True)
+            for prompt, completion in zip(encoded, completions, strict=True)
         ]
         return [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
         """Exact full-vocabulary entropy of the states visited on the probes, with an interval clustered by sequence."""
         encoded = [self._codec.encode(messages) for messages in self._probes]
-        sequences = [c.entropies for c in self._complete(encoded, self._probe_tokens, 1.0, seed)]
+        sequences = [c.entropies for c in self._complete(encoded, self._probe_tokens, 1.0, 1.0, seed)]
         return clustered_interval(sequences, self._confidence)
 
     def _complete(
-        self, prompts: list[list[int]], max_tokens: int, temperature: float, seed: int
+        self, prompts: list[list[int]], max_tokens: int, temperature: float, top_p: float, seed: int
     ) -> Iterator[_Completion]:
         generator = torch.Generator(self._policy.device).manual_seed(seed)
         rows = max(1, min(MAX_ROWS, LOGITS_ELEMENTS // self._policy.head_VD.shape[0]))
         for start in range(0, len(prompts), rows):
-            yield from self._decode(prompts[start : start + rows], max_tokens, temperature, generator)
+            yield from self._decode(prompts[start : start + rows], max_tokens, temperature, top_p, generator)
 
     @torch.no_grad()
     def _decode(
-        self, prompts: list[list[int]], max_tokens: int, temperature: float, generator: torch.Generator
+        self, prompts: list[list[int]], max_tokens: int, temperature: float, top_p: float, generator: torch.Generator
     ) -> list[_Completion]:
         """Decodes one batch of B sequences token by token; prompts are padded on the left."""
         policy = self._policy
@@ -138,7 +146,7 @@ class InProcessSampler:
             if temperature == 0:
                 token_B = logprobs_BV.argmax(-1)
             else:
-                probabilities_BV = torch.softmax(logprobs_BV / temperature, -1)
+                probabilities_BV = _nucleus(torch.softmax(logprobs_BV / temperature, -1), top_p)
                 token_B = torch.multinomial(probabilities_BV, 1, generator=generator).squeeze(-1)
             chosen_B = logprobs_BV.gather(-1, token_B[:, None]).squeeze(-1)
             steps.append((token_B, chosen_B, entropy(logprobs_BV), alive_B))
@@ -158,3 +166,15 @@ class InProcessSampler:
             )
             for row, (length, alive) in enumerate(zip(lengths, alive_B.tolist(), strict=True))
         ]
+
+
+def _nucleus(probabilities_BV: Tensor, top_p: float) -> Tensor:
+    """Keeps the most probable tokens of each row that together hold at least `top_p`, and sets the others to 0.
+
+    This is nucleus sampling (arXiv 1904.09751). The rows are not normalised again.
+    """
+    if top_p == 1:
+        return probabilities_BV
+    sorted_BV, order_BV = probabilities_BV.sort(-1, descending=True)
+    beyond_BV = sorted_BV.cumsum(-1) - sorted_BV >= top_p  # the tokens before it hold enough
+    return probabilities_BV.masked_fill(torch.zeros_like(beyond_BV).scatter(-1, order_BV, beyond_BV), 0.0)

@@ -36,6 +36,8 @@ class Batch:
     max_tokens: int
     temperature: float
     seed: int
+    top_p: float = 1.0
+    """Share of the probability that is sampled from. Entropy is measured only at a temperature and a top_p of 1."""
 
 
 class Sampler(Protocol):
@@ -51,9 +53,19 @@ class Sampler(Protocol):
         ...
 
     def sample(
-        self, prompts: Sequence[Messages], *, n: int, max_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[Messages],
+        *,
+        n: int,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        top_p: float = 1.0,
     ) -> list[list[Rollout]]:
         """Samples `n` completions of every prompt; a prompt whose request keeps failing gets fewer.
+
+        Args:
+            top_p: Share of the probability that is sampled from: the most probable tokens that hold it.
 
         Raises:
             EngineError: Every request failed.

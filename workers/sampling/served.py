@@ -118,9 +118,16 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         return response.json()
 
     def sample(
-        self, prompts: Sequence[Messages], *, n: int, max_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[Messages],
+        *,
+        n: int,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        top_p: float = 1.0,
     ) -> list[list[Rollout]]:
-        return self.sample_all([Batch(prompts, n, max_tokens, temperature, seed)])[0]
+        return self.sample_all([Batch(prompts, n, max_tokens, temperature, seed, top_p)])[0]
 
     def sample_all(self, batches: Sequence[Batch]) -> list[list[list[Rollout]]]:
         """Samples several batches at once, each like `sample`.
@@ -145,6 +152,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
                             batch.prompts[index],
                             n=batch.n,
                             temperature=batch.temperature,
+                            top_p=batch.top_p,
                             max_tokens=batch.max_tokens,
                             seed=seed,
                         ),
