@@ -29,6 +29,7 @@ def spec_of(
             "lora": {"rank": 4},
             "task": {"path": "tasks.jsonl", "reward_timeout_s": 2.5},
             "entropy": {"probe_count": 5},
+            "workers": {"report_rollouts": 6, "rollouts_kept": 50, "retry_s": 7.0},
         }
     )
     return build_spec(
@@ -53,6 +54,9 @@ def test_unset_fields_come_from_the_settings_and_paths_are_absolute(tmp_path: Pa
     assert spec.output_dir == Path("relative/jobs/reheat-1").resolve()
     assert spec.task.path == Path("tasks.jsonl").resolve()
     assert spec.task.reward_timeout_s == 2.5
+    assert (spec.report_rollouts, spec.rollouts_kept, spec.retry_s) == (6, 50, 7.0)
+    folder = Path("relative/jobs/reheat-1").resolve()
+    assert (spec.curves_file, spec.rollouts_file) == (folder / "curves.jsonl", folder / "rollouts.jsonl")
 
 
 def test_a_request_wins_over_the_settings(tmp_path: Path) -> None:
