@@ -36,6 +36,8 @@ LAYERS_PLOT = "cka.png"
 TOP_K_PLOT = "top_k.png"
 PASS_PLOT = "pass_at_k.png"
 CURVES_PLOT = "curves.png"
+BAR = r"\|"
+"""A bar in a table's cell, where a plain one would end the cell."""
 
 Row = tuple[str, ...]
 
@@ -153,7 +155,7 @@ def _summary(report: JobReport) -> list[Row]:
         ("steps", "", f"{report.steps}, stopped by {report.stopped}"),
         ("accuracy, greedy", _share(report.accuracy_before), _share(report.accuracy_after)),
         *_pass_rows(report.pass_at_k_before, report.pass_at_k_after),
-        ("mean abs. log p of samples", _entropy(parent.surprisal), _entropy(student.surprisal)),
+        ("mean |log p| of samples", _entropy(parent.surprisal), _entropy(student.surprisal)),
         ("fork position, tokens", _mean(parent.greedy.fork_position, 1), _mean(student.greedy.fork_position, 1)),
         ("samples that never leave greedy", f"{parent.greedy.never_forked:.1%}", f"{student.greedy.never_forked:.1%}"),
         ("edit distance to greedy", _mean(parent.greedy.edit_distance, 3), _mean(student.greedy.edit_distance, 3)),
@@ -201,7 +203,7 @@ def _table(header: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
     yield f"| {' | '.join(header)} |"
     yield f"|{' --- |' * len(header)}"
     for row in rows:
-        yield f"| {' | '.join(row)} |"
+        yield f"| {' | '.join(cell.replace('|', BAR) for cell in row)} |"
 
 
 def _entropy(estimate: EntropyEstimate) -> str:

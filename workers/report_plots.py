@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from reheatd.jobs.curves import CurvePoint, metric_names
 from reheatd.jobs.report import Comparison, PositionFigures
@@ -51,6 +52,7 @@ def plot_layers(file: Path, comparison: Comparison) -> None:
     # Values near 1 are what a reheat is for, and differences between them would vanish on an axis from 0.
     axes.set_ylim(1 - 1.2 * max(1e-3, 1 - min(values)), 1 + 0.1 * max(1e-3, 1 - min(values)))
     axes.ticklabel_format(axis="y", useOffset=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("layer (the last one after the final norm)")
     axes.set_ylabel("linear CKA, parent and student")
     _save(figure, file)
@@ -95,6 +97,7 @@ def plot_curves(file: Path, points: Sequence[CurvePoint]) -> None:
             continue
         values = [(point.step, point.metrics[name]) for point in points if name in point.metrics]
         axes.plot([step for step, _ in values], [value for _, value in values], ".-", color=STUDENT, markersize=4)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=8)
     _save(figure, file)

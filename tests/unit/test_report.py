@@ -81,7 +81,9 @@ def test_a_report_is_json_markdown_and_plots(tmp_path: Path, report: JobReport) 
     before, after = report.comparison.parent.greedy, report.comparison.student.greedy
     assert f"| fork position, tokens | {before.fork_position.mean:.1f} [" in text
     assert f"] | {after.fork_position.mean:.1f} [" in text
-    assert f"| token KL(before || after) |  | {report.comparison.token_kl.mean:.4g} |" in text
+    assert rf"| token KL(before \|\| after) |  | {report.comparison.token_kl.mean:.4g} |" in text
+    rows = [line.replace(r"\|", "").count("|") for line in text.splitlines() if line.startswith("| ")]
+    assert set(rows[:20]) == {4}  # a bar inside a cell would add a column
     for layer in report.comparison.layers:
         assert f"| {layer.layer} | {layer.cka:.5f} |" in text
 
