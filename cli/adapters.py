@@ -68,6 +68,7 @@ def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> rend
         facts.add_row("accuracy", f"{render.share(lineage.accuracy_before)} -> {render.share(lineage.accuracy_after)}")
         if info.report is not None:
             _add_report(facts, info.report)
+        if info.report_dir is not None:
             facts.add_row("report", f"{info.report_dir}/report.md")
         facts.add_row("base model", f"{lineage.base_model} [dim]{lineage.base_digest[:12]}[/]")
         facts.add_row("digest", lineage.digest)
@@ -79,11 +80,14 @@ def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> rend
 def _add_report(facts: Table, report: JobReport) -> None:
     comparison = report.comparison
     top, last = comparison.top(10), comparison.layers[-1]
+    before, after = comparison.parent.greedy, comparison.student.greedy
     for best, now in zip(report.accuracy_before.pass_at[-1:], report.accuracy_after.pass_at[-1:], strict=True):
         facts.add_row(f"pass@{best.k}", f"{render.share(best)} -> {render.share(now)}")
-    facts.add_row("top 10", f"{top.overlap:.0%} shared; mass {top.parent_mass:.0%} -> {top.student_mass:.0%}")
-    facts.add_row("hidden states", f"similarity of the last layer {last.mean:.3f}, at least {last.min:.3f}")
-    facts.add_row("KL", f"{comparison.kl_parent_student:.3f} nats per token, parent to student")
+    facts.add_row("top 10", f"{top.overlap:.0%} shared, with mass {top.student_shared_mass:.0%}")
+    facts.add_row("hidden states", f"CKA {last.cka:.4f} in the last layer")
+    facts.add_row("KL", f"{comparison.token_kl.mean:.3f} nats per token, parent to student")
+    facts.add_row("fork", f"token {before.fork_position.mean:.1f} -> {after.fork_position.mean:.1f}, from greedy")
+    facts.add_row("edit distance", f"{before.edit_distance.mean:.3f} -> {after.edit_distance.mean:.3f}, from greedy")
 
 
 @app.command("promote")

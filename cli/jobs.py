@@ -1,4 +1,4 @@
-"""`reheatd jobs`: lists, shows, cancels and approves the daemon's jobs."""
+"""`reheatd jobs`: lists, shows, cancels and approves the daemon's jobs, and shows their curves and rollouts."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -13,16 +13,25 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from cli import render
 from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, UrlOption
-from reheatd.errors import ReheatdError
+from reheatd.api.schemas import CurvesView, RolloutsView
+from reheatd.errors import BadInputError, ReheatdError
 from reheatd.jobs.contracts import Job, JobStatus
+from reheatd.jobs.curves import metric_names
 from reheatd.names import version_name
 
-app = typer.Typer(help="List, show, cancel or approve jobs.", no_args_is_help=True)
+app = typer.Typer(help="List, show, cancel or approve jobs, and read their curves and rollouts.", no_args_is_help=True)
 
 POLL_S = 0.5
 LIVE_METRICS = 4
 """Number of metrics beside the progress bar; `jobs show` shows all of them."""
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as `reheatd jobs list` shows it.")]
+
+MetricOption = Annotated[
+    list[str] | None,
+    typer.Option("--metric", metavar="NAME", help="Metric to show; may be given several times. Default: all."),
+]
+StepOption = Annotated[int | None, typer.Option(min=0, help="Show only what was sampled after this many steps.")]
+LastOption = Annotated[int, typer.Option(min=1, max=100_000, help="Number of rollouts, counted from the newest.")]
 
 
 class JobEndedBadly(ReheatdError, RuntimeError):
@@ -62,6 +71,38 @@ def list_jobs(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
 def show_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Show one job: what was asked for, how far it is and what the gates said."""
     yield from _job(DaemonClient(url).get(f"/reheatd/v1/jobs/{job_id}"))
+
+
+@app.command("curves")
+@render.json_or_text
+def show_curves(job_id: JobArgument, metrics: MetricOption = None, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
+    """Show the metrics of a job step by step, also while it runs."""
+    points = CurvesView.model_validate(DaemonClient(url).get(f"/reheatd/v1/jobs/{job_id}/curves")).points
+    known = metric_names(points)
+    for name in metrics or ():
+        if points and name not in known:
+            raise BadInputError(f"--metric {name} is not reported by {job_id}; it reports {', '.join(known)}")
+    chosen = metrics or known
+    yield [{"step": p.step, "metrics": {name: p.metrics[name] for name in chosen if name in p.metrics}} for p in points]
+    if not points:
+        render.console.print(f"{job_id} has reported no metrics yet")
+        return
+    render.print_curves(points, chosen)
+
+
+@app.command("rollouts")
+@render.json_or_text
+def show_rollouts(
+    job_id: JobArgument, step: StepOption = None, last: LastOption = 10, url: UrlOption = DEFAULT_URL
+) -> render.JsonThenText:
+    """Read what the policy sampled while a job trained it: prompts, completions and rewards, the newest last."""
+    asked = {"last": last} if step is None else {"last": last, "step": step}
+    view = RolloutsView.model_validate(DaemonClient(url).get(f"/reheatd/v1/jobs/{job_id}/rollouts", **asked))
+    yield [row.model_dump(mode="json") for row in view.rollouts]
+    for row in view.rollouts:
+        render.print_rollout(row)
+    of = job_id if step is None else f"step {step} of {job_id}"
+    render.console.print(f"{len(view.rollouts)} of the {view.total} rollouts that are kept of {of}")
 
 
 @app.command("cancel")

@@ -4,14 +4,17 @@ import functools
 import inspect
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ParamSpec
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cli.options import JsonOption
 from reheatd.jobs.contracts import Job, JobStatus
+from reheatd.jobs.curves import CurvePoint
+from reheatd.jobs.rollouts import RolloutRow
 from reheatd.measures import Accuracy, EntropyEstimate, PassRate
 
 P = ParamSpec("P")
@@ -30,6 +33,8 @@ STATUS_STYLE = {
 OUTCOME_STYLE = {"passed": "green", "failed": "red", "no_evidence": "yellow"}
 VERDICT_STYLE = {"ok": "green", "warning": "yellow", "collapsed": "bold red", "too_hot": "bold magenta"}
 NOTHING = "[dim]-[/]"
+COLUMN_GAP = 2
+"""Spaces between two columns of a table."""
 
 
 def print_json(value: Any) -> None:
@@ -63,7 +68,7 @@ def table(*columns: str) -> Table:
 
     The first column names the row, so a narrow terminal never cuts it short.
     """
-    made = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    made = Table(box=None, header_style="dim", pad_edge=False, padding=(0, COLUMN_GAP, 0, 0))
     for index, column in enumerate(columns):
         justify = "right" if column.startswith("#") else "left"
         made.add_column(column.removeprefix("#"), justify=justify, no_wrap=index == 0)
@@ -114,6 +119,49 @@ def job_progress(job: Job) -> str:
     step = f"step {job.step} of {job.steps}" if job.steps else ""
     phase = f"{job.phase} {job.done} of {job.of}" if job.phase and job.of else job.phase
     return ", ".join(part for part in (step, phase) if part)
+
+
+def print_curves(points: Sequence[CurvePoint], names: Sequence[str]) -> None:
+    """Prints a table of metrics by step, with as many columns as fit, and then the names of the others."""
+    columns = {name: [_number(point.metrics.get(name)) for point in points] for name in names}
+    steps = [str(point.step) for point in points]
+    room = console.width - max(map(len, ["step", *steps]))
+    shown: list[str] = []
+    for name, cells in columns.items():
+        room -= COLUMN_GAP + max(map(len, [name, *cells]))
+        if room < 0 and shown:
+            break
+        shown.append(name)
+    rows = table("step", *(f"#{name}" for name in shown))
+    for step, *cells in zip(steps, *(columns[name] for name in shown), strict=True):
+        rows.add_row(step, *cells)
+    console.print(rows)
+    left = names[len(shown) :]
+    if left:
+        console.print(f"[dim]--metric NAME shows the others: {', '.join(left)}[/]")
+
+
+def print_rollout(row: RolloutRow) -> None:
+    """Prints one rollout: its figures, the prompt and the completion."""
+    figures = [f"step {row.step}", f"{row.tokens} tokens" + (", cut off" if row.truncated else "")]
+    figures.append(f"mean log p {row.mean_logprob:.3f}")
+    if row.reward is not None:
+        figures.append(f"reward {row.reward:g}")
+        figures.append("no advantage" if row.advantage is None else f"advantage {row.advantage:+.3g}")
+    console.print(Text(f"{'  '.join(figures)}  {row.model}", style="bold"))
+    for message in row.messages:
+        console.print(Text(f"{message.get('role')}: {_printable(str(message.get('content')))}", style="dim"))
+    console.print(Text(_printable(row.completion)))
+    console.print()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _printable(text: str) -> str:
+    """The text without what a terminal would obey, since a policy may sample any characters."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def duration(seconds: float) -> str:

@@ -131,6 +131,9 @@ class WorkersSection(Options):
     to restart."""
     report_rollouts: int = Field(default=24, ge=2)
     """Number of rollouts of the parent, and of the student, on which a job's report compares the two."""
+    rollouts_kept: int = Field(default=2000, ge=0)
+    """Number of rollouts that a job keeps for `reheatd jobs rollouts`, at most, spread evenly over its steps; 0 keeps
+    none."""
 
 
 class EntropySection(ProbeOptions):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from reheatd.jobs.contracts import RLSpec
+from reheatd.jobs.rollouts import RolloutRecorder
 from reheatd.measures import EntropyEstimate
 from workers.checkpoint import Checkpoints
 from workers.losses import chunked_logprobs
@@ -62,11 +63,12 @@ class Grpo:
         scorer: Scorer,
         progress: Progress,
         checkpoints: Checkpoints | None = None,
+        recorder: RolloutRecorder | None = None,
     ) -> None:
         self._policy = policy
         self._spec = spec
         self._sampler = sampler
-        self._groups = GroupCollector(spec, sampler, problems, scorer, progress)
+        self._groups = GroupCollector(spec, sampler, problems, scorer, progress, recorder)
         self._progress = progress
         self._checkpoints = checkpoints
         self._optimizer = make_optimizer(policy.parameters(), spec.learning_rate)

@@ -3,6 +3,8 @@
 import time
 from typing import Protocol
 
+from reheatd.jobs.curves import CurveWriter
+
 COUNT_EVERY_S = 0.5
 """Least time between two reports of how far a phase is, in seconds; more reports would be of no use to anybody."""
 
@@ -34,11 +36,16 @@ class ProgressChannel(Protocol):
 
 
 class ChannelProgress:
-    """Sends progress to the daemon, and checks each time whether the job was cancelled."""
+    """Sends progress to the daemon, and checks each time whether the job was cancelled.
 
-    def __init__(self, channel: ProgressChannel, steps: int) -> None:
+    Args:
+        curves: Keeps all metrics step by step; None keeps only the last value of each.
+    """
+
+    def __init__(self, channel: ProgressChannel, steps: int, curves: CurveWriter | None = None) -> None:
         self._channel = channel
         self._steps = steps
+        self._curves = curves
         self._metrics: dict[str, float] = {}
         self._phase, self._step = "", 0
         self._sent_at = 0.0
@@ -52,6 +59,9 @@ class ChannelProgress:
         self._phase, self._step = phase, step
         self._metrics.update(metrics or {})
         self._send(metrics or {})
+        # The channel has accepted this worker: one that was replaced must not write into its successor's curves.
+        if metrics and self._curves is not None:
+            self._curves.add(step, metrics)
 
     def count(self, done: int, of: int) -> None:
         """Reports that `done` of `of` items of the present phase are done, at most every `COUNT_EVERY_S` seconds.

@@ -19,10 +19,12 @@ from reheatd.errors import ConfigError, ReheatdError
 from reheatd.files import write_atomically
 from reheatd.jobs.channel import JobChannel, JobNotWantedError
 from reheatd.jobs.contracts import JobResult, ReheatSpec, RLSpec
+from reheatd.jobs.curves import CurveWriter, read_curves
+from reheatd.jobs.rollouts import RolloutRecorder
 from reheatd.measures import Accuracy, Contract
 from reheatd.options import NumberFormat
 from workers.checkpoint import Checkpoints
-from workers.comparison import compare
+from workers.comparison import Completions, compare
 from workers.evaluation import accuracy_of, evaluation_batch
 from workers.grpo import Grpo, RLOutcome
 from workers.policy import Policy
@@ -30,6 +32,7 @@ from workers.progress import ChannelProgress, JobCancelledError, Progress, Progr
 from workers.proof import COMPLETION_TOKENS, build_proof
 from workers.report import make_report, write_report
 from workers.rewards.verifier import Verifier
+from workers.sampling.recording import RecordedSampling
 from workers.sampling.rollout import Batch, Rollout
 from workers.sampling.served import ServedSampler
 from workers.task_data import Messages, Problem, load_prompts, load_task, problem_set_digest
@@ -70,7 +73,7 @@ def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
         ReheatdError: The input cannot be used, the engine failed, or training diverged.
     """
     started = time.monotonic()
-    progress = ChannelProgress(channel, spec.steps)
+    progress = ChannelProgress(channel, spec.steps, CurveWriter(spec.curves_file))
     progress.report("preparing", 0)
     # The user's files are read first, so that errors in them show before anything expensive begins.
     task = load_task(spec.task.path, spec.task.eval_count)
@@ -89,15 +92,17 @@ def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
         evaluation = Evaluation(spec, sampler, task.held_out, verifier, report_prompts, progress)
         before = evaluation.before()
         checkpoints = Checkpoints(spec)
+        recorder = RolloutRecorder(spec.rollouts_file, steps=spec.steps, keep=spec.rollouts_kept)
         outcome: ReheatOutcome | RLOutcome
         if isinstance(spec, ReheatSpec):
-            outcome = Reheater(policy, spec, sampler, prompts, progress, checkpoints).run()
+            recorded = RecordedSampling(sampler, recorder)
+            outcome = Reheater(policy, spec, recorded, prompts, progress, checkpoints).run()
         else:
-            outcome = Grpo(policy, spec, sampler, task.train, verifier, progress, checkpoints).run()
+            outcome = Grpo(policy, spec, sampler, task.train, verifier, progress, checkpoints, recorder).run()
         progress.report("evaluating", outcome.steps, {"probe_entropy": outcome.entropy_after.mean})
         after = evaluation.after(outcome.steps)
         progress.report("reporting", outcome.steps)
-        comparison = compare(policy, before.rollouts, after.rollouts)
+        comparison = compare(policy, before.completions, after.completions)
         result = JobResult(
             adapter_dir=spec.output_dir / "result",
             report_dir=spec.output_dir / "report",
@@ -114,16 +119,24 @@ def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
         )
         for leftover in ("report", "result"):  # from a worker that died before it could report them
             shutil.rmtree(spec.output_dir / leftover, ignore_errors=True)
-        write_report(spec.output_dir / "report", make_report(spec, result, comparison))
+        report = make_report(spec, result, comparison)
+        write_report(spec.output_dir / "report", report, read_curves(spec.curves_file))
         policy.save(result.adapter_dir, spec.model_path)
         return result
 
 
 class Evaluated(Contract):
-    """The measurements of parent or student, and the rollouts on which the report compares them."""
+    """The measurements of parent or student, and the completions on which the report compares them."""
 
     accuracy: Accuracy
     rollouts: list[Rollout]
+    """Sampled at temperature 1."""
+    greedy: list[Rollout]
+    """Sampled at temperature 0 for the same prompts."""
+
+    @property
+    def completions(self) -> Completions:
+        return Completions(self.rollouts, self.greedy)
 
 
 @dataclass(frozen=True)
@@ -168,6 +181,8 @@ class Evaluation:
             batches["accuracy"] = evaluation_batch(problems, spec.task, spec.max_tokens, spec.seed)
         if len(rollouts) < len(prompts):
             batches["rollouts"] = Batch(prompts[len(rollouts) :], 1, length, temperature=1.0, seed=spec.seed)
+        # As long as the rollouts: completions of different lengths would seem to differ more than they do.
+        batches["greedy"] = Batch(prompts, 1, length, temperature=0.0, seed=spec.seed)
         self.progress.report("evaluating", step)
         answers = dict(zip(batches, self.sampler.sample_all([*batches.values()]), strict=True))
         self.progress.report("scoring", step)
@@ -176,7 +191,11 @@ class Evaluation:
             samples = spec.task.eval_samples
             accuracy = accuracy_of(answers["accuracy"], problems, self.verifier, model=model, samples=samples)
         sampled = [rollout for group in answers.get("rollouts", []) for rollout in group]
-        evaluated = Evaluated(accuracy=accuracy, rollouts=[*rollouts, *sampled][: len(prompts)])
+        evaluated = Evaluated(
+            accuracy=accuracy,
+            rollouts=[*rollouts, *sampled][: len(prompts)],
+            greedy=[rollout for group in answers["greedy"] for rollout in group],
+        )
         self.progress.report("evaluating", step, _figures(evaluated))
         return evaluated
 

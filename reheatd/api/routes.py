@@ -17,6 +17,7 @@ from reheatd.adapters.store import AdapterStore, VersionInfo
 from reheatd.adapters.swap import SwapResult
 from reheatd.api.schemas import (
     AdapterList,
+    CurvesView,
     EngineHealth,
     EntropyView,
     JobList,
@@ -29,6 +30,7 @@ from reheatd.api.schemas import (
     RequestTotals,
     RolloutAdapterRequest,
     RolloutAdapterView,
+    RolloutsView,
     StatusView,
     VersionView,
     WorkersHealth,
@@ -44,8 +46,10 @@ from reheatd.entropy.series import EntropySeries
 from reheatd.errors import BadInputError
 from reheatd.gateway.app import RequestCounts
 from reheatd.jobs.contracts import parse_request
+from reheatd.jobs.curves import read_curves
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.report import read_report
+from reheatd.jobs.rollouts import read_rollouts
 from reheatd.names import parse_version, version_name
 from reheatd.process.broker import BrokerError
 from reheatd.validation import first_problem
@@ -99,6 +103,8 @@ def api_routes(context: ApiContext) -> list[Route]:
         Route(f"{PREFIX}/jobs", api.submit_job, methods=["POST"]),
         Route(f"{PREFIX}/jobs", api.jobs, methods=["GET"]),
         Route(job, api.job, methods=["GET"]),
+        Route(f"{job}/curves", api.curves, methods=["GET"]),
+        Route(f"{job}/rollouts", api.rollouts, methods=["GET"]),
         Route(f"{job}/cancel", api.cancel_job, methods=["POST"]),
         Route(f"{job}/approve", api.approve_job, methods=["POST"]),
         Route(f"{job}/rollout-adapter", api.load_rollout_adapter, methods=["POST"]),
@@ -191,6 +197,18 @@ class Api:
     async def job(self, request: Request) -> Response:
         return _answer(self._controller.job(request.path_params["job_id"]))
 
+    async def curves(self, request: Request) -> Response:
+        job_id = request.path_params["job_id"]
+        spec = self._context.ledger.jobs.get(job_id).spec
+        points = [] if spec is None else await asyncio.to_thread(read_curves, spec.curves_file)
+        return _answer(CurvesView(job_id=job_id, points=points))
+
+    async def rollouts(self, request: Request) -> Response:
+        job_id, last, step = request.path_params["job_id"], _last(request), _step(request)
+        spec = self._context.ledger.jobs.get(job_id).spec
+        rows = [] if spec is None else await asyncio.to_thread(read_rollouts, spec.rollouts_file, step=step)
+        return _answer(RolloutsView(job_id=job_id, total=len(rows), rollouts=rows[-last:]))
+
     async def cancel_job(self, request: Request) -> Response:
         return _answer(self._controller.cancel(request.path_params["job_id"]))
 
@@ -282,6 +300,13 @@ def _last(request: Request) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 7 and 0 < int(text) <= 100_000):
         raise BadInputError(f"last = {text!r} is not a number from 1 to 100000", param="last")
     return int(text)
+
+
+def _step(request: Request) -> int | None:
+    text = request.query_params.get("step")
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise BadInputError(f"step = {text!r} is not a number from 0 up", param="step")
+    return None if text is None else int(text)
 
 
 def _version(request: Request) -> int:

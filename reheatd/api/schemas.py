@@ -11,7 +11,9 @@ from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.monitor import MeasurementProgress
 from reheatd.entropy.series import Window
 from reheatd.jobs.contracts import Job
+from reheatd.jobs.curves import CurvePoint
 from reheatd.jobs.report import JobReport
+from reheatd.jobs.rollouts import RolloutRow
 from reheatd.measures import Contract, EntropyEstimate
 
 
@@ -33,7 +35,8 @@ class VersionView(VersionInfo):
     """The answer of `GET /reheatd/v1/adapters/VERSION`."""
 
     report: JobReport | None
-    """The report of the job that made the version; None for the base and for versions that no job made."""
+    """The report of the job that made the version; None for the base, for versions that no job made, and for reports of
+    an earlier reheatd, of which there are only the files in `report_dir`."""
     report_dir: Path | None
     """Folder of the report and its plots, on the daemon's machine."""
 
@@ -144,6 +147,24 @@ class PromotionView(Contract):
 class JobList(Contract):
     jobs: list[Job]
     """The jobs, oldest first."""
+
+
+class CurvesView(Contract):
+    """The answer of `GET /reheatd/v1/jobs/JOB/curves`."""
+
+    job_id: str
+    points: list[CurvePoint]
+    """The metrics of every step so far, by step."""
+
+
+class RolloutsView(Contract):
+    """The answer of `GET /reheatd/v1/jobs/JOB/rollouts`."""
+
+    job_id: str
+    total: int
+    """Number of rollouts that are kept of the job, or of the step that was asked for."""
+    rollouts: list[RolloutRow]
+    """The last of them, oldest first."""
 
 
 class JournalView(Contract):

@@ -181,6 +181,7 @@ def build_spec(
         "task": task,
         "probes": probes,
         "report_rollouts": settings.workers.report_rollouts,
+        "rollouts_kept": settings.workers.rollouts_kept,
         "retry_s": settings.workers.retry_s,
         "parent_entropy": parent_entropy,
         "parent_accuracy": parent_lineage.accuracy_after if _measured_with(parent_lineage, "task", task) else None,

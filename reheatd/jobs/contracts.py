@@ -19,6 +19,8 @@ from pydantic import (
 
 from reheatd.adapters.lineage import ProofItem
 from reheatd.errors import BadInputError
+from reheatd.jobs.curves import CURVES_FILE
+from reheatd.jobs.rollouts import ROLLOUTS_FILE
 from reheatd.measures import Accuracy, Contract, EntropyEstimate
 from reheatd.options import LoraOptions, ProbeOptions, ReheatOptions, RLOptions, TaskOptions
 from reheatd.validation import first_problem, suggestion, unknown_names
@@ -39,13 +41,15 @@ class JobBase(Contract):
     gateway_url: str
     """URL of the gateway at which rollouts are sampled, e.g. http://127.0.0.1:8000."""
     output_dir: Path
-    """Folder that the worker owns; it writes rollout adapters and the result here."""
+    """Folder that the worker owns; it writes rollout adapters, curves, rollouts and the result here."""
     lora: LoraOptions = LoraOptions()
     task: TaskOptions = TaskOptions()
     """The task. Without `eval_max_tokens`, which the daemon always sets, answers are as long as the job's rollouts."""
     probes: ProbeOptions = ProbeOptions()
     report_rollouts: int = 24
     """Number of rollouts of the parent, and of the student, on which the report compares the two."""
+    rollouts_kept: int = 2000
+    """Number of rollouts that are kept for reading, at most; see `reheatd.jobs.rollouts`."""
     retry_s: float = 180.0
     """How long the worker repeats its requests while the engine is away, in seconds."""
     parent_entropy: EntropyEstimate | None = None
@@ -64,6 +68,16 @@ class JobBase(Contract):
     def checkpoint_file(self) -> Path:
         """The file from which another worker resumes the job; it exists as long as the job runs."""
         return self.output_dir / "checkpoint.pt"
+
+    @property
+    def curves_file(self) -> Path:
+        """The file of the job's metrics by step."""
+        return self.output_dir / CURVES_FILE
+
+    @property
+    def rollouts_file(self) -> Path:
+        """The file of the job's rollouts that are kept for reading."""
+        return self.output_dir / ROLLOUTS_FILE
 
 
 class ReheatSpec(JobBase, ReheatOptions):

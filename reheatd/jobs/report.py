@@ -3,25 +3,49 @@
 The file `report.json` beside an adapter is a `JobReport`.
 """
 
+import json
 import time
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from reheatd.errors import ReheatdError
 from reheatd.measures import Accuracy, Contract, EntropyEstimate
 
 REPORT_FILE = "report.json"
+REPORT_FORMAT = 2
 
 
-class PositionEntropy(Contract):
-    """Exact entropy at the completion positions `first` to `last`; position 0 predicts the first sampled token."""
+class PositionFigures(Contract):
+    """Figures of one policy at the completion positions `first` to `last`; position 0 is the first sampled token."""
 
     first: int
     last: int
-    estimate: EntropyEstimate
-    """Estimate over the rollouts that are long enough, in nats per token."""
+    entropy: EntropyEstimate
+    """Exact entropy over the rollouts that are long enough, in nats per token."""
+    surprisal: EntropyEstimate
+    """Mean |log p| of the sampled tokens over the same rollouts, in nats per token."""
+
+
+class Histogram(Contract):
+    """Number of tokens by value. A bin includes its lower edge; the last one includes both."""
+
+    edges: list[float]
+    """Edges of the bins, rising; one more than `counts`. Values beyond the ends are counted in the bin there."""
+    counts: list[int]
+
+
+class TokenFigures(Contract):
+    """A figure that every token has, over all states in which parent and student are compared."""
+
+    mean: float
+    p5: float
+    """5% of the tokens have less."""
+    median: float
+    p95: float
+    """5% of the tokens have more."""
+    histogram: Histogram
 
 
 class TopK(Contract):
@@ -32,44 +56,78 @@ class TopK(Contract):
     """Share of the student's k candidates that are among the parent's."""
     parent_mass: float
     """Probability that the parent gives to its own k candidates."""
-    parent_mass_kept: float
-    """Probability that the parent gives to the student's k candidates; `parent_mass` if the candidates are the same."""
     student_mass: float
     """Probability that the student gives to its own k candidates."""
+    parent_shared_mass: float
+    """Probability that the parent gives to the candidates of both; `parent_mass` if the candidates are the same."""
+    student_shared_mass: float
+    """Probability that the student gives to the candidates of both."""
 
 
 class LayerSimilarity(Contract):
-    """Cosine similarity of the hidden states of parent and student in the same states."""
+    """Linear CKA of a layer's hidden states of parent and student on the same tokens (arXiv 1905.00414)."""
 
     layer: int
     """Layer 1 is the first block's output; the last is taken after the final norm, where the LM head reads it."""
+    cka: float
+    """Between 0 and 1; 1 if the states are the same up to rotation, shift and one common scale."""
+
+
+class MeanOverRollouts(Contract):
+    """A mean over rollouts with its 95% interval."""
+
     mean: float
-    """Mean over states."""
-    min: float
+    low: float
+    high: float
+    rollouts: int
+
+
+class GreedyDistance(Contract):
+    """How far one policy's samples at temperature 1 are from its own greedy completions of the same prompts."""
+
+    fork_position: MeanOverRollouts
+    """First position, from 0, at which a sample leaves the greedy completion, in tokens. A sample that never leaves it
+    counts with its length."""
+    never_forked: float
+    """Share of samples that never leave the greedy completion."""
+    edit_distance: MeanOverRollouts
+    """Levenshtein distance in tokens, divided by the longer of the two completions: between 0 and 1."""
+
+
+class PolicyFigures(Contract):
+    """Figures of one policy on its own completions."""
+
+    entropy: EntropyEstimate
+    """Exact entropy at the sampled tokens, in nats per token."""
+    surprisal: EntropyEstimate
+    """Mean |log p| of the sampled tokens, in nats per token; at temperature 1 its expectation is the entropy."""
+    positions: list[PositionFigures]
+    """Figures by completion position; positions that fewer than two rollouts reach are left out."""
+    greedy: GreedyDistance
 
 
 class Comparison(Contract):
     """Comparison of parent and student in the trainer, over the full vocabulary at temperature 1.
 
-    Intervals are 95% intervals, clustered by sequence.
+    The figures are those with which arXiv 2606.00755 shows what TS-OPSD changes. Intervals are 95% intervals, clustered
+    by sequence.
     """
 
-    parent_entropy: EntropyEstimate
-    """Entropy of the parent on its own rollouts, in nats per token."""
-    student_entropy: EntropyEstimate
-    """Entropy of the student on its own rollouts, in nats per token."""
-    parent_positions: list[PositionEntropy]
-    """Entropy of the parent by completion position; positions that fewer than two rollouts reach are left out."""
-    student_positions: list[PositionEntropy]
+    parent: PolicyFigures
+    student: PolicyFigures
     states: int
     """Number of states in which the two are compared below: the tokens of the student's rollouts."""
-    kl_parent_student: float
-    """KL(parent || student), in nats per token."""
+    token_kl: TokenFigures
+    """KL(parent || student) of every token, in nats."""
     kl_student_parent: float
-    """KL(student || parent), in nats per token."""
+    """Mean of KL(student || parent), in nats per token."""
+    entropy_change: TokenFigures
+    """Entropy of the student less that of the parent in the same state, in nats."""
     top_k: list[TopK]
     layers: list[LayerSimilarity]
     """Similarity of every layer, first to last."""
+    layer_tokens: int
+    """Number of tokens on which the layers are compared: all states, or an even selection of them."""
 
     def top(self, k: int) -> TopK:
         return next(figures for figures in self.top_k if figures.k == k)
@@ -78,8 +136,8 @@ class Comparison(Contract):
 class JobReport(Contract):
     """One job's outcome, and how it changed the policy."""
 
-    former_fields: ClassVar[frozenset[str]] = frozenset({"pass_at_k_before", "pass_at_k_after"})
-
+    format: Literal[2] = REPORT_FORMAT
+    """Changes when figures are added or removed."""
     job_id: str
     kind: Literal["reheat", "rl"]
     parent_version: int
@@ -103,14 +161,17 @@ class JobReport(Contract):
     comparison: Comparison
 
 
-def read_report(folder: Path) -> JobReport:
-    """The report in a version's `report` folder.
+def read_report(folder: Path) -> JobReport | None:
+    """The report in a version's `report` folder; None if an earlier reheatd wrote it, with other figures.
 
     Raises:
         ReheatdError: The report cannot be read.
     """
     file = folder / REPORT_FILE
     try:
-        return JobReport.model_validate_json(file.read_text())
-    except (OSError, ValidationError) as error:
+        values = json.loads(file.read_text())
+        if isinstance(values, dict) and values.get("format", 1) != REPORT_FORMAT:
+            return None
+        return JobReport.model_validate(values)
+    except (OSError, ValueError) as error:
         raise ReheatdError(f"{file} cannot be read as a report: {error}; restore it or delete its folder") from error

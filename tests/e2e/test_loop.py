@@ -19,7 +19,9 @@ import pytest
 
 from reheatd.database import connect
 from reheatd.jobs.contracts import JobStatus
+from reheatd.jobs.curves import read_curves
 from reheatd.jobs.report import read_report
+from reheatd.jobs.rollouts import read_rollouts
 from reheatd.jobs.store import JobStore
 from reheatd.process.ports import reserve_port
 
@@ -134,7 +136,12 @@ def test_what_is_left_is_complete(outcome: tuple[dict[str, Any], Path]) -> None:
     assert kinds == ["cool", "reheat", "rl"]
     for version, kind in zip(versions, ("reheat", "reheat", "rl"), strict=True):
         report = read_report(version / "report")
-        assert report.kind == kind and report.comparison.states > 100
+        assert report is not None and report.kind == kind and report.comparison.states > 100
+        metric = "reward" if kind == "rl" else "loss"
+        steps = [point.step for point in read_curves(version / "report" / "curves.jsonl") if metric in point.metrics]
+        assert steps[: report.steps] == list(range(1, report.steps + 1))
+        rollouts = read_rollouts(folder / "data" / "jobs" / report.job_id / "rollouts.jsonl")
+        assert rollouts and all((row.reward is not None) == (kind == "rl") for row in rollouts)
         assert (version / "report" / "report.md").exists() and list((version / "report").glob("*.png"))
     assert not list((folder / "data" / "jobs").glob("*/checkpoint.pt"))
     assert not list((folder / "data" / "adapters").glob(".*"))

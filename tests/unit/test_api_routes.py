@@ -15,10 +15,12 @@ from reheatd.api.errors import exception_handlers
 from reheatd.api.routes import ApiContext, api_routes
 from reheatd.api.schemas import (
     AdapterList,
+    CurvesView,
     EntropyView,
     JobList,
     JournalView,
     PromotionView,
+    RolloutsView,
     StatusView,
     VersionView,
 )
@@ -29,11 +31,13 @@ from reheatd.entropy.monitor import EntropyMonitor, MeasurementProgress
 from reheatd.entropy.series import EntropySeries, Window
 from reheatd.gateway.app import RequestCounts
 from reheatd.jobs.contracts import Job, JobStatus
+from reheatd.jobs.curves import CurveWriter
 from reheatd.jobs.dispatch import JobDispatcher
+from reheatd.jobs.rollouts import RolloutRecorder
 from reheatd.process.broker import BrokerError
 from tests.serving_pool import pool_of
 from tests.unit.control_support import BASELINE, FakeMonitor, World, entropy, window
-from tests.unit.report_support import job_report
+from tests.unit.report_support import job_report, rollout_row
 
 Client = httpx.AsyncClient
 
@@ -191,12 +195,43 @@ def test_a_job_from_request_to_version(tmp_path: Path) -> None:
         (folder / "report.json").write_text(report.model_dump_json())
         shown = VersionView.model_validate((await client.get("/reheatd/v1/adapters/policy-v1")).json())
         assert (shown.report, shown.report_dir) == (report, folder)
+        (folder / "report.json").write_text('{"job_id": "of an earlier version"}')
+        shown = VersionView.model_validate((await client.get("/reheatd/v1/adapters/policy-v1")).json())
+        assert (shown.report, shown.report_dir) == (None, folder)
         back = PromotionView.model_validate((await client.post("/reheatd/v1/adapters/rollback")).json())
         assert (back.from_version, back.version) == (1, 0)
         again = PromotionView.model_validate((await client.post("/reheatd/v1/adapters/1/promote")).json())
         assert again.name == "policy-v1"
         entries = JournalView.model_validate((await client.get("/reheatd/v1/journal?last=2")).json()).entries
         assert [(entry.event, entry.version) for entry in entries] == [("promoted", 0), ("promoted", 1)]
+
+    talk(ApiWorld(tmp_path), story)
+
+
+def test_curves_and_rollouts_can_be_read_while_a_job_runs_and_after_it(tmp_path: Path) -> None:
+    async def story(client: Client, world: ApiWorld) -> None:
+        await client.post("/reheatd/v1/jobs", json={"kind": "rl", "steps": 3})
+        spec = await world.until_submitted()
+        waiting = (await client.post("/reheatd/v1/jobs", json={"kind": "rl"})).json()["job_id"]
+        for job_id in (spec.job_id, waiting):
+            url = f"/reheatd/v1/jobs/{job_id}"
+            assert CurvesView.model_validate((await client.get(f"{url}/curves")).json()).points == []
+            assert RolloutsView.model_validate((await client.get(f"{url}/rollouts")).json()).rollouts == []
+        curves = CurveWriter(spec.curves_file)
+        recorder = RolloutRecorder(spec.rollouts_file, steps=3, keep=100)
+        for step in range(2):
+            recorder.record([rollout_row(step, reward) for reward in (0.0, 1.0)])
+            curves.add(step + 1, {"reward": 0.5})
+        url = f"/reheatd/v1/jobs/{spec.job_id}"
+        shown = CurvesView.model_validate((await client.get(f"{url}/curves")).json())
+        assert [(point.step, point.metrics) for point in shown.points] == [(1, {"reward": 0.5}), (2, {"reward": 0.5})]
+        read = RolloutsView.model_validate((await client.get(f"{url}/rollouts?last=3")).json())
+        assert (read.total, [(row.step, row.reward) for row in read.rollouts]) == (4, [(0, 1), (1, 0), (1, 1)])
+        read = RolloutsView.model_validate((await client.get(f"{url}/rollouts?step=0&last=1")).json())
+        assert (read.total, read.rollouts) == (2, [rollout_row(0, 1.0)])
+        await world.train(spec)
+        await world.until_status(spec.job_id, JobStatus.SUCCEEDED)
+        assert len((await client.get(f"{url}/rollouts")).json()["rollouts"]) == 4
 
     talk(ApiWorld(tmp_path), story)
 
@@ -252,6 +287,10 @@ def test_a_body_that_is_no_usable_json_is_refused(tmp_path: Path, raw: bytes) ->
     [
         ("GET", "/reheatd/v1/jobs/reheat-x", 404, "job_id"),
         ("POST", "/reheatd/v1/jobs/reheat-x/cancel", 404, "job_id"),
+        ("GET", "/reheatd/v1/jobs/reheat-x/curves", 404, "job_id"),
+        ("GET", "/reheatd/v1/jobs/reheat-x/rollouts", 404, "job_id"),
+        ("GET", "/reheatd/v1/jobs/reheat-x/rollouts?last=0", 400, "last"),
+        ("GET", "/reheatd/v1/jobs/reheat-x/rollouts?step=-1", 400, "step"),
         ("GET", "/reheatd/v1/adapters/7", 404, "version"),
         ("POST", "/reheatd/v1/adapters/7/promote", 404, "version"),
         ("GET", "/reheatd/v1/adapters/seven", 400, "version"),

@@ -22,7 +22,7 @@ from cli.main import main
 from reheatd.adapters.lineage import Lineage
 from reheatd.api.schemas import VersionView
 from reheatd.jobs.report import JobReport
-from tests.unit.report_support import job_report
+from tests.unit.report_support import job_report, rollout_row
 
 COMMANDS = [
     ["status"],
@@ -37,6 +37,8 @@ COMMANDS = [
     ["adapters", "rollback"],
     ["jobs", "list"],
     ["jobs", "show", "j1"],
+    ["jobs", "curves", "j1"],
+    ["jobs", "rollouts", "j1"],
     ["jobs", "cancel", "j1"],
     ["jobs", "approve", "j1"],
 ]
@@ -207,8 +209,9 @@ def test_a_version_is_shown_with_what_its_job_changed(report: JobReport | None) 
         done = reheatd("adapters", "show", "1", "--url", url)
     assert done.returncode == 0, done.stderr
     shown = " ".join(done.stdout.split())
-    facts = ("pass@4 71% [61%, 81%] -> 82% [72%, 92%]", "top 10 93% shared; mass 99% -> 91%", "0.123 nats per token")
-    for fact in (*facts, "similarity of the last layer 0.987, at least 0.800", "/data/policy-v1/report/report.md"):
+    facts = ("pass@4 71% [61%, 81%] -> 82% [72%, 92%]", "top 10 93% shared, with mass 90%", "0.123 nats per token")
+    more = ("CKA 0.9876 in the last layer", "token 57.0 -> 50.0", "0.600 -> 0.600", "/data/policy-v1/report/report.md")
+    for fact in (*facts, *more):
         assert (fact in shown) == (report is not None)
 
 
@@ -240,6 +243,66 @@ def test_a_job_that_an_earlier_version_stored_can_still_be_shown() -> None:
     with fake_daemon(**{"GET /reheatd/v1/jobs/j1": [(200, job)]}) as url:
         shown = reheatd("jobs", "show", "j1", "--url", url).stdout
     assert "gate accuracy failed 0.40 < 0.55" in " ".join(shown.split())
+
+
+CURVES = {
+    "job_id": "j1",
+    "points": [
+        {"step": 0, "metrics": {"accuracy": 0.5}},
+        {"step": 1, "metrics": {"loss": 0.25, **{f"metric_{number}": 1 / 3 for number in range(9)}}},
+    ],
+}
+
+
+def test_a_jobs_curves_are_a_table_with_the_columns_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render.console, "_width", 60)
+    with fake_daemon(**{"GET /reheatd/v1/jobs/j1/curves": [(200, CURVES)]}) as url:
+        done = reheatd("jobs", "curves", "j1", "--url", url)
+        one = reheatd("jobs", "curves", "j1", "--metric", "metric_8", "--url", url)
+        raw = reheatd("jobs", "curves", "j1", "--metric", "accuracy", "--json", "--url", url)
+        wrong = reheatd("jobs", "curves", "j1", "--metric", "los", "--url", url)
+    header, first, second, *_ = [line.split() for line in done.stdout.splitlines()]
+    assert header == ["step", "accuracy", "loss", "metric_0", "metric_1", "metric_2", "metric_3"]
+    assert (first, second) == (["0", "0.5"], ["1", "0.25", *["0.3333"] * 4])
+    assert "shows the others: metric_4, metric_5, metric_6, metric_7, metric_8" in " ".join(done.stdout.split())
+    assert [line.split() for line in one.stdout.splitlines()] == [["step", "metric_8"], ["0"], ["1", "0.3333"]]
+    assert json.loads(raw.stdout) == [{"step": 0, "metrics": {"accuracy": 0.5}}, {"step": 1, "metrics": {}}]
+    assert wrong.returncode == 2 and "--metric los" in wrong.stderr and "loss" in wrong.stderr
+
+
+def test_a_job_without_curves_says_so() -> None:
+    empty = {"job_id": "j1", "points": []}
+    with fake_daemon(**{"GET /reheatd/v1/jobs/j1/curves": [(200, empty)]}) as url:
+        done = reheatd("jobs", "curves", "j1", "--metric", "loss", "--url", url)
+    assert (done.returncode, done.stdout) == (0, "j1 has reported no metrics yet\n")
+
+
+def test_a_jobs_rollouts_can_be_read() -> None:
+    rows = [rollout_row(0, 0.0), rollout_row(1)]
+    rows[0].completion += "\n\x1b[2Jdone"
+    body = {"job_id": "j1", "total": 40, "rollouts": [row.model_dump(mode="json") for row in rows]}
+    answers = {
+        "GET /reheatd/v1/jobs/j1/rollouts?last=10": [(200, body)],
+        "GET /reheatd/v1/jobs/j1/rollouts?last=2&step=3": [(200, {**body, "rollouts": []})],
+    }
+    with fake_daemon(**answers) as url:
+        done = reheatd("jobs", "rollouts", "j1", "--url", url)
+        raw = reheatd("jobs", "rollouts", "j1", "--json", "--url", url)
+        none = reheatd("jobs", "rollouts", "j1", "--step", "3", "--last", "2", "--url", url)
+    assert done.stdout.splitlines() == [
+        "step 0  7 tokens  mean log p -0.250  reward 0  advantage -0.5  job-j1.1-0",
+        "user: 2 + [2]",
+        "It is [bold]4",
+        "\N{REPLACEMENT CHARACTER}[2Jdone",
+        "",
+        "step 1  7 tokens, cut off  mean log p -0.250  job-j1.1-1",
+        "user: 2 + [2]",
+        "It is [bold]4",
+        "",
+        "2 of the 40 rollouts that are kept of j1",
+    ]
+    assert json.loads(raw.stdout) == body["rollouts"]
+    assert none.stdout == "0 of the 40 rollouts that are kept of step 3 of j1\n"
 
 
 def test_something_else_on_the_port_is_recognised() -> None:

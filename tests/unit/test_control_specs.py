@@ -31,6 +31,7 @@ def spec_of(
             "lora": {"rank": 4},
             "task": {"path": "tasks.jsonl", "reward_timeout_s": 2.5},
             "entropy": {"probe_count": 5},
+            "workers": {"report_rollouts": 6, "rollouts_kept": 50, "retry_s": 7.0},
         }
     )
     return build_spec(
@@ -56,6 +57,9 @@ def test_unset_fields_come_from_the_settings_and_paths_are_absolute(tmp_path: Pa
     assert spec.output_dir == Path("relative/jobs/reheat-1").resolve()
     assert spec.task.path == Path("tasks.jsonl").resolve()
     assert spec.task.reward_timeout_s == 2.5
+    assert (spec.report_rollouts, spec.rollouts_kept, spec.retry_s) == (6, 50, 7.0)
+    folder = Path("relative/jobs/reheat-1").resolve()
+    assert (spec.curves_file, spec.rollouts_file) == (folder / "curves.jsonl", folder / "rollouts.jsonl")
 
 
 def test_a_request_wins_over_the_settings(tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ LIMITS = Thresholds(0.2, 0.24, None, 0.3, "10% of the baseline")
 def test_collapsed_policies_are_reheated_and_others_with_force(
     request_fields: dict[str, Any], verdict: Verdict | None, mean: float | None
 ) -> None:
-    check_collapsed(parse_request(request_fields), verdict, mean and entropy(mean), LIMITS)
+    check_collapsed(parse_request(request_fields), verdict, None if mean is None else entropy(mean), LIMITS)
 
 
 @pytest.mark.parametrize(("verdict", "mean"), [("ok", 1.9), ("warning", 0.22), ("too_hot", 7.0)])

@@ -11,7 +11,7 @@ import pytest
 from reheatd.config import EntropySection
 from reheatd.database import connect
 from reheatd.engine.client import EngineClient, Sample, TokenLogprobs
-from reheatd.entropy.detector import CollapseDetector
+from reheatd.entropy.detector import CollapseDetector, Origin
 from reheatd.entropy.estimators import TailMoments
 from reheatd.entropy.meter import EntropyMeter
 from reheatd.entropy.monitor import EntropyMonitor, OutdatedWindowError
@@ -87,6 +87,10 @@ def make_meter(engine: SimulatedEngine, **changes: Any) -> EntropyMeter:
     return EntropyMeter(engine, load_probes(None, SETTINGS.probe_count), **values)
 
 
+def origin_of(version: int) -> Origin:
+    return "base" if version == 0 else "reheat" if version == 2 else "rl"
+
+
 class Daemon:
     """The monitor with its surroundings; `version` is what the alias means."""
 
@@ -101,7 +105,7 @@ class Daemon:
             CollapseDetector(settings),
             settings,
             lambda: (self.version, f"policy-v{self.version}" if self.version else "base"),
-            lambda version: {0: "base", 2: "reheat"}.get(version, "rl"),
+            origin_of,
             self.seen.append,
         )
 

@@ -1,12 +1,14 @@
 """What a worker reports while it works, and what it costs."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli.render import job_progress
 from reheatd.jobs.contracts import Job, JobStatus, RLRequest
+from reheatd.jobs.curves import CurveWriter, read_curves
 from workers import progress
 from workers.progress import ChannelProgress, JobCancelledError
 
@@ -88,3 +90,18 @@ def test_users_see_how_far_a_job_is(fields: dict[str, Any], shown: str) -> None:
         **{"status": JobStatus.RUNNING, **fields},
     )
     assert job_progress(job) == shown
+
+
+def test_metrics_are_kept_step_by_step_once_the_daemon_has_them(tmp_path: Path) -> None:
+    channel = Channel()
+    reporting = ChannelProgress(channel, 30, CurveWriter(tmp_path / "curves.jsonl"))
+    reporting.report("sampling", 0)
+    reporting.report("training", 1, {"loss": 0.5})
+    reporting.report("measuring", 1, {"probe_entropy": 0.9})
+    reporting.report("training", 2, {"loss": 0.4})
+    channel.cancelled = True
+    with pytest.raises(JobCancelledError):
+        reporting.report("training", 3, {"loss": 0.3})
+    points = [(point.step, point.metrics) for point in read_curves(tmp_path / "curves.jsonl")]
+    assert points == [(1, {"loss": 0.5, "probe_entropy": 0.9}), (2, {"loss": 0.4})]
+    assert reporting.metrics == {"loss": 0.3, "probe_entropy": 0.9}

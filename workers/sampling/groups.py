@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reheatd.jobs.contracts import RLSpec
+from reheatd.jobs.rollouts import RolloutRecorder
 from workers.policy_gradient import group_advantages
 from workers.progress import Progress
 from workers.rewards.scoring import Scorer
+from workers.sampling.recording import readable
 from workers.sampling.rollout import Rollout, Sampler
 from workers.task_data import Problem
 
@@ -35,13 +37,20 @@ class GroupCollector:
     """Collects the batch of each step. Problems are drawn in order, and from the first again after the last."""
 
     def __init__(
-        self, spec: RLSpec, sampler: Sampler, problems: Sequence[Problem], scorer: Scorer, progress: Progress
+        self,
+        spec: RLSpec,
+        sampler: Sampler,
+        problems: Sequence[Problem],
+        scorer: Scorer,
+        progress: Progress,
+        recorder: RolloutRecorder | None = None,
     ) -> None:
         self._spec = spec
         self._sampler = sampler
         self._problems = problems
         self._scorer = scorer
         self._progress = progress
+        self._recorder = recorder
         self.drawn = 0
         """Number of problems drawn so far, which is the place in the data."""
 
@@ -59,11 +68,13 @@ class GroupCollector:
             missing = spec.prompts_per_step - useful
             if not missing:
                 break
-            for rollouts, group in self._sample_groups(missing, step, attempt):
+            for problem, rollouts, group in self._sample_groups(missing, step, attempt):
                 groups += 1
                 rewards += group
                 sampled += rollouts
                 advantages = group_advantages(group, normalise_std=spec.normalise_std)
+                if self._recorder is not None:
+                    self._recorder.record(readable(step, problem.messages, rollouts, group, advantages))
                 if advantages is not None:
                     useful += 1
                     scored += [ScoredRollout(*row) for row in zip(rollouts, group, advantages, strict=True)]
@@ -84,7 +95,7 @@ class GroupCollector:
             },
         )
 
-    def _sample_groups(self, count: int, step: int, attempt: int) -> list[tuple[list[Rollout], list[float]]]:
+    def _sample_groups(self, count: int, step: int, attempt: int) -> list[tuple[Problem, list[Rollout], list[float]]]:
         """Samples and scores the groups of the next `count` problems, without those of fewer than two rollouts."""
         spec = self._spec
         self._progress.report("sampling", step)
@@ -104,5 +115,8 @@ class GroupCollector:
             for rollout in rollouts
         ]
         scores = iter(self._scorer.score_all(pairs))
-        groups = [(rollouts, [next(scores) for _ in rollouts]) for rollouts in sampled]
-        return [group for group in groups if len(group[0]) > 1]
+        groups = [
+            (problem, rollouts, [next(scores) for _ in rollouts])
+            for problem, rollouts in zip(problems, sampled, strict=True)
+        ]
+        return [group for group in groups if len(group[1]) > 1]
