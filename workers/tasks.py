@@ -18,7 +18,7 @@ from reheatd.entropy.probes import load_probes
 from reheatd.errors import ConfigError, ReheatdError
 from reheatd.files import write_atomically
 from reheatd.jobs.channel import JobChannel, JobNotWantedError
-from reheatd.jobs.contracts import JobResult, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import ImportResult, ImportSpec, JobBase, JobResult, ReheatSpec, TrainingSpec
 from reheatd.measures import Accuracy, Contract, PassAtK
 from reheatd.options import NumberFormat
 from workers.checkpoint import Checkpoints
@@ -40,12 +40,12 @@ logger = logging.getLogger(__name__)
 DTYPE_ENV = "REHEATD_WORKER_DTYPE"
 
 
-def run_reported(spec: ReheatSpec | RLSpec, attempt: int, broker_url: str) -> None:
+def run_reported(spec: TrainingSpec | ImportSpec, attempt: int, broker_url: str) -> None:
     """Runs a job and reports how it ends. An error is reported in one line, logged and raised."""
     with JobChannel(broker_url, spec.job_id, attempt) as channel:
         channel.started()
         try:
-            result = run(spec, channel)
+            result = run_import(spec, channel) if isinstance(spec, ImportSpec) else run(spec, channel)
         except JobCancelledError:
             logger.info("job %s was cancelled", spec.job_id)
             channel.cancelled()
@@ -62,7 +62,7 @@ def run_reported(spec: ReheatSpec | RLSpec, attempt: int, broker_url: str) -> No
             channel.succeeded(result)
 
 
-def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
+def run(spec: TrainingSpec, channel: ProgressChannel) -> JobResult:
     """Trains as `spec` says, measures the outcome through the served engine, and reports what changed.
 
     Raises:
@@ -121,6 +121,39 @@ def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
         return result
 
 
+def run_import(spec: ImportSpec, channel: ProgressChannel) -> ImportResult:
+    """Measures the adapter of an import through the served engine, and computes its proof items.
+
+    Raises:
+        JobCancelledError: The job was cancelled, at most one batch of samples ago.
+        ReheatdError: The task's files cannot be used, or the engine failed or refused the adapter.
+    """
+    started = time.monotonic()
+    progress = ChannelProgress(channel, spec.steps)
+    progress.report("preparing", 0)
+    task = load_task(spec.task.path, spec.task.eval_count)
+    probes = load_probes(spec.probes.probes, spec.probes.probe_count)
+    with ExitStack() as stack:
+        verifier = stack.enter_context(
+            Verifier(spec.task.reward, timeout_s=spec.task.reward_timeout_s, on_progress=progress.count)
+        )
+        sampler = stack.enter_context(ServedSampler(spec, probes, on_progress=progress.count))
+        policy = Policy.load(spec.model_path, spec.lora, spec.adapter, dtype=_dtype(), seed=spec.seed)
+        sampler.load(spec.adapter, 0)
+        progress.report("measuring", 0)
+        entropy = sampler.measure_entropy(spec.seed)
+        progress.report("evaluating", 0, {"probe_entropy": entropy.mean})
+        rollouts = [*map(list, probes.probes)][: spec.report_rollouts]
+        measured = Evaluation(spec, sampler, task.held_out, verifier, rollouts, progress).after(0)
+        return ImportResult(
+            entropy=entropy,
+            accuracy=measured.accuracy,
+            pass_at_k=measured.pass_at_k,
+            proof=build_proof(policy, measured.rollouts),
+            seconds=time.monotonic() - started,
+        )
+
+
 class Evaluated(Contract):
     """The measurements of parent or student, and the rollouts on which the report compares them."""
 
@@ -133,7 +166,7 @@ class Evaluated(Contract):
 class Evaluation:
     """Measures the version that the sampler samples from at the moment, reusing what is known of it already."""
 
-    spec: ReheatSpec | RLSpec
+    spec: JobBase
     sampler: ServedSampler
     held_out: Sequence[Problem]
     verifier: Verifier

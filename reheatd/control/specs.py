@@ -8,7 +8,19 @@ from reheatd.adapters.lineage import Lineage
 from reheatd.config import Settings
 from reheatd.control.dependencies import ServedPolicy
 from reheatd.errors import BadInputError
-from reheatd.jobs.contracts import JobRequest, JobResult, ReheatRequest, ReheatSpec, RLRequest, RLSpec
+from reheatd.jobs.contracts import (
+    ImportRequest,
+    ImportResult,
+    ImportSpec,
+    JobRequest,
+    JobResult,
+    ReheatRequest,
+    ReheatSpec,
+    RLRequest,
+    RLSpec,
+    TrainingRequest,
+    TrainingSpec,
+)
 from reheatd.measures import Accuracy, EntropyEstimate, PassAtK
 from reheatd.options import Options, ProbeOptions, ReheatOptions, RLOptions, TaskOptions
 
@@ -26,6 +38,8 @@ def check_request(request: JobRequest, settings: Settings, *, vocabulary: int, b
         BadInputError: The job has more tokens than the engine accepts, a tau that changes nothing, two targets, or a
             target that no distribution reaches; `param` names the option.
     """
+    if isinstance(request, ImportRequest):
+        return
     options = merged(settings.rl, request) if isinstance(request, RLRequest) else merged(settings.reheat, request)
     if options.max_tokens >= settings.policy.max_model_len:
         raise BadInputError(
@@ -85,7 +99,7 @@ def target_entropy(request: ReheatRequest, configured: ReheatOptions, baseline: 
 
 
 def build_spec(
-    request: JobRequest,
+    request: TrainingRequest,
     settings: Settings,
     policy: ServedPolicy,
     *,
@@ -96,7 +110,7 @@ def build_spec(
     baseline: float,
     parent_entropy: EntropyEstimate | None = None,
     parent_lineage: Lineage | None = None,
-) -> ReheatSpec | RLSpec:
+) -> TrainingSpec:
     """The specification of a requested job; options that the request does not give come from the settings.
 
     All paths are absolute. A reheat with tau > 1 and without a target gets a ceiling from `ceiling_ratio`.
@@ -111,9 +125,7 @@ def build_spec(
         BadInputError: As for `check_request`.
     """
     check_request(request, settings, vocabulary=policy.vocabulary, baseline=baseline)
-    task = settings.task.model_copy(update={"path": _absolute(settings.task.path)})
-    probes = ProbeOptions(**settings.entropy.model_dump(include=set(ProbeOptions.model_fields)))
-    probes = probes.model_copy(update={"probes": _absolute(probes.probes)})
+    task, probes = _measuring(settings)
     known_accuracy, known_pass_at_k = _known_scores(parent_lineage, task)
     if parent_entropy is None and _measured_with(parent_lineage, "probes", probes):
         parent_entropy = parent_lineage.entropy_after
@@ -145,7 +157,53 @@ def build_spec(
     return ReheatSpec(**common, **{**options.model_dump(), "target_entropy": target}, max_entropy=ceiling)
 
 
-def lineage_fields(spec: ReheatSpec | RLSpec, result: JobResult, policy: ServedPolicy) -> dict[str, Any]:
+def build_import_spec(
+    request: ImportRequest, settings: Settings, policy: ServedPolicy, *, job_id: str, gateway_url: str
+) -> ImportSpec:
+    """The specification of an import, with absolute paths. Its parent is the base, which its adapter was trained on."""
+    task, probes = _measuring(settings)
+    folder = import_folder(settings, job_id)
+    return ImportSpec(
+        job_id=job_id,
+        parent_version=0,
+        parent_adapter=None,
+        model_path=policy.path.resolve(),
+        gateway_url=gateway_url,
+        output_dir=folder.parent,
+        adapter=folder,
+        source=request.source,
+        trained_on=request.trained_on,
+        lora=settings.lora,
+        task=task,
+        probes=probes,
+        report_rollouts=settings.workers.report_rollouts,
+        retry_s=settings.workers.retry_s,
+        seed=request.seed,
+    )
+
+
+def import_folder(settings: Settings, job_id: str) -> Path:
+    """The folder of an import's adapter, inside its job's own folder."""
+    return (settings.jobs_dir / job_id / "imported").resolve()
+
+
+def import_lineage_fields(spec: ImportSpec, result: ImportResult, policy: ServedPolicy) -> dict[str, Any]:
+    """The fields of an import's `Lineage` that the store does not set itself; `spec` says where it came from."""
+    return {
+        "parent": spec.parent_version,
+        "base_model": policy.name,
+        "base_digest": policy.digest,
+        "kind": "imported",
+        "job_id": spec.job_id,
+        "spec": spec.model_dump(mode="json"),
+        "entropy_after": result.entropy,
+        "accuracy_after": result.accuracy,
+        "pass_at_k_after": result.pass_at_k,
+        "proof": result.proof,
+    }
+
+
+def lineage_fields(spec: TrainingSpec, result: JobResult, policy: ServedPolicy) -> dict[str, Any]:
     """The fields of `Lineage` that the store does not set itself."""
     reheat = spec if isinstance(spec, ReheatSpec) else None
     return {
@@ -167,7 +225,7 @@ def lineage_fields(spec: ReheatSpec | RLSpec, result: JobResult, policy: ServedP
     }
 
 
-def lineage_kind(spec: ReheatSpec | RLSpec, result: JobResult) -> Literal["reheat", "cool", "rl"]:
+def lineage_kind(spec: TrainingSpec, result: JobResult) -> Literal["reheat", "cool", "rl"]:
     """The kind of a version's lineage, by what the job did to the policy.
 
     A reheat counts as `cool` if tau is below 1 or, without a tau, if the target is below the entropy it started from.
@@ -190,6 +248,13 @@ def _known_scores(lineage: Lineage | None, task: TaskOptions) -> tuple[Accuracy 
 def _measured_with(lineage: Lineage | None, name: str, options: Options) -> TypeGuard[Lineage]:
     """Whether the job of `lineage` had the same `task` or `probes`."""
     return lineage is not None and lineage.spec.get(name) == options.model_dump(mode="json")
+
+
+def _measuring(settings: Settings) -> tuple[TaskOptions, ProbeOptions]:
+    """The task and the probes that jobs measure with; their paths are absolute."""
+    task = settings.task.model_copy(update={"path": _absolute(settings.task.path)})
+    probes = ProbeOptions(**settings.entropy.model_dump(include=set(ProbeOptions.model_fields)))
+    return task, probes.model_copy(update={"probes": _absolute(probes.probes)})
 
 
 def _absolute(path: Path | None) -> Path | None:
