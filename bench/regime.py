@@ -91,12 +91,13 @@ def main() -> None:
     recording = Recording.read()
     table = Table("run", "false alarms", "delay, windows", "old defaults: collapse called at step")
     false_alarms = 0
-    for name, levels, verdict, onset in (
+    runs: list[tuple[str, list[float], Verdict | None, int | None]] = [
         ("healthy", healthy(), None, None),
         ("collapse", declining(), "collapsed", _first(declining(), lambda level: level < 0.08, HEALTHY_STEPS)),
         ("few_prompts", few_prompts(), "collapsed", _first(few_prompts(), lambda level: level < 0.08, 30)),
         ("runaway", run_away(), "too_hot", _first(run_away(), lambda level: level > 0.45, 40)),
-    ):
+    ]
+    for name, levels, verdict, onset in runs:
         delays, early, old = [], 0, []
         for repeat in range(REPEATS):
             judged = judge(recording, levels, SETTINGS, repeat)

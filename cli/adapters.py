@@ -1,23 +1,25 @@
 """`reheatd adapters`: lists, shows, promotes and rolls back versions of the policy."""
 
 import json
-from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from cli import render
+from cli import adapter_files, render
 from cli.client import DaemonClient
-from cli.options import DEFAULT_URL, UrlOption
+from cli.options import DEFAULT_URL, UrlOption, VersionArgument
 from reheatd.adapters.store import VersionInfo
 from reheatd.api.schemas import VersionView
 from reheatd.jobs.report import JobReport
 from reheatd.names import parse_version, version_name
 
-app = typer.Typer(help="List, show, promote or roll back versions.", no_args_is_help=True)
+app = typer.Typer(help="List, show, promote, roll back, import, export or delete versions.", no_args_is_help=True)
+app.command("import")(adapter_files.import_adapter)
+app.command("export")(adapter_files.export_adapter)
+app.command("delete")(adapter_files.delete_adapter)
+app.command("prune")(adapter_files.prune_adapters)
 
 STATE_STYLE = {"promoted": "bold green", "candidate": "cyan", "retired": "dim", "rejected": "red"}
-VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="E.g. 3 or policy-v3.")]
 
 
 @app.command("list")
@@ -61,6 +63,8 @@ def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> rend
     else:
         facts.add_row("parent", version_name(lineage.parent))
         facts.add_row("kind", lineage.kind + (f", tau {lineage.tau:.3f}" if lineage.tau is not None else ""))
+        if lineage.kind == "imported":
+            facts.add_row("came from", f"{lineage.spec.get('source')}, trained on {lineage.spec.get('trained_on')}")
         facts.add_row("job", lineage.job_id or render.NOTHING)
         facts.add_row("entropy", f"{render.entropy(lineage.entropy_before)} -> {render.entropy(lineage.entropy_after)}")
         if lineage.target_entropy is not None:

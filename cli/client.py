@@ -1,6 +1,8 @@
 """The command line's side of the daemon's HTTP API."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import httpx
 
@@ -24,7 +26,12 @@ class DaemonClient:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         # The environment's proxies are not used, because the daemon is on this machine or near it.
-        self._http = httpx.Client(timeout=httpx.Timeout(TIMEOUT_S, connect=5.0), trust_env=False)
+        # A connection is closed after its answer, so that a command leaves none open.
+        self._http = httpx.Client(
+            timeout=httpx.Timeout(TIMEOUT_S, connect=5.0),
+            limits=httpx.Limits(max_keepalive_connections=0),
+            trust_env=False,
+        )
 
     def get(self, path: str, **params: Any) -> Any:
         return self._request("GET", path, params=params)
@@ -32,9 +39,33 @@ class DaemonClient:
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
         return self._request("POST", path, json=body)
 
+    def put(self, path: str, content: Iterator[bytes], **params: Any) -> Any:
+        """Sends `content` as it is made; an error that making it raises goes through."""
+        return self._request("PUT", path, content=content, params=params)
+
+    def delete(self, path: str) -> Any:
+        return self._request("DELETE", path)
+
+    def download(self, path: str, file: BinaryIO) -> None:
+        """Writes an answer that is no JSON into `file`, as it comes."""
+        with self._explained(), self._http.stream("GET", self.url + path) as response:
+            if response.is_success:
+                for part in response.iter_bytes():
+                    file.write(part)
+                return
+            response.read()
+        self._body(response)
+
     def _request(self, method: str, path: str, **arguments: Any) -> Any:
-        try:
+        with self._explained():
             response = self._http.request(method, self.url + path, **arguments)
+        return self._body(response)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns failures of the connection into errors that say what to do."""
+        try:
+            yield
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise BadInputError(
                 f"--url {self.url} is not an address ({error}); it looks like http://host:8000"
@@ -45,6 +76,13 @@ class DaemonClient:
             ) from error
         except httpx.HTTPError as error:
             raise DaemonUnreachableError(f"the daemon at {self.url} did not answer: {error or repr(error)}") from error
+
+    def _body(self, response: httpx.Response) -> Any:
+        """The JSON of an answer.
+
+        Raises:
+            ReheatdError: The answer is an error, or is not from reheatd.
+        """
         try:
             body = response.json()
         except ValueError as error:

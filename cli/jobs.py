@@ -127,6 +127,15 @@ def submit(client: DaemonClient, request: dict[str, Any], *, wait: bool, json_ou
     """
     body = {name: value for name, value in request.items() if value is not None}
     job = Job.model_validate(client.post("/reheatd/v1/jobs", body))
+    show_submitted(client, job, wait=wait, json_output=json_output)
+
+
+def show_submitted(client: DaemonClient, job: Job, *, wait: bool, json_output: bool) -> None:
+    """Prints a job that was just submitted or, with `wait`, follows it to its end and prints how it ended.
+
+    Raises:
+        JobEndedBadly: The job that was waited for did not succeed.
+    """
     if wait:
         try:
             job = follow(lambda: Job.model_validate(client.get(f"/reheatd/v1/jobs/{job.job_id}")), quiet=json_output)

@@ -12,4 +12,5 @@ UrlOption = Annotated[str, typer.Option("--url", envvar="REHEATD_URL", help="Add
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file; default: reheatd.toml here, if there is one.")
 ]
+VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="E.g. 3 or policy-v3.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Follow the job to its end, and fail if the job fails.")]

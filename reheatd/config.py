@@ -217,6 +217,14 @@ class GateSection(Options):
     nats per token."""
 
 
+class AdaptersSection(Options):
+    max_disk_bytes: int | None = Field(default=None, ge=1)
+    """Largest size of all versions together, in bytes. Where a new version would exceed it, the oldest versions that
+    nobody uses are deleted; if that is not enough, the new version is refused. Default: no limit."""
+    max_import_bytes: int = Field(default=4 << 30, ge=1 << 20)
+    """Largest size of an adapter that is imported, as it is sent and unpacked, in bytes."""
+
+
 class Settings(BaseSettings):
     """All settings of the daemon. Build them with `load_settings`, which adds the TOML file and explains errors."""
 
@@ -238,6 +246,7 @@ class Settings(BaseSettings):
     reheat: ReheatOptions = ReheatOptions()
     rl: RLOptions = RLOptions()
     lora: LoraOptions = LoraOptions()
+    adapters: AdaptersSection = AdaptersSection()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
@@ -279,6 +288,10 @@ class Settings(BaseSettings):
     @property
     def adapters_dir(self) -> Path:
         return self.data_dir / "adapters"
+
+    @property
+    def uploads_dir(self) -> Path:
+        return self.data_dir / "uploads"
 
     @property
     def jobs_dir(self) -> Path:

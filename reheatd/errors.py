@@ -51,6 +51,12 @@ class AdapterInvalidError(BadInputError):
     code = "invalid_adapter"
 
 
+class ArchiveInvalidError(BadInputError):
+    """A tar stream is damaged, cut off or too large, or has entries that are not plain files."""
+
+    code = "invalid_archive"
+
+
 class NotFoundError(ReheatdError, LookupError):
     """A version, job, model or file does not exist."""
 

@@ -50,6 +50,11 @@ def publish_folder(folder: Path) -> Iterator[Path]:
     fsync(folder.parent)
 
 
+def folder_bytes(folder: Path) -> int:
+    """The size of all files under `folder`, in bytes."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 @contextmanager
 def only_process_in(folder: Path) -> Iterator[None]:
     """Lets only one process of this machine at a time into such a block for `folder`; the others wait."""

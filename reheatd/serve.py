@@ -22,6 +22,7 @@ from reheatd.api.routes import ApiContext, api_routes
 from reheatd.config import Settings
 from reheatd.control.controller import Controller
 from reheatd.control.dependencies import Dependencies, ServedPolicy
+from reheatd.control.imports import Imports
 from reheatd.control.ledger import Ledger
 from reheatd.control.specs import check_request
 from reheatd.daemon import Daemon, Parts, Readiness
@@ -134,6 +135,7 @@ def assemble(
     api = ApiContext(
         settings=settings,
         controller=controller,
+        imports=Imports(settings, policy, controller),
         ledger=ledger,
         versions=adapters.store,
         slots=adapters.slots,

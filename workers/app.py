@@ -11,8 +11,8 @@ from celery.signals import worker_init, worker_process_init
 
 from reheatd.engine.launch import detect_device
 from reheatd.errors import ConfigError
-from reheatd.jobs.contracts import ReheatSpec, RLSpec
-from reheatd.jobs.dispatch import CONTINUE_RL_TASK, REHEAT_TASK, make_celery
+from reheatd.jobs.contracts import ImportSpec, ReheatSpec, RLSpec, TrainingSpec
+from reheatd.jobs.dispatch import CONTINUE_RL_TASK, IMPORT_TASK, REHEAT_TASK, make_celery
 
 BROKER_ENV = "REHEATD_BROKER_URL"
 
@@ -58,7 +58,13 @@ def continue_rl(spec: dict[str, Any], attempt: int) -> None:
     _run(RLSpec.model_validate(spec), attempt)
 
 
-def _run(spec: ReheatSpec | RLSpec, attempt: int) -> None:
+@app.task(name=IMPORT_TASK)
+def measure_import(spec: dict[str, Any], attempt: int) -> None:
+    """Runs the job of an `ImportSpec`."""
+    _run(ImportSpec.model_validate(spec), attempt)
+
+
+def _run(spec: TrainingSpec | ImportSpec, attempt: int) -> None:
     from workers.tasks import run_reported
 
     run_reported(spec, attempt, _broker_url())

@@ -18,7 +18,7 @@ from reheatd.entropy.probes import load_probes
 from reheatd.errors import ConfigError, ReheatdError
 from reheatd.files import write_atomically
 from reheatd.jobs.channel import JobChannel, JobNotWantedError
-from reheatd.jobs.contracts import JobResult, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import ImportResult, ImportSpec, JobBase, JobResult, ReheatSpec, TrainingSpec
 from reheatd.jobs.curves import CurveWriter, read_curves
 from reheatd.jobs.rollouts import RolloutRecorder
 from reheatd.measures import Accuracy, Contract
@@ -43,12 +43,12 @@ logger = logging.getLogger(__name__)
 DTYPE_ENV = "REHEATD_WORKER_DTYPE"
 
 
-def run_reported(spec: ReheatSpec | RLSpec, attempt: int, broker_url: str) -> None:
+def run_reported(spec: TrainingSpec | ImportSpec, attempt: int, broker_url: str) -> None:
     """Runs a job and reports how it ends. An error is reported in one line, logged and raised."""
     with JobChannel(broker_url, spec.job_id, attempt) as channel:
         channel.started()
         try:
-            result = run(spec, channel)
+            result = run_import(spec, channel) if isinstance(spec, ImportSpec) else run(spec, channel)
         except JobCancelledError:
             logger.info("job %s was cancelled", spec.job_id)
             channel.cancelled()
@@ -65,7 +65,7 @@ def run_reported(spec: ReheatSpec | RLSpec, attempt: int, broker_url: str) -> No
             channel.succeeded(result)
 
 
-def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
+def run(spec: TrainingSpec, channel: ProgressChannel) -> JobResult:
     """Trains as `spec` says, measures the outcome through the served engine, and reports what changed.
 
     Raises:
@@ -89,7 +89,7 @@ def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
         # The report uses the probes, which are not training prompts. Training prompts are added only if there are too
         # few probes.
         report_prompts = [*map(list, probes.probes), *prompts][: spec.report_rollouts]
-        evaluation = Evaluation(spec, sampler, task.held_out, verifier, report_prompts, progress)
+        evaluation = Evaluation(spec, spec.max_tokens, sampler, task.held_out, verifier, report_prompts, progress)
         before = evaluation.before()
         checkpoints = Checkpoints(spec)
         recorder = RolloutRecorder(spec.rollouts_file, steps=spec.steps, keep=spec.rollouts_kept)
@@ -125,6 +125,39 @@ def run(spec: ReheatSpec | RLSpec, channel: ProgressChannel) -> JobResult:
         return result
 
 
+def run_import(spec: ImportSpec, channel: ProgressChannel) -> ImportResult:
+    """Measures the adapter of an import through the served engine, and computes its proof items.
+
+    Raises:
+        JobCancelledError: The job was cancelled, at most one batch of samples ago.
+        ReheatdError: The task's files cannot be used, or the engine failed or refused the adapter.
+    """
+    started = time.monotonic()
+    progress = ChannelProgress(channel, spec.steps, CurveWriter(spec.curves_file))
+    progress.report("preparing", 0)
+    task = load_task(spec.task.path, spec.task.eval_count)
+    probes = load_probes(spec.probes.probes, spec.probes.probe_count)
+    with ExitStack() as stack:
+        verifier = stack.enter_context(
+            Verifier(spec.task.reward, timeout_s=spec.task.reward_timeout_s, on_progress=progress.count)
+        )
+        sampler = stack.enter_context(ServedSampler(spec, probes, on_progress=progress.count))
+        policy = Policy.load(spec.model_path, spec.lora, spec.adapter, dtype=_dtype(), seed=spec.seed)
+        sampler.load(spec.adapter, 0)
+        progress.report("measuring", 0)
+        entropy = sampler.measure_entropy(spec.seed)
+        progress.report("evaluating", 0, {"probe_entropy": entropy.mean})
+        rollouts = [*map(list, probes.probes)][: spec.report_rollouts]
+        longest = spec.probes.max_tokens
+        measured = Evaluation(spec, longest, sampler, task.held_out, verifier, rollouts, progress).after(0)
+        return ImportResult(
+            entropy=entropy,
+            accuracy=measured.accuracy,
+            proof=build_proof(policy, measured.rollouts),
+            seconds=time.monotonic() - started,
+        )
+
+
 class Evaluated(Contract):
     """The measurements of parent or student, and the completions on which the report compares them."""
 
@@ -143,7 +176,9 @@ class Evaluated(Contract):
 class Evaluation:
     """Measures the version that the sampler samples from at the moment, reusing what is known of it already."""
 
-    spec: ReheatSpec | RLSpec
+    spec: JobBase
+    max_tokens: int
+    """Longest answer to a held-out problem, unless `task.eval_max_tokens` sets it."""
     sampler: ServedSampler
     held_out: Sequence[Problem]
     verifier: Verifier
@@ -178,7 +213,7 @@ class Evaluation:
         length = max(spec.probes.max_tokens, COMPLETION_TOKENS)
         batches: dict[str, Batch] = {}
         if accuracy is None:
-            batches["accuracy"] = evaluation_batch(problems, spec.task, spec.max_tokens, spec.seed)
+            batches["accuracy"] = evaluation_batch(problems, spec.task, self.max_tokens, spec.seed)
         if len(rollouts) < len(prompts):
             batches["rollouts"] = Batch(prompts[len(rollouts) :], 1, length, temperature=1.0, seed=spec.seed)
         # As long as the rollouts: completions of different lengths would seem to differ more than they do.

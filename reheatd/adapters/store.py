@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from reheatd.adapters.lineage import Lineage
 from reheatd.adapters.validate import CONFIG_FILE, WEIGHTS_FILE
 from reheatd.errors import AdapterInvalidError, ConflictError, NotFoundError
-from reheatd.files import publish_folder
+from reheatd.files import folder_bytes, publish_folder
 from reheatd.names import parse_version_name, version_name
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,14 @@ class AdapterStore:
         """The folder with the report of the job that made a version; None if there is no report, as for the base."""
         folder = self.path(version) / REPORT_FOLDER if version else None
         return folder if folder is not None and folder.is_dir() else None
+
+    def disk_bytes(self, version: int) -> int:
+        """The size of a version's files, in bytes; 0 for the base.
+
+        Raises:
+            NotFoundError: There is no such version.
+        """
+        return folder_bytes(self.path(version)) if version else 0
 
     def versions(self) -> list[int]:
         """The numbers of all versions, with the base's 0 first."""

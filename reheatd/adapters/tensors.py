@@ -1,6 +1,7 @@
-"""Reads safetensors without torch, for the daemon's checks of adapters; numpy alone has no bfloat16."""
+"""Reads and writes safetensors without torch, for what the daemon does with adapters; numpy alone has no bfloat16."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,28 @@ def read_tensors(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
             # A bfloat16 is the upper half of a float32.
             values = (values.astype(np.uint32) << 16).view(np.float32)
         yield name, values
+
+
+def write_tensors(file: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    """Writes `tensors` into a new `file`: as BF16 if that changes no value of any of them, else as F32."""
+    halve = all(_fits_bfloat16(values) for values in tensors.values())
+    width, dtype = (2, "BF16") if halve else (4, "F32")
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, values in tensors.items():
+        start, end = end, end + values.size * width
+        header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
+    with file.open("xb") as handle:
+        handle.write(len(text).to_bytes(8, "little") + text)
+        for values in tensors.values():
+            bits = np.ascontiguousarray(values, np.dtype("<f4")).view(np.uint32)
+            handle.write((bits >> 16).astype("<u2").tobytes() if halve else bits.tobytes())
+
+
+def _fits_bfloat16(values: NDArray[np.float32]) -> bool:
+    return not (np.ascontiguousarray(values).view(np.uint32) & 0xFFFF).any()
 
 
 @contextmanager

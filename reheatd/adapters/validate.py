@@ -32,14 +32,8 @@ def validate_adapter(folder: Path, model_path: Path, *, max_rank: int) -> None:
             LM head or an embedding, or lacks its A or B in some layer. A shape does not fit. A value is not finite.
             The update is zero everywhere or absurdly large.
     """
-    config = _read_config(folder)
-    rank = config.get("r")
-    if not isinstance(rank, int) or not 1 <= rank <= max_rank:
-        raise AdapterInvalidError(
-            f"{folder.name}: rank {rank} is not between 1 and {max_rank}; raise engine.max_lora_rank or train a "
-            "smaller one",
-            param="rank",
-        )
+    config = read_config(folder)
+    rank = checked_rank(folder, config.get("r"), max_rank)
     if config.get("peft_type") != "LORA":
         raise AdapterInvalidError(
             f"{folder.name}: peft_type = {config.get('peft_type')!r}; the engine serves only LORA"
@@ -47,7 +41,7 @@ def validate_adapter(folder: Path, model_path: Path, *, max_rank: int) -> None:
     for key in ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias"):
         if config.get(key):
             raise AdapterInvalidError(f"{folder.name}: {key} = {config[key]} is not supported by the engine; unset it")
-    shapes = _base_shapes(model_path)
+    shapes = base_shapes(model_path)
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not targets:
         raise AdapterInvalidError(f"{folder.name}: target_modules = {targets!r} is not a list of module names")
@@ -112,20 +106,40 @@ def base_digest(model_path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def checked_rank(folder: Path, rank: Any, max_rank: int) -> int:
+    """The rank of the adapter in `folder`.
+
+    Raises:
+        AdapterInvalidError: The engine does not accept this rank, or it is no number.
+    """
+    if not isinstance(rank, int) or not 1 <= rank <= max_rank:
+        raise AdapterInvalidError(
+            f"{folder.name}: rank {rank} is not between 1 and {max_rank}; raise engine.max_lora_rank or train a "
+            "smaller one",
+            param="rank",
+        )
+    return rank
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the adapter in `folder`.
+
+    Raises:
+        AdapterInvalidError: There is none, or it is not a JSON object.
+    """
     file = folder / CONFIG_FILE
     try:
         config = json.loads(file.read_text())
     except FileNotFoundError as error:
         raise AdapterInvalidError(f"{file} does not exist; an adapter folder needs it") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AdapterInvalidError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(config, dict):
         raise AdapterInvalidError(f"{file} is not a JSON object")
     return config
 
 
-def _base_shapes(model_path: Path) -> dict[str, tuple[int, int]]:
+def base_shapes(model_path: Path) -> dict[str, tuple[int, int]]:
     """The shape (out, in) of every matrix of the base model, by module name."""
     shapes: dict[str, tuple[int, int]] = {}
     for file in model_path.glob("*.safetensors"):

@@ -9,15 +9,18 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from reheatd.adapters.archive import pack
+from reheatd.adapters.exporting import export_files
 from reheatd.adapters.store import AdapterStore, VersionInfo
 from reheatd.adapters.swap import SwapResult
 from reheatd.api.schemas import (
     AdapterList,
     CurvesView,
+    DeletedView,
     EngineHealth,
     EntropyView,
     JobList,
@@ -26,6 +29,7 @@ from reheatd.api.schemas import (
     PartHealth,
     PromotedVersion,
     PromotionView,
+    PruneRequest,
     Readiness,
     RequestTotals,
     RolloutAdapterRequest,
@@ -37,13 +41,14 @@ from reheatd.api.schemas import (
 )
 from reheatd.config import Settings
 from reheatd.control.controller import Controller
+from reheatd.control.imports import Imports
 from reheatd.control.ledger import Ledger
 from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.live import LiveSeries
 from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.series import EntropySeries
-from reheatd.errors import BadInputError
+from reheatd.errors import ArchiveInvalidError, BadInputError, ConflictError
 from reheatd.gateway.app import RequestCounts
 from reheatd.jobs.contracts import parse_request
 from reheatd.jobs.curves import read_curves
@@ -71,6 +76,7 @@ class ApiContext:
 
     settings: Settings
     controller: Controller
+    imports: Imports
     ledger: Ledger
     versions: AdapterStore
     slots: AdapterSlots
@@ -97,8 +103,12 @@ def api_routes(context: ApiContext) -> list[Route]:
         Route(f"{PREFIX}/entropy/measure", api.measure, methods=["POST"]),
         Route(f"{PREFIX}/entropy/live", api.live, methods=["GET"]),
         Route(f"{PREFIX}/adapters", api.adapters, methods=["GET"]),
+        Route(f"{PREFIX}/adapters", api.import_adapter, methods=["PUT"]),
         Route(f"{PREFIX}/adapters/rollback", api.rollback, methods=["POST"]),
+        Route(f"{PREFIX}/adapters/prune", api.prune, methods=["POST"]),
         Route(f"{PREFIX}/adapters/{{version}}", api.adapter, methods=["GET"]),
+        Route(f"{PREFIX}/adapters/{{version}}", api.delete_adapter, methods=["DELETE"]),
+        Route(f"{PREFIX}/adapters/{{version}}/files", api.export_adapter, methods=["GET"]),
         Route(f"{PREFIX}/adapters/{{version}}/promote", api.promote, methods=["POST"]),
         Route(f"{PREFIX}/jobs", api.submit_job, methods=["POST"]),
         Route(f"{PREFIX}/jobs", api.jobs, methods=["GET"]),
@@ -181,6 +191,37 @@ class Api:
         info, folder = versions.get(version), versions.report_path(version)
         report = None if folder is None else await asyncio.to_thread(read_report, folder)
         return _answer(VersionView(**dict(info), report=report, report_dir=folder))
+
+    async def import_adapter(self, request: Request) -> Response:
+        """Takes an adapter's tar stream; the answer is the job that measures it."""
+        source = request.query_params.get("source", "upload")
+        if len(source) > 200 or not source.isprintable():
+            raise BadInputError(f"source = {source[:80]!r} is no short line of text", param="source")
+        try:
+            job = await self._context.imports.receive(request.stream(), source=source, any_base=_any_base(request))
+        except ClientDisconnect as error:
+            raise ArchiveInvalidError("the archive is cut off; send it again") from error
+        return _answer(job, 202)
+
+    async def export_adapter(self, request: Request) -> Response:
+        """A version's files as a tar stream."""
+        versions, version = self._context.versions, _version(request)
+        lineage = versions.get(version).lineage
+        if lineage is None:
+            raise ConflictError(
+                "version 0 is the base model, which has no adapter; export a later one", param="version"
+            )
+        files = export_files(await versions.intact_path(version), lineage.base_model)
+        return StreamingResponse(pack(files), media_type="application/x-tar")
+
+    async def delete_adapter(self, request: Request) -> Response:
+        version = _version(request)
+        await self._controller.retention.delete(version)
+        return _answer(DeletedView(deleted=[version]))
+
+    async def prune(self, request: Request) -> Response:
+        asked = await _body(request, PruneRequest)
+        return _answer(DeletedView(deleted=await self._controller.retention.prune(asked.keep)))
 
     async def promote(self, request: Request) -> Response:
         return _answer(_promotion(await self._controller.promote(_version(request))))
@@ -307,6 +348,13 @@ def _step(request: Request) -> int | None:
     if text is not None and not (text.isascii() and text.isdigit() and len(text) < 10):
         raise BadInputError(f"step = {text!r} is not a number from 0 up", param="step")
     return None if text is None else int(text)
+
+
+def _any_base(request: Request) -> bool:
+    text = request.query_params.get("any_base", "false")
+    if text not in ("true", "false"):
+        raise BadInputError(f"any_base = {text!r} is neither true nor false", param="any_base")
+    return text == "true"
 
 
 def _version(request: Request) -> int:

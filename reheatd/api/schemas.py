@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from reheatd.adapters.store import VersionInfo
 from reheatd.control.ledger import JournalEntry
 from reheatd.control.states import State
@@ -130,6 +132,19 @@ class AdapterList(Contract):
     promoted: int
     adapters: list[VersionInfo]
     """All versions, without their proof items, which are in the answer for a single version."""
+
+
+class PruneRequest(Contract):
+    """The body of `POST /reheatd/v1/adapters/prune`."""
+
+    keep: int = Field(ge=0)
+    """Number of the newest versions that stay."""
+
+
+class DeletedView(Contract):
+    """The versions that a request deleted."""
+
+    deleted: list[int]
 
 
 class PromotionView(Contract):

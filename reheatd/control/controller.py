@@ -8,6 +8,8 @@ from pathlib import Path
 
 from reheatd.adapters.swap import SwapResult
 from reheatd.control.dependencies import Dependencies
+from reheatd.control.import_runner import ImportRunner, remove_import, remove_leftovers
+from reheatd.control.retention import Retention
 from reheatd.control.runner import JobRunner
 from reheatd.control.specs import check_collapsed, check_request
 from reheatd.control.states import IDLE, State
@@ -36,6 +38,8 @@ class Controller:
         self._ledger = dependencies.ledger
         self._wake = asyncio.Event()
         self._runner: JobRunner | None = None
+        self.retention = Retention(dependencies)
+        remove_leftovers(dependencies.settings, dependencies.ledger)
 
     @property
     def state(self) -> State:
@@ -49,7 +53,8 @@ class Controller:
             if record is None:
                 await self._sleep()
                 continue
-            self._runner = JobRunner(self._dependencies, record)
+            runner = ImportRunner if record.job.kind == "import" else JobRunner
+            self._runner = runner(self._dependencies, record)
             try:
                 await self._runner.run()
             finally:
@@ -72,8 +77,11 @@ class Controller:
             self._ledger.recover(f"recovered: {figures}", window.version)
         self._wake.set()
 
-    def submit(self, request: JobRequest) -> Job:
+    def submit(self, request: JobRequest, *, job_id: str | None = None) -> Job:
         """Queues a user's job.
+
+        Args:
+            job_id: The id of a job that has files already; default: a new one.
 
         Raises:
             BadInputError: The request does not fit this policy, or asks for a reheat of one that has not collapsed;
@@ -91,15 +99,32 @@ class Controller:
         )
         promoted = self._dependencies.swaps.promoted
         check_collapsed(request, monitor.verdict, monitor.latest_estimate(promoted), monitor.thresholds)
+        self.check_queue()
+        parent = 0 if request.kind == "import" else promoted
+        record = self._ledger.create(request, "manual", JobStatus.QUEUED, parent, job_id=job_id)
+        self._wake.set()
+        return record.job
+
+    def validate(self, adapter: Path) -> None:
+        """Checks that the adapter in a folder fits the policy; call it in a thread.
+
+        Raises:
+            AdapterInvalidError: It does not.
+        """
+        self._dependencies.validate(adapter)
+
+    def check_queue(self) -> None:
+        """Checks that one more job may wait.
+
+        Raises:
+            QueueFullError: `control.max_queued` jobs are waiting already.
+        """
         queued = [job for job in self.waiting() if job.status is JobStatus.QUEUED]
         if len(queued) >= self._settings.max_queued:
             raise QueueFullError(
                 f"{len(queued)} jobs are queued, which is the limit (control.max_queued); wait, or cancel one with "
                 "`reheatd jobs cancel`"
             )
-        record = self._ledger.create(request, "manual", JobStatus.QUEUED, self._dependencies.swaps.promoted)
-        self._wake.set()
-        return record.job
 
     def approve(self, job_id: str) -> Job:
         """Approves a job that waits for approval, so that it is queued.
@@ -135,6 +160,8 @@ class Controller:
             runner.cancel()
         elif record.job.status in (JobStatus.QUEUED, JobStatus.AWAITING_APPROVAL):
             JobRunner(self._dependencies, record).end(JobStatus.CANCELLED, "cancelled")
+            if record.job.kind == "import":
+                remove_import(self._dependencies.settings, job_id)
         else:
             record.cancel_requested = True
             self._ledger.save(record)

@@ -73,9 +73,22 @@ class Ledger:
         with self._db:
             self.jobs.save(record)
 
-    def create(self, request: JobRequest, trigger: Trigger, status: JobStatus, parent_version: int) -> JobRecord:
-        """Records a new job that waits to be run."""
+    def create(
+        self,
+        request: JobRequest,
+        trigger: Trigger,
+        status: JobStatus,
+        parent_version: int,
+        *,
+        job_id: str | None = None,
+    ) -> JobRecord:
+        """Records a new job that waits to be run.
+
+        Args:
+            job_id: The id of a job that has files already; default: a new one.
+        """
         record = new_record(request, trigger, status, parent_version)
+        record.job.job_id = job_id or record.job.job_id
         self.save(record)
         return record
 
@@ -178,10 +191,14 @@ class Ledger:
         self.jobs.save(record)
 
 
-def new_record(request: JobRequest, trigger: Trigger, status: JobStatus, parent_version: int) -> JobRecord:
+def new_job_id(kind: str) -> str:
     # The id is random because several daemons, or one with a new data folder, may share one broker.
+    return f"{kind}-{secrets.token_hex(4)}"
+
+
+def new_record(request: JobRequest, trigger: Trigger, status: JobStatus, parent_version: int) -> JobRecord:
     job = Job(
-        job_id=f"{request.kind}-{secrets.token_hex(4)}",
+        job_id=new_job_id(request.kind),
         kind=request.kind,
         status=status,
         trigger=trigger,

@@ -8,11 +8,13 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from reheatd.adapters.swap import SwapResult
 from reheatd.control.dependencies import Dependencies
 from reheatd.control.gates import accuracy_gate, delivery_gate, entropy_gate
+from reheatd.control.retention import Retention
 from reheatd.control.rollout_adapters import RolloutAdapters
 from reheatd.control.specs import build_spec, lineage_fields
 from reheatd.control.states import State
@@ -21,7 +23,8 @@ from reheatd.control.waiting import JobStopped, retry_while_unreachable, stop_if
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.regime import Thresholds
 from reheatd.errors import AdapterInvalidError, DeliveryError, ReheatdError
-from reheatd.jobs.contracts import GateResult, JobResult, JobStatus, ReheatSpec, RLRequest, RLSpec
+from reheatd.files import folder_bytes
+from reheatd.jobs.contracts import GateResult, ImportRequest, ImportSpec, JobResult, JobStatus, RLRequest, TrainingSpec
 from reheatd.jobs.store import JobRecord
 from reheatd.names import version_name
 
@@ -60,16 +63,7 @@ class JobRunner:
         """
         job = self.record.job
         try:
-            if job.status is JobStatus.QUEUED and job.version is not None:
-                self._resume_approved()
-            if job.status is JobStatus.QUEUED:
-                await self._dispatch()
-            if job.status is JobStatus.RUNNING:
-                await self._train()
-            if job.status is JobStatus.GATING:
-                await self._gate()
-            if job.status is JobStatus.SWAPPING:
-                await self._swap()
+            await self._steps()
         except JobStopped as stopped:
             self.end(stopped.status, stopped.reason)
         except AdapterInvalidError as error:
@@ -83,9 +77,25 @@ class JobRunner:
             self.end(JobStatus.FAILED, f"internal error, see the daemon's log: {error!r}")
         await self._clean_up()
 
+    async def _steps(self) -> None:
+        """Takes the steps that the job has not taken yet."""
+        job = self.record.job
+        if job.status is JobStatus.QUEUED and job.version is not None:
+            self._resume_approved()
+        if job.status is JobStatus.QUEUED:
+            await self._dispatch()
+        if job.status is JobStatus.RUNNING:
+            await self._train()
+        if job.status is JobStatus.GATING:
+            await self._gate()
+        if job.status is JobStatus.SWAPPING:
+            await self._swap()
+
     async def _dispatch(self) -> None:
         """Decides the job's parent and specification, and records that the job runs."""
         dependencies, job = self._dependencies, self.record.job
+        if isinstance(job.request, ImportRequest):
+            raise RuntimeError(f"{job.job_id} is an import, which does not train")
         baseline = await unless_cancelled(
             self._cancelled, retry_while_unreachable(dependencies.monitor.ensure_baseline, self._patience_s)
         )
@@ -115,6 +125,8 @@ class JobRunner:
         job = self.record.job
         training = Training(self._dependencies, self.record, self.rollouts, self._cancelled)
         result = await training.run(self._spec)
+        if not isinstance(result, JobResult):
+            raise RuntimeError(f"{job.job_id} trained, but its result is an import's")
         self.record.result = result
         job.phase = ""
         why = f"{job.job_id} trained {result.steps} steps, stopped by {result.stopped}"
@@ -159,8 +171,13 @@ class JobRunner:
         self._ledger.advance(self.record, JobStatus.SWAPPING, State.SWAPPING, why)
 
     async def _publish(self, result: JobResult) -> int:
+        fields = lineage_fields(self._spec, result, self._dependencies.policy)
+        return await self._publish_files(result.adapter_dir, result.report_dir, fields)
+
+    async def _publish_files(self, adapter: Path, report: Path | None, lineage: dict[str, Any]) -> int:
+        """Makes a version of the job's adapter, unless it was made before a restart of the daemon."""
         dependencies, job = self._dependencies, self.record.job
-        await asyncio.to_thread(dependencies.validate, result.adapter_dir)
+        await asyncio.to_thread(dependencies.validate, adapter)
         # A crash right after publishing leaves a version that the job's record does not name yet.
         known = [
             info.version for info in dependencies.versions.list() if info.lineage and info.lineage.job_id == job.job_id
@@ -168,8 +185,8 @@ class JobRunner:
         if known:
             version = known[-1]
         else:
-            fields = lineage_fields(self._spec, result, dependencies.policy)
-            version = (await dependencies.versions.publish(result.adapter_dir, result.report_dir, **fields)).version
+            await Retention(dependencies).make_room(folder_bytes(adapter) + (folder_bytes(report) if report else 0))
+            version = (await dependencies.versions.publish(adapter, report, **lineage)).version
         job.version = version
         self._ledger.save(self.record)
         return version
@@ -315,8 +332,11 @@ class JobRunner:
                 await self._dependencies.swaps.discard(job.version)
 
     @property
-    def _spec(self) -> ReheatSpec | RLSpec:
-        return _present(self.record.spec, "specification", self.record)
+    def _spec(self) -> TrainingSpec:
+        spec = _present(self.record.spec, "specification", self.record)
+        if isinstance(spec, ImportSpec):
+            raise RuntimeError(f"{spec.job_id} is an import, which does not train")
+        return spec
 
     @property
     def _result(self) -> JobResult:

@@ -10,9 +10,21 @@ from reheatd.control.dependencies import ServedPolicy
 from reheatd.entropy.detector import Verdict
 from reheatd.entropy.regime import Thresholds
 from reheatd.errors import BadInputError
-from reheatd.jobs.contracts import JobRequest, JobResult, ReheatRequest, ReheatSpec, RLRequest, RLSpec
+from reheatd.jobs.contracts import (
+    ImportRequest,
+    ImportResult,
+    ImportSpec,
+    JobRequest,
+    JobResult,
+    ReheatRequest,
+    ReheatSpec,
+    RLRequest,
+    RLSpec,
+    TrainingRequest,
+    TrainingSpec,
+)
 from reheatd.measures import EntropyEstimate
-from reheatd.options import Options, ProbeOptions, ReheatOptions, RLOptions
+from reheatd.options import Options, ProbeOptions, ReheatOptions, RLOptions, TaskOptions
 
 FORCED_RISE = 1.2
 """A reheat that is forced on a policy that has not collapsed leads to this many times its entropy by default."""
@@ -39,6 +51,8 @@ def check_request(
         BadInputError: The job has more tokens than the engine accepts, a tau that changes nothing, two targets, or a
             target that no distribution reaches; `param` names the option.
     """
+    if isinstance(request, ImportRequest):
+        return
     options = merged(settings.rl, request) if isinstance(request, RLRequest) else merged(settings.reheat, request)
     if options.max_tokens >= settings.policy.max_model_len:
         raise BadInputError(
@@ -135,7 +149,7 @@ def target_entropy(
 
 
 def build_spec(
-    request: JobRequest,
+    request: TrainingRequest,
     settings: Settings,
     policy: ServedPolicy,
     *,
@@ -147,7 +161,7 @@ def build_spec(
     default_target: float,
     parent_entropy: EntropyEstimate | None = None,
     parent_lineage: Lineage | None = None,
-) -> ReheatSpec | RLSpec:
+) -> TrainingSpec:
     """The specification of a requested job; options that the request does not give come from the settings.
 
     All paths are absolute.
@@ -164,10 +178,7 @@ def build_spec(
     """
     check_request(request, settings, vocabulary=policy.vocabulary, baseline=baseline, default_target=default_target)
     rl = merged(settings.rl, request) if isinstance(request, RLRequest) else settings.rl
-    length = settings.task.eval_max_tokens or rl.max_tokens
-    task = settings.task.model_copy(update={"path": _absolute(settings.task.path), "eval_max_tokens": length})
-    probes = ProbeOptions(**settings.entropy.model_dump(include=set(ProbeOptions.model_fields)))
-    probes = probes.model_copy(update={"probes": _absolute(probes.probes)})
+    task, probes = _measuring(settings, rl)
     if parent_entropy is None and _measured_with(parent_lineage, "probes", probes):
         parent_entropy = parent_lineage.entropy_after
     common: dict[str, Any] = {
@@ -197,7 +208,52 @@ def build_spec(
     return ReheatSpec(**common, **{**options.model_dump(), "target_entropy": target})
 
 
-def lineage_fields(spec: ReheatSpec | RLSpec, result: JobResult, policy: ServedPolicy) -> dict[str, Any]:
+def build_import_spec(
+    request: ImportRequest, settings: Settings, policy: ServedPolicy, *, job_id: str, gateway_url: str
+) -> ImportSpec:
+    """The specification of an import, with absolute paths. Its parent is the base, which its adapter was trained on."""
+    task, probes = _measuring(settings, settings.rl)
+    folder = import_folder(settings, job_id)
+    return ImportSpec(
+        job_id=job_id,
+        parent_version=0,
+        parent_adapter=None,
+        model_path=policy.path.resolve(),
+        gateway_url=gateway_url,
+        output_dir=folder.parent,
+        adapter=folder,
+        source=request.source,
+        trained_on=request.trained_on,
+        lora=settings.lora,
+        task=task,
+        probes=probes,
+        report_rollouts=settings.workers.report_rollouts,
+        retry_s=settings.workers.retry_s,
+        seed=request.seed,
+    )
+
+
+def import_folder(settings: Settings, job_id: str) -> Path:
+    """The folder of an import's adapter, inside its job's own folder."""
+    return (settings.jobs_dir / job_id / "imported").resolve()
+
+
+def import_lineage_fields(spec: ImportSpec, result: ImportResult, policy: ServedPolicy) -> dict[str, Any]:
+    """The fields of an import's `Lineage` that the store does not set itself; `spec` says where it came from."""
+    return {
+        "parent": spec.parent_version,
+        "base_model": policy.name,
+        "base_digest": policy.digest,
+        "kind": "imported",
+        "job_id": spec.job_id,
+        "spec": spec.model_dump(mode="json"),
+        "entropy_after": result.entropy,
+        "accuracy_after": result.accuracy,
+        "proof": result.proof,
+    }
+
+
+def lineage_fields(spec: TrainingSpec, result: JobResult, policy: ServedPolicy) -> dict[str, Any]:
     """The fields of `Lineage` that the store does not set itself."""
     reheat = spec if isinstance(spec, ReheatSpec) else None
     return {
@@ -217,7 +273,7 @@ def lineage_fields(spec: ReheatSpec | RLSpec, result: JobResult, policy: ServedP
     }
 
 
-def lineage_kind(spec: ReheatSpec | RLSpec, result: JobResult) -> Literal["reheat", "cool", "rl"]:
+def lineage_kind(spec: TrainingSpec, result: JobResult) -> Literal["reheat", "cool", "rl"]:
     """The kind of a version's lineage, by what the job did to the policy.
 
     A reheat counts as `cool` if tau is below 1 or, without a tau, if the target is below the entropy it started from.
@@ -234,6 +290,18 @@ def lineage_kind(spec: ReheatSpec | RLSpec, result: JobResult) -> Literal["rehea
 def _measured_with(lineage: Lineage | None, name: str, options: Options) -> TypeGuard[Lineage]:
     """Whether the job of `lineage` had the same `task` or `probes`."""
     return lineage is not None and lineage.spec.get(name) == options.model_dump(mode="json")
+
+
+def _measuring(settings: Settings, rl: RLOptions) -> tuple[TaskOptions, ProbeOptions]:
+    """The task and the probes that jobs measure with; their paths are absolute.
+
+    Args:
+        rl: The options of RL, as long as whose rollouts the answers to held-out problems are by default.
+    """
+    length = settings.task.eval_max_tokens or rl.max_tokens
+    task = settings.task.model_copy(update={"path": _absolute(settings.task.path), "eval_max_tokens": length})
+    probes = ProbeOptions(**settings.entropy.model_dump(include=set(ProbeOptions.model_fields)))
+    return task, probes.model_copy(update={"probes": _absolute(probes.probes)})
 
 
 def _absolute(path: Path | None) -> Path | None:

@@ -16,6 +16,8 @@ class State(StrEnum):
     """A reheat (or, with tau < 1, a cooling) is being trained."""
     CONTINUING_RL = "continuing_rl"
     """Continued RL is being trained."""
+    IMPORTING = "importing"
+    """An adapter of another trainer is being measured; it becomes a candidate."""
     GATING = "gating"
     """The version that a job made is being measured."""
     SWAPPING = "swapping"
@@ -25,10 +27,11 @@ class State(StrEnum):
 IDLE = (State.SERVING, State.COLLAPSED)
 
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.SERVING: frozenset({State.COLLAPSED, State.REHEATING, State.CONTINUING_RL, State.SWAPPING}),
-    State.COLLAPSED: frozenset({State.SERVING, State.REHEATING, State.CONTINUING_RL, State.SWAPPING}),
+    State.SERVING: frozenset({State.COLLAPSED, State.REHEATING, State.CONTINUING_RL, State.IMPORTING, State.SWAPPING}),
+    State.COLLAPSED: frozenset({State.SERVING, State.REHEATING, State.CONTINUING_RL, State.IMPORTING, State.SWAPPING}),
     State.REHEATING: frozenset({State.GATING, *IDLE}),
     State.CONTINUING_RL: frozenset({State.GATING, *IDLE}),
+    State.IMPORTING: frozenset(IDLE),
     State.GATING: frozenset({State.SWAPPING, *IDLE}),
     State.SWAPPING: frozenset({State.CONTINUING_RL, *IDLE}),
 }
@@ -42,7 +45,8 @@ STATUS_TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset(
         {JobStatus.RUNNING, JobStatus.SWAPPING, JobStatus.REJECTED, JobStatus.FAILED, JobStatus.CANCELLED}
     ),
-    JobStatus.RUNNING: frozenset({JobStatus.GATING, JobStatus.FAILED, JobStatus.CANCELLED}),
+    # An import does not train, so no gate compares it with anything: it has succeeded once its version is published.
+    JobStatus.RUNNING: frozenset({JobStatus.GATING, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}),
     JobStatus.GATING: frozenset(
         {
             JobStatus.SWAPPING,

@@ -7,10 +7,11 @@ from reheatd.control.dependencies import Dependencies
 from reheatd.control.rollout_adapters import RolloutAdapters
 from reheatd.control.waiting import JobStopped, abandon, retry_while_unreachable, unless_cancelled
 from reheatd.errors import WorkerLostError
-from reheatd.jobs.contracts import JobEvent, JobResult, JobStatus, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import ImportResult, ImportSpec, JobEvent, JobResult, JobStatus, TrainingSpec
 from reheatd.jobs.store import JobRecord
 from reheatd.process.broker import BrokerError
 
+Result = JobResult | ImportResult
 logger = logging.getLogger(__name__)
 
 CANCEL_GRACE_S = 20.0
@@ -36,8 +37,8 @@ class Training:
         self._rollouts = rollouts
         self._cancelled = cancelled
 
-    async def run(self, spec: ReheatSpec | RLSpec) -> JobResult:
-        """Trains the job and returns the worker's result. If its worker dies, another worker resumes the job.
+    async def run(self, spec: TrainingSpec | ImportSpec) -> Result:
+        """Runs the job on a worker and returns the worker's result. If its worker dies, another worker resumes the job.
 
         Raises:
             JobStopped: The job failed or was cancelled.
@@ -50,7 +51,7 @@ class Training:
             except WorkerLostError as lost:
                 await self._give_up_worker(lost)
 
-    async def _attend(self) -> JobResult:
+    async def _attend(self) -> Result:
         """Follows the job until this attempt ends, and returns the worker's result."""
         following = asyncio.create_task(self._follow())
         waiting = asyncio.create_task(self._show_wait_for_worker())
@@ -63,7 +64,7 @@ class Training:
         finally:
             await abandon(following, waiting, cancelling)
 
-    async def _begin(self, spec: ReheatSpec | RLSpec) -> None:
+    async def _begin(self, spec: TrainingSpec | ImportSpec) -> None:
         await unless_cancelled(self._cancelled, retry_while_unreachable(self._restore_rollouts, self._patience_s))
         # After a restart, a job that no worker has begun is submitted again: in a crash, the broker may have lost its
         # last second of writes.
@@ -99,7 +100,7 @@ class Training:
     async def _restore_rollouts(self) -> None:
         await self._rollouts.restore(self._record)
 
-    async def _follow(self) -> JobResult:
+    async def _follow(self) -> Result:
         """Takes events as they come.
 
         The last event is not recorded here, because it must be recorded together with the status that it leads to.
@@ -146,7 +147,7 @@ class Training:
                 self._ledger.save(self._record)
             await asyncio.sleep(WORKER_CHECK_S)
 
-    async def _stop_worker(self, following: "asyncio.Task[JobResult]") -> None:
+    async def _stop_worker(self, following: "asyncio.Task[Result]") -> None:
         """Asks the worker to stop, and waits until it has ended the job by itself.
 
         Raises:

@@ -12,7 +12,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 from redis.retry import Retry
 
-from reheatd.jobs.contracts import JobEvent, JobResult
+from reheatd.jobs.contracts import ImportResult, JobEvent, JobResult
 from reheatd.jobs.keys import EVENTS_FIELD, KEEP_S, alive_key, attempt_key, cancel_key, events_key, owner_key
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class JobChannel:
             JobEvent(kind="progress", phase=phase, step=step, steps=steps, done=done, of=of, metrics=dict(metrics))
         )
 
-    def succeeded(self, result: JobResult) -> None:
+    def succeeded(self, result: JobResult | ImportResult) -> None:
         self._send(JobEvent(kind="succeeded", result=result))
 
     def failed(self, error: str) -> None:

@@ -92,7 +92,21 @@ class RLSpec(JobBase, RLOptions):
     kind: Literal["rl"] = "rl"
 
 
-JobSpec = Annotated[ReheatSpec | RLSpec, Field(discriminator="kind")]
+class ImportSpec(JobBase):
+    """A job that measures an adapter which another trainer made. It does not train, and starts from the base."""
+
+    kind: Literal["import"] = "import"
+    steps: int = 0
+    adapter: Path
+    """Folder of the adapter in the served form, inside `output_dir`."""
+    source: str
+    """Name of the file or folder that the user sent."""
+    trained_on: str | None
+    """Base model that the adapter's configuration names."""
+
+
+TrainingSpec = ReheatSpec | RLSpec
+JobSpec = Annotated[ReheatSpec | RLSpec | ImportSpec, Field(discriminator="kind")]
 
 
 class JobResult(Contract):
@@ -115,6 +129,15 @@ class JobResult(Contract):
     """The last values of the training metrics."""
     stopped: str
     """Why training ended: `target` or `steps`."""
+    seconds: float
+
+
+class ImportResult(Contract):
+    """What the worker measured of an imported adapter."""
+
+    entropy: EntropyEstimate
+    accuracy: Accuracy
+    proof: list[ProofItem]
     seconds: float
 
 
@@ -154,7 +177,7 @@ class JobEvent(JobProgress):
 
     kind: Literal["started", "progress", "succeeded", "failed", "cancelled"]
     time: float = Field(default_factory=time.time)
-    result: JobResult | None = None
+    result: JobResult | ImportResult | None = None
     error: str | None = None
 
 
@@ -199,7 +222,18 @@ class RLRequest(RequestBase, RLOptions):
     kind: Literal["rl"] = "rl"
 
 
-JobRequest = Annotated[ReheatRequest | RLRequest, Field(discriminator="kind")]
+class ImportRequest(RequestBase):
+    """A request to import an adapter. Only the daemon makes one, after it has taken in the adapter's files."""
+
+    kind: Literal["import"] = "import"
+    source: str
+    """Name of the file or folder that the user sent."""
+    trained_on: str | None = None
+    """Base model that the adapter's configuration names."""
+
+
+TrainingRequest = ReheatRequest | RLRequest
+JobRequest = Annotated[ReheatRequest | RLRequest | ImportRequest, Field(discriminator="kind")]
 
 
 def parse_request(body: Any) -> ReheatRequest | RLRequest:
@@ -214,6 +248,12 @@ def parse_request(body: Any) -> ReheatRequest | RLRequest:
     if "kind" not in body:
         raise BadInputError(f"kind is required: {' or '.join(kinds)}", param="kind")
     kind = body["kind"]
+    if kind == "import":
+        raise BadInputError(
+            "kind = 'import' needs the adapter's files; PUT them as a tar stream to /reheatd/v1/adapters, or use "
+            "`reheatd adapters import`",
+            param="kind",
+        )
     if not isinstance(kind, str) or kind not in kinds:
         raise BadInputError(f"kind = {kind!r} is not a kind of job; name {' or '.join(kinds)}", param="kind")
     return validated(kinds[kind], body)
@@ -259,7 +299,7 @@ class Job(JobProgress):
     """A job as the daemon keeps and shows it."""
 
     job_id: str
-    kind: Literal["reheat", "rl"]
+    kind: Literal["reheat", "rl", "import"]
     status: JobStatus
     trigger: Literal["manual", "collapse", "follow_up"]
     created_at: float

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_fixed
 
 from reheatd.errors import WorkerIncompatibleError, WorkerLostError
-from reheatd.jobs.contracts import JobEvent, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import ImportSpec, JobEvent, TrainingSpec
 from reheatd.jobs.keys import (
     EVENTS_FIELD,
     KEEP_S,
@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 QUEUE = "reheatd"
 REHEAT_TASK = "reheatd.reheat"
 CONTINUE_RL_TASK = "reheatd.continue_rl"
+IMPORT_TASK = "reheatd.import"
+TASKS = {"reheat": REHEAT_TASK, "rl": CONTINUE_RL_TASK, "import": IMPORT_TASK}
+"""Names of the tasks by kind of job."""
 FINAL_KINDS = ("succeeded", "failed", "cancelled")
 POLL_S = 2.0
 """Longest wait for an event before the worker's heartbeat is looked at, in seconds."""
@@ -44,8 +47,9 @@ PING_S = 1.0
 def make_celery(broker_url: str) -> Celery:
     """The Celery application that daemon and workers share.
 
-    The tasks `reheatd.reheat` and `reheatd.continue_rl` take two arguments: the JSON object of a `ReheatSpec` or
-    `RLSpec`, and the number of the attempt. They report through `JobChannel` and return nothing.
+    The tasks `reheatd.reheat`, `reheatd.continue_rl` and `reheatd.import` take two arguments: the JSON object of a
+    `ReheatSpec`, `RLSpec` or `ImportSpec`, and the number of the attempt. They report through `JobChannel` and return
+    nothing.
     """
     app = Celery("reheatd", broker=broker_url, backend=broker_url)
     app.conf.update(
@@ -89,7 +93,7 @@ class JobDispatcher:
         await self._redis.aclose()
         await asyncio.to_thread(self._celery.close)
 
-    async def submit(self, spec: ReheatSpec | RLSpec, attempt: int = 1) -> None:
+    async def submit(self, spec: TrainingSpec | ImportSpec, attempt: int = 1) -> None:
         """Puts the job into the workers' queue. Doing so twice is harmless, since `JobChannel.started` lets one run.
 
         Args:
@@ -98,14 +102,13 @@ class JobDispatcher:
         Raises:
             BrokerError: The broker cannot be reached.
         """
-        task = REHEAT_TASK if spec.kind == "reheat" else CONTINUE_RL_TASK
         try:
             await self._redis.set(attempt_key(spec.job_id), attempt, ex=KEEP_S)
         except (RedisError, OSError) as error:
             raise self._broker_error(error) from error
         await self._call(
             self._celery.send_task,
-            task,
+            TASKS[spec.kind],
             args=[spec.model_dump(mode="json"), attempt],
             task_id=celery_id(spec.job_id, attempt),
             ignore_result=False,

@@ -43,6 +43,7 @@ class JobRecord(Contract):
     event_id: str = "0"
     """Stream id of the last event that was handled."""
     result: JobResult | None = None
+    """What training handed over; an import goes on without a record of its result."""
     cancel_requested: bool = False
     rollout_adapters: list[RolloutAdapter] = Field(default_factory=list)
     """Rollout adapters that are loaded now, oldest first."""

@@ -142,7 +142,9 @@ def test_a_job_reports_step_by_step_and_returns_its_result(broker: Broker, worke
             ("training", step, 3) for step in (1, 2, 3)
         ]
         result = entries[-1][1].result
-        assert result is not None and result.adapter_dir == spec.output_dir and result.entropy_after.mean == 1.7
+        assert (
+            isinstance(result, JobResult) and result.adapter_dir == spec.output_dir and result.entropy_after.mean == 1.7
+        )
         # What a daemon does that restarts after it had handled two events.
         assert await follow(dispatcher, spec, after_id=entries[1][0]) == entries[2:]
 

@@ -20,7 +20,16 @@ from reheatd.entropy.meter import Measurement
 from reheatd.entropy.regime import Thresholds
 from reheatd.entropy.series import Window
 from reheatd.errors import ConflictError, EngineError, NotFoundError, ReheatdError, WorkerLostError
-from reheatd.jobs.contracts import Job, JobEvent, JobRequest, JobResult, JobStatus, ReheatRequest, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import (
+    ImportSpec,
+    Job,
+    JobEvent,
+    JobRequest,
+    JobResult,
+    JobStatus,
+    ReheatRequest,
+    TrainingSpec,
+)
 from reheatd.measures import Accuracy, EntropyEstimate, PassRate
 from reheatd.names import engine_name
 from tests.waiting import until
@@ -109,6 +118,11 @@ class FakeSwaps:
             raise self.failures_after_flip.pop(0)
         return SwapResult(old, version, 0.5, None)
 
+    async def delete(self, version: int) -> None:
+        if version in self.staged:
+            raise ConflictError(f"policy-v{version} is being served")
+        self._store.delete(version)
+
     async def rollback(self) -> SwapResult:
         previous = self._store.previous()
         if previous is None:
@@ -123,6 +137,9 @@ class FakeSlots:
 
     async def load(self, name: str, path: Path) -> None:
         self.adapters[name] = path
+
+    def is_loaded(self, name: str) -> bool:
+        return name in self.adapters
 
     async def unload(self, name: str) -> None:
         if name in self.busy:
@@ -185,7 +202,8 @@ class FakeDispatcher:
     """A broker with one worker that a test plays: `report` sends an event, `lose_worker` kills it."""
 
     def __init__(self) -> None:
-        self.submitted: list[ReheatSpec | RLSpec] = []
+        self.submitted: list[TrainingSpec] = []
+        self.imports: list[ImportSpec] = []
         self.attempts: list[int] = []
         self.cancelled: list[str] = []
         self.terminated: list[str] = []
@@ -194,10 +212,13 @@ class FakeDispatcher:
         self._streams: dict[str, list[JobEvent | ReheatdError]] = {}
         self._news = asyncio.Condition()
 
-    async def submit(self, spec: ReheatSpec | RLSpec, attempt: int = 1) -> None:
+    async def submit(self, spec: TrainingSpec | ImportSpec, attempt: int = 1) -> None:
         if self.failures:
             raise self.failures.pop(0)
-        self.submitted.append(spec)
+        if isinstance(spec, ImportSpec):
+            self.imports.append(spec)
+        else:
+            self.submitted.append(spec)
         self.attempts.append(attempt)
 
     async def cancel(self, job_id: str) -> None:
@@ -243,6 +264,7 @@ class World:
         self.folder = folder
         self.settings = Settings.model_validate({"data_dir": folder, **sections})
         self.dispatcher = FakeDispatcher()
+        self.policy = ServedPolicy("tiny", folder / "model", "digest", vocabulary=100)
         self.invalid: ReheatdError | None = None
         self._task: asyncio.Task[None] | None = None
         self._build()
@@ -257,7 +279,7 @@ class World:
         self.controller = Controller(
             Dependencies(
                 settings=self.settings,
-                policy=ServedPolicy("tiny", self.folder / "model", "digest", vocabulary=100),
+                policy=self.policy,
                 gateway_url="http://127.0.0.1:8000",
                 ledger=self.ledger,
                 versions=self.store,
@@ -307,16 +329,16 @@ class World:
         await self.until(lambda: self.controller.job(job_id).status is status)
         return self.controller.job(job_id)
 
-    async def until_submitted(self, count: int = 1) -> ReheatSpec | RLSpec:
+    async def until_submitted(self, count: int = 1) -> TrainingSpec:
         await self.until(lambda: len(self.dispatcher.submitted) >= count)
         return self.dispatcher.submitted[count - 1]
 
-    async def train(self, spec: ReheatSpec | RLSpec, **result: Any) -> None:
+    async def train(self, spec: TrainingSpec, **result: Any) -> None:
         """The worker runs the job and reports success."""
         done = JobEvent(kind="succeeded", result=self.result(spec, **result))
         await self.dispatcher.report(spec.job_id, JobEvent(kind="started"), done)
 
-    def result(self, spec: ReheatSpec | RLSpec, **changes: Any) -> JobResult:
+    def result(self, spec: TrainingSpec, **changes: Any) -> JobResult:
         folder = spec.output_dir / "result"
         folder.mkdir(exist_ok=True)
         (folder / "adapter_model.safetensors").write_bytes(spec.job_id.encode())

@@ -24,6 +24,7 @@ from reheatd.api.schemas import (
     StatusView,
     VersionView,
 )
+from reheatd.control.imports import Imports
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.estimators import TailMoments
 from reheatd.entropy.live import LiveSeries
@@ -57,6 +58,7 @@ class ApiWorld(World):
         context = ApiContext(
             settings=self.settings,
             controller=self.controller,
+            imports=Imports(self.settings, self.policy, self.controller),
             ledger=self.ledger,
             versions=self.store,
             slots=AdapterSlots(self.pool, 4),

@@ -96,15 +96,23 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
     def publish(self, policy: Policy, step: int) -> None:
         folder = self._spec.output_dir / f"rollout-{step}"
         policy.save(folder, self._spec.model_path)
-        url = f"{self._spec.gateway_url}/reheatd/v1/jobs/{self._spec.job_id}/rollout-adapter"
-        body = self._admin("POST", url, {"path": str(folder.resolve()), "step": step})
-        self.model = body["model"]
-        self.probed = []
+        self.load(folder, step)
         # The daemon has unregistered all but the last two by now, so the files of the others can be deleted.
         self._published.append(folder)
         for old in self._published[:-2]:
             shutil.rmtree(old, ignore_errors=True)
         del self._published[:-2]
+
+    def load(self, folder: Path, step: int) -> None:
+        """Makes the adapter in `folder`, which is inside the job's own, the version that is sampled from.
+
+        Raises:
+            EngineError: The daemon does not answer, or refuses the adapter.
+        """
+        url = f"{self._spec.gateway_url}/reheatd/v1/jobs/{self._spec.job_id}/rollout-adapter"
+        body = self._admin("POST", url, {"path": str(folder.resolve()), "step": step})
+        self.model = body["model"]
+        self.probed = []
 
     def _admin(self, method: str, url: str, body: dict[str, Any]) -> dict[str, Any]:
         try:

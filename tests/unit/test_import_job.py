@@ -1,0 +1,91 @@
+"""What the worker does with an import: it measures the adapter that was sent, and proves that very adapter."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reheatd.entropy.probes import ProbeSet
+from reheatd.jobs.contracts import ImportSpec
+from reheatd.options import ProbeOptions, TaskOptions
+from tests.random_adapter import random_adapter
+from workers import tasks
+from workers.policy import Policy
+from workers.sampling.in_process import ChatCodec, InProcessSampler
+from workers.sampling.rollout import Batch, Rollout
+
+
+class LocalSampler:
+    """Samples from the adapter that is loaded, as the served engine would."""
+
+    model = "job-test.1-0"
+
+    def __init__(self, spec: ImportSpec, probes: ProbeSet, on_progress: Callable[[int, int], None]) -> None:
+        self._spec, self._probes = spec, probes
+        self.probed: list[Rollout] = []
+
+    def __enter__(self) -> "LocalSampler":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def load(self, folder: Path, step: int) -> None:
+        policy = Policy.load(self._spec.model_path, self._spec.lora, folder, dtype="float32")
+        self._sampler = InProcessSampler(policy, ChatCodec(policy), [*map(list, self._probes.probes)], probe_tokens=8)
+
+    def measure_entropy(self, seed: int) -> Any:
+        return self._sampler.measure_entropy(seed)
+
+    def sample_all(self, batches: Sequence[Batch]) -> list[list[list[Rollout]]]:
+        return [self._sampler.sample(**vars(batch)) for batch in batches]
+
+
+class Channel:
+    """Takes the reports, and is never cancelled."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+
+    def progress(
+        self, phase: str, step: int, steps: int, metrics: dict[str, float], *, done: int = 0, of: int = 0
+    ) -> None:
+        self.phases.append(phase)
+
+    def is_cancelled(self) -> bool:
+        return False
+
+
+def test_an_import_is_measured_and_gets_proof_items(
+    tmp_path: Path, tiny_policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "ServedSampler", LocalSampler)
+    monkeypatch.setenv(tasks.DTYPE_ENV, "float32")
+    adapter = random_adapter(tmp_path / "imported", tiny_policy, rank=4)
+    spec = ImportSpec(
+        job_id="test",
+        parent_version=0,
+        parent_adapter=None,
+        model_path=tiny_policy,
+        gateway_url="http://127.0.0.1:1",
+        output_dir=tmp_path,
+        adapter=adapter,
+        source="run-7",
+        trained_on=None,
+        task=TaskOptions(eval_count=2, eval_samples=2, eval_max_tokens=4),
+        probes=ProbeOptions(probe_count=4, max_tokens=8),
+        report_rollouts=4,
+    )
+    channel = Channel()
+    result = tasks.run_import(spec, channel)
+    assert result.entropy.mean > 0 and result.accuracy.problems == 2
+    assert result.accuracy.samples == 2
+    assert len(result.proof) == 4 and {"preparing", "measuring", "evaluating"} <= set(channel.phases)
+    policy = Policy.load(tiny_policy, spec.lora, adapter, dtype="float32")
+    sequences = [(item.prompt_ids, item.completion_ids) for item in result.proof]
+    torch.testing.assert_close(policy.logprobs(sequences), [item.logprobs for item in result.proof])
+    with policy.as_base():
+        torch.testing.assert_close(policy.logprobs(sequences), [item.base_logprobs for item in result.proof])
+    assert any(item.logprobs != item.base_logprobs for item in result.proof)
