@@ -61,7 +61,9 @@ def read_run(path: Path, overrides: Mapping[Signal, str] | None = None) -> RunLo
         runs = [log for log in logs if has_entropy(log.metrics, wanted)]
         if len(runs) > 1:
             listed = "\n  ".join(sorted(str(log.source) for log in runs))
-            raise BadInputError(f"{path} holds {len(runs)} runs ({runs[0].format}); name one of them:\n  {listed}", param="run")
+            raise BadInputError(
+                f"{path} holds {len(runs)} runs ({runs[0].format}); name one of them:\n  {listed}", param="run"
+            )
         if runs:
             return runs[0]
         without_entropy += [log for log in logs if log.metrics]

@@ -45,7 +45,9 @@ def pick_signals(log: RunLog, overrides: Mapping[Signal, str] | None = None) -> 
     given = dict(overrides or {})
     for signal, name in given.items():
         if name not in log.metrics:
-            raise BadInputError(f"{log.source} has no metric {name!r} for {signal}; it has {_listed(log)}", param="metric")
+            raise BadInputError(
+                f"{log.source} has no metric {name!r} for {signal}; it has {_listed(log)}", param="metric"
+            )
     trainer = None
     found = Signals(None, {}, {})
     for signal in SIGNALS:  # entropy comes first
@@ -67,7 +69,9 @@ def pick_signals(log: RunLog, overrides: Mapping[Signal, str] | None = None) -> 
         values = log.metrics[name]
         finite = {step: 1 - value if complement else value for step, value in values.items() if math.isfinite(value)}
         if len(finite) < len(values):
-            found.notes.append(f"{len(values) - len(finite)} of {len(values)} values of {name} are not finite and were left out")
+            found.notes.append(
+                f"{len(values) - len(finite)} of {len(values)} values of {name} are not finite and were left out"
+            )
         if finite:
             found.series[signal], found.names[signal] = finite, name
     if "entropy" not in found.series:

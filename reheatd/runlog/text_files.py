@@ -43,7 +43,9 @@ def read_json(file: Path) -> RunLog:
         return RunLog.of_rows(file, "JSON lines", _json_rows(file, text))
     rows = content.get("log_history", [content]) if isinstance(content, dict) else content
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise BadInputError(f"{file}: expected a trainer_state.json, whose log_history is a list of objects", param="run")
+        raise BadInputError(
+            f"{file}: expected a trainer_state.json, whose log_history is a list of objects", param="run"
+        )
     return RunLog.of_rows(file, "trainer state", rows)
 
 
