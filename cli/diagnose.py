@@ -109,10 +109,16 @@ def _print(diagnosis: Diagnosis, plot: Path | None) -> None:
     print_(facts)
     table = render.table("signal", "#first", "#last", "metric")
     for signal, figures in diagnosis.signals.items():
-        shown = (f"{value:.0%}" if signal in SHARES else f"{value:.3g}" for value in (figures.first, figures.last))
+        shown = (_figure(signal, value) for value in (figures.first, figures.last))
         table.add_row(LABELS[signal], *shown, escape(figures.metric))
     print_(table)
     for note in diagnosis.notes:
         print_(f"[yellow]note[/] {escape(note)}")
     if plot is not None:
         print_(f"plot: {escape(str(plot))}")
+
+
+def _figure(signal: Signal, value: float) -> str:
+    if signal in SHARES:
+        return f"{value:.0%}"
+    return f"{value:,.0f}" if signal == "completion_length" else f"{value:.3g}"

@@ -64,10 +64,13 @@ def _plot_entropy(axes: "Axes", signals: Signals, diagnosis: Diagnosis) -> None:
         axes.axhline(diagnosis.stable_nats, color="tab:green", linestyle="--", linewidth=1, label="stable phase")
     axes.axhline(diagnosis.collapsed_below_nats, color="tab:red", linestyle="--", linewidth=1, label="collapsed below")
     limit = diagnosis.too_hot_above_nats
-    if limit is not None and max(values.values()) > limit / 2:
+    if limit is not None and diagnosis.entropy_nats > limit / 2:
         axes.axhline(limit, color="tab:orange", linestyle="--", linewidth=1, label="too hot above")
     axes.set_ylabel("entropy, nats per token")
     # A healthy run falls to an eighth of where it began, so what matters lies close above 0.
     if min(values.values()) > 0:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="y", which="minor", labelsize=7)
     axes.legend(loc="upper right", fontsize=8, ncols=2)

@@ -24,11 +24,15 @@ WINDOW = 5
 """Logged steps of a window."""
 CONFIDENCE = 0.95
 
+REHEAT_RATIO = 1.5
+"""Entropy to reheat to, as a multiple of the collapse threshold, where a run had no stable phase: the paper goes to 15%
+of the base policy's entropy, and calls 10% collapsed."""
+
 ADVICE: dict[RunVerdict, str] = {
     "healthy": "Go on.",
     "collapsed": (
-        "Reheat the policy to what it had in its stable phase, about 1.5 times the collapse threshold, and continue RL "
-        "with the same settings; or go back to a checkpoint from before step {since}."
+        "Reheat the policy to about {target:.2f} nats and continue RL with the same settings, or go back to a "
+        "checkpoint from before step {since}."
     ),
     "too_hot": (
         "Stop the run and go back to a checkpoint from before step {since}; then lower what raises entropy there, such "
@@ -116,11 +120,14 @@ def diagnose(signals: Signals, settings: EntropySection, baseline_nats: float | 
         verdict = "stalled"
     since = {"healthy": None, "stalled": stall and stall.since}.get(verdict, state.since)
     steps = list(entropy)
+    if stable is not None and stable < state.limits.collapsed:
+        stable = None  # it settled only after it had collapsed
+    target = REHEAT_RATIO * state.limits.collapsed if stable is None else stable
     return Diagnosis(
         verdict=verdict,
         since_step=since,
         reason=_reason(verdict, state, stall, _end(entropy)),
-        advice=ADVICE[verdict].format(since=since),
+        advice=ADVICE[verdict].format(since=since, target=target),
         first_step=steps[0],
         last_step=steps[-1],
         entropy_nats=_end(entropy),

@@ -60,10 +60,8 @@ def read_run(path: Path, overrides: Mapping[Signal, str] | None = None) -> RunLo
         logs = [reader(source) for source in _sources(path, glob, wanted)]
         runs = [log for log in logs if has_entropy(log.metrics, wanted)]
         if len(runs) > 1:
-            listed = "\n  ".join(sorted(str(log.source) for log in runs))
-            raise BadInputError(
-                f"{path} holds {len(runs)} runs ({runs[0].format}); name one of them:\n  {listed}", param="run"
-            )
+            listed = ", ".join(sorted(str(log.source) for log in runs))
+            raise BadInputError(f"{path} holds {len(runs)} runs ({runs[0].format}); name one of {listed}", param="run")
         if runs:
             return runs[0]
         without_entropy += [log for log in logs if log.metrics]
@@ -103,6 +101,5 @@ def _newest_states(files: Iterable[Path]) -> list[Path]:
 def _names_entropy(file: Path, wanted: str | None) -> bool:
     with file.open("rb") as opened:
         head = opened.read(HEAD).decode("utf-8", errors="replace")
-    if wanted:
-        return bare(wanted) in head
-    return "entropy" in head
+    # Every name of an entropy in the table contains the word.
+    return (bare(wanted) if wanted else "entropy") in head

@@ -65,7 +65,6 @@ METRIC_NAMES = (
     MetricName("SkyRL", "entropy", "policy/policy_entropy"),
     MetricName("SkyRL", "reward", "reward/avg_raw_reward"),
     MetricName("SkyRL", "grad_norm", "policy/(raw_)?grad_norm"),
-    MetricName("SkyRL", "zero_variance", "async/keep_rate", complement=True),
     MetricName("SkyRL", "all_fail", r"reward/avg_pass_at_\d+", complement=True),
     MetricName("SkyRL", "completion_length", "generate/avg_num_tokens"),
     MetricName("OpenRLHF", "entropy", "train/entropy_loss"),

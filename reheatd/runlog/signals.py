@@ -68,6 +68,8 @@ def pick_signals(log: RunLog, overrides: Mapping[Signal, str] | None = None) -> 
             trainer = entry.trainer if signal == "entropy" else trainer
         values = log.metrics[name]
         finite = {step: 1 - value if complement else value for step, value in values.items() if math.isfinite(value)}
+        if signal == "entropy" and not finite:
+            raise BadInputError(f"{log.source}: none of the {len(values)} values of {name} is finite", param="run")
         if len(finite) < len(values):
             found.notes.append(
                 f"{len(values) - len(finite)} of {len(values)} values of {name} are not finite and were left out"

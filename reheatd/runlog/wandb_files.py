@@ -37,7 +37,7 @@ def read_wandb(file: Path) -> RunLog:
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     from google.protobuf.message import DecodeError
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
 
     for content in records(file, read_file(file, "run")):
         try:

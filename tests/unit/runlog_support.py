@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, float]
-"""One step by signal: entropy, reward, grad_norm, fail and pass (shares of groups), length."""
+"""One step by signal: entropy, reward, grad_norm, failed and passed (shares of groups), length."""
 
 
 def noisy(rng: random.Random, value: float, share: float = 0.04) -> float:
@@ -23,8 +23,8 @@ def run(entropy: Callable[[int], float], *, steps: int, seed: int = 0, **others:
     shape: dict[str, Callable[[int], float]] = {
         "reward": lambda step: 0.2 + 0.25 * (1 - math.exp(-step / 15)) + 0.0004 * step,
         "grad_norm": lambda _: 0.15,
-        "fail": lambda _: 0.2,
-        "pass": lambda _: 0.2,
+        "failed": lambda _: 0.2,
+        "passed": lambda _: 0.2,
         "length": lambda step: 800 + step,
     } | others
     return [
@@ -69,8 +69,8 @@ def stalled() -> list[Row]:
         falls,
         steps=300,
         reward=lambda step: 0.4 if step < 200 else 0.0,
-        fail=lambda step: 0.3 if step < 200 else 1.0,
-        **{"pass": lambda step: 0.3 if step < 200 else 0.0},
+        failed=lambda step: 0.3 if step < 200 else 1.0,
+        passed=lambda step: 0.3 if step < 200 else 0.0,
     )
 
 
@@ -92,7 +92,7 @@ def trl(step: int, row: Row) -> dict[str, Any]:
         "reward": row["reward"],
         "reward_std": 0.4,
         "grad_norm": row["grad_norm"],
-        "frac_reward_zero_std": min(1.0, row["fail"] + row["pass"]),
+        "frac_reward_zero_std": min(1.0, row["failed"] + row["passed"]),
         "completions/mean_length": row["length"],
         "clip_ratio/region_mean": 0.0,
     }
@@ -123,8 +123,8 @@ def prime_rl(step: int, row: Row) -> list[dict[str, Any]]:
     trainer = {"entropy/all/mean": row["entropy"], "optim/grad_norm": row["grad_norm"], "loss/mean": 0.01}
     orchestrator = {
         "train/agg/all/agent/reward/mean": row["reward"],
-        "train/agg/all/agent/solved_none": row["fail"],
-        "train/agg/all/agent/solved_all": row["pass"],
+        "train/agg/all/agent/solved_none": row["failed"],
+        "train/agg/all/agent/solved_all": row["passed"],
         "train/agg/all/num_output_tokens/mean": row["length"],
         "train/math/all/agent/reward/mean": row["reward"],
     }
@@ -136,7 +136,7 @@ def sky_rl(_: int, row: Row) -> dict[str, Any]:
         "policy/policy_entropy": row["entropy"],
         "policy/grad_norm": row["grad_norm"],
         "reward/avg_raw_reward": row["reward"],
-        "reward/avg_pass_at_8": 1 - row["fail"],
+        "reward/avg_pass_at_8": 1 - row["failed"],
         "generate/avg_num_tokens": row["length"],
     }
 

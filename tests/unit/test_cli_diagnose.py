@@ -1,6 +1,8 @@
 """`reheatd diagnose`: what it prints, its exit codes, and the plot."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,14 @@ def test_a_plot_is_written(shape: str, tmp_path: Path) -> None:
     done = reheatd("diagnose", str(log_of(shape, tmp_path)), "--plot", str(plot))
     assert str(plot) in "".join(done.stdout.split("\n"))
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_text_log_needs_no_optional_package(tmp_path: Path) -> None:
+    blocked = "for name in ('torch', 'transformers', 'tensorboard', 'wandb', 'matplotlib'): sys.modules[name] = None"
+    command = f"import sys\n{blocked}\nfrom cli.main import main\nmain()"
+    run = str(log_of("collapsed", tmp_path))
+    done = subprocess.run([sys.executable, "-c", command, "diagnose", run], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "")
 
 
 def test_thresholds_come_from_the_configuration(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from reheatd.config import EntropySection
 from reheatd.errors import BadInputError
 from reheatd.runlog.diagnosis import Diagnosis, diagnose
 from reheatd.runlog.metric_names import Signal
-from reheatd.runlog.signals import Signals
+from reheatd.runlog.signals import Series, Signals
 from tests.unit import runlog_support as support
 from tests.unit.runlog_support import Row
 
@@ -23,11 +23,11 @@ def signals(rows: Sequence[Row], *, without: Sequence[Signal] = (), every: int =
         "entropy": "entropy",
         "reward": "reward",
         "grad_norm": "grad_norm",
-        "all_fail": "fail",
-        "all_pass": "pass",
+        "all_fail": "failed",
+        "all_pass": "passed",
         "completion_length": "length",
     }
-    series = {
+    series: dict[Signal, Series] = {
         signal: {step: row[name] for step, row in enumerate(rows) if step % every == 0}
         for signal, name in of.items()
         if signal not in without
@@ -59,6 +59,8 @@ def test_the_run_on_few_prompts_is_collapsed_with_spikes_and_falling_reward() ->
     found = judge(support.few_prompts())
     assert found.verdict == "collapsed"
     assert found.since_step is not None and 70 <= found.since_step <= 110
+    assert found.stable_nats is None  # it was stable only below the threshold
+    assert "to about 0.12 nats" in found.advice
     (spikes,) = (note for note in found.notes if "gradient norm" in note)
     assert "first at step 180" in spikes
     (fall,) = (note for note in found.notes if "reward has fallen" in note)
@@ -114,7 +116,7 @@ def test_a_stalled_run_is_told_by_its_groups_though_its_entropy_is_healthy() -> 
 
 
 def test_a_run_that_solves_everything_is_not_stalled() -> None:
-    rows = support.run(support.falls, steps=100, fail=lambda _: 0.0, **{"pass": lambda _: 1.0})
+    rows = support.run(support.falls, steps=100, failed=lambda _: 0.0, passed=lambda _: 1.0)
     found = judge(rows)
     assert found.verdict == "healthy"
     assert any("harder ones" in note for note in found.notes)
@@ -147,7 +149,7 @@ def test_a_given_baseline_takes_the_place_of_the_first_entropies() -> None:
 
 
 def test_a_log_that_begins_late_says_so() -> None:
-    late = {step: 0.11 for step in range(300, 400)}
+    late = dict.fromkeys(range(300, 400), 0.11)
     found = diagnose(Signals(None, {"entropy": late}, {"entropy": "h"}), SETTINGS)
     assert any("begins at step 300" in note for note in found.notes)
 

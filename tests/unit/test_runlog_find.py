@@ -1,5 +1,6 @@
 """Logs as the five trainers write them: found, read with the real libraries, and judged right."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -96,8 +97,8 @@ def test_the_verdict_is_right_in_every_trainers_format(shape: str, recorded: dic
         assert {"entropy", "reward", "grad_norm", "completion_length"} <= set(found.signals), name
         if shape != "stalled" or log.group_shares:
             since[name] = found.since_step
-    # Some trainers count from 0 and others from 1.
-    assert shape == "healthy" or max(since.values()) - min(since.values()) <= 1
+    # Some trainers count from 0 and others from 1, and all-fail groups are told from all-pass ones in some only.
+    assert shape == "healthy" or max(since.values()) - min(since.values()) <= 2
 
 
 def test_the_table_names_every_signal_and_each_trainers_entropy() -> None:
@@ -179,7 +180,7 @@ def test_a_log_without_entropy_lists_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "trainer_state.json").write_text('{"log_history": [{"step": 1, "loss": 2.0, "mean_token": 1}]}')
     for path in (tmp_path / "run", tmp_path / "run" / "trainer_state.json"):
-        with pytest.raises(BadInputError, match="--metric entropy=NAME. It has loss, mean_token, step"):
+        with pytest.raises(BadInputError, match=r"--metric entropy=NAME\. It has loss, mean_token, step"):
             pick_signals(read_run(path))
 
 
@@ -233,11 +234,17 @@ def test_a_folder_without_a_log_and_a_missing_one_are_told_apart(tmp_path: Path)
         read_run(tmp_path / "nowhere")
 
 
-def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(module: str, purpose: str) -> None:
-        raise MissingExtraError(f"{purpose} needs {module}: pip install 'reheatd[diagnose]'")
+@pytest.mark.parametrize(("name", "library"), [("run.wandb", "wandb"), ("events.out.tfevents.1.host", "tensorboard")])
+def test_a_missing_library_is_named_with_its_extra(
+    name: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    (tmp_path / name).write_bytes(wandb_files.FILE_HEADER)
+    with pytest.raises(MissingExtraError, match=rf"needs {library}: pip install 'reheatd\[diagnose\]'"):
+        read_run(tmp_path / name)
 
-    monkeypatch.setattr(wandb_files, "require_diagnose_extra", missing)
-    (tmp_path / "run.wandb").write_bytes(wandb_files.FILE_HEADER)
-    with pytest.raises(MissingExtraError, match=r"needs wandb: pip install 'reheatd\[diagnose\]'"):
-        read_run(tmp_path / "run.wandb")
+
+def test_entropies_of_which_none_is_finite_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.jsonl").write_text('{"step": 1, "entropy": NaN}\n{"step": 2, "entropy": NaN}\n')
+    with pytest.raises(BadInputError, match="none of the 2 values of entropy is finite"):
+        pick_signals(read_run(tmp_path / "run.jsonl"))
