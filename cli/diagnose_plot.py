@@ -57,6 +57,8 @@ def plot_run(file: Path, signals: Signals, diagnosis: Diagnosis) -> None:
 
 
 def _plot_entropy(axes: "Axes", signals: Signals, diagnosis: Diagnosis) -> None:
+    from matplotlib.ticker import LogLocator
+
     values = signals.get("entropy")
     axes.plot(list(values), list(values.values()), color="tab:blue", linewidth=1, label="entropy")
     axes.axhline(diagnosis.baseline_nats, color="grey", linewidth=1, label="baseline")
@@ -70,7 +72,7 @@ def _plot_entropy(axes: "Axes", signals: Signals, diagnosis: Diagnosis) -> None:
     # A healthy run falls to an eighth of where it began, so what matters lies close above 0.
     if min(values.values()) > 0:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="y", which="minor", labelsize=7)
+        axes.yaxis.set_minor_formatter("")
     axes.legend(loc="upper right", fontsize=8, ncols=2)

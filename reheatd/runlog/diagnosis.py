@@ -216,15 +216,14 @@ def _first_beyond(steps: Sequence[int], values: Sequence[float], begin: int, ver
 
 def _reason(verdict: RunVerdict, state: Stretch, stall: Stall | None, entropy: float) -> str:
     limits = state.limits
+    floor = f"the collapse threshold of {limits.collapsed:.3f} ({limits.because})"
     if verdict == "collapsed":
-        return (
-            f"Entropy is {entropy:.3f} nats, below the collapse threshold of {limits.collapsed:.3f} ({limits.because})."
-        )
+        if entropy < limits.collapsed:
+            return f"Entropy is {entropy:.3f} nats, below {floor}."
+        return f"Entropy is {entropy:.3f} nats; it fell below {floor} and is not back above {limits.warning:.3f}."
     if verdict == "too_hot":
-        return f"Entropy is {entropy:.3f} nats, above {limits.too_hot:.3f}: it has run away."
-    if stall is not None:
-        return stall.reason
-    return f"Entropy is {entropy:.3f} nats, above the collapse threshold of {limits.collapsed:.3f} ({limits.because})."
+        return f"Entropy is {entropy:.3f} nats; it has run away above {limits.too_hot:.3f}."
+    return f"Entropy is {entropy:.3f} nats, above {floor}." if stall is None else stall.reason
 
 
 def _baseline_notes(steps: Sequence[int], settings: EntropySection, baseline: float, given: bool) -> list[str]:
