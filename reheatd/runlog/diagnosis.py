@@ -24,10 +24,6 @@ WINDOW = 5
 """Logged steps of a window."""
 CONFIDENCE = 0.95
 
-REHEAT_RATIO = 1.5
-"""Entropy to reheat to, as a multiple of the collapse threshold, where a run had no stable phase: the paper goes to 15%
-of the base policy's entropy, and calls 10% collapsed."""
-
 ADVICE: dict[RunVerdict, str] = {
     "healthy": "Go on.",
     "collapsed": (
@@ -122,12 +118,11 @@ def diagnose(signals: Signals, settings: EntropySection, baseline_nats: float | 
     steps = list(entropy)
     if stable is not None and stable < state.limits.collapsed:
         stable = None  # it settled only after it had collapsed
-    target = REHEAT_RATIO * state.limits.collapsed if stable is None else stable
     return Diagnosis(
         verdict=verdict,
         since_step=since,
         reason=_reason(verdict, state, stall, _end(entropy)),
-        advice=ADVICE[verdict].format(since=since, target=target),
+        advice=ADVICE[verdict].format(since=since, target=state.limits.target),
         first_step=steps[0],
         last_step=steps[-1],
         entropy_nats=_end(entropy),
