@@ -90,7 +90,6 @@ def main() -> None:
     report = Report("regime")
     recording = Recording.read()
     table = Table("run", "false alarms", "delay, windows", "old defaults: collapse called at step")
-    false_alarms = 0
     runs: list[tuple[str, list[float], Verdict | None, int | None]] = [
         ("healthy", healthy(), None, None),
         ("collapse", declining(), "collapsed", _first(declining(), lambda level: level < 0.08, HEALTHY_STEPS)),
@@ -111,7 +110,6 @@ def main() -> None:
             elif verdict is not None and verdict not in judged.steps:
                 report.result(f"{name}_missed_in_run_{repeat}", 1)
         report.result(f"{name}_false_alarms", early)
-        false_alarms += early
         if delays:
             report.result(f"{name}_delay_windows", statistics.median(delays), f"windows, at most {max(delays)}")
         report.result(f"{name}_old_defaults_collapse_step", statistics.median(old))

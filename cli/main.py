@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from cli import adapters, demo, doctor, engine, entropy, init, jobs, reheat, rl, serve, status, worker
+from cli import adapters, demo, diagnose, doctor, engine, entropy, init, jobs, reheat, rl, serve, status, worker
 from reheatd.errors import ReheatdError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("reheat")(reheat.reheat)
 app.command("rl")(rl.rl)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(jobs.app, name="jobs")
+app.command("diagnose")(diagnose.diagnose)
 app.command("doctor")(doctor.doctor)
 app.command("init")(init.init)
 app.command("demo")(demo.demo)

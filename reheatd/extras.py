@@ -62,5 +62,18 @@ def require_engine_extra(device: Literal["cpu", "cuda"]) -> None:
         )
 
 
+def require_diagnose_extra(module: str, purpose: str) -> None:
+    """Checks that a package can be imported which only `reheatd diagnose` needs.
+
+    Args:
+        purpose: What it is needed for, for the message.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    if _missing(module):
+        raise MissingExtraError(f"{purpose} needs {module}: pip install 'reheatd[diagnose]'")
+
+
 def _missing(*modules: str) -> str:
     return ", ".join(name for name in modules if importlib.util.find_spec(name) is None)

@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 
 from reheatd.errors import WorkerLostError
-from reheatd.jobs.contracts import JobEvent, JobStatus, ReheatRequest, ReheatSpec
+from reheatd.jobs.contracts import JobEvent, JobResult, JobStatus, ReheatRequest, ReheatSpec
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.keys import events_key
 from reheatd.options import TaskOptions
@@ -142,9 +142,8 @@ def test_a_job_reports_step_by_step_and_returns_its_result(broker: Broker, worke
             ("training", step, 3) for step in (1, 2, 3)
         ]
         result = entries[-1][1].result
-        assert (
-            isinstance(result, JobResult) and result.adapter_dir == spec.output_dir and result.entropy_after.mean == 1.7
-        )
+        assert isinstance(result, JobResult)
+        assert (result.adapter_dir, result.entropy_after.mean) == (spec.output_dir, 1.7)
         # What a daemon does that restarts after it had handled two events.
         assert await follow(dispatcher, spec, after_id=entries[1][0]) == entries[2:]
 
