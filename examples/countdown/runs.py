@@ -76,8 +76,10 @@ class Runs:
 def in_parallel(work: Callable[[T], U], items: Sequence[T]) -> Iterator[tuple[T, U]]:
     """Yields items with their results as they are finished, with one single-threaded process per core."""
     processes = max(1, min(len(items), len(os.sched_getaffinity(0))))
-    # Forked children would inherit torch's threads in an undefined state.
-    context = multiprocessing.get_context("spawn")
+    # Children forked from here would inherit torch's threads in an undefined state. The fork server has imported
+    # everything, once, and computed nothing.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["examples.countdown.arms"])
     with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         waiting = {pool.submit(work, item): item for item in items}
         for finished in as_completed(waiting):
