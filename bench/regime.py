@@ -22,7 +22,7 @@ from reheatd.entropy.detector import CollapseDetector, DetectorState, Verdict
 SETTINGS = EntropySection()
 OLD = EntropySection(collapse_ratio=0.5, collapse_nats=0.0, collapse_stable_share=0.0)
 BASELINE_NATS = 0.8
-REPEATS = 20
+REPEATS = 50
 HEALTHY_STEPS = 430
 """Steps of the healthy part: 30 in which entropy falls, and 400 stable ones."""
 

@@ -156,8 +156,8 @@ class EntropySection(ProbeOptions):
     """The verdict is `warning` up to this share above the collapse threshold, and a collapsed policy counts as
     recovered only above that."""
     too_hot_ratio: float = Field(default=3.0, gt=1)
-    """Entropy has run away above this many times the entropy at which the run began, if that is more than half of the
-    baseline."""
+    """Entropy has run away above this many times the lowest entropy of the run so far, if that is more than half of
+    the baseline."""
     patience: int = Field(default=2, ge=1)
     """Consecutive windows beyond a threshold before the verdict is `collapsed` or `too_hot`. A window is beyond it with
     its whole confidence interval."""

@@ -70,7 +70,7 @@ class CollapseDetector:
 
     def thresholds(self, run: Run, baseline: float) -> Thresholds:
         """The thresholds for the next window of a run."""
-        return thresholds(self.settings, baseline=baseline, stable=run.stable, start=run.start)
+        return thresholds(self.settings, baseline=baseline, stable=run.stable, lowest=run.lowest)
 
     def _verdict(self, before: Verdict, mean: float, limits: Thresholds, low: int, high: int) -> Verdict:
         if low >= self.settings.patience or (before == "collapsed" and mean <= limits.warning):

@@ -39,7 +39,7 @@ class Thresholds:
     warning: float
     """Below this a policy gets a warning, and a collapsed policy must rise above it to count as recovered."""
     too_hot: float | None
-    """Above this entropy has run away; None where it is not known where it began."""
+    """Above this entropy has run away; None where nothing is known of the run."""
     target: float
     """To this a reheat leads back: the run's stable phase, but well above `collapsed`."""
     because: str
@@ -51,14 +51,14 @@ def thresholds(
     *,
     baseline: float | None,
     stable: float | None = None,
-    start: float | None = None,
+    lowest: float | None = None,
 ) -> Thresholds:
     """The thresholds for a policy; of several collapse thresholds the highest counts.
 
     Args:
         baseline: Entropy of the base policy, in nats per token; None if it is not known.
         stable: Entropy of the run's stable phase; None before there was one.
-        start: Entropy at which the run began.
+        lowest: Lowest entropy of the run's policies so far.
     """
     floors: list[tuple[float, str]] = [(0.0, "nothing is known that it could be compared with")]
     if baseline is not None:
@@ -70,8 +70,8 @@ def thresholds(
         floors.append((share * stable, f"{share:.0%} of the run's stable phase"))
     collapsed, because = max(floors)
     too_hot = None
-    if start is not None:
-        too_hot = max(settings.too_hot_ratio * start, SETTLED * (baseline or 0.0))
+    if lowest is not None:
+        too_hot = max(settings.too_hot_ratio * lowest, SETTLED * (baseline or 0.0))
     target = max(stable or 0.0, TARGET * collapsed)
     return Thresholds(collapsed, (1 + settings.margin) * collapsed, too_hot, target, because)
 
@@ -79,8 +79,8 @@ def thresholds(
 class Run(Contract):
     """What is remembered of a run of RL, in which every version continues the one before. In nats per token."""
 
-    start: float | None = None
-    """Entropy of the policy that the run began with."""
+    lowest: float | None = None
+    """Lowest entropy of the run's policies."""
     recent: list[float] = Field(default_factory=list)
     """Entropies of the newest policies of the run, until it is stable."""
     stable: float | None = None
@@ -88,12 +88,12 @@ class Run(Contract):
 
     def followed_by(self, entropy: float, baseline: float | None) -> "Run":
         """The run after one more policy."""
-        start = entropy if self.start is None else self.start
+        lowest = entropy if self.lowest is None else min(self.lowest, entropy)
         if self.stable is not None:
-            return Run(start=start, stable=self.stable)
+            return Run(lowest=lowest, stable=self.stable)
         recent = [*self.recent, entropy][-STABLE_POLICIES:]
         level = stable_level(recent, baseline)
-        return Run(start=start, recent=[] if level is not None else recent, stable=level)
+        return Run(lowest=lowest, recent=[] if level is not None else recent, stable=level)
 
 
 def stable_level(entropies: Sequence[float], baseline: float | None) -> float | None:

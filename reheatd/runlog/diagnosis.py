@@ -171,8 +171,8 @@ def _stretches(entropy: Series, settings: EntropySection, baseline: float) -> tu
         half = quantile * statistics.stdev(window)
         if end % WINDOW == 0:
             run = run.followed_by(mean, baseline)
-        # A run that has been stable is too hot when it runs away from there, not only from where it began.
-        limits = thresholds(settings, baseline=baseline, stable=run.stable, start=run.stable or run.start)
+        # A run that has been stable is too hot when it runs away from there, not only from its lowest entropy.
+        limits = thresholds(settings, baseline=baseline, stable=run.stable, lowest=run.stable or run.lowest)
         low = low + 1 if mean + half < limits.collapsed else 0
         high = high + 1 if limits.too_hot is not None and mean - half > limits.too_hot else 0
         before = found[-1].verdict if found else "ok"

@@ -124,6 +124,11 @@ def test_entropy_that_runs_away_from_its_start_is_too_hot_until_it_has_come_back
     ]
 
 
+def test_entropy_that_runs_away_after_the_fall_is_too_hot_though_it_is_below_where_the_run_began() -> None:
+    levels = [0.8, *np.geomspace(0.8, 0.15, 10).tolist(), *[0.15] * 5, 0.5]
+    assert run_of(levels, detector=detector(patience=1))[-1].verdict == "too_hot"
+
+
 def test_a_low_start_may_rise_to_half_of_the_baseline() -> None:
     state = DETECTOR.step(None, 1, window(0.05), 0.8, origin="imported")
     assert [DETECTOR.step(state, 2, window(mean), 0.8, origin="rl").high for mean in (0.39, 0.41)] == [0, 1]
@@ -167,7 +172,7 @@ def test_windows_of_one_version_make_no_stable_phase() -> None:
 def test_a_reheat_keeps_the_stable_phase_and_the_base_begins_a_new_run() -> None:
     last = run_of([0.8, *[0.11] * 30])[-1]
     reheated = DETECTOR.step(last, 31, window(0.15), 0.8, origin="reheat")
-    assert (reheated.run.stable, reheated.run.start) == (pytest.approx(0.11), 0.15)
+    assert (reheated.run.stable, reheated.run.lowest) == (pytest.approx(0.11), 0.15)
     assert DETECTOR.step(last, 0, window(0.8), 0.8, origin="base").run.stable is None
     assert DETECTOR.step(last, 3, window(0.4), 0.8, origin="rl").run.stable is None
 

@@ -9,7 +9,7 @@ SETTINGS = EntropySection()
 
 
 def test_the_paper_s_policy_collapses_below_008_nats() -> None:
-    limits = thresholds(SETTINGS, baseline=0.8, stable=0.11, start=0.8)
+    limits = thresholds(SETTINGS, baseline=0.8, stable=0.11, lowest=0.8)
     assert limits.collapsed == pytest.approx(0.08)
     assert limits.warning == pytest.approx(0.096)
     assert limits.too_hot == pytest.approx(2.4)

@@ -23,7 +23,7 @@ def window(version: int, low: int = 0) -> Window:
         model=f"policy-v{version}",
         source="schedule",
         verdict=verdict,
-        detector=DetectorState(version=version, verdict=verdict, low=low, run=Run(start=1.5, recent=[1.5])),
+        detector=DetectorState(version=version, verdict=verdict, low=low, run=Run(lowest=1.5, recent=[1.5])),
         baseline=2.0,
         ratio=0.75,
         threshold=0.2,
