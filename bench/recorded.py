@@ -2,7 +2,6 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from reheatd.measures import EntropyEstimate
 from reheatd.options import LoraOptions
 from workers.policy import Policy
 from workers.sampling.rollout import Rollout
-from workers.task_data import Messages
+from workers.task_data import Prompts
 
 
 def bench_policy() -> Policy:
@@ -43,14 +42,7 @@ class RecordedSampler:
         pass
 
     def sample(
-        self,
-        prompts: Sequence[Messages],
-        *,
-        n: int,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        top_p: float = 1.0,
+        self, prompts: Prompts, *, n: int, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
     ) -> list[list[Rollout]]:
         if [len(group) for group in self._groups] != [n] * len(prompts):
             raise ValueError(f"asked for {len(prompts)} x {n} rollouts, recorded are {len(self._groups)} groups")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.recorded import RecordedSampler, Stopwatch, bench_policy, job_fields
+import bench.recorded as stand_ins
 from bench.rollout_file import policy_path, read_rollouts
 from bench.sides import PeakMemory, print_side
 from reheatd.jobs.contracts import RLSpec
@@ -33,9 +33,9 @@ def coin(completion: str, answer: str = "") -> float:
 def reheatd_side(rollouts: Path, steps: int) -> dict[str, Any]:
     groups = read_rollouts(rollouts)
     memory = PeakMemory()
-    policy = bench_policy()
+    policy = stand_ins.bench_policy()
     spec = RLSpec(
-        **job_fields(),
+        **stand_ins.job_fields(),
         steps=steps,
         learning_rate=LEARNING_RATE,
         prompts_per_step=len(groups),
@@ -44,9 +44,9 @@ def reheatd_side(rollouts: Path, steps: int) -> dict[str, Any]:
         clip_high=CLIP_HIGH,
         max_resamples=0,
     )
-    watch = Stopwatch()
+    watch = stand_ins.Stopwatch()
     problems = [Problem([{"role": "user", "content": ""}], "")] * len(groups)
-    Grpo(policy, spec, RecordedSampler(groups), problems, InProcessScorer(coin), watch).run()
+    Grpo(policy, spec, stand_ins.RecordedSampler(groups), problems, InProcessScorer(coin), watch).run()
     return {"seconds": watch.seconds, "entropy": watch.metrics[0]["entropy"], "peak_mib": memory.mib()}
 
 

@@ -14,6 +14,8 @@ DATA = Path(__file__).parent / "data"
 ARITHMETIC = DATA / "arithmetic.jsonl"
 PROMPTS = DATA / "prompts.jsonl"
 
+Prompts = Sequence[Messages]
+
 
 @dataclass(frozen=True)
 class Problem:

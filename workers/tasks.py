@@ -14,7 +14,7 @@ from typing import cast
 
 import torch
 
-from reheatd.entropy.probes import load_probes
+from reheatd.entropy.probes import ProbeSet, load_probes
 from reheatd.errors import ConfigError, ReheatdError
 from reheatd.files import write_atomically
 from reheatd.jobs.channel import JobChannel, JobNotWantedError
@@ -80,10 +80,7 @@ def run(spec: TrainingSpec, channel: ProgressChannel) -> JobResult:
     prompts = load_prompts()
     probes = load_probes(spec.probes.probes, spec.probes.probe_count)
     with ExitStack() as stack:
-        verifier = stack.enter_context(
-            Verifier(spec.task.reward, timeout_s=spec.task.reward_timeout_s, on_progress=progress.count)
-        )
-        sampler = stack.enter_context(ServedSampler(spec, probes, on_progress=progress.count))
+        verifier, sampler = _enter(stack, spec, probes, progress)
         torch.manual_seed(spec.seed)
         policy = Policy.load(spec.model_path, spec.lora, spec.parent_adapter, dtype=_dtype(), seed=spec.seed)
         # The report uses the probes, which are not training prompts. Training prompts are added only if there are too
@@ -138,10 +135,7 @@ def run_import(spec: ImportSpec, channel: ProgressChannel) -> ImportResult:
     task = load_task(spec.task.path, spec.task.eval_count)
     probes = load_probes(spec.probes.probes, spec.probes.probe_count)
     with ExitStack() as stack:
-        verifier = stack.enter_context(
-            Verifier(spec.task.reward, timeout_s=spec.task.reward_timeout_s, on_progress=progress.count)
-        )
-        sampler = stack.enter_context(ServedSampler(spec, probes, on_progress=progress.count))
+        verifier, sampler = _enter(stack, spec, probes, progress)
         policy = Policy.load(spec.model_path, spec.lora, spec.adapter, dtype=_dtype(), seed=spec.seed)
         sampler.load(spec.adapter, 0)
         progress.report("measuring", 0)
@@ -156,6 +150,15 @@ def run_import(spec: ImportSpec, channel: ProgressChannel) -> ImportResult:
             proof=build_proof(policy, measured.rollouts),
             seconds=time.monotonic() - started,
         )
+
+
+def _enter(
+    stack: ExitStack, spec: JobBase, probes: ProbeSet, progress: ChannelProgress
+) -> tuple[Verifier, ServedSampler]:
+    """Starts what scores answers and what samples them."""
+    timeout_s = spec.task.reward_timeout_s
+    verifier = stack.enter_context(Verifier(spec.task.reward, timeout_s=timeout_s, on_progress=progress.count))
+    return verifier, stack.enter_context(ServedSampler(spec, probes, on_progress=progress.count))
 
 
 class Evaluated(Contract):

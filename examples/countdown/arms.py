@@ -1,6 +1,5 @@
 """The four ways to continue from a collapsed policy, and the runs that compare them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from workers.policy import Policy
 from workers.rewards.scoring import InProcessScorer
 from workers.sampling.in_process import InProcessSampler
 from workers.sampling.rollout import Rollout
-from workers.task_data import Messages, Problem
+from workers.task_data import Problem, Prompts
 from workers.ts_opsd import Reheater
 
 ARMS = ("continued", "hot", "reheat", "fold")
@@ -76,14 +75,7 @@ class CountingSampler(InProcessSampler):
     samples = 0
 
     def sample(
-        self,
-        prompts: Sequence[Messages],
-        *,
-        n: int,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        top_p: float = 1.0,
+        self, prompts: Prompts, *, n: int, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
     ) -> list[list[Rollout]]:
         self.samples += len(prompts) * n
         return super().sample(prompts, n=n, max_tokens=max_tokens, temperature=temperature, seed=seed, top_p=top_p)

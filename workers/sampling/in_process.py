@@ -17,7 +17,7 @@ from reheatd.measures import EntropyEstimate
 from workers.losses import entropy
 from workers.policy import Policy
 from workers.sampling.rollout import Rollout
-from workers.task_data import Messages
+from workers.task_data import Messages, Prompts
 
 LOGITS_ELEMENTS = 1 << 25
 """Elements of the largest [rows, V] tensor of a decoding step, which limits how many sequences are decoded at once."""
@@ -88,14 +88,7 @@ class InProcessSampler:
         self.model = f"in-process-{step}"
 
     def sample(
-        self,
-        prompts: Sequence[Messages],
-        *,
-        n: int,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        top_p: float = 1.0,
+        self, prompts: Prompts, *, n: int, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
     ) -> list[list[Rollout]]:
         encoded = [ids for ids in map(self._codec.encode, prompts) for _ in range(n)]
         completions = self._complete(encoded, max_tokens, temperature, top_p, seed)

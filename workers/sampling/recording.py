@@ -7,7 +7,7 @@ from reheatd.jobs.rollouts import RolloutRecorder, RolloutRow
 from reheatd.measures import EntropyEstimate
 from workers.policy import Policy
 from workers.sampling.rollout import Rollout, Sampler
-from workers.task_data import Messages
+from workers.task_data import Messages, Prompts
 
 
 class RecordedSampling:
@@ -28,14 +28,7 @@ class RecordedSampling:
         self._step = step
 
     def sample(
-        self,
-        prompts: Sequence[Messages],
-        *,
-        n: int,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        top_p: float = 1.0,
+        self, prompts: Prompts, *, n: int, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
     ) -> list[list[Rollout]]:
         groups = self._sampler.sample(
             prompts, n=n, max_tokens=max_tokens, temperature=temperature, seed=seed, top_p=top_p

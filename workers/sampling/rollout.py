@@ -8,7 +8,7 @@ from reheatd.jobs.contracts import JobBase
 from reheatd.measures import EntropyEstimate
 from workers.policy import Policy
 from workers.progress import Progress
-from workers.task_data import Messages
+from workers.task_data import Messages, Prompts
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,7 @@ class Sampler(Protocol):
         ...
 
     def sample(
-        self,
-        prompts: Sequence[Messages],
-        *,
-        n: int,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        top_p: float = 1.0,
+        self, prompts: Prompts, *, n: int, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
     ) -> list[list[Rollout]]:
         """Samples `n` completions of every prompt; a prompt whose request keeps failing gets fewer.
 

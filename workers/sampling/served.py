@@ -27,7 +27,7 @@ from reheatd.measures import EntropyEstimate
 from reheatd.names import BASE_MODEL_NAME, version_name
 from workers.policy import Policy
 from workers.sampling.rollout import Batch, Rollout
-from workers.task_data import Messages
+from workers.task_data import Prompts
 
 Result = TypeVar("Result")
 
@@ -126,14 +126,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         return response.json()
 
     def sample(
-        self,
-        prompts: Sequence[Messages],
-        *,
-        n: int,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        top_p: float = 1.0,
+        self, prompts: Prompts, *, n: int, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
     ) -> list[list[Rollout]]:
         return self.sample_all([Batch(prompts, n, max_tokens, temperature, seed, top_p)])[0]
 
