@@ -162,7 +162,8 @@ class EntropySection(ProbeOptions):
     """Consecutive windows beyond a threshold before the verdict is `collapsed` or `too_hot`. A window is beyond it with
     its whole confidence interval."""
     stall_groups: float = Field(default=0.2, ge=0)
-    """The verdict is `stalled` if no more groups of rollouts than this vary per step of RL, and most others fail."""
+    """`reheatd diagnose` says `stalled` if no more groups of rollouts than this vary per step of RL, and most others
+    fail."""
     stall_steps: int = Field(default=20, ge=1)
     """Steps of RL over which `stall_groups` is averaged."""
     live_fraction: float = Field(default=0.0, ge=0, le=1)
@@ -272,6 +273,11 @@ class Settings(BaseSettings):
                     f"{name} = {tokens} leaves no room for a prompt in policy.max_model_len = {length}; raise "
                     "max_model_len or ask for fewer tokens"
                 )
+        if self.reheat.tau is not None and self.reheat.tau <= 1:
+            raise ValueError(
+                f"reheat.tau = {self.reheat.tau} would make every reheat a cooling; set it above 1, and give a tau "
+                "below 1 to one job (`reheatd reheat --tau`)"
+            )
         served = [module for fused in LORA_TARGETS.items() for module in (fused[0], *fused[1])]
         unserved = [module for module in self.lora.target_modules if module not in served]
         if unserved and "--lora-target-modules" not in engine.extra_args:

@@ -60,7 +60,8 @@ Weights = list[torch.Tensor]
 @dataclass(frozen=True)
 class ReheatOutcome:
     steps: int
-    tau: float
+    tau: float | None
+    """Temperature of the teacher; None if there was no step for which a frozen teacher's was to be found."""
     entropy_before: EntropyEstimate
     entropy_after: EntropyEstimate
     stopped: Literal["target", "steps"]
@@ -122,7 +123,7 @@ class Reheater:
             part, rollouts = rollouts[: spec.prompts_per_step], rollouts[spec.prompts_per_step :]
             if self._tau is None:
                 self._tau = self._find_tau(part, before)
-            metrics = self._backward(part)
+            metrics = self._backward(part, self._tau)
             if last.on_rollouts is None:
                 last = replace(last, on_rollouts=metrics["entropy"], grad_norm=metrics["grad_norm"])
             if self._is_worth_measuring(last, metrics):
@@ -142,7 +143,7 @@ class Reheater:
                 now = self._measure(step, None)
                 last = self._go_back(last, now, step) if self._is_beyond(now.entropy.mean) else now
         stopped = "target" if self._is_inside(last.entropy.mean) else "steps"
-        return ReheatOutcome(step, self._tau or 1.0, before, last.entropy, stopped)
+        return ReheatOutcome(step, self._tau, before, last.entropy, stopped)
 
     def _begin(self) -> tuple[int, EntropyEstimate, Measured]:
         """The step to begin with, the parent's entropy and the student that was measured last."""
@@ -282,7 +283,7 @@ class Reheater:
         assert target is not None  # a reheat without tau has one
         return find_tau(logprobs_TV, FROZEN_REACH * target * prompts_to_probes, min_p=self._spec.min_p)
 
-    def _backward(self, rollouts: list[Rollout]) -> dict[str, float]:
+    def _backward(self, rollouts: list[Rollout], tau: float) -> dict[str, float]:
         """Computes the gradient of the mean over rollouts of the mean divergence over their tokens.
 
         Returns:
@@ -303,7 +304,7 @@ class Reheater:
             divergence_T, student_T, teacher_T = chunked_divergence(
                 policy.hidden(batch),
                 policy.head_VD,
-                tau=self._tau or 1.0,
+                tau=tau,
                 kind=spec.divergence,
                 teacher_TD=teacher_TD,
                 min_p=spec.min_p,

@@ -16,7 +16,7 @@ from reheatd.control.dependencies import Dependencies
 from reheatd.control.gates import accuracy_gate, delivery_gate, entropy_gate
 from reheatd.control.retention import Retention
 from reheatd.control.rollout_adapters import RolloutAdapters
-from reheatd.control.specs import build_spec, lineage_fields
+from reheatd.control.specs import build_spec, check_collapsed, lineage_fields
 from reheatd.control.states import State
 from reheatd.control.training import Training
 from reheatd.control.waiting import JobStopped, retry_while_unreachable, stop_if, unless_cancelled
@@ -100,6 +100,9 @@ class JobRunner:
             self._cancelled, retry_while_unreachable(dependencies.monitor.ensure_baseline, self._patience_s)
         )
         parent = dependencies.swaps.promoted
+        monitor = dependencies.monitor
+        # The policy may have been reheated while the job waited.
+        check_collapsed(job.request, monitor.verdict, monitor.latest_estimate(parent), monitor.thresholds)
         spec = build_spec(
             job.request,
             dependencies.settings,

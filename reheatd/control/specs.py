@@ -111,7 +111,7 @@ def check_collapsed(
         return
     raise BadInputError(
         f"the policy has not collapsed: its entropy is {entropy.mean:.3f} [{entropy.low:.3f}, {entropy.high:.3f}] nats "
-        f"per token, and the threshold is {limits.collapsed:.3f} ({limits.because}); force insists",
+        f"per token, and the threshold is {limits.collapsed:.3f} ({limits.because}); give force (--force) to insist",
         param="force",
     )
 

@@ -26,6 +26,9 @@ CREATE TABLE IF NOT EXISTS entropy_baselines (key TEXT PRIMARY KEY, time REAL NO
 CREATE TABLE IF NOT EXISTS entropy_tails (key TEXT PRIMARY KEY, moments TEXT NOT NULL);
 """
 
+WINDOW_FORMAT = 2
+"""Changes with the fields of a stored window; windows of other formats belong to other series."""
+
 Source = Literal["schedule", "trigger", "confirm", "gate"]
 """Why a window was measured: it was due (`schedule`), a swap or a user asked for it (`trigger`), the window before was
 low (`confirm`), or the version had to pass its gates before it was promoted (`gate`)."""
@@ -55,7 +58,7 @@ def series_key(model_digest: str, probe_digest: str, *, max_tokens: int, top_k: 
         probe_digest: Digest of the probes in use.
         windows: Number of windows in a baseline.
     """
-    parts = [model_digest, probe_digest, max_tokens, top_k, windows]
+    parts = [WINDOW_FORMAT, model_digest, probe_digest, max_tokens, top_k, windows]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

@@ -83,6 +83,8 @@ class JobBase(Contract):
 class ReheatSpec(JobBase, ReheatOptions):
     """A TS-OPSD job. It stops when the entropy on the probes reaches `target_entropy`; None means no target."""
 
+    former_fields: ClassVar[frozenset[str]] = JobBase.former_fields | {"ceiling_ratio", "max_entropy"}
+
     kind: Literal["reheat"] = "reheat"
 
 
@@ -206,6 +208,8 @@ class RequestBase(Contract):
 class ReheatRequest(RequestBase, ReheatOptions):
     """A request for a reheat, or for a cooling if tau is below 1."""
 
+    former_fields: ClassVar[frozenset[str]] = frozenset({"ceiling_ratio"})
+
     kind: Literal["reheat"] = "reheat"
     force: bool = False
     """Whether a policy is reheated although it has not collapsed. Unless a target is given, its entropy then rises by a
@@ -265,10 +269,12 @@ def validated(model: type[Request], body: dict[str, Any]) -> Request:
     Raises:
         BadInputError: A field is unknown or out of range; `param` names it.
     """
+    kind = model.model_fields["kind"].default
+    for name in sorted(model.former_fields & body.keys()):  # they are dropped from stored requests only
+        raise BadInputError(f"{name} has no meaning for a job of kind {kind} any more; leave it out", param=name)
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        kind = model.model_fields["kind"].default
         for name in unknown_names(error):
             hint = suggestion(name, model.model_fields, "leave it out")
             raise BadInputError(f"{name} has no meaning for a job of kind {kind}; {hint}", param=name) from error

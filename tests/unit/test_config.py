@@ -64,6 +64,12 @@ def test_thresholds_that_mean_nothing_are_refused(tmp_path: Path, line: str) -> 
         load_settings(write(tmp_path, f"[entropy]\n{line}\n"))
 
 
+@pytest.mark.parametrize("tau", ["0.5", "1.0"])
+def test_a_configured_tau_that_would_cool_is_refused(tmp_path: Path, tau: str) -> None:
+    with pytest.raises(ConfigError, match=rf"reheat\.tau = {tau} would make every reheat a cooling; set it above 1"):
+        load_settings(write(tmp_path, f"[reheat]\ntau = {tau}\n"))
+
+
 def test_missing_file_and_broken_toml_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist; `reheatd init`"):
         load_settings(tmp_path / "none.toml")

@@ -144,7 +144,8 @@ def test_jobs_that_an_earlier_version_stored_are_read(tmp_path: Path) -> None:
         for side in ("before", "after"):
             stored["result"][f"accuracy_{side}"] = old
             stored["result"][f"pass_at_k_{side}"] = None
-        stored["spec"]["parent_pass_at_k"] = None
+        stored["spec"] |= {"parent_pass_at_k": None, "ceiling_ratio": 1.2, "max_entropy": None}
+        stored["job"]["request"]["ceiling_ratio"] = 1.3
         stored["spec"]["task"] = {"eval_count": 24, "eval_samples": 0, "eval_max_tokens": 32}
         stored["job"]["gates"] = [{"name": "delivery", "passed": True, "detail": "proved"}]
         with world.db:

@@ -49,6 +49,21 @@ def test_a_failed_gate_keeps_the_old_version(tmp_path: Path, gate: str) -> None:
     live(World(tmp_path), story)
 
 
+def test_a_reheat_that_waited_until_the_policy_was_healthy_is_not_run(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        first = world.controller.submit(REHEAT)
+        spec = await world.until_submitted()
+        second = world.controller.submit(REHEAT)
+        world.monitor.entropies["policy-v1"] = entropy(0.9 * BASELINE)
+        await world.train(spec)
+        await world.until_status(first.job_id, JobStatus.SUCCEEDED)
+        failed = await world.until_status(second.job_id, JobStatus.FAILED)
+        assert "has not collapsed" in (failed.error or "") and "--force" in (failed.error or "")
+        assert len(world.dispatcher.submitted) == 1
+
+    live(World(tmp_path), story)
+
+
 def test_rl_that_destroys_entropy_is_rejected(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         world.monitor.entropies["policy-v1"] = entropy(0.4 * BASELINE)

@@ -1,90 +1,19 @@
-"""Meter and monitor on a simulated policy whose next-token distribution, and so entropy, is known."""
+"""The monitor on a simulated policy whose next-token distribution, and so entropy, is known."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from reheatd.config import EntropySection
 from reheatd.database import connect
-from reheatd.engine.client import EngineClient, Sample, TokenLogprobs
 from reheatd.entropy.detector import CollapseDetector, Origin
 from reheatd.entropy.estimators import TailMoments
-from reheatd.entropy.meter import EntropyMeter
 from reheatd.entropy.monitor import EntropyMonitor, OutdatedWindowError
-from reheatd.entropy.probes import load_probes
 from reheatd.entropy.series import EntropySeries, Window
 from reheatd.errors import BadInputError, EngineError
-
-SETTINGS = EntropySection.model_validate(
-    {"probe_count": 40, "max_tokens": 24, "interval_s": 3600, "baseline_windows": 2, "collapse_ratio": 0.5}
-)
-NOISE = 0.15  # nats: far outside what a window of 960 independent tokens can be off by, whatever its seed
-LOGITS_V = np.random.default_rng(0).normal(0, 2, size=300)
-
-
-def logprobs_at(temperature: float) -> np.ndarray:
-    logits_V = LOGITS_V / temperature
-    return logits_V - np.logaddexp.reduce(logits_V)
-
-
-def exact_entropy(temperature: float) -> float:
-    logprobs_V = logprobs_at(temperature)
-    return float(-(np.exp(logprobs_V) * logprobs_V).sum())
-
-
-class SimulatedEngine(EngineClient):
-    """Answers for models of a given temperature; each token is an independent draw."""
-
-    def __init__(self) -> None:
-        self.temperatures = {"base": 1.0}
-        self.asked: list[tuple[str, int | None]] = []
-        self.in_flight = self.most_in_flight = 0
-        self.failures: list[Exception] = []
-        self.before_answer: Callable[[], None] = lambda: None
-
-    async def chat(  # type: ignore[override]
-        self,
-        model: str,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        temperature: float,
-        max_tokens: int,
-        top_k: int,
-        seed: int | None,
-    ) -> list[Sample]:
-        assert temperature == 1.0
-        self.asked.append((model, seed))
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        await asyncio.sleep(0)
-        self.in_flight -= 1
-        self.before_answer()
-        if self.failures:
-            raise self.failures.pop()
-        logprobs_V = logprobs_at(self.temperatures[model])
-        rng = np.random.default_rng(seed)
-        drawn = rng.choice(len(logprobs_V), size=max_tokens, p=np.exp(logprobs_V))
-        top = sorted(logprobs_V.tolist(), reverse=True)[:top_k]
-        tokens = [TokenLogprobs(logprob=float(logprobs_V[x]), top=top) for x in drawn]
-        return [
-            Sample(
-                prompt_ids=[1],
-                token_ids=[int(x) for x in drawn],
-                text=" ".join(map(str, drawn)),
-                logprobs=[token.logprob for token in tokens],
-                tokens=tokens,
-                finish_reason="length",
-            )
-        ]
-
-
-def make_meter(engine: SimulatedEngine, **changes: Any) -> EntropyMeter:
-    values = {"max_tokens": SETTINGS.max_tokens, "top_k": SETTINGS.top_k, "confidence": 0.95, **changes}
-    return EntropyMeter(engine, load_probes(None, SETTINGS.probe_count), **values)
+from tests.unit.entropy_support import NOISE, SETTINGS, SimulatedEngine, exact_entropy, make_meter
 
 
 def origin_of(version: int) -> Origin:
@@ -126,68 +55,6 @@ def drive(folder: Path, story: Callable[[Daemon, SimulatedEngine], Awaitable[Non
         asyncio.run(story(daemon, engine))  # type: ignore[arg-type]
     finally:
         daemon.db.close()
-
-
-def test_measurement_agrees_with_the_exact_entropy() -> None:
-    async def story() -> None:
-        engine = SimulatedEngine()
-        measurement = await make_meter(engine, vocab_size=len(LOGITS_V)).measure("base", seed=5)
-        exact = exact_entropy(1.0)
-        assert measurement.estimate.low < exact < measurement.estimate.high
-        assert measurement.estimate.high - measurement.estimate.low < (
-            measurement.monte_carlo.high - measurement.monte_carlo.low
-        )
-        assert measurement.upper is not None
-        assert measurement.truncated.mean < measurement.lower < exact < measurement.upper
-        assert measurement.estimate.tokens == SETTINGS.probe_count * SETTINGS.max_tokens
-        assert measurement.distinct == 1.0
-        assert len(measurement.samples) == SETTINGS.probe_count == engine.most_in_flight
-
-    asyncio.run(story())
-
-
-def test_windows_that_are_measured_together_share_the_places_for_probes() -> None:
-    async def story() -> None:
-        engine = SimulatedEngine()
-        meter = make_meter(engine)
-        await asyncio.gather(*(meter.measure("base", seed=seed) for seed in range(2)))
-        assert len(engine.asked) == 2 * SETTINGS.probe_count
-        assert engine.most_in_flight == 48
-
-    asyncio.run(story())
-
-
-def test_every_probe_gets_its_own_seed_and_a_seed_repeats_the_window() -> None:
-    async def story() -> None:
-        engine = SimulatedEngine()
-        meter = make_meter(engine)
-        first = await meter.measure("base", seed=5)
-        assert len({seed for _, seed in engine.asked}) == SETTINGS.probe_count
-        assert (await meter.measure("base", seed=5)).estimate == first.estimate
-        assert (await meter.measure("base", seed=6)).estimate != first.estimate
-
-    asyncio.run(story())
-
-
-def test_one_failed_probe_fails_the_measurement_and_leaves_nothing_running() -> None:
-    async def story() -> None:
-        engine = SimulatedEngine()
-        engine.failures = [EngineError("the engine went away")]
-        with pytest.raises(EngineError, match="went away"):
-            await make_meter(engine).measure("base", seed=1)
-        assert len(asyncio.all_tasks()) == 1
-
-    asyncio.run(story())
-
-
-def test_logprobs_that_are_no_numbers_are_an_engine_error() -> None:
-    class Broken(SimulatedEngine):
-        async def chat(self, model: str, messages: list[dict[str, Any]], **options: Any) -> list[Sample]:  # type: ignore[override]
-            token = TokenLogprobs(logprob=float("nan"), top=[-1.0] * 20)
-            return [Sample([1], [1], "x", [float("nan")], [token], "length")]
-
-    with pytest.raises(EngineError, match="policy-v3 returned a logprob that is not a number"):
-        asyncio.run(make_meter(Broken()).measure("policy-v3", seed=1))
 
 
 def test_baseline_is_measured_once_and_reused_after_a_restart(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from reheatd.errors import BadInputError, ConfigError
 from reheatd.jobs.contracts import ReheatSpec, RLSpec, parse_request
 from reheatd.options import ReheatOptions, RLOptions
 
-OTHER_VALUES: dict[str, Any] = {"teacher": "frozen", "divergence": "jsd", "normalisation": "constant"}
+OTHER_VALUES: dict[str, Any] = {"tau": 1.75, "teacher": "frozen", "divergence": "jsd", "normalisation": "constant"}
 
 
 def other_value(options: type[ReheatOptions | RLOptions], name: str) -> Any:
@@ -111,6 +111,7 @@ def test_an_option_that_is_added_appears_everywhere(model: str, spec: str, table
         ({"kind": "reheat", "target_ratio": 2.4}, "target_ratio", "uniform distribution over 100 tokens"),
         ({"kind": "rl", "max_tokens": 1024}, "max_tokens", "policy.max_model_len = 1024"),
         ({"kind": "rl", "group_sise": 4}, "group_sise", "did you mean group_size?"),
+        ({"kind": "reheat", "ceiling_ratio": 1.2}, "ceiling_ratio", "any more; leave it out"),
         ({"kind": "rl", "steps": None}, "steps", "whole number"),
         ({"kind": "reheat", "teacher": "cold"}, "teacher", "'live' or 'frozen'"),
     ],
