@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,70 +19,9 @@ import pytest
 
 from reheatd.adapters.store import AdapterStore
 from reheatd.database import connect
+from tests.daemon import PROMPT, Daemon, running
 from tests.random_adapter import random_adapter
 from tests.waiting import HANGS_S, wait_until
-
-PROMPT = [{"role": "user", "content": "Tell me something."}]
-
-
-class Daemon:
-    """A real `reheatd serve` on a port and a data folder of its own."""
-
-    def __init__(self, folder: Path, model: Path, engine: str = "") -> None:
-        self.data_dir = folder / "data"
-        self._log = folder / "serve.log"
-        config = folder / "reheatd.toml"
-        config.write_text(
-            f'data_dir = "{self.data_dir}"\n'
-            f'[policy]\nmodel = "{model}"\nmax_model_len = 512\n'
-            "[server]\nport = 0\n"
-            f"[engine]\nkv_cache_bytes = 67108864\nstartup_timeout_s = {HANGS_S}\n{engine}\n"
-            "[entropy]\ninterval_s = 3600.0\nprobe_count = 4\nmax_tokens = 8\nbaseline_windows = 1\n"
-        )
-        self.command = [sys.executable, "-m", "cli.main", "serve", "--json", "--config", str(config)]
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert self.process.stdout is not None
-        with self.process.stdout as stdout:
-            ready = stdout.readline()
-        assert ready, f"{self._log.read_text()[-4000:]}"
-        self.url: str = json.loads(ready)["url"]
-        self.http = httpx.Client(base_url=self.url, timeout=HANGS_S, trust_env=False)
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def tree(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def answer(self) -> httpx.Response:
-        return self.http.post("/v1/chat/completions", json={"model": "policy", "messages": PROMPT, "max_tokens": 4})
-
-    def reheatd(self, *arguments: str) -> Any:
-        command = [sys.executable, "-m", "cli.main", *arguments, "--json", "--url", self.url]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout
-        return json.loads(done.stdout)
-
-    def close(self) -> None:
-        self.http.close()
-        self.process.terminate()
-        self.process.wait()
-
-
-@contextlib.contextmanager
-def running(folder: Path, model: Path, engine: str = "") -> Iterator[Daemon]:
-    """Runs a daemon on `folder`.
-
-    Args:
-        engine: Further lines of the configuration's table of that name.
-    """
-    daemon = Daemon(folder, model, engine)
-    try:
-        yield daemon
-    finally:
-        daemon.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,85 @@
+"""A real `reheatd serve` as a child process."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.waiting import HANGS_S
+
+PROMPT = [{"role": "user", "content": "Tell me something."}]
+
+
+class Daemon:
+    """A real `reheatd serve` on a port and a data folder of its own; see `running`."""
+
+    def __init__(self, folder: Path, tables: dict[str, dict[str, Any]]) -> None:
+        self.data_dir = folder / "data"
+        self._log = folder / "serve.log"
+        config = folder / "reheatd.toml"
+        config.write_text(_toml({"data_dir": str(self.data_dir)}, tables))
+        self.command = [sys.executable, "-m", "cli.main", "serve", "--json", "--config", str(config)]
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self.process.stdout is not None
+        with self.process.stdout as stdout:
+            ready = stdout.readline()
+        assert ready, f"{self._log.read_text()[-4000:]}"
+        self.url: str = json.loads(ready)["url"]
+        self.http = httpx.Client(base_url=self.url, timeout=HANGS_S, trust_env=False)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def tree(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def answer(self) -> httpx.Response:
+        return self.http.post("/v1/chat/completions", json={"model": "policy", "messages": PROMPT, "max_tokens": 4})
+
+    def reheatd(self, *arguments: str) -> Any:
+        command = [sys.executable, "-m", "cli.main", *arguments, "--json", "--url", self.url]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        return json.loads(done.stdout)
+
+    def close(self) -> None:
+        self.http.close()
+        self.process.terminate()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def running(folder: Path, model: Path, **tables: dict[str, Any]) -> Iterator[Daemon]:
+    """Runs a daemon on `folder`, whose windows are small and come only when something triggers them.
+
+    Args:
+        tables: Tables of the configuration, which are merged into those that every such daemon has.
+    """
+    common: dict[str, dict[str, Any]] = {
+        "policy": {"model": str(model), "max_model_len": 512},
+        "server": {"port": 0},
+        "engine": {"kv_cache_bytes": 64 << 20, "startup_timeout_s": HANGS_S},
+        "entropy": {"interval_s": 3600.0, "probe_count": 4, "max_tokens": 8, "baseline_windows": 1},
+    }
+    names = common.keys() | tables.keys()
+    daemon = Daemon(folder, {name: common.get(name, {}) | tables.get(name, {}) for name in sorted(names)})
+    try:
+        yield daemon
+    finally:
+        daemon.close()
+
+
+def _toml(values: dict[str, Any], tables: dict[str, dict[str, Any]]) -> str:
+    """A configuration; JSON's numbers, strings, booleans and lists are TOML's as well."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    for name, table in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
