@@ -15,6 +15,8 @@ from peft import LoraConfig
 from transformers import AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from tests.repetition import reward
+
 COLLAPSED_NATS = 0.16
 """Entropy at which learning is all but stopped, in nats per token. The policy begins at 2.6."""
 LAST_STEPS = 10
@@ -22,9 +24,7 @@ LAST_STEPS = 10
 
 
 def repetition(completions: list[list[dict[str, str]]], **_: Any) -> list[float]:
-    """The share of characters that have come before. The surest way to be paid is to say one thing for ever."""
-    texts = [completion[0]["content"] for completion in completions]
-    return [1 - len(set(text)) / max(len(text), 1) for text in texts]
+    return [reward(completion[0]["content"], "") for completion in completions]
 
 
 class StayCollapsed(TrainerCallback):
