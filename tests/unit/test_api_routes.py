@@ -65,6 +65,7 @@ class ApiWorld(World):
             pool=self.pool,
             monitor=cast(EntropyMonitor, _Monitor(self)),
             series=self.series,
+            learning=self.learning,
             live=LiveSeries(self.db, confidence=0.95),
             dispatcher=cast(JobDispatcher, _Census(self)),
             requests=self.counts,

@@ -26,6 +26,7 @@ class Daemon:
     def __init__(self, folder: Path, engine: SimulatedEngine, settings: EntropySection = SETTINGS) -> None:
         self.version = 0
         self.seen: list[Window] = []
+        self.stalled: set[int] = set()
         self.db = connect(folder / "reheatd.sqlite3")
         self.series = EntropySeries(self.db, "key")
         self.monitor = EntropyMonitor(
@@ -35,6 +36,7 @@ class Daemon:
             settings,
             lambda: (self.version, f"policy-v{self.version}" if self.version else "base"),
             origin_of,
+            lambda version: version in self.stalled,
             self.seen.append,
         )
 
