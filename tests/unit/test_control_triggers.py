@@ -136,6 +136,7 @@ def test_the_steps_of_rl_jobs_are_kept_and_survive_a_restart(tmp_path: Path) -> 
         await world.train(spec)
         await world.until_status(job.job_id, JobStatus.SUCCEEDED)
         assert world.learning.is_stalled(1)
+        world.monitor.entropies["policy-v1"] = entropy(1.2)
         world.see("stalled", 1.2)
         reheat = await world.until_submitted(2)
         await world.train(reheat)
