@@ -3,8 +3,7 @@
 Every step of a run makes a version, which is measured once, and once more at once if that window is beyond a threshold,
 as the daemon does it. Windows are made of sequences that SmolLM2-135M really sampled, scaled to the level that the
 paper's figures show at that step. Every step also reports groups of rollouts, as many as a step of RL samples by
-default. The same runs are judged by the defaults that reheatd had before: a collapse was half of the baseline, and there
-was no `stalled`.
+default. The same runs are judged by the defaults that reheatd had before: a collapse was half of the baseline.
 """
 
 import statistics
@@ -69,7 +68,7 @@ def stalling(levels: Sequence[float]) -> list[float]:
 
 
 def groups(rng: np.random.Generator, chance: float) -> SignalStep:
-    """The groups of a step of RL. A problem's own chance is spread around the mean one, as some are easy and some hard."""
+    """The groups of a step of RL. Each problem has its own chance to be solved, around the mean one."""
     options = RLOptions()
     chances = rng.beta(SPREAD * chance, SPREAD * (1 - chance), options.prompts_per_step)
     solved = rng.binomial(options.group_size, chances)

@@ -209,6 +209,14 @@ class ControlSection(Options):
     max_attempts: int = Field(default=3, ge=1)
     """A job fails when it has lost this many workers. Without a limit, a job that kills its workers would never end."""
 
+    @field_validator("trigger")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if value.count(name) > 1:
+                raise ValueError(f"names {name!r} twice")
+        return value
+
 
 class GateSection(Options):
     entropy_tolerance: float = Field(default=0.15, gt=0, lt=1)

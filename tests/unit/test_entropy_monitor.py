@@ -262,6 +262,22 @@ def test_the_latest_estimate_is_the_newest_window_and_of_the_base_the_baseline(t
     drive(tmp_path, story)
 
 
+def test_a_stalled_policy_is_called_so_unless_its_entropy_says_why(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        engine.temperatures |= {"policy-v1": 1.0, "policy-v3": 0.2}
+        daemon.stalled = {1, 3}
+        daemon.version = 1
+        assert (await daemon.monitor.take_window()).verdict == daemon.monitor.verdict == "stalled"
+        daemon.stalled = {3}
+        assert daemon.monitor.verdict == "ok"
+        daemon.version = 3
+        assert (await daemon.monitor.take_window()).verdict == "stalled" and daemon.monitor.is_undecided
+        collapsed = await daemon.monitor.take_window()
+        assert collapsed.verdict == daemon.monitor.verdict == "collapsed" and not daemon.monitor.is_undecided
+
+    drive(tmp_path, story)
+
+
 def test_measuring_a_candidate_records_nothing(tmp_path: Path) -> None:
     async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
         engine.temperatures["policy-v7"] = 0.5
