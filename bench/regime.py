@@ -1,9 +1,9 @@
-"""Runs the detector over runs of RL with the shapes of arXiv 2606.00755: `python -m bench.regime`.
+"""Runs the verdicts over runs of RL with the shapes of arXiv 2606.00755: `python -m bench.regime`.
 
 Every step of a run makes a version, which is measured once, and once more at once if that window is beyond a threshold,
 as the daemon does it. Windows are made of sequences that SmolLM2-135M really sampled, scaled to the level that the
-paper's figures show at that step. The same runs are judged by the defaults that reheatd had before: a collapse was half
-of the baseline.
+paper's figures show at that step. Every step also reports groups of rollouts, as many as a step of RL samples by
+default. The same runs are judged by the defaults that reheatd had before: a collapse was half of the baseline.
 """
 
 import statistics
@@ -17,14 +17,20 @@ from rich.table import Table
 from bench.detector import Recording
 from bench.figures import Report
 from reheatd.config import EntropySection
-from reheatd.entropy.detector import CollapseDetector, DetectorState, Verdict
+from reheatd.entropy.detector import CollapseDetector, DetectorState, Verdict, with_signal
+from reheatd.entropy.regime import SignalStep, stays_stalled
+from reheatd.options import RLOptions
 
 SETTINGS = EntropySection()
 OLD = EntropySection(collapse_ratio=0.5, collapse_nats=0.0, collapse_stable_share=0.0)
+ALARMS: tuple[Verdict, ...] = ("collapsed", "too_hot", "stalled")
 BASELINE_NATS = 0.8
 REPEATS = 50
 HEALTHY_STEPS = 430
 """Steps of the healthy part: 30 in which entropy falls, and 400 stable ones."""
+STALL_STEP = 200
+SPREAD = 2.0
+"""Sum of the parameters of the beta distribution of problems' chances: most problems are easy or hard."""
 
 
 def healthy() -> list[float]:
@@ -51,6 +57,53 @@ def run_away() -> list[float]:
     return [*(0.15 + 0.65 * np.exp(-np.arange(30) / 6)).tolist(), *[0.15] * 20, *np.geomspace(0.15, 2.5, 15).tolist()]
 
 
+def solving(levels: Sequence[float]) -> list[float]:
+    """The mean chance to solve a problem at each step: it climbs from 0.2 to 0.6 and stays there."""
+    return np.linspace(0.2, 0.6, len(levels)).tolist()
+
+
+def stalling(levels: Sequence[float]) -> list[float]:
+    """As `solving` until step 200; from there on, the problems take what the policy has lost: 1 of 12,288 tries."""
+    return [*solving(levels)[:STALL_STEP], *[1 / 12_288] * (len(levels) - STALL_STEP)]
+
+
+def groups(rng: np.random.Generator, chance: float) -> SignalStep:
+    """The groups of a step of RL. Each problem has its own chance to be solved, around the mean one."""
+    options = RLOptions()
+    chances = rng.beta(SPREAD * chance, SPREAD * (1 - chance), options.prompts_per_step)
+    solved = rng.binomial(options.group_size, chances)
+    all_fail, all_pass = float((solved == 0).mean()), float((solved == options.group_size).mean())
+    return SignalStep(1 - all_fail - all_pass, all_fail, all_pass, float(options.prompts_per_step))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A simulated run of RL."""
+
+    name: str
+    levels: list[float]
+    """Entropy of the version of each step, in nats per token."""
+    chances: list[float]
+    """Mean chance to solve a problem at each step."""
+    verdict: Verdict | None
+    """The verdict that it earns; None for a healthy run."""
+    onset: int
+    """The step from which it earns that."""
+
+
+def runs() -> list[Run]:
+    falling, few, hot = declining(), few_prompts(), run_away()
+    return [
+        Run("healthy", healthy(), solving(healthy()), None, 0),
+        Run(
+            "collapse", falling, solving(falling), "collapsed", _first(falling, lambda nats: nats < 0.08, HEALTHY_STEPS)
+        ),
+        Run("few_prompts", few, solving(few), "collapsed", _first(few, lambda nats: nats < 0.08, 30)),
+        Run("runaway", hot, solving(hot), "too_hot", _first(hot, lambda nats: nats > 0.45, 40)),
+        Run("stall", healthy(), stalling(healthy()), "stalled", STALL_STEP),
+    ]
+
+
 @dataclass(frozen=True)
 class Judged:
     """What a detector said to a run."""
@@ -63,8 +116,8 @@ class Judged:
     """Number of the first window of each step."""
 
 
-def judge(recording: Recording, levels: Sequence[float], settings: EntropySection, seed: int) -> Judged:
-    rng = np.random.default_rng(seed)
+def judge(recording: Recording, run: Run, settings: EntropySection, seed: int) -> Judged:
+    rng, signal_rng = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     scale = BASELINE_NATS / recording.baseline(rng)
     baseline = BASELINE_NATS
     detector = CollapseDetector(settings)
@@ -73,13 +126,18 @@ def judge(recording: Recording, levels: Sequence[float], settings: EntropySectio
     steps: dict[Verdict, int] = {}
     step_windows: list[int] = []
     windows = 0
-    for step, level in enumerate(levels):
+    signal: list[SignalStep] = []
+    stalled = False
+    for step, level in enumerate(run.levels):
         step_windows.append(windows)
+        signal = [*signal, groups(signal_rng, run.chances[step])][-settings.stall_steps :]
+        stalled = stays_stalled(stalled, signal, settings)
         while True:
             estimate = recording.window(rng, scale * level / BASELINE_NATS).interval(settings.confidence)
             state = detector.step(state, step + 1, estimate, baseline, origin="rl")
-            alarms.setdefault(state.verdict, windows)
-            steps.setdefault(state.verdict, step)
+            verdict = with_signal(state.verdict, stalled)
+            alarms.setdefault(verdict, windows)
+            steps.setdefault(verdict, step)
             windows += 1
             if not detector.is_undecided(state):
                 break
@@ -90,31 +148,27 @@ def main() -> None:
     report = Report("regime")
     recording = Recording.read()
     table = Table("run", "false alarms", "delay, windows", "old defaults: collapse called at step")
-    runs: list[tuple[str, list[float], Verdict | None, int | None]] = [
-        ("healthy", healthy(), None, None),
-        ("collapse", declining(), "collapsed", _first(declining(), lambda level: level < 0.08, HEALTHY_STEPS)),
-        ("few_prompts", few_prompts(), "collapsed", _first(few_prompts(), lambda level: level < 0.08, 30)),
-        ("runaway", run_away(), "too_hot", _first(run_away(), lambda level: level > 0.45, 40)),
-    ]
-    for name, levels, verdict, onset in runs:
+    for run in runs():
         delays, early, old = [], 0, []
         for repeat in range(REPEATS):
-            judged = judge(recording, levels, SETTINGS, repeat)
-            before = judge(recording, levels, OLD, repeat)
-            old.append(before.steps.get("collapsed", len(levels)))
+            judged = judge(recording, run, SETTINGS, repeat)
+            before = judge(recording, run, OLD, repeat)
+            old.append(before.steps.get("collapsed", len(run.levels)))
             for found, step in judged.steps.items():
-                if found in ("collapsed", "too_hot") and (found != verdict or step < (onset or 0)):
+                if found in ALARMS and (found != run.verdict or step < run.onset):
                     early += 1
-            if verdict is not None and onset is not None and judged.steps.get(verdict, -1) >= onset:
-                delays.append(judged.alarms[verdict] - judged.step_windows[onset] + 1)
-            elif verdict is not None and verdict not in judged.steps:
-                report.result(f"{name}_missed_in_run_{repeat}", 1)
-        report.result(f"{name}_false_alarms", early)
+            if run.verdict is None:
+                continue
+            if judged.steps.get(run.verdict, -1) >= run.onset:
+                delays.append(judged.alarms[run.verdict] - judged.step_windows[run.onset] + 1)
+            elif run.verdict not in judged.steps:
+                report.result(f"{run.name}_missed_in_run_{repeat}", 1)
+        report.result(f"{run.name}_false_alarms", early)
         if delays:
-            report.result(f"{name}_delay_windows", statistics.median(delays), f"windows, at most {max(delays)}")
-        report.result(f"{name}_old_defaults_collapse_step", statistics.median(old))
+            report.result(f"{run.name}_delay_windows", statistics.median(delays), f"windows, at most {max(delays)}")
+        report.result(f"{run.name}_old_defaults_collapse_step", statistics.median(old))
         table.add_row(
-            name,
+            run.name,
             f"{early} in {REPEATS} runs",
             f"{statistics.median(delays):.0f}, at most {max(delays)}" if delays else "-",
             f"{statistics.median(old):.0f}",

@@ -14,6 +14,7 @@ from rich.text import Text
 from cli import render
 from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, ConfigOption, UrlOption
+from reheatd.api.learning import LearningView
 from reheatd.config import load_settings
 from reheatd.engine.client import EngineClient
 from reheatd.entropy.detector import CollapseDetector, Verdict
@@ -79,6 +80,9 @@ def entropy(
     if threshold is not None:
         lines += f"  [red]╌╌[/] collapse threshold {threshold:.3f}"
     render.console.print(f"{summary} per token, {newest.ratio:.0%} of the baseline, {render.age(newest.time)}\n{lines}")
+    learning = series["learning"]
+    for line in render.learning(None if learning is None else LearningView.model_validate(learning)):
+        render.console.print(line)
 
 
 @app.command()

@@ -8,7 +8,22 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from cli import adapters, demo, diagnose, doctor, engine, entropy, init, jobs, reheat, rl, serve, status, worker
+from cli import (
+    adapters,
+    control,
+    demo,
+    diagnose,
+    doctor,
+    engine,
+    entropy,
+    init,
+    jobs,
+    reheat,
+    rl,
+    serve,
+    status,
+    worker,
+)
 from reheatd.errors import ReheatdError
 
 app = typer.Typer(
@@ -26,6 +41,7 @@ app.command("reheat")(reheat.reheat)
 app.command("rl")(rl.rl)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(control.app, name="control")
 app.command("diagnose")(diagnose.diagnose)
 app.command("doctor")(doctor.doctor)
 app.command("init")(init.init)

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ParamSpec
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from cli.options import JsonOption
+from reheatd.api.learning import LearningView
 from reheatd.jobs.contracts import Job, JobStatus
 from reheatd.jobs.curves import CurvePoint
 from reheatd.jobs.rollouts import RolloutRow
@@ -31,7 +33,13 @@ STATUS_STYLE = {
     JobStatus.AWAITING_APPROVAL: "yellow",
 }
 OUTCOME_STYLE = {"passed": "green", "failed": "red", "no_evidence": "yellow"}
-VERDICT_STYLE = {"ok": "green", "warning": "yellow", "collapsed": "bold red", "too_hot": "bold magenta"}
+VERDICT_STYLE = {
+    "ok": "green",
+    "warning": "yellow",
+    "collapsed": "bold red",
+    "too_hot": "bold magenta",
+    "stalled": "bold yellow",
+}
 NOTHING = "[dim]-[/]"
 COLUMN_GAP = 2
 """Spaces between two columns of a table."""
@@ -90,6 +98,19 @@ def entropy(estimate: EntropyEstimate | None) -> str:
 
 def share(value: Accuracy | PassRate | None) -> str:
     return NOTHING if value is None else f"{value.value:.0%} [dim]\\[{value.low:.0%}, {value.high:.0%}][/]"
+
+
+def learning(view: LearningView | None) -> list[str]:
+    """Lines that say what the rollouts of RL teach, and what is worth knowing of it; none if nothing is known."""
+    if view is None:
+        return []
+    figures = (
+        f"{view.varied:.1f} of {view.groups:.1f} groups vary per step, {view.all_fail:.1f} fail and "
+        f"{view.all_pass:.1f} pass as a whole"
+    )
+    trends = [f"{name} {trend.first:.3g} -> {trend.last:.3g}" for name, trend in view.trends.items()]
+    steps = f"[dim]({view.steps} steps of RL)[/]"
+    return [", ".join([figures, *trends]) + f" {steps}", *(f"[yellow]{escape(note)}[/]" for note in view.notes)]
 
 
 def verdict(name: str | None) -> str:

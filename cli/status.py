@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 from rich.live import Live
+from rich.markup import escape
 
 from cli import render
 from cli.client import DaemonClient
@@ -63,6 +64,8 @@ def describe(status: StatusView) -> RenderableType:
         measured = f"{render.entropy(status.entropy)} nats per token, {status.ratio:.0%} of the baseline"
     facts.add_row("entropy", f"{measured}  {render.verdict(status.verdict)}")
     facts.add_row("baseline", render.entropy(status.baseline) if status.baseline else "being measured")
+    for line in render.learning(status.learning):
+        facts.add_row("learning", line)
     if status.measuring is not None:
         measuring = status.measuring
         facts.add_row("measuring", f"{measuring.model}: {measuring.done} of {measuring.of} probes")
@@ -72,6 +75,8 @@ def describe(status: StatusView) -> RenderableType:
             facts.add_row("job", f"{what} [dim]({job.kind}, {job.trigger})[/]")
     if status.cooldown_remaining_s > 0:
         facts.add_row("cool-down", f"{render.duration(status.cooldown_remaining_s)} until a reheat may start by itself")
+    for pause in status.paused:
+        facts.add_row("paused", f"[red]{pause.what}[/] {render.age(pause.since)}: {escape(pause.why)}")
     failed = f", [red]{status.requests.failed} failed[/]" if status.requests.failed else ", none failed"
     facts.add_row("requests", f"{status.requests.total}{failed}, {status.in_flight} in flight")
     engines = [(engine.name, engine) for engine in status.engines]

@@ -162,8 +162,8 @@ class EntropySection(ProbeOptions):
     """Consecutive windows beyond a threshold before the verdict is `collapsed` or `too_hot`. A window is beyond it with
     its whole confidence interval."""
     stall_groups: float = Field(default=0.2, ge=0)
-    """`reheatd diagnose` says `stalled` if no more groups of rollouts than this vary per step of RL, and most others
-    fail."""
+    """A run has stalled if no more groups of rollouts than this vary per step of RL, and most others fail. It stays so
+    until more than this, by the share `margin`, vary."""
     stall_steps: int = Field(default=20, ge=1)
     """Steps of RL over which `stall_groups` is averaged."""
     live_fraction: float = Field(default=0.0, ge=0, le=1)
@@ -191,18 +191,31 @@ class EntropySection(ProbeOptions):
 
 class ControlSection(Options):
     mode: Literal["observe", "approve", "auto"] = "auto"
-    """What follows a collapse: nothing (`observe`), a job that waits for `reheatd jobs approve` (`approve`), or a job
-    at once (`auto`)."""
+    """What follows a verdict of `trigger`: nothing (`observe`), a job that waits for `reheatd jobs approve`
+    (`approve`), or a job at once (`auto`)."""
+    trigger: list[Literal["collapsed", "stalled", "too_hot"]] = Field(default=["collapsed"], min_length=1)
+    """Verdicts that act. `collapsed` and `stalled` lead to a reheat, `too_hot` to a cooling. A verdict that is not
+    named here is shown and acts on nothing."""
+    rl: Literal["off", "after_reheat", "continuous"] = "after_reheat"
+    """Continued RL that the daemon starts by itself: none (`off`), a job after each job that answered a verdict
+    (`after_reheat`), or one job of `rl.steps` steps after the other while the policy is healthy (`continuous`)."""
     cooldown_s: float = Field(default=600.0, ge=0)
-    """Least time between two reheats that the daemon starts by itself, in seconds."""
+    """Least time between two reheats that the daemon starts by itself, in seconds, and between a round of continuous RL
+    that brought no new version and the next round."""
     max_queued: int = Field(default=4, ge=1)
     """Number of jobs that may wait; further ones are refused."""
-    continue_rl: bool = True
-    """Whether continued RL follows a reheat that the daemon started by itself."""
     heartbeat_timeout_s: float = Field(default=120.0, gt=0)
     """Time without a report after which a worker is taken for dead, in seconds; another worker then resumes its job."""
     max_attempts: int = Field(default=3, ge=1)
     """A job fails when it has lost this many workers. Without a limit, a job that kills its workers would never end."""
+
+    @field_validator("trigger")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if value.count(name) > 1:
+                raise ValueError(f"names {name!r} twice")
+        return value
 
 
 class GateSection(Options):

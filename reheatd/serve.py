@@ -34,6 +34,7 @@ from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.probe_client import ProbeClient
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.detector import CollapseDetector, Origin
+from reheatd.entropy.learning import LearningSignal
 from reheatd.entropy.live import LiveSeries, tap_socket
 from reheatd.entropy.meter import EntropyMeter, vocabulary_size
 from reheatd.entropy.monitor import EntropyMonitor
@@ -97,6 +98,7 @@ class Entropy:
     """The parts that measure and keep entropy."""
 
     series: EntropySeries
+    learning: LearningSignal
     monitor: EntropyMonitor
     live: LiveSeries
 
@@ -142,6 +144,7 @@ def assemble(
         pool=pool,
         monitor=entropy.monitor,
         series=entropy.series,
+        learning=entropy.learning,
         live=entropy.live,
         dispatcher=dispatcher,
         requests=gateway.counts,
@@ -254,10 +257,21 @@ def build_entropy(
         lineage = adapters.store.get(version).lineage
         return "base" if lineage is None else lineage.kind
 
+    def job_of(version: int) -> str | None:
+        lineage = adapters.store.get(version).lineage
+        return None if lineage is None else lineage.job_id
+
+    learning = LearningSignal(db, section, job_of)
     monitor = EntropyMonitor(
-        meter, series, detector, section, lambda: (swaps.promoted, engine_name(swaps.promoted)), origin_of
+        meter,
+        series,
+        detector,
+        section,
+        lambda: (swaps.promoted, engine_name(swaps.promoted)),
+        origin_of,
+        learning.is_stalled,
     )
-    return Entropy(series, monitor, LiveSeries(db, confidence=section.confidence))
+    return Entropy(series, learning, monitor, LiveSeries(db, confidence=section.confidence))
 
 
 def build_gateway(
@@ -302,6 +316,7 @@ def build_controller(
             swaps=adapters.swaps,
             slots=adapters.slots,
             monitor=entropy.monitor,
+            learning=entropy.learning,
             dispatcher=dispatcher,
             validate=lambda folder: validate_adapter(folder, policy.path, max_rank=settings.engine.max_lora_rank),
         )

@@ -17,6 +17,7 @@ from reheatd.adapters.archive import pack
 from reheatd.adapters.exporting import export_files
 from reheatd.adapters.store import AdapterStore, VersionInfo
 from reheatd.adapters.swap import SwapResult
+from reheatd.api.learning import LearningView, learning_view
 from reheatd.api.schemas import (
     AdapterList,
     CurvesView,
@@ -32,6 +33,7 @@ from reheatd.api.schemas import (
     PruneRequest,
     Readiness,
     RequestTotals,
+    ResumedView,
     RolloutAdapterRequest,
     RolloutAdapterView,
     RolloutsView,
@@ -45,6 +47,7 @@ from reheatd.control.imports import Imports
 from reheatd.control.ledger import Ledger
 from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.slots import AdapterSlots
+from reheatd.entropy.learning import LearningSignal
 from reheatd.entropy.live import LiveSeries
 from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.series import EntropySeries
@@ -83,6 +86,7 @@ class ApiContext:
     pool: EnginePool
     monitor: EntropyMonitor
     series: EntropySeries
+    learning: LearningSignal
     live: LiveSeries
     dispatcher: JobDispatcher
     requests: RequestCounts
@@ -119,6 +123,7 @@ def api_routes(context: ApiContext) -> list[Route]:
         Route(f"{job}/approve", api.approve_job, methods=["POST"]),
         Route(f"{job}/rollout-adapter", api.load_rollout_adapter, methods=["POST"]),
         Route(f"{job}/rollout-adapter", api.drop_rollout_adapters, methods=["DELETE"]),
+        Route(f"{PREFIX}/control/resume", api.resume, methods=["POST"]),
         Route(f"{PREFIX}/journal", api.journal, methods=["GET"]),
     ]
 
@@ -155,6 +160,8 @@ class Api:
             queued=len(waiting),
             waiting=waiting,
             cooldown_remaining_s=controller.cooldown_remaining_s,
+            paused=controller.pauses,
+            learning=self._learning(),
             uptime_s=time.time() - context.started_at,
             engines=engines,
             broker=_health("broker", await context.broker_healthy()),
@@ -172,6 +179,7 @@ class Api:
             baseline=baseline,
             threshold=thresholds.collapsed if thresholds else None,
             windows=self._context.series.last(_last(request)),
+            learning=self._learning(),
         )
         return _answer(view)
 
@@ -268,8 +276,14 @@ class Api:
         await self._controller.drop_rollout_adapters(request.path_params["job_id"])
         return Response(status_code=204)
 
+    async def resume(self, request: Request) -> Response:
+        return _answer(ResumedView(resumed=self._controller.resume()))
+
     async def journal(self, request: Request) -> Response:
         return _answer(JournalView(entries=self._context.ledger.entries(_last(request))))
+
+    def _learning(self) -> LearningView | None:
+        return learning_view(self._context.learning, self._context.versions.promoted(), self._context.settings.entropy)
 
     async def _workers(self) -> WorkersHealth:
         configured = self._context.settings.workers.count

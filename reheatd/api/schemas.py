@@ -6,7 +6,9 @@ from typing import Literal
 from pydantic import Field
 
 from reheatd.adapters.store import VersionInfo
+from reheatd.api.learning import LearningView
 from reheatd.control.ledger import JournalEntry
+from reheatd.control.pauses import Pause
 from reheatd.control.states import State
 from reheatd.entropy.detector import Verdict
 from reheatd.entropy.live import LiveWindow
@@ -99,6 +101,10 @@ class StatusView(Contract):
     waiting: list[Job]
     """The jobs that wait, the next one first."""
     cooldown_remaining_s: float
+    paused: list[Pause]
+    """What the daemon does not start by itself until `POST /reheatd/v1/control/resume`."""
+    learning: LearningView | None
+    """What the rollouts of RL teach the promoted version; None if no RL job has reported it in its run."""
     uptime_s: float
     engines: list[EngineHealth]
     broker: PartHealth
@@ -117,6 +123,15 @@ class EntropyView(Contract):
     """A window is low if its upper confidence limit is below this."""
     windows: list[Window]
     """The windows, oldest first."""
+    learning: LearningView | None
+    """What the rollouts of RL teach the promoted version, as in the status."""
+
+
+class ResumedView(Contract):
+    """The answer of `POST /reheatd/v1/control/resume`."""
+
+    resumed: list[Pause]
+    """What was paused."""
 
 
 class LiveView(Contract):

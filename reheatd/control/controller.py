@@ -2,20 +2,21 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from reheatd.adapters.swap import SwapResult
 from reheatd.control.dependencies import Dependencies
 from reheatd.control.import_runner import ImportRunner, remove_import, remove_leftovers
+from reheatd.control.initiative import Initiative
+from reheatd.control.pauses import Pause
 from reheatd.control.retention import Retention
 from reheatd.control.runner import JobRunner
 from reheatd.control.specs import check_collapsed, check_request
-from reheatd.control.states import IDLE, State
+from reheatd.control.states import IDLE, State, idle_state
 from reheatd.entropy.series import Window
 from reheatd.errors import ConflictError, QueueFullError
-from reheatd.jobs.contracts import Job, JobRequest, JobStatus, ReheatRequest
+from reheatd.jobs.contracts import Job, JobRequest, JobStatus
 from reheatd.jobs.store import JobRecord
 from reheatd.names import version_name
 
@@ -25,11 +26,8 @@ logger = logging.getLogger(__name__)
 class Controller:
     """Owns the control state, and decides which job runs.
 
-    Every decision is in the ledger before it is acted on, so that `run` can continue after a crash. `control.mode` says
-    what follows a collapse: `observe` only sets the state `collapsed`, `approve` makes a job that waits for approval,
-    and `auto` makes one that runs at once. Between the end of a reheat that the daemon started by itself and the start
-    of the next, at least `control.cooldown_s` pass, however the first ended. Users' jobs run in the order of their
-    requests.
+    Every decision is in the ledger before it is acted on, so that `run` can continue after a crash. Users' jobs run in
+    the order of their requests. While there are none, `Initiative` says what the daemon starts by itself.
     """
 
     def __init__(self, dependencies: Dependencies) -> None:
@@ -38,6 +36,7 @@ class Controller:
         self._ledger = dependencies.ledger
         self._wake = asyncio.Event()
         self._runner: JobRunner | None = None
+        self._initiative = Initiative(dependencies)
         self.retention = Retention(dependencies)
         remove_leftovers(dependencies.settings, dependencies.ledger)
 
@@ -59,6 +58,8 @@ class Controller:
                 await self._runner.run()
             finally:
                 self._runner = None
+            for pause in self.pauses:
+                logger.warning("%s are paused: %s", pause.what, pause.why)
 
     def on_verdict(self, window: Window) -> None:
         """Takes a window of the promoted version; called as `EntropyMonitor.on_verdict`."""
@@ -70,11 +71,11 @@ class Controller:
             f"entropy of {name} is {estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}] nats per token, "
             f"{window.ratio:.0%} of the baseline"
         )
-        if state is State.SERVING and window.verdict == "collapsed":
-            self._ledger.transition(State.COLLAPSED, f"collapsed: {figures}", version=window.version)
-            logger.warning("collapsed: %s", figures)
-        elif state is State.COLLAPSED and window.verdict != "collapsed":
-            self._ledger.recover(f"recovered: {figures}", window.version)
+        fitting = idle_state(window.verdict)
+        if fitting is not state:
+            why = f"{'recovered' if fitting is State.SERVING else window.verdict}: {figures}"
+            self._ledger.change_idle_state(fitting, why, window.version)
+            logger.warning("%s", why)
         self._wake.set()
 
     def submit(self, request: JobRequest, *, job_id: str | None = None) -> Job:
@@ -84,8 +85,8 @@ class Controller:
             job_id: The id of a job that has files already; default: a new one.
 
         Raises:
-            BadInputError: The request does not fit this policy, or asks for a reheat of one that has not collapsed;
-                `param` names the option.
+            BadInputError: The request does not fit this policy, or asks for a reheat of one that has neither collapsed
+                nor stalled; `param` names the option.
             QueueFullError: `control.max_queued` jobs are waiting already.
         """
         monitor = self._dependencies.monitor
@@ -229,13 +230,23 @@ class Controller:
     @property
     def cooldown_remaining_s(self) -> float:
         """Seconds until the daemon may start a reheat by itself; 0 if it may start one now."""
-        last = self._ledger.jobs.last_of_trigger("collapse")
-        if last is None or last.finished_at is None:
-            return 0.0
-        return max(0.0, last.finished_at + self._settings.cooldown_s - time.time())
+        return self._initiative.cooldown_remaining_s
+
+    @property
+    def pauses(self) -> list[Pause]:
+        """What the daemon does not start by itself any more until `resume` is called."""
+        return self._initiative.pauses
+
+    def resume(self) -> list[Pause]:
+        """Lets the daemon start by itself again what was paused, and returns what that was."""
+        resumed = self.pauses
+        if resumed:
+            self._ledger.resume()
+            self._wake.set()
+        return resumed
 
     def _next(self) -> JobRecord | None:
-        """The job to run now. If none is queued, a collapse may lead to a new one."""
+        """The job to run now. If none is queued, the daemon may start one by itself."""
         self._settle_overtaken()
         jobs = self._ledger.jobs
         active = jobs.active()
@@ -246,7 +257,7 @@ class Controller:
             self._ledger.transition(self._idle_state(), "the job that was to follow is gone")
         if queued:
             return queued[0]
-        return self._answer_collapse()
+        return self._initiative.next_job()
 
     def _settle_overtaken(self) -> None:
         """Ends the jobs whose version waits for approval, once that version or another has been promoted by request."""
@@ -254,25 +265,10 @@ class Controller:
             if record.job.version is not None and record.job.status is JobStatus.AWAITING_APPROVAL:
                 JobRunner(self._dependencies, record).settle_if_overtaken()
 
-    def _answer_collapse(self) -> JobRecord | None:
-        mode = self._settings.mode
-        if self.state is not State.COLLAPSED or mode == "observe" or self.cooldown_remaining_s > 0:
-            return None
-        # The state may be from before a restart, and probes or policy may have changed since; so the verdict decides.
-        if self._dependencies.monitor.verdict != "collapsed":
-            return None
-        if any(record.job.trigger == "collapse" for record in self._ledger.jobs.waiting()):
-            return None
-        status = JobStatus.QUEUED if mode == "auto" else JobStatus.AWAITING_APPROVAL
-        record = self._ledger.create(ReheatRequest(), "collapse", status, self._dependencies.swaps.promoted)
-        logger.info("%s answers the collapse: %s", record.job.job_id, status)
-        return record if mode == "auto" else None
-
     async def _sleep(self) -> None:
-        """Sleeps until something happens or, while the policy is collapsed, until the cool-down is over."""
-        cooling = self.state is State.COLLAPSED and self.cooldown_remaining_s > 0
+        """Sleeps until something happens, or until a cool-down is over."""
         try:
-            async with asyncio.timeout(self.cooldown_remaining_s if cooling else None):
+            async with asyncio.timeout(self._initiative.due_in_s):
                 await self._wake.wait()
         except TimeoutError:
             return
@@ -287,15 +283,15 @@ class Controller:
             swapped = await swap()
             name = version_name(swapped.to_version)
             self._ledger.promoted(swapped.to_version, f"{name} {why}")
-            if self.state is State.COLLAPSED:
-                self._ledger.recover(f"{name} {why}", swapped.to_version)
+            if self.state in IDLE and self.state is not State.SERVING:
+                self._ledger.change_idle_state(State.SERVING, f"{name} {why}", swapped.to_version)
         self._settle_overtaken()
         self._dependencies.monitor.trigger()
         self._wake.set()
         return swapped
 
     def _idle_state(self) -> State:
-        return State.COLLAPSED if self._dependencies.monitor.verdict == "collapsed" else State.SERVING
+        return idle_state(self._dependencies.monitor.verdict)
 
     def _record(self, job_id: str) -> JobRecord:
         if self._runner is not None and self._runner.record.job.job_id == job_id:

@@ -13,6 +13,7 @@ from reheatd.adapters.swap import SwapResult
 from reheatd.config import Settings
 from reheatd.control.ledger import Ledger
 from reheatd.entropy.detector import Verdict
+from reheatd.entropy.learning import LearningSignal
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.regime import Thresholds
 from reheatd.jobs.contracts import ImportSpec, JobEvent, TrainingSpec
@@ -57,6 +58,8 @@ class Monitor(Protocol):
 
     @property
     def verdict(self) -> Verdict | None: ...
+    @property
+    def is_undecided(self) -> bool: ...
     @property
     def thresholds(self) -> Thresholds | None: ...
     async def ensure_baseline(self) -> EntropyEstimate: ...
@@ -105,6 +108,7 @@ class Dependencies:
     swaps: Swaps
     slots: Slots
     monitor: Monitor
+    learning: LearningSignal
     dispatcher: Dispatcher
     validate: Callable[[Path], None]
     """Raises `AdapterInvalidError` if the adapter in a folder does not fit the policy; runs in a thread."""

@@ -9,8 +9,9 @@ import math
 from statistics import NormalDist
 
 from reheatd.config import GateSection
-from reheatd.jobs.contracts import GateResult, ReheatSpec, RLSpec
+from reheatd.jobs.contracts import GateResult, JobResult, ReheatSpec, RLSpec
 from reheatd.measures import Accuracy, EntropyEstimate
+from reheatd.names import version_name
 
 LOSS_CONFIDENCE = 0.9
 """Level of the interval of a loss of accuracy, which the true loss exceeds at each end one time in twenty."""
@@ -137,6 +138,16 @@ def paired_loss(before: Accuracy, after: Accuracy) -> tuple[float, float, float]
     centre = total / problems
     half = NormalDist().inv_cdf(0.5 + LOSS_CONFIDENCE / 2) * math.sqrt(squares - total * centre) / problems
     return total / len(differences), centre - half, centre + half
+
+
+def change_gate(parent: int, result: JobResult) -> GateResult:
+    """The gate that rejects an adapter which is equal to that of the parent version."""
+    return _result(
+        "change",
+        False,
+        f"the adapter is equal to that of {version_name(parent)} after {result.steps} steps, stopped by "
+        f"{result.stopped}; training changed nothing",
+    )
 
 
 def delivery_gate(passed: bool, detail: str) -> GateResult:

@@ -36,6 +36,7 @@ class ImportRunner(JobRunner):
             raise RuntimeError(f"{job.job_id} is an import with a result of training")
         stop_if(self._cancelled)
         await self.rollouts.drop(self.record)
+        await asyncio.to_thread(self._dependencies.validate, spec.adapter)
         fields = import_lineage_fields(spec, result, self._dependencies.policy)
         version = await self._publish_files(spec.adapter, None, fields)
         stop_if(self._cancelled)

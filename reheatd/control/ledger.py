@@ -10,11 +10,12 @@ import time
 from typing import Literal
 
 from reheatd.control.states import State, check_status, check_transition
-from reheatd.jobs.contracts import Job, JobRequest, JobStatus
+from reheatd.jobs.contracts import Job, JobRequest, JobStatus, Trigger
 from reheatd.jobs.store import ACTIVE, JobRecord, JobStore
 from reheatd.measures import Contract
 
-Trigger = Literal["manual", "collapse", "follow_up"]
+ANSWERS: tuple[Trigger, ...] = ("collapse", "stall", "run_away")
+"""Triggers of the jobs with which the daemon answers a verdict."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS journal (
@@ -33,13 +34,14 @@ CREATE TABLE IF NOT EXISTS journal (
 class JournalEntry(Contract):
     """One entry of the journal.
 
-    A `promoted` event says that `policy` means `version` from `time` on; it changes no state.
+    A `promoted` event says that `policy` means `version` from `time` on, and a `resumed` event that somebody has looked
+    at what was paused; neither changes the state.
     """
 
     id: int
     time: float
     """Seconds since the epoch."""
-    event: Literal["transition", "promoted"]
+    event: Literal["transition", "promoted", "resumed"]
     from_state: State
     to_state: State
     reason: str
@@ -136,7 +138,7 @@ class Ledger:
         with self._db:
             self._promoted(version, reason, job_id=job.job_id, at=promoted_at)
             self._end(record, JobStatus.SUCCEEDED, None)
-            self._withdraw_collapse_jobs(reason)
+            self._withdraw_answers(reason)
             if follow_up is None:
                 self._transition(State.SERVING, reason, job_id=job.job_id, version=version)
             else:
@@ -145,11 +147,21 @@ class Ledger:
                 why = f"{following.job.job_id} follows {job.job_id}"
                 self._transition(State.CONTINUING_RL, why, job_id=following.job.job_id, version=version)
 
-    def recover(self, reason: str, version: int) -> None:
-        """Changes the state from `collapsed` back to `serving`, and withdraws jobs that wait to answer the collapse."""
+    def change_idle_state(self, state: State, reason: str, version: int) -> None:
+        """Changes one idle state for another, and withdraws jobs that wait to answer the verdict before."""
         with self._db:
-            self._transition(State.SERVING, reason, version=version)
-            self._withdraw_collapse_jobs(reason)
+            self._transition(state, reason, version=version)
+            self._withdraw_answers(reason)
+
+    def resume(self) -> None:
+        """Records that somebody has looked at what was paused, so that the daemon may go on by itself."""
+        with self._db:
+            self._append("resumed", self.state, self.state, "resumed by request", None, None)
+
+    def resumed_at(self) -> float:
+        """When somebody last resumed what was paused, in seconds since the epoch; 0 if nobody did."""
+        row = self._db.execute("SELECT MAX(time) AS time FROM journal WHERE event = 'resumed'").fetchone()
+        return row["time"] or 0.0
 
     def _transition(self, new: State, reason: str, *, job_id: str | None = None, version: int | None = None) -> None:
         old = self.state
@@ -176,10 +188,10 @@ class Ledger:
             (time.time() if at is None else at, event, old, new, reason, job_id, version),
         )
 
-    def _withdraw_collapse_jobs(self, reason: str) -> None:
+    def _withdraw_answers(self, reason: str) -> None:
         for record in self.jobs.waiting():
             # A version that is trained already is worth a decision even if the policy recovered by itself.
-            if record.job.trigger == "collapse" and record.job.version is None:
+            if record.job.trigger in ANSWERS and record.job.version is None:
                 self._end(record, JobStatus.CANCELLED, reason)
 
     def _end(self, record: JobRecord, status: JobStatus, error: str | None) -> None:

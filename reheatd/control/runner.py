@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reheatd.adapters.swap import SwapResult
+from reheatd.adapters.unchanged import is_unchanged
 from reheatd.control.dependencies import Dependencies
-from reheatd.control.gates import accuracy_gate, delivery_gate, entropy_gate
+from reheatd.control.gates import accuracy_gate, change_gate, delivery_gate, entropy_gate
+from reheatd.control.ledger import ANSWERS
 from reheatd.control.retention import Retention
 from reheatd.control.rollout_adapters import RolloutAdapters
 from reheatd.control.specs import build_spec, check_collapsed, lineage_fields
-from reheatd.control.states import State
+from reheatd.control.states import State, idle_state
 from reheatd.control.training import Training
 from reheatd.control.waiting import JobStopped, retry_while_unreachable, stop_if, unless_cancelled
 from reheatd.entropy.meter import Measurement
@@ -113,6 +115,7 @@ class JobRunner:
             parent_adapter=dependencies.versions.path(parent) if parent else None,
             baseline=baseline.mean,
             default_target=_present(dependencies.monitor.thresholds, "baseline", self.record).target,
+            verdict=monitor.verdict,
             parent_entropy=dependencies.monitor.latest_estimate(parent),
             parent_lineage=dependencies.versions.get(parent).lineage,
         )
@@ -174,13 +177,20 @@ class JobRunner:
         self._ledger.advance(self.record, JobStatus.SWAPPING, State.SWAPPING, why)
 
     async def _publish(self, result: JobResult) -> int:
+        """Makes a version of the job's adapter.
+
+        Raises:
+            JobStopped: Training changed nothing.
+        """
+        await asyncio.to_thread(self._dependencies.validate, result.adapter_dir)
+        if await asyncio.to_thread(is_unchanged, result.adapter_dir, self._spec.parent_adapter):
+            self._judge(change_gate(self._spec.parent_version, result))
         fields = lineage_fields(self._spec, result, self._dependencies.policy)
         return await self._publish_files(result.adapter_dir, result.report_dir, fields)
 
     async def _publish_files(self, adapter: Path, report: Path | None, lineage: dict[str, Any]) -> int:
-        """Makes a version of the job's adapter, unless it was made before a restart of the daemon."""
+        """Makes a version of a valid adapter, unless it was made before a restart of the daemon."""
         dependencies, job = self._dependencies, self.record.job
-        await asyncio.to_thread(dependencies.validate, adapter)
         # A crash right after publishing leaves a version that the job's record does not name yet.
         known = [
             info.version for info in dependencies.versions.list() if info.lineage and info.lineage.job_id == job.job_id
@@ -216,7 +226,7 @@ class JobRunner:
         self._judge(delivery_gate(True, detail))
         if self._cancelled.is_set():
             await self._take_back(version, promoted_at)
-        follows = job.trigger == "collapse" and dependencies.settings.control.continue_rl
+        follows = job.trigger in ANSWERS and dependencies.settings.control.rl == "after_reheat"
         self._ledger.succeed(
             self.record,
             version,
@@ -313,7 +323,7 @@ class JobRunner:
         self._ledger.finish(self.record, status, reason, self._idle_state())
 
     def _idle_state(self) -> State:
-        return State.COLLAPSED if self._dependencies.monitor.verdict == "collapsed" else State.SERVING
+        return idle_state(self._dependencies.monitor.verdict)
 
     async def _clean_up(self) -> None:
         """Frees what the job holds in engine and broker.

@@ -28,6 +28,8 @@ from reheatd.options import Options, ProbeOptions, ReheatOptions, RLOptions, Tas
 
 FORCED_RISE = 1.2
 """A reheat that is forced on a policy that has not collapsed leads to this many times its entropy by default."""
+STALLED_RISE = 1.5
+"""A reheat of a stalled policy that has not collapsed leads to this many times its entropy by default."""
 
 Merged = TypeVar("Merged", ReheatOptions, RLOptions)
 
@@ -92,7 +94,7 @@ def _check_reheat(
 def check_collapsed(
     request: JobRequest, verdict: Verdict | None, entropy: EntropyEstimate | None, limits: Thresholds | None
 ) -> None:
-    """Checks that a reheat was asked for a policy that has collapsed, or with `force`.
+    """Checks that a reheat was asked for a policy that has collapsed or stalled, or with `force`.
 
     A healthy policy whose own smoothed distribution is its teacher runs away (arXiv 2606.00755). A policy of unknown
     entropy is not refused here; its worker measures it.
@@ -103,9 +105,11 @@ def check_collapsed(
         limits: Its thresholds.
 
     Raises:
-        BadInputError: The policy has not collapsed.
+        BadInputError: The policy has neither collapsed nor stalled.
     """
-    if not isinstance(request, ReheatRequest) or not request.heats or request.force or verdict == "collapsed":
+    if not isinstance(request, ReheatRequest) or not request.heats or request.force:
+        return
+    if verdict in ("collapsed", "stalled"):
         return
     if entropy is None or limits is None or entropy.mean < limits.collapsed:
         return
@@ -159,6 +163,7 @@ def build_spec(
     parent_adapter: Path | None,
     baseline: float,
     default_target: float,
+    verdict: Verdict | None = None,
     parent_entropy: EntropyEstimate | None = None,
     parent_lineage: Lineage | None = None,
 ) -> TrainingSpec:
@@ -169,6 +174,7 @@ def build_spec(
     Args:
         baseline: Mean entropy of the base model on the probes, in nats per token.
         default_target: Entropy to which a reheat leads unless it is told another, in nats per token.
+        verdict: Verdict on the parent.
         parent_entropy: Newest estimate of the parent's entropy, if there is one.
         parent_lineage: Lineage of the parent. Its accuracy is reused if it was measured with the same task options,
             and so is its entropy if it was measured on the same probes and there is no newer estimate.
@@ -203,8 +209,9 @@ def build_spec(
     options = merged(settings.reheat, request)
     target = target_entropy(request, settings.reheat, baseline, default_target)
     gives_target = {"target_ratio", "target_entropy"} & set(request.given())
-    if request.force and request.heats and not gives_target and parent_entropy is not None:
-        target = max(target or 0.0, FORCED_RISE * parent_entropy.mean)
+    rise = STALLED_RISE if verdict == "stalled" else FORCED_RISE if request.force else None
+    if rise is not None and request.heats and not gives_target and parent_entropy is not None:
+        target = max(target or 0.0, rise * parent_entropy.mean)
     return ReheatSpec(**common, **{**options.model_dump(), "target_entropy": target})
 
 

@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+from reheatd.entropy.detector import Verdict
 from reheatd.jobs.contracts import JobStatus
 
 
@@ -12,6 +13,10 @@ class State(StrEnum):
     """The promoted version is served, and nothing is known to be wrong with it."""
     COLLAPSED = "collapsed"
     """The promoted version's entropy has collapsed and no job is running."""
+    STALLED = "stalled"
+    """RL learns nothing from the promoted version's rollouts any more, and no job is running."""
+    TOO_HOT = "too_hot"
+    """The promoted version's entropy has run away and no job is running."""
     REHEATING = "reheating"
     """A reheat (or, with tau < 1, a cooling) is being trained."""
     CONTINUING_RL = "continuing_rl"
@@ -24,11 +29,12 @@ class State(StrEnum):
     """A version that passed the gates is being proved and promoted."""
 
 
-IDLE = (State.SERVING, State.COLLAPSED)
+IDLE = (State.SERVING, State.COLLAPSED, State.STALLED, State.TOO_HOT)
+"""The states without a running job: `serving`, and one for each verdict that says what is wrong."""
+_FIRST = {State.REHEATING, State.CONTINUING_RL, State.IMPORTING, State.SWAPPING}
 
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.SERVING: frozenset({State.COLLAPSED, State.REHEATING, State.CONTINUING_RL, State.IMPORTING, State.SWAPPING}),
-    State.COLLAPSED: frozenset({State.SERVING, State.REHEATING, State.CONTINUING_RL, State.IMPORTING, State.SWAPPING}),
+    **{state: frozenset({*IDLE, *_FIRST} - {state}) for state in IDLE},
     State.REHEATING: frozenset({State.GATING, *IDLE}),
     State.CONTINUING_RL: frozenset({State.GATING, *IDLE}),
     State.IMPORTING: frozenset(IDLE),
@@ -58,6 +64,11 @@ STATUS_TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     ),
     JobStatus.SWAPPING: frozenset({JobStatus.SUCCEEDED, JobStatus.REJECTED, JobStatus.FAILED, JobStatus.CANCELLED}),
 }
+
+
+def idle_state(verdict: Verdict | None) -> State:
+    """The state of the control loop while no job is running."""
+    return State(verdict) if verdict in ("collapsed", "stalled", "too_hot") else State.SERVING
 
 
 class IllegalTransitionError(RuntimeError):

@@ -29,6 +29,7 @@ class Training:
     ) -> None:
         self._dispatcher = dependencies.dispatcher
         self._ledger = dependencies.ledger
+        self._learning = dependencies.learning
         self._max_attempts = dependencies.settings.control.max_attempts
         self._patience_s = dependencies.settings.engine.startup_timeout_s
         # An embedded broker serves only this daemon's own workers, and they stop with the daemon.
@@ -132,6 +133,8 @@ class Training:
         job.step = event.step
         job.steps = event.steps or job.steps
         job.metrics.update(event.metrics)
+        if job.kind == "rl":
+            self._learning.add(job.job_id, job.parent_version, event.step, event.metrics)
         self._ledger.save(self._record)
 
     async def _show_wait_for_worker(self) -> None:

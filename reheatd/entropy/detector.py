@@ -1,4 +1,7 @@
-"""Turns entropy windows into a verdict: ok, warning, collapsed or too hot. Pure and deterministic."""
+"""Turns entropy windows into a verdict: ok, warning, collapsed or too hot. Pure and deterministic.
+
+The fifth verdict, `stalled`, comes from the learning signal of RL, and `with_signal` joins the two.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,9 +10,17 @@ from reheatd.config import EntropySection
 from reheatd.entropy.regime import Run, Thresholds, thresholds
 from reheatd.measures import Contract, EntropyEstimate
 
-Verdict = Literal["ok", "warning", "collapsed", "too_hot"]
+Verdict = Literal["ok", "warning", "collapsed", "too_hot", "stalled"]
 Origin = Literal["base", "rl", "imported", "reheat", "cool"]
 """How a version was made."""
+
+
+def with_signal(verdict: Verdict, stalled: bool) -> Verdict:
+    """The verdict on a policy from that on its entropy and from its learning signal.
+
+    `collapsed` and `too_hot` win, because they say why nothing is learned; `stalled` wins over `ok` and `warning`.
+    """
+    return "stalled" if stalled and verdict in ("ok", "warning") else verdict
 
 
 class DetectorState(Contract):
@@ -17,6 +28,7 @@ class DetectorState(Contract):
 
     version: int
     verdict: Verdict
+    """Verdict on the entropy alone."""
     low: int = 0
     """Consecutive windows of this version whose upper confidence limit was below the collapse threshold."""
     high: int = 0

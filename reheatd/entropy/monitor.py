@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from reheatd.config import EntropySection
-from reheatd.entropy.detector import CollapseDetector, Origin, Verdict
+from reheatd.entropy.detector import CollapseDetector, Origin, Verdict, with_signal
 from reheatd.entropy.meter import EntropyMeter, Measurement, WindowFigures
 from reheatd.entropy.regime import Run, Thresholds
 from reheatd.entropy.series import EntropySeries, Source, Window
@@ -52,6 +52,7 @@ class EntropyMonitor:
         settings: The schedule and the number of baseline windows.
         model_of_promoted: Returns the number and the pinned model name of the version that is promoted now.
         origin_of: Returns how a version was made.
+        is_stalled: Returns whether a version has stalled by its learning signal.
         on_verdict: Called after each recorded window whose version is still promoted. It must not block.
     """
 
@@ -63,6 +64,7 @@ class EntropyMonitor:
         settings: EntropySection,
         model_of_promoted: Callable[[], tuple[int, str]],
         origin_of: Callable[[int], Origin],
+        is_stalled: Callable[[int], bool],
         on_verdict: Callable[[Window], None] | None = None,
     ) -> None:
         self.on_verdict = on_verdict
@@ -72,6 +74,7 @@ class EntropyMonitor:
         self._settings = settings
         self._model_of_promoted = model_of_promoted
         self._origin_of = origin_of
+        self._is_stalled = is_stalled
         self._state = series.detector_state()
         self._wake = asyncio.Event()
         self._wake_source: Source = "trigger"
@@ -90,7 +93,14 @@ class EntropyMonitor:
     def verdict(self) -> Verdict | None:
         """Verdict on the promoted version; None until a window of it has been recorded."""
         state = self._state
-        return state.verdict if state and state.version == self._model_of_promoted()[0] else None
+        if state is None or state.version != self._model_of_promoted()[0]:
+            return None
+        return with_signal(state.verdict, self._is_stalled(state.version))
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether the next window, which is measured at once, decides on the verdict."""
+        return self._state is not None and self._detector.is_undecided(self._state)
 
     @property
     def thresholds(self) -> Thresholds | None:
@@ -147,7 +157,7 @@ class EntropyMonitor:
         window = Window(
             version=version,
             source=source,
-            verdict=state.verdict,
+            verdict=with_signal(state.verdict, self._is_stalled(version)),
             detector=state,
             baseline=baseline.mean,
             ratio=measurement.estimate.mean / baseline.mean,

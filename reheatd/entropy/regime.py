@@ -126,16 +126,32 @@ class SignalStep:
     """Number of groups; None if it is not known."""
 
 
+def mean_varied(steps: Sequence[SignalStep]) -> float:
+    """Mean number of groups per step that vary. Where the number of groups is not known, a step counts as ten."""
+    return statistics.fmean(step.varied * (10 if step.groups is None else step.groups) for step in steps)
+
+
 def is_stalled(steps: Sequence[SignalStep], settings: EntropySection) -> bool:
     """Whether the newest `stall_steps` steps hold too few groups that vary, and most others fail.
 
-    A policy that passes everything has solved its problems and is not stalled. Where the number of groups is not known,
-    a step counts as ten groups.
+    A policy that passes everything has solved its problems and is not stalled.
     """
     newest = steps[-settings.stall_steps :]
     if len(newest) < settings.stall_steps:
         return False
-    varied = statistics.fmean(step.varied * (10 if step.groups is None else step.groups) for step in newest)
     failed = sum(step.all_fail for step in newest)
     passed = sum(step.all_pass for step in newest)
-    return varied <= settings.stall_groups and failed > passed
+    return mean_varied(newest) <= settings.stall_groups and failed > passed
+
+
+def stays_stalled(before: bool, steps: Sequence[SignalStep], settings: EntropySection) -> bool:
+    """Whether a run is stalled after its newest step.
+
+    Once it is, it stays so until the mean number of groups that vary is above `stall_groups` by `margin`.
+
+    Args:
+        before: Whether the run was stalled after the step before.
+        steps: The newest `stall_steps` steps of the run, or all if there are fewer, the oldest first.
+    """
+    recovered = mean_varied(steps) > (1 + settings.margin) * settings.stall_groups
+    return is_stalled(steps, settings) or (before and not recovered)

@@ -26,6 +26,9 @@ from reheatd.options import LoraOptions, ProbeOptions, ReheatOptions, RLOptions,
 from reheatd.validation import first_problem, suggestion, unknown_names
 
 Request = TypeVar("Request", bound="RequestBase")
+Trigger = Literal["manual", "collapse", "stall", "run_away", "follow_up", "round"]
+"""Why a job was made: a user asked for it, the policy had collapsed, stalled or run away, it follows a job that
+answered such a verdict, or it is a round of continuous RL."""
 
 
 class JobBase(Contract):
@@ -130,7 +133,7 @@ class JobResult(Contract):
     metrics: dict[str, float] = Field(default_factory=dict)
     """The last values of the training metrics."""
     stopped: str
-    """Why training ended: `target` or `steps`."""
+    """Why training ended: `target`, `steps`, or `no_signal` if rollouts taught nothing any more."""
     seconds: float
 
 
@@ -307,7 +310,7 @@ class Job(JobProgress):
     job_id: str
     kind: Literal["reheat", "rl", "import"]
     status: JobStatus
-    trigger: Literal["manual", "collapse", "follow_up"]
+    trigger: Trigger
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None

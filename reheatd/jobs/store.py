@@ -1,12 +1,13 @@
 """Jobs in SQLite: what users see of them, and what the daemon needs to continue after a restart."""
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
 
 from reheatd.errors import NotFoundError
-from reheatd.jobs.contracts import Job, JobResult, JobSpec, JobStatus
+from reheatd.jobs.contracts import Job, JobResult, JobSpec, JobStatus, Trigger
 from reheatd.measures import Contract
 
 TABLES = """
@@ -95,12 +96,13 @@ class JobStore:
         records = self._with_status(WAITING)
         return sorted(records, key=lambda record: (record.job.trigger != "follow_up", record.job.version is None))
 
-    def last_of_trigger(self, trigger: str) -> Job | None:
-        """The newest job with this trigger; None if there is none."""
-        row = self._db.execute(
-            "SELECT record FROM jobs WHERE trigger = ? ORDER BY number DESC LIMIT 1", (trigger,)
-        ).fetchone()
-        return JobRecord.model_validate_json(row["record"]).job if row else None
+    def newest_first(self, *triggers: Trigger) -> Iterator[JobRecord]:
+        """The records of the jobs with these triggers, the newest first; they are read as they are asked for."""
+        marks = ", ".join("?" for _ in triggers)
+        for row in self._db.execute(
+            f"SELECT record FROM jobs WHERE trigger IN ({marks}) ORDER BY number DESC", triggers
+        ):
+            yield JobRecord.model_validate_json(row["record"])
 
     def _with_status(self, statuses: tuple[JobStatus, ...]) -> list[JobRecord]:
         marks = ", ".join("?" for _ in statuses)

@@ -16,7 +16,7 @@ from reheatd.errors import BadInputError
 from reheatd.measures import Contract, t_quantile
 from reheatd.runlog.learning import Stall, find_stall, learning_notes
 from reheatd.runlog.metric_names import Signal
-from reheatd.runlog.signals import Series, Signals
+from reheatd.runlog.signals import Series, SignalFigures, Signals
 
 RunVerdict = Literal["healthy", "collapsed", "too_hot", "stalled"]
 
@@ -39,17 +39,6 @@ ADVICE: dict[RunVerdict, str] = {
         "once, and otherwise give it problems of which it solves some."
     ),
 }
-
-
-class SignalFigures(Contract):
-    """How a signal began and ended."""
-
-    metric: str
-    """Its name in the log."""
-    first: float
-    """Mean of its first logged values."""
-    last: float
-    """Mean of its last logged values."""
 
 
 class Diagnosis(Contract):
@@ -133,10 +122,7 @@ def diagnose(signals: Signals, settings: EntropySection, baseline_nats: float | 
         warning_below_nats=state.limits.warning,
         too_hot_above_nats=state.limits.too_hot,
         trainer=signals.trainer,
-        signals={
-            signal: SignalFigures(metric=signals.names[signal], first=_start(values), last=_end(values))
-            for signal, values in signals.series.items()
-        },
+        signals={signal: SignalFigures.of(signals.names[signal], values) for signal, values in signals.series.items()},
         notes=[
             *signals.notes,
             *_baseline_notes(steps, settings, baseline, baseline_nats is not None),
@@ -250,10 +236,6 @@ def _stretch_notes(stretches: Sequence[Stretch]) -> list[str]:
             f"entropy is near the collapse threshold since step {last.since}, below {last.limits.warning:.3f} nats"
         )
     return notes
-
-
-def _start(values: Series) -> float:
-    return statistics.fmean(list(values.values())[:WINDOW])
 
 
 def _end(values: Series) -> float:

@@ -1,10 +1,12 @@
 """Picks the signals that a diagnosis needs from a run's log."""
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reheatd.errors import BadInputError
+from reheatd.measures import Contract
 from reheatd.runlog.log import RunLog
 from reheatd.runlog.metric_names import SIGNALS, Signal, known
 
@@ -13,6 +15,26 @@ MOST_NAMES = 40
 
 Series = dict[int, float]
 """Values by step, the steps in order; all of them finite."""
+
+
+ENDS = 5
+"""Logged values at each end of a signal whose mean says how it began and ended."""
+
+
+class SignalFigures(Contract):
+    """How a signal began and ended."""
+
+    metric: str
+    """Its name in the log."""
+    first: float
+    """Mean of its first logged values."""
+    last: float
+    """Mean of its last logged values."""
+
+    @classmethod
+    def of(cls, metric: str, series: Series) -> "SignalFigures":
+        values = list(series.values())
+        return cls(metric=metric, first=statistics.fmean(values[:ENDS]), last=statistics.fmean(values[-ENDS:]))
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,13 @@ def test_baseline_and_window_of_the_same_policy_are_ok(engine: str, tiny_policy:
             )
             series = EntropySeries(db, "tiny")
             monitor = EntropyMonitor(
-                meter, series, CollapseDetector(settings), settings, lambda: (0, "base"), lambda version: "base"
+                meter,
+                series,
+                CollapseDetector(settings),
+                settings,
+                lambda: (0, "base"),
+                lambda version: "base",
+                lambda version: False,
             )
             window = await monitor.take_window()
             assert window.verdict == monitor.verdict == "ok"

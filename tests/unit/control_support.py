@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapResult
@@ -16,6 +17,7 @@ from reheatd.control.ledger import Ledger
 from reheatd.database import connect
 from reheatd.entropy.detector import DetectorState, Verdict
 from reheatd.entropy.estimators import SequenceTotals, TailMoments
+from reheatd.entropy.learning import LearningSignal
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.regime import Thresholds
 from reheatd.entropy.series import Window
@@ -152,6 +154,7 @@ class FakeMonitor:
 
     def __init__(self) -> None:
         self.verdict: Verdict | None = None
+        self.is_undecided = False
         self.entropies: dict[str, EntropyEstimate] = {}
         self.failures: list[ReheatdError] = []
         self.triggered = 0
@@ -276,6 +279,7 @@ class World:
         self.slots = FakeSlots()
         self.monitor = FakeMonitor()
         self.ledger = Ledger(self.db)
+        self.learning = LearningSignal(self.db, self.settings.entropy, self._job_of)
         self.controller = Controller(
             Dependencies(
                 settings=self.settings,
@@ -286,10 +290,15 @@ class World:
                 swaps=self.swaps,
                 slots=self.slots,
                 monitor=self.monitor,
+                learning=self.learning,
                 dispatcher=self.dispatcher,
                 validate=self._validate,
             )
         )
+
+    def _job_of(self, version: int) -> str | None:
+        lineage = self.store.get(version).lineage
+        return lineage and lineage.job_id
 
     def _validate(self, folder: Path) -> None:
         if self.invalid is not None:
@@ -341,7 +350,8 @@ class World:
     def result(self, spec: TrainingSpec, **changes: Any) -> JobResult:
         folder = spec.output_dir / "result"
         folder.mkdir(exist_ok=True)
-        (folder / "adapter_model.safetensors").write_bytes(spec.job_id.encode())
+        weights = np.frombuffer(spec.job_id.encode().ljust(16)[-16:], np.uint8).astype(np.float32)
+        save_file({"q_proj.lora_B.weight": weights}, folder / "adapter_model.safetensors")
         (folder / "adapter_config.json").write_text("{}")
         values = {
             "adapter_dir": folder,

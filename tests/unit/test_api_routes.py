@@ -31,7 +31,7 @@ from reheatd.entropy.live import LiveSeries
 from reheatd.entropy.monitor import EntropyMonitor, MeasurementProgress
 from reheatd.entropy.series import EntropySeries, Window
 from reheatd.gateway.app import RequestCounts
-from reheatd.jobs.contracts import Job, JobStatus
+from reheatd.jobs.contracts import Job, JobEvent, JobStatus
 from reheatd.jobs.curves import CurveWriter
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.rollouts import RolloutRecorder
@@ -65,6 +65,7 @@ class ApiWorld(World):
             pool=self.pool,
             monitor=cast(EntropyMonitor, _Monitor(self)),
             series=self.series,
+            learning=self.learning,
             live=LiveSeries(self.db, confidence=0.95),
             dispatcher=cast(JobDispatcher, _Census(self)),
             requests=self.counts,
@@ -166,6 +167,30 @@ def test_status_reports_every_part(tmp_path: Path) -> None:
         assert report.workers.connected is None and report.workers.detail == "the broker is away"
 
     talk(ApiWorld(tmp_path), story)
+
+
+def test_what_is_paused_is_shown_until_it_is_resumed(tmp_path: Path) -> None:
+    async def story(client: Client, world: ApiWorld) -> None:
+        world.see("collapsed", 0.7)
+        for number in (1, 2):
+            spec = await world.until_submitted(number)
+            await world.dispatcher.report(spec.job_id, JobEvent(kind="failed", error="out of memory"))
+            await world.until_status(spec.job_id, JobStatus.FAILED)
+        groups = {"groups": 4.0, "groups_varied": 1.0, "groups_all_fail": 3.0, "groups_all_pass": 0.0, "reward": 0.1}
+        world.learning.add("rl-1", 0, 1, groups)
+        report = StatusView.model_validate((await client.get("/reheatd/v1/status")).json())
+        (pause,) = report.paused
+        assert pause.what == "reheats" and "out of memory" in pause.why
+        assert report.learning is not None and (report.learning.varied, report.learning.groups) == (1, 4)
+        resumed = await client.post("/reheatd/v1/control/resume")
+        assert resumed.json() == {"resumed": [pause.model_dump()]}
+        await world.until_submitted(3)
+        assert not StatusView.model_validate((await client.get("/reheatd/v1/status")).json()).paused
+        assert (await client.post("/reheatd/v1/control/resume")).json() == {"resumed": []}
+        shown = EntropyView.model_validate((await client.get("/reheatd/v1/entropy")).json())
+        assert shown.learning == report.learning
+
+    talk(ApiWorld(tmp_path, control={"cooldown_s": 0}), story)
 
 
 def test_a_job_from_request_to_version(tmp_path: Path) -> None:

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from rich.text import Text
 
 from cli import doctor, render
 from cli.main import main
 from reheatd.adapters.lineage import Lineage
+from reheatd.api.learning import LearningView
 from reheatd.api.schemas import VersionView
 from reheatd.jobs.report import JobReport
+from reheatd.runlog.signals import SignalFigures
 from tests.unit.report_support import job_report, rollout_row
 
 COMMANDS = [
@@ -41,6 +44,7 @@ COMMANDS = [
     ["jobs", "rollouts", "j1"],
     ["jobs", "cancel", "j1"],
     ["jobs", "approve", "j1"],
+    ["control", "resume"],
 ]
 
 JOB: dict[str, Any] = {
@@ -303,6 +307,27 @@ def test_a_jobs_rollouts_can_be_read() -> None:
     ]
     assert json.loads(raw.stdout) == body["rollouts"]
     assert none.stdout == "0 of the 40 rollouts that are kept of step 3 of j1\n"
+
+
+def test_resume_says_what_goes_on() -> None:
+    pause = {"what": "rounds", "since": time.time(), "why": "rl-1 and rl-2 ended in the same way: out of memory"}
+    with fake_daemon(
+        **{"POST /reheatd/v1/control/resume": [(200, {"resumed": [pause]}), (200, {"resumed": []})]}
+    ) as url:
+        first, second = (reheatd("control", "resume", "--url", url) for _ in range(2))
+    assert "rounds go on; they were paused because rl-1 and rl-2" in " ".join(first.stdout.split())
+    assert (second.returncode, second.stdout) == (0, "nothing is paused\n")
+
+
+def test_the_learning_signal_is_one_line_and_its_notes() -> None:
+    trend = SignalFigures(metric="reward", first=0.1, last=0.5)
+    figures = {"steps": 40, "groups": 4, "varied": 0.5, "all_fail": 3, "all_pass": 0.5}
+    view = LearningView(**figures, trends={"reward": trend}, notes=["the gradient norm spikes [twice]"])
+    line, note = (Text.from_markup(each).plain for each in render.learning(view))
+    assert line == (
+        "0.5 of 4.0 groups vary per step, 3.0 fail and 0.5 pass as a whole, reward 0.1 -> 0.5 (40 steps of RL)"
+    )
+    assert note == "the gradient norm spikes [twice]" and render.learning(None) == []
 
 
 def test_something_else_on_the_port_is_recognised() -> None:

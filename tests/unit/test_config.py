@@ -70,6 +70,21 @@ def test_a_configured_tau_that_would_cool_is_refused(tmp_path: Path, tau: str) -
         load_settings(write(tmp_path, f"[reheat]\ntau = {tau}\n"))
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('trigger = ["collapsed", "too hot"]', r"control\.trigger\.1 = 'too hot': must be 'collapsed', 'stalled' or"),
+        ("trigger = []", r"control\.trigger = \[\]: must have at least 1"),
+        ('trigger = ["stalled", "stalled"]', r"names 'stalled' twice"),
+        ('rl = "always"', r"control\.rl = 'always': must be 'off', 'after_reheat' or 'continuous'"),
+        ("continue_rl = true", r"unknown configuration key control\.continue_rl; did you mean control\.rl\?"),
+    ],
+)
+def test_what_the_daemon_does_by_itself_is_named_exactly(tmp_path: Path, line: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_settings(write(tmp_path, f"[control]\n{line}\n"))
+
+
 def test_missing_file_and_broken_toml_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist; `reheatd init`"):
         load_settings(tmp_path / "none.toml")

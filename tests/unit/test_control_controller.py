@@ -60,7 +60,7 @@ def test_the_journal_times_detection_dispatch_and_swap(tmp_path: Path) -> None:
         ]
         assert began <= moments[0] <= moments[1] <= moments[2]
 
-    live(World(tmp_path, control={"continue_rl": False}), story)
+    live(World(tmp_path, control={"rl": "off"}), story)
 
 
 def test_observing_leaves_a_collapse_alone_until_it_recovers(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_an_approved_job_runs(tmp_path: Path) -> None:
         await world.train(await world.until_submitted())
         await world.until_status(job.job_id, JobStatus.SUCCEEDED)
 
-    live(World(tmp_path, control={"mode": "approve", "continue_rl": False}), story)
+    live(World(tmp_path, control={"mode": "approve", "rl": "off"}), story)
 
 
 def test_a_failed_reheat_is_tried_again_only_after_the_cooldown(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from reheatd.control.retention import DiskLimitError
 from reheatd.errors import ConflictError, NotFoundError
@@ -11,14 +13,14 @@ from reheatd.jobs.contracts import JobStatus
 from tests.unit.control_support import REHEAT, World, live
 
 SIZE = 3000
-"""At least this much a version takes, in bytes."""
+"""At least this much a version takes, in bytes: it holds as many numbers."""
 
 
 async def publish(world: World, count: int) -> None:
     folder = world.folder / "trained"
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text("{}")
-    (folder / "adapter_model.safetensors").write_bytes(bytes(SIZE))
+    save_file({"q_proj.lora_B.weight": np.ones(SIZE, np.float32)}, folder / "adapter_model.safetensors")
     for _ in range(count):
         fields: dict[str, Any] = {"parent": 0, "base_model": "tiny", "base_digest": "0", "kind": "rl"}
         await world.store.publish(folder, **fields)

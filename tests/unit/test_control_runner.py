@@ -306,8 +306,9 @@ def test_a_bug_in_a_job_does_not_stop_the_loop(tmp_path: Path, caplog: pytest.Lo
     async def story(world: World) -> None:
         job = world.controller.submit(REHEAT)
         spec = await world.until_submitted()
-        done = JobEvent(kind="succeeded", result=world.result(spec, adapter_dir=tmp_path / "nowhere"))
-        await world.dispatcher.report(spec.job_id, done)
+        result = world.result(spec)
+        (result.adapter_dir / "adapter_config.json").unlink()
+        await world.dispatcher.report(spec.job_id, JobEvent(kind="succeeded", result=result))
         failed = await world.until_status(job.job_id, JobStatus.FAILED)
         assert "internal error" in (failed.error or "")
         await finish_one(world)

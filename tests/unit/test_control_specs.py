@@ -114,6 +114,7 @@ LIMITS = Thresholds(0.2, 0.24, None, 0.3, "10% of the baseline")
         ({"kind": "reheat"}, "collapsed", 0.15),
         ({"kind": "reheat"}, "collapsed", 0.23),
         ({"kind": "reheat"}, "warning", 0.19),
+        ({"kind": "reheat"}, "stalled", 0.9),
         ({"kind": "reheat"}, None, None),
         ({"kind": "reheat", "force": True}, "ok", 1.9),
         ({"kind": "reheat", "tau": 0.5}, "ok", 1.9),

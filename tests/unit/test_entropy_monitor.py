@@ -26,6 +26,7 @@ class Daemon:
     def __init__(self, folder: Path, engine: SimulatedEngine, settings: EntropySection = SETTINGS) -> None:
         self.version = 0
         self.seen: list[Window] = []
+        self.stalled: set[int] = set()
         self.db = connect(folder / "reheatd.sqlite3")
         self.series = EntropySeries(self.db, "key")
         self.monitor = EntropyMonitor(
@@ -35,6 +36,7 @@ class Daemon:
             settings,
             lambda: (self.version, f"policy-v{self.version}" if self.version else "base"),
             origin_of,
+            lambda version: version in self.stalled,
             self.seen.append,
         )
 
@@ -256,6 +258,22 @@ def test_the_latest_estimate_is_the_newest_window_and_of_the_base_the_baseline(t
         assert daemon.monitor.latest_estimate(1) == newest.estimate
         assert daemon.monitor.latest_estimate(0) == daemon.monitor.baseline
         assert daemon.monitor.latest_estimate(2) is None
+
+    drive(tmp_path, story)
+
+
+def test_a_stalled_policy_is_called_so_unless_its_entropy_says_why(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        engine.temperatures |= {"policy-v1": 1.0, "policy-v3": 0.2}
+        daemon.stalled = {1, 3}
+        daemon.version = 1
+        assert (await daemon.monitor.take_window()).verdict == daemon.monitor.verdict == "stalled"
+        daemon.stalled = {3}
+        assert daemon.monitor.verdict == "ok"
+        daemon.version = 3
+        assert (await daemon.monitor.take_window()).verdict == "stalled" and daemon.monitor.is_undecided
+        collapsed = await daemon.monitor.take_window()
+        assert collapsed.verdict == daemon.monitor.verdict == "collapsed" and not daemon.monitor.is_undecided
 
     drive(tmp_path, story)
 
