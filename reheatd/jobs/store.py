@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import Field
 
 from reheatd.errors import NotFoundError
-from reheatd.jobs.contracts import Job, JobResult, JobSpec, JobStatus
+from reheatd.jobs.contracts import DataPlace, Job, JobResult, JobSpec, JobStatus
 from reheatd.measures import Contract
 
 TABLES = """
@@ -94,6 +94,17 @@ class JobStore:
         """
         records = self._with_status(WAITING)
         return sorted(records, key=lambda record: (record.job.trigger != "follow_up", record.job.version is None))
+
+    def data_places(self) -> list[DataPlace]:
+        """Where RL stopped in the problems of every task that it was trained on.
+
+        Only jobs that were trained to their end count. A job whose version was rejected is one of them: the same
+        problems with the same random numbers would be rejected again.
+        """
+        rows = self._db.execute("SELECT json_extract(record, '$.result.place') AS place FROM jobs").fetchall()
+        places = [DataPlace.model_validate_json(row["place"]) for row in rows if row["place"] is not None]
+        # Every job goes on from the furthest place, so the furthest is the newest, in whichever order jobs were queued.
+        return list({place.problem_set: place for place in sorted(places, key=lambda place: place.drawn)}.values())
 
     def last_of_trigger(self, trigger: str) -> Job | None:
         """The newest job with this trigger; None if there is none."""
