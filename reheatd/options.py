@@ -22,7 +22,7 @@ LORA_TARGETS = {
 """Layers that the engine has LoRA for: each of vLLM's fused modules, with the model's own modules it is made of."""
 
 IDLE_CLIP = (
-    "cannot act with epochs = 1 and minibatches = 1, because the ratio that it clips is always 1; raise one of them, or "
+    "cannot act with epochs = 1 and minibatches = 1, because the ratio that it clips is always 1; raise one of them or "
     "leave the clip out"
 )
 """The end of a message that refuses a clip."""
