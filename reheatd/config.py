@@ -279,7 +279,7 @@ class Settings(BaseSettings):
                 f"reheat.tau = {self.reheat.tau} would make every reheat a cooling; set it above 1, and give a tau "
                 "below 1 to one job (`reheatd reheat --tau`)"
             )
-        idle = self.rl.idle_clip(self.rl.model_fields_set)
+        idle = self.rl.idle_clip(self.rl.model_dump(exclude_defaults=True))
         if idle is not None:
             raise ValueError(f"rl.{idle} = {getattr(self.rl, idle)} {IDLE_CLIP}")
         served = [module for fused in LORA_TARGETS.items() for module in (fused[0], *fused[1])]

@@ -99,7 +99,7 @@ class RLOptions(TrainingOptions):
     rollouts of a policy that has changed since, and the clip acts."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
     """Lower clip: the ratio to the policy before the step's first optimiser step is clipped at 1 - clip_low. With
-    epochs = minibatches = 1 that ratio is always 1, so no clip acts; giving one is an error."""
+    one epoch and one mini-batch that ratio is always 1, so no clip acts; changing one is then an error."""
     clip_high: float = Field(default=0.28, gt=0)
     """Upper clip: the same ratio is clipped at 1 + clip_high. A value above clip_low leaves room to explore. It acts
     only where clip_low does."""
