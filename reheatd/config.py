@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from reheatd.errors import ConfigError
 from reheatd.options import (
+    IDLE_CLIP,
     LORA_TARGETS,
     LoraOptions,
     NumberFormat,
@@ -291,6 +292,9 @@ class Settings(BaseSettings):
                 f"reheat.tau = {self.reheat.tau} would make every reheat a cooling; set it above 1, and give a tau "
                 "below 1 to one job (`reheatd reheat --tau`)"
             )
+        idle = self.rl.idle_clip(self.rl.model_dump(exclude_defaults=True))
+        if idle is not None:
+            raise ValueError(f"rl.{idle} = {getattr(self.rl, idle)} {IDLE_CLIP}")
         served = [module for fused in LORA_TARGETS.items() for module in (fused[0], *fused[1])]
         unserved = [module for module in self.lora.target_modules if module not in served]
         if unserved and "--lora-target-modules" not in engine.extra_args:

@@ -5,6 +5,7 @@ that give some options for one job, the flags of the command line and the file t
 that is added here appears in all of these places.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,12 @@ LORA_TARGETS = {
     "down_proj": ("down_proj",),
 }
 """Layers that the engine has LoRA for: each of vLLM's fused modules, with the model's own modules it is made of."""
+
+IDLE_CLIP = (
+    "cannot act with epochs = 1 and minibatches = 1, because the ratio that it clips is always 1; raise one of them or "
+    "leave the clip out"
+)
+"""The end of a message that refuses a clip."""
 
 NumberFormat = Literal["auto", "float32", "bfloat16"]
 
@@ -83,12 +90,19 @@ class RLOptions(TrainingOptions):
     """Adam learning rate of the LoRA weights."""
     temperature: float = Field(default=1.0, gt=0, le=2)
     """Sampling temperature of the rollouts."""
+    patience: int = Field(default=10, ge=1)
+    """Steps in a row without a group whose rewards differ, after which the job ends early: it learns nothing."""
     epochs: int = Field(default=1, ge=1)
-    """Optimiser steps taken on each batch of rollouts."""
+    """Passes over the rollouts of a step. One pass takes `minibatches` optimiser steps."""
+    minibatches: int = Field(default=1, ge=1)
+    """Optimiser steps into which the rollouts of a step are split. With more than one, all but the first learn from
+    rollouts of a policy that has changed since, and the clip acts."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
-    """Lower clip: the ratio to the policy before the batch's first optimiser step is clipped at 1 - clip_low."""
+    """Lower clip: the ratio to the policy before the step's first optimiser step is clipped at 1 - clip_low. With
+    one epoch and one mini-batch that ratio is always 1, so no clip acts; changing one is then an error."""
     clip_high: float = Field(default=0.28, gt=0)
-    """Upper clip: the same ratio is clipped at 1 + clip_high. A value above clip_low leaves room to explore."""
+    """Upper clip: the same ratio is clipped at 1 + clip_high. A value above clip_low leaves room to explore. It acts
+    only where clip_low does."""
     importance_cap: float = Field(default=2.0, gt=0)
     """Largest importance weight between the trainer's and the engine's log-probabilities; larger ones are truncated."""
     normalise_std: bool = False
@@ -103,6 +117,12 @@ class RLOptions(TrainingOptions):
     """Whether rollouts that were cut off at max_tokens are left out of the loss."""
     kl_coef: float = Field(default=0.0, ge=0)
     """Weight of KL(student || parent) in the loss; 0 saves a forward pass per step."""
+
+    def idle_clip(self, given: Collection[str]) -> str | None:
+        """The first of the clips in `given` that cannot act, because every ratio is 1; None if there is none."""
+        if self.epochs > 1 or self.minibatches > 1:
+            return None
+        return next((name for name in ("clip_low", "clip_high") if name in given), None)
 
 
 class LoraOptions(Options):

@@ -9,46 +9,58 @@ This is GRPO (arXiv 2402.03300) with these additions:
   run different kernels.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-import torch
-from torch import Tensor
-
-from reheatd.jobs.contracts import RLSpec
+from reheatd.jobs.contracts import DataPlace, RLSpec
 from reheatd.jobs.rollouts import RolloutRecorder
-from reheatd.measures import EntropyEstimate
+from reheatd.measures import Contract, EntropyEstimate
+from workers.adam_moments import load_moments, save_moments
 from workers.checkpoint import Checkpoints
-from workers.losses import chunked_logprobs
-from workers.optimisation import make_optimizer, optimizer_step
-from workers.policy import Policy, TokenBatch, micro_batches
-from workers.policy_gradient import clipped_surrogate, reference_kl
+from workers.policy import Policy
 from workers.progress import Progress
 from workers.rewards.scoring import Scorer
-from workers.sampling.groups import GroupCollector, ScoredRollout
+from workers.rl_learner import Learner
+from workers.sampling.group_counts import Drought
+from workers.sampling.groups import GroupCollector
 from workers.sampling.rollout import Sampler, parent_entropy
+from workers.sampling.seeds import seed_for
 from workers.task_data import Problem
 
-
-@dataclass(frozen=True)
-class OldPolicy:
-    """The trainer's policy on a micro-batch, before the first update on it."""
-
-    logprobs_T: Tensor
-    """The trainer's log-probabilities at the sampling temperature."""
-    importance_T: Tensor
-    """Truncated ratio of trainer to sampler at temperature 1."""
-    gap_T: Tensor
-    """The trainer's log-probability minus the sampler's, at temperature 1."""
-    reference_T: Tensor | None
-    """The parent's log-probabilities at the sampling temperature; None without a KL term."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RLOutcome:
     steps: int
+    updates: int
+    """Optimiser steps that were taken; 0 leaves the policy as it was."""
+    place: DataPlace
+    """Where the run stopped in its problems."""
     entropy_before: EntropyEstimate
     entropy_after: EntropyEstimate
+    stopped: Literal["steps", "no_signal"]
+    why_stopped: str | None
+    """With `no_signal`, one line about the groups of the last steps."""
+
+
+class Loop(Contract):
+    """Where a run is between two steps."""
+
+    before: EntropyEstimate
+    """The parent's entropy."""
+    place: DataPlace
+    first_update: int
+    """Optimiser steps of earlier jobs, with whose moments this job began."""
+    updates: int
+    """Optimiser steps of these jobs and of this one."""
+    step: int = 0
+    noops: int = 0
+    """Steps that gave nothing to learn from."""
+    drought: Drought = Drought()
 
 
 class Grpo:
@@ -69,116 +81,63 @@ class Grpo:
         self._spec = spec
         self._sampler = sampler
         self._groups = GroupCollector(spec, sampler, problems, scorer, progress, recorder)
+        self._learner = Learner(policy, spec)
         self._progress = progress
         self._checkpoints = checkpoints
-        self._optimizer = make_optimizer(policy.parameters(), spec.learning_rate)
-        self._updates = 0
 
     def run(self) -> RLOutcome:
-        """Takes all steps, or those after the checkpoint if there is one; the sampler then serves the final student."""
-        spec = self._spec
-        first, noops, before = self._resume()
-        for step in range(first, spec.steps):
-            batch = self._groups.collect(step)
-            metrics = batch.metrics
-            if batch.scored:
-                metrics |= self._learn(batch.scored)
-                self._sampler.publish(self._policy, step + 1)
-            else:
-                noops += 1
-            self._save(step + 1, noops, before)
-            metrics["noop_steps"] = float(noops)
-            self._progress.report("training", step + 1, metrics)
-        self._progress.report("measuring", spec.steps)
-        after = self._sampler.measure_entropy(spec.seed + spec.steps)
-        return RLOutcome(spec.steps, before, after)
+        """Takes all steps, or those after the checkpoint if there is one; the sampler then serves the final student.
 
-    def _resume(self) -> tuple[int, int, EntropyEstimate]:
-        """The step to begin with, the number of steps without a group to learn from, and the parent's entropy."""
-        loop = self._checkpoints.restore(self._policy, self._optimizer) if self._checkpoints else None
-        if loop is None:
-            return 0, 0, parent_entropy(self._spec, self._sampler, self._progress)
-        self._updates, self._groups.drawn = loop["updates"], loop["drawn"]
-        self._sampler.publish(self._policy, loop["step"])
-        return loop["step"], loop["noops"], EntropyEstimate.model_validate(loop["before"])
-
-    def _save(self, step: int, noops: int, before: EntropyEstimate) -> None:
-        if self._checkpoints:
-            loop = {
-                "step": step,
-                "noops": noops,
-                "before": before.model_dump(),
-                "updates": self._updates,
-                "drawn": self._groups.drawn,
-            }
-            self._checkpoints.save(self._policy, self._optimizer, loop)
-
-    def _learn(self, scored: list[ScoredRollout]) -> dict[str, float]:
-        """Takes `epochs` optimiser steps on one batch of rollouts."""
-        old: dict[int, OldPolicy] = {}
-        metrics: dict[str, float] = {}
-        for _ in range(self._spec.epochs):
-            metrics = self._update(scored, old)
-        return metrics
-
-    def _update(self, scored: list[ScoredRollout], old: dict[int, OldPolicy]) -> dict[str, float]:
-        """Takes one optimiser step.
-
-        Args:
-            old: What stays the same between the steps on one batch, by micro-batch; the first step fills it.
+        The run ends early if no group varied in `patience` steps in a row.
         """
-        policy, spec = self._policy, self._spec
-        tokens = sum(len(item.rollout.token_ids) for item in scored)
-        denominator = tokens if spec.normalisation == "tokens" else len(scored) * spec.max_tokens
-        totals = {"loss": 0.0, "entropy": 0.0, "logprob_gap": 0.0, "clip_fraction": 0.0, "importance_capped": 0.0}
-        if spec.kl_coef:
-            totals["kl"] = 0.0
-        lengths = [len(item.rollout.prompt_ids) + len(item.rollout.token_ids) for item in scored]
-        for number, indices in enumerate(micro_batches(lengths, policy.micro_batch_tokens)):
-            part = [scored[i] for i in indices]
-            batch = TokenBatch.build([(i.rollout.prompt_ids, i.rollout.token_ids) for i in part], policy.device)
-            hidden_TD = policy.hidden(batch)
-            logprobs_T, entropy_T = chunked_logprobs(
-                hidden_TD, policy.head_VD, batch.targets_T, temperature=spec.temperature
-            )
-            if number not in old:
-                old[number] = self._old_policy(part, batch, hidden_TD.detach(), logprobs_T.detach())
-            before = old[number]
-            advantages = torch.tensor([i.advantage for i in part], device=policy.device)
-            loss_T, clipped_T = clipped_surrogate(
-                logprobs_T,
-                before.logprobs_T,
-                advantages[batch.rows_T],
-                before.importance_T,
-                clip_low=spec.clip_low,
-                clip_high=spec.clip_high,
-            )
-            if before.reference_T is not None:
-                kl_T = reference_kl(logprobs_T, before.logprobs_T, before.reference_T)
-                loss_T = loss_T + spec.kl_coef * kl_T
-                totals["kl"] += float(kl_T.detach().sum()) / tokens
-            loss = loss_T.sum() / denominator
-            loss.backward()
-            totals["loss"] += loss.item()
-            totals["entropy"] += float(entropy_T.detach().sum()) / tokens
-            totals["clip_fraction"] += float(clipped_T.sum()) / tokens
-            totals["logprob_gap"] += float(before.gap_T.abs().sum()) / tokens
-            totals["importance_capped"] += float((before.importance_T >= spec.importance_cap).sum()) / tokens
-        totals["grad_norm"] = optimizer_step(self._optimizer, policy.parameters(), spec, self._updates)
-        self._updates += 1
-        return totals
+        spec, loop = self._spec, self._resume()
+        while loop.step < spec.steps and loop.drought.steps < spec.patience:
+            batch = self._groups.collect(loop.step)
+            metrics = batch.metrics
+            loop.step += 1
+            if batch.scored:
+                metrics |= self._learner.learn(batch.scored)
+                self._sampler.publish(self._policy, loop.step)
+            else:
+                loop.noops += 1
+            loop.drought = loop.drought.after(batch.counts)
+            loop.place, loop.updates = self._groups.order.place, self._learner.updates
+            if self._checkpoints:
+                self._checkpoints.save(self._policy, self._learner.optimizer, loop.model_dump())
+            self._progress.report("training", loop.step, metrics | {"noop_steps": float(loop.noops)})
+        return self._outcome(loop)
 
-    def _old_policy(
-        self, part: Sequence[ScoredRollout], batch: TokenBatch, hidden_TD: Tensor, logprobs_T: Tensor
-    ) -> OldPolicy:
-        policy, spec = self._policy, self._spec
-        raw_T = logprobs_T
-        if spec.temperature != 1.0:  # the sampler's log-probabilities are those of temperature 1
-            raw_T, _ = chunked_logprobs(hidden_TD, policy.head_VD, batch.targets_T)
-        gap_T = raw_T - torch.tensor([value for i in part for value in i.rollout.logprobs], device=policy.device)
-        reference_T = None
-        if spec.kl_coef:
-            with policy.as_teacher():
-                parent_TD = policy.hidden(batch)
-            reference_T, _ = chunked_logprobs(parent_TD, policy.head_VD, batch.targets_T, temperature=spec.temperature)
-        return OldPolicy(logprobs_T, gap_T.exp().clamp(max=spec.importance_cap), gap_T, reference_T)
+    def _outcome(self, loop: Loop) -> RLOutcome:
+        spec = self._spec
+        why_stopped = str(loop.drought) if loop.drought.steps >= spec.patience else None
+        if why_stopped:
+            logger.warning("%s stops at step %d: %s", spec.job_id, loop.step, why_stopped)
+        self._progress.report("measuring", loop.step)
+        return RLOutcome(
+            steps=loop.step,
+            updates=loop.updates - loop.first_update,
+            place=loop.place,
+            entropy_before=loop.before,
+            entropy_after=self._sampler.measure_entropy(seed_for("probes", spec.seed, spec.steps)),
+            stopped="no_signal" if why_stopped else "steps",
+            why_stopped=why_stopped,
+        )
+
+    def save_optimizer(self, folder: Path) -> None:
+        """Writes Adam's moments beside the student's adapter in `folder`, for the next job of RL."""
+        save_moments(folder, self._policy, self._learner.optimizer)
+
+    def _resume(self) -> Loop:
+        """The loop as the checkpoint has it; without one, the beginning, with the moments of the job before."""
+        optimizer, order = self._learner.optimizer, self._groups.order
+        saved = self._checkpoints.restore(self._policy, optimizer) if self._checkpoints else None
+        if saved is not None:
+            loop = Loop.model_validate(saved)
+            self._learner.updates, order.place = loop.updates, loop.place
+            self._sampler.publish(self._policy, loop.step)
+            return loop
+        if self._spec.parent_adapter is not None:
+            self._learner.updates = load_moments(self._spec.parent_adapter, self._policy, optimizer)
+        before = parent_entropy(self._spec, self._sampler, self._progress)
+        updates = self._learner.updates
+        return Loop(before=before, place=order.place, first_update=updates, updates=updates)

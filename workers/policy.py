@@ -154,7 +154,12 @@ class Policy:
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """The student's LoRA weights, float32."""
-        return [weight for name, weight in self._peft.named_parameters() if "lora_" in name and f".{STUDENT}." in name]
+        return list(self.named_parameters().values())
+
+    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The student's LoRA weights by name, always in the same order."""
+        weights = self._peft.named_parameters()
+        return {name: weight for name, weight in weights if "lora_" in name and f".{STUDENT}." in name}
 
     @contextmanager
     def as_teacher(self) -> Iterator[None]:

@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 
+def rewards_vary(rewards: Sequence[float]) -> bool:
+    """Whether the rewards of a group differ, so that it teaches something."""
+    return max(rewards) - min(rewards) >= 1e-9
+
+
 def group_advantages(rewards: Sequence[float], *, normalise_std: bool) -> list[float] | None:
     """The advantage of every rollout of a group over the group's mean; None if all rewards are equal."""
-    if max(rewards) - min(rewards) < 1e-9:
+    if not rewards_vary(rewards):
         return None
     mean = sum(rewards) / len(rewards)
     centred = [reward - mean for reward in rewards]

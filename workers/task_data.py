@@ -55,7 +55,7 @@ def load_task(path: Path | None, eval_count: int) -> TaskData:
         problems.append(Problem(prompt_messages(place, values), str(answer)))
     if len(problems) < 2:
         raise BadInputError(f"{path}: needs at least 2 problems, has {len(problems)}", param="task.path")
-    order = sorted(range(len(problems)), key=lambda i: _digest(problems[i]))
+    order = sorted(range(len(problems)), key=lambda i: problem_digest(problems[i]))
     held_out = order[: min(eval_count, len(problems) // 2)]
     chosen = set(held_out)
     return TaskData(
@@ -72,8 +72,9 @@ def load_prompts() -> list[Messages]:
 
 def problem_set_digest(problems: Sequence[Problem]) -> str:
     """Identifies these problems in this order."""
-    return hashlib.sha256("".join(map(_digest, problems)).encode()).hexdigest()[:16]
+    return hashlib.sha256("".join(map(problem_digest, problems)).encode()).hexdigest()[:16]
 
 
-def _digest(problem: Problem) -> str:
+def problem_digest(problem: Problem) -> str:
+    """SHA-256 over a problem's messages and answer."""
     return hashlib.sha256(json.dumps([problem.messages, problem.answer], sort_keys=True).encode()).hexdigest()

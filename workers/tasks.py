@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -34,6 +34,7 @@ from workers.report import make_report, write_report
 from workers.rewards.verifier import Verifier
 from workers.sampling.recording import RecordedSampling
 from workers.sampling.rollout import Batch, Rollout
+from workers.sampling.seeds import seed_for
 from workers.sampling.served import ServedSampler
 from workers.task_data import Messages, Problem, load_prompts, load_task, problem_set_digest
 from workers.ts_opsd import Reheater, ReheatOutcome
@@ -90,12 +91,13 @@ def run(spec: TrainingSpec, channel: ProgressChannel) -> JobResult:
         before = evaluation.before()
         checkpoints = Checkpoints(spec)
         recorder = RolloutRecorder(spec.rollouts_file, steps=spec.steps, keep=spec.rollouts_kept)
-        outcome: ReheatOutcome | RLOutcome
+        trainer: Reheater | Grpo
         if isinstance(spec, ReheatSpec):
             recorded = RecordedSampling(sampler, recorder)
-            outcome = Reheater(policy, spec, recorded, prompts, progress, checkpoints).run()
+            trainer = Reheater(policy, spec, recorded, prompts, progress, checkpoints)
         else:
-            outcome = Grpo(policy, spec, sampler, task.train, verifier, progress, checkpoints, recorder).run()
+            trainer = Grpo(policy, spec, sampler, task.train, verifier, progress, checkpoints, recorder)
+        outcome = trainer.run()
         progress.report("evaluating", outcome.steps, {"probe_entropy": outcome.entropy_after.mean})
         after = evaluation.after(outcome.steps)
         progress.report("reporting", outcome.steps)
@@ -103,15 +105,13 @@ def run(spec: TrainingSpec, channel: ProgressChannel) -> JobResult:
         result = JobResult(
             adapter_dir=spec.output_dir / "result",
             report_dir=spec.output_dir / "report",
-            steps=outcome.steps,
-            tau=outcome.tau if isinstance(outcome, ReheatOutcome) else None,
+            **_how_it_ended(outcome),
             entropy_before=outcome.entropy_before,
             entropy_after=outcome.entropy_after,
             accuracy_before=before.accuracy,
             accuracy_after=after.accuracy,
             proof=build_proof(policy, after.rollouts),
             metrics=progress.metrics,
-            stopped=outcome.stopped if isinstance(outcome, ReheatOutcome) else "steps",
             seconds=time.monotonic() - started,
         )
         for leftover in ("report", "result"):  # from a worker that died before it could report them
@@ -119,7 +119,17 @@ def run(spec: TrainingSpec, channel: ProgressChannel) -> JobResult:
         report = make_report(spec, result, comparison)
         write_report(spec.output_dir / "report", report, read_curves(spec.curves_file))
         policy.save(result.adapter_dir, spec.model_path)
+        if isinstance(trainer, Grpo):
+            trainer.save_optimizer(result.adapter_dir)
         return result
+
+
+def _how_it_ended(outcome: ReheatOutcome | RLOutcome) -> dict[str, Any]:
+    """The fields of `JobResult` that training decides."""
+    fields: dict[str, Any] = {"steps": outcome.steps, "stopped": outcome.stopped}
+    if isinstance(outcome, ReheatOutcome):
+        return fields | {"tau": outcome.tau, "updates": outcome.steps}
+    return fields | {"updates": outcome.updates, "place": outcome.place, "why_stopped": outcome.why_stopped}
 
 
 def run_import(spec: ImportSpec, channel: ProgressChannel) -> ImportResult:
@@ -139,7 +149,7 @@ def run_import(spec: ImportSpec, channel: ProgressChannel) -> ImportResult:
         policy = Policy.load(spec.model_path, spec.lora, spec.adapter, dtype=_dtype(), seed=spec.seed)
         sampler.load(spec.adapter, 0)
         progress.report("measuring", 0)
-        entropy = sampler.measure_entropy(spec.seed)
+        entropy = sampler.measure_entropy(seed_for("probes", spec.seed, 0))
         progress.report("evaluating", 0, {"probe_entropy": entropy.mean})
         rollouts = [*map(list, probes.probes)][: spec.report_rollouts]
         longest = spec.probes.max_tokens
@@ -216,11 +226,13 @@ class Evaluation:
         length = max(spec.probes.max_tokens, COMPLETION_TOKENS)
         batches: dict[str, Batch] = {}
         if accuracy is None:
-            batches["accuracy"] = evaluation_batch(problems, spec.task, self.max_tokens, spec.seed)
+            seed = seed_for("answers", spec.seed)
+            batches["accuracy"] = evaluation_batch(problems, spec.task, self.max_tokens, seed)
         if len(rollouts) < len(prompts):
-            batches["rollouts"] = Batch(prompts[len(rollouts) :], 1, length, temperature=1.0, seed=spec.seed)
+            seed = seed_for("report", spec.seed)
+            batches["rollouts"] = Batch(prompts[len(rollouts) :], 1, length, temperature=1.0, seed=seed)
         # As long as the rollouts: completions of different lengths would seem to differ more than they do.
-        batches["greedy"] = Batch(prompts, 1, length, temperature=0.0, seed=spec.seed)
+        batches["greedy"] = Batch(prompts, 1, length, temperature=0.0, seed=0)
         self.progress.report("evaluating", step)
         answers = dict(zip(batches, self.sampler.sample_all([*batches.values()]), strict=True))
         self.progress.report("scoring", step)

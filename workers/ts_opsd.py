@@ -27,6 +27,7 @@ from workers.optimisation import make_optimizer, optimizer_step
 from workers.policy import Policy, TokenBatch, micro_batches
 from workers.progress import Progress
 from workers.sampling.rollout import Rollout, Sampler, parent_entropy
+from workers.sampling.seeds import seed_for
 from workers.task_data import Messages
 
 LIVE_TAU = 1.2
@@ -216,7 +217,7 @@ class Reheater:
 
     def _probe(self, step: int, seed: int) -> EntropyEstimate:
         self._progress.report("measuring", step)
-        entropy = self._sampler.measure_entropy(self._spec.seed + seed)
+        entropy = self._sampler.measure_entropy(seed_for("probes", self._spec.seed, seed))
         self._progress.report("measuring", step, {"probe_entropy": entropy.mean})
         return entropy
 
@@ -263,7 +264,8 @@ class Reheater:
         count = spec.prompts_per_step * spec.refresh_every
         start = step * spec.prompts_per_step
         chosen = [self._prompts[(start + i) % len(self._prompts)] for i in range(count)]
-        groups = self._sampler.sample(chosen, n=1, max_tokens=spec.max_tokens, temperature=1.0, seed=spec.seed + step)
+        seed = seed_for("prompts", spec.seed, step)
+        groups = self._sampler.sample(chosen, n=1, max_tokens=spec.max_tokens, temperature=1.0, seed=seed)
         rollouts = [rollout for group in groups for rollout in group]
         if not rollouts:
             raise EngineError(f"{self._sampler.model} sampled no tokens for any of {count} prompts; is it broken?")

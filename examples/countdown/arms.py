@@ -180,6 +180,7 @@ def _reinforce(
         learning_rate=learning_rate,
         temperature=temperature,
         max_resamples=0,  # so that equal budgets give equal numbers of steps
+        patience=max(1, samples // STEP),  # no arm ends before its budget
     )
     Grpo(policy, spec, sampler, training_problems(seed), InProcessScorer(reward), curve).run()
 
@@ -194,7 +195,7 @@ def training_problems(seed: int) -> list[Problem]:
 
 
 def job_fields(seed: int) -> dict[str, Any]:
-    """The fields of a job that only a daemon needs, and a seed whose steps use seeds that no other job's steps use."""
+    """The fields of a job that only a daemon needs, with the shape of the adapter and the seed."""
     nowhere = Path()
     return {
         "job_id": "countdown",
@@ -204,5 +205,5 @@ def job_fields(seed: int) -> dict[str, Any]:
         "gateway_url": "",
         "output_dir": nowhere,
         "lora": LORA,
-        "seed": seed * 1_000_000,
+        "seed": seed,
     }

@@ -1,7 +1,8 @@
 """Immutable adapter versions on disk, and which of them is promoted.
 
-A version is a folder `policy-vN-<digest>` with weights, configuration, lineage and its job's report. The folder is
-complete from the moment it has its name. A version's number is never used again, even if the version is deleted.
+A version is a folder `policy-vN-<digest>` with weights, configuration, lineage and its job's report; one that RL made
+has Adam's moments, too. The folder is complete from the moment it has its name. A version's number is never used again,
+even if the version is deleted.
 """
 
 import asyncio
@@ -24,6 +25,9 @@ from reheatd.names import parse_version_name, version_name
 log = logging.getLogger(__name__)
 
 LINEAGE_FILE = "lineage.json"
+MOMENTS_FILE = "adam_moments.safetensors"
+"""Adam's moments at the end of the job of RL that made a version. The digest does not cover them, and nobody but the
+next job of RL needs them."""
 REPORT_FOLDER = "report"
 VersionState = Literal["candidate", "promoted", "retired", "rejected"]
 
@@ -242,6 +246,8 @@ def _publish(source: Path, report: Path | None, record: Lineage, final: Path) ->
     with publish_folder(final) as scratch:
         for name in (WEIGHTS_FILE, CONFIG_FILE):
             shutil.copyfile(source / name, scratch / name)
+        if (source / MOMENTS_FILE).exists():
+            shutil.copyfile(source / MOMENTS_FILE, scratch / MOMENTS_FILE)
         (scratch / LINEAGE_FILE).write_text(record.model_dump_json(indent=2))
         if report is not None:
             shutil.copytree(report, scratch / REPORT_FOLDER)

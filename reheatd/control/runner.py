@@ -118,6 +118,7 @@ class JobRunner:
             verdict=monitor.verdict,
             parent_entropy=dependencies.monitor.latest_estimate(parent),
             parent_lineage=dependencies.versions.get(parent).lineage,
+            places=self._ledger.jobs.data_places(),
         )
         spec.output_dir.mkdir(parents=True, exist_ok=True)
         self.record.spec = spec
@@ -135,7 +136,8 @@ class JobRunner:
             raise RuntimeError(f"{job.job_id} trained, but its result is an import's")
         self.record.result = result
         job.phase = ""
-        why = f"{job.job_id} trained {result.steps} steps, stopped by {result.stopped}"
+        because = f" ({result.why_stopped})" if result.why_stopped else ""
+        why = f"{job.job_id} trained {result.steps} steps, stopped by {result.stopped}{because}"
         self._ledger.advance(self.record, JobStatus.GATING, State.GATING, why)
 
     async def _gate(self) -> None:

@@ -1,6 +1,7 @@
 """Makes a job's specification from a request and the settings, and a version's lineage from a finished job."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar
 
@@ -11,6 +12,7 @@ from reheatd.entropy.detector import Verdict
 from reheatd.entropy.regime import Thresholds
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import (
+    DataPlace,
     ImportRequest,
     ImportResult,
     ImportSpec,
@@ -24,7 +26,7 @@ from reheatd.jobs.contracts import (
     TrainingSpec,
 )
 from reheatd.measures import EntropyEstimate
-from reheatd.options import Options, ProbeOptions, ReheatOptions, RLOptions, TaskOptions
+from reheatd.options import IDLE_CLIP, Options, ProbeOptions, ReheatOptions, RLOptions, TaskOptions
 
 FORCED_RISE = 1.2
 """A reheat that is forced on a policy that has not collapsed leads to this many times its entropy by default."""
@@ -50,8 +52,8 @@ def check_request(
         default_target: Entropy to which a reheat leads unless it is told another; None while it is not known.
 
     Raises:
-        BadInputError: The job has more tokens than the engine accepts, a tau that changes nothing, two targets, or a
-            target that no distribution reaches; `param` names the option.
+        BadInputError: The job has more tokens than the engine accepts, a clip that cannot act, a tau that changes
+            nothing, two targets, or a target that no distribution reaches; `param` names the option.
     """
     if isinstance(request, ImportRequest):
         return
@@ -62,6 +64,9 @@ def check_request(
             f"{settings.policy.max_model_len}; ask for fewer tokens",
             param="max_tokens",
         )
+    idle = options.idle_clip(request.given()) if isinstance(options, RLOptions) else None
+    if idle is not None:
+        raise BadInputError(f"{idle} = {getattr(options, idle)} {IDLE_CLIP}", param=idle)
     if isinstance(request, ReheatRequest):
         _check_reheat(request, settings.reheat, vocabulary, baseline, default_target)
 
@@ -166,6 +171,7 @@ def build_spec(
     verdict: Verdict | None = None,
     parent_entropy: EntropyEstimate | None = None,
     parent_lineage: Lineage | None = None,
+    places: Sequence[DataPlace] = (),
 ) -> TrainingSpec:
     """The specification of a requested job; options that the request does not give come from the settings.
 
@@ -178,6 +184,7 @@ def build_spec(
         parent_entropy: Newest estimate of the parent's entropy, if there is one.
         parent_lineage: Lineage of the parent. Its accuracy is reused if it was measured with the same task options,
             and so is its entropy if it was measured on the same probes and there is no newer estimate.
+        places: Where earlier jobs of RL stopped in their problems.
 
     Raises:
         BadInputError: As for `check_request`.
@@ -205,7 +212,7 @@ def build_spec(
         "seed": request.seed,
     }
     if isinstance(request, RLRequest):
-        return RLSpec(**common, **rl.model_dump())
+        return RLSpec(**common, **rl.model_dump(), places=list(places))
     options = merged(settings.reheat, request)
     target = target_entropy(request, settings.reheat, baseline, default_target)
     gives_target = {"target_ratio", "target_entropy"} & set(request.given())

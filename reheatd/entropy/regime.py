@@ -114,7 +114,10 @@ def stable_level(entropies: Sequence[float], baseline: float | None) -> float | 
 
 @dataclass(frozen=True)
 class SignalStep:
-    """The learning signal of one step of RL. The three shares of its groups of rollouts add up to 1."""
+    """The learning signal of one step of RL.
+
+    The three shares of its groups of rollouts add up to 1, but for groups whose rewards are all equal and in between.
+    """
 
     varied: float
     """Share of groups whose rewards differ, which are the only ones that teach something."""

@@ -91,10 +91,24 @@ class ReheatSpec(JobBase, ReheatOptions):
     kind: Literal["reheat"] = "reheat"
 
 
+class DataPlace(Contract):
+    """How far RL has come in the problems of a task. Problems are drawn in a random order, once per epoch."""
+
+    problem_set: str
+    """Digest of the problems that are trained on; it depends neither on their order nor on the file they are in."""
+    seed: int
+    """Seed of the order: that of the first job on these problems."""
+    drawn: int
+    """Problems drawn so far, in all epochs together."""
+
+
 class RLSpec(JobBase, RLOptions):
     """A job of continued RL."""
 
     kind: Literal["rl"] = "rl"
+    places: list[DataPlace] = Field(default_factory=list)
+    """Where earlier jobs stopped in the problems that they trained on. The worker goes on from the place in its own
+    problems; if it is not among them, the job is the first on them."""
 
 
 class ImportSpec(JobBase):
@@ -133,7 +147,14 @@ class JobResult(Contract):
     metrics: dict[str, float] = Field(default_factory=dict)
     """The last values of the training metrics."""
     stopped: str
-    """Why training ended: `target`, `steps`, or `no_signal` if rollouts taught nothing any more."""
+    """Why training ended: `target`, `steps`, or `no_signal` if no group of rollouts varied for `rl.patience` steps."""
+    why_stopped: str | None = None
+    """With `no_signal`, one line about the groups of the last steps; otherwise None."""
+    updates: int | None = None
+    """Optimiser steps that the job took; 0 means that the adapter is its parent's. None if an earlier version of
+    reheatd trained."""
+    place: DataPlace | None = None
+    """Where RL stopped in its problems; None for a reheat."""
     seconds: float
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from reheatd.errors import NotFoundError
-from reheatd.jobs.contracts import Job, JobResult, JobSpec, JobStatus, Trigger
+from reheatd.jobs.contracts import DataPlace, Job, JobResult, JobSpec, JobStatus, Trigger
 from reheatd.measures import Contract
 
 TABLES = """
@@ -103,6 +103,17 @@ class JobStore:
             f"SELECT record FROM jobs WHERE trigger IN ({marks}) ORDER BY number DESC", triggers
         ):
             yield JobRecord.model_validate_json(row["record"])
+
+    def data_places(self) -> list[DataPlace]:
+        """Where RL stopped in the problems of every task that it was trained on.
+
+        Only jobs that were trained to their end count. A job whose version was rejected is one of them: the same
+        problems with the same random numbers would be rejected again.
+        """
+        rows = self._db.execute("SELECT json_extract(record, '$.result.place') AS place FROM jobs").fetchall()
+        places = [DataPlace.model_validate_json(row["place"]) for row in rows if row["place"] is not None]
+        # Every job goes on from the furthest place, so the furthest is the newest, in whichever order jobs were queued.
+        return list({place.problem_set: place for place in sorted(places, key=lambda place: place.drawn)}.values())
 
     def _with_status(self, statuses: tuple[JobStatus, ...]) -> list[JobRecord]:
         marks = ", ".join("?" for _ in statuses)

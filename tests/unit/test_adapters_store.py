@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from reheatd.adapters.store import AdapterStore
+from reheatd.adapters.exporting import export_files
+from reheatd.adapters.store import MOMENTS_FILE, AdapterStore
 from reheatd.database import connect
 from reheatd.errors import AdapterInvalidError, ConflictError, NotFoundError
 from reheatd.names import parse_version_name
@@ -62,6 +63,20 @@ def test_a_report_lies_beside_the_adapter(tmp_path: Path, db: sqlite3.Connection
     assert (store.path(1) / "report" / "report.md").read_text() == "# what changed"
     assert store.report_path(2) is None and store.report_path(0) is None
     assert with_report.digest == without.digest
+
+
+def test_moments_lie_beside_the_adapter_and_go_with_it(tmp_path: Path, db: sqlite3.Connection) -> None:
+    store = open_store(tmp_path, db)
+    trained = source(tmp_path, "a")
+    without = asyncio.run(store.publish(trained, **FIELDS))
+    (trained / MOMENTS_FILE).write_bytes(bytes(1000))
+    with_moments = asyncio.run(store.publish(trained, **FIELDS))
+    assert without.digest == with_moments.digest
+    assert 1000 <= store.disk_bytes(2) - store.disk_bytes(1) < 1100
+    assert (asyncio.run(store.intact_path(2)) / MOMENTS_FILE).read_bytes() == bytes(1000)
+    assert MOMENTS_FILE not in export_files(store.path(2), "tiny")
+    store.delete(2)
+    assert not [*tmp_path.glob(f"adapters/**/{MOMENTS_FILE}")]
 
 
 def test_numbers_are_never_used_again(tmp_path: Path, db: sqlite3.Connection) -> None:

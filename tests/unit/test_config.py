@@ -85,6 +85,12 @@ def test_what_the_daemon_does_by_itself_is_named_exactly(tmp_path: Path, line: s
         load_settings(write(tmp_path, f"[control]\n{line}\n"))
 
 
+def test_a_configured_clip_that_cannot_act_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rl\.clip_low = 0\.1 cannot act with epochs = 1 and minibatches = 1"):
+        load_settings(write(tmp_path, "[rl]\nclip_low = 0.1\n"))
+    assert load_settings(write(tmp_path, "[rl]\nclip_low = 0.1\nminibatches = 2\n")).rl.clip_low == 0.1
+
+
 def test_missing_file_and_broken_toml_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist; `reheatd init`"):
         load_settings(tmp_path / "none.toml")

@@ -181,12 +181,20 @@ def test_ratios_become_targets_in_nats(tmp_path: Path, request_fields: dict[str,
         ({"kind": "rl", "target_ratio": 0.5}, "target_ratio"),
         ({"kind": "reheat", "temperature": 0.5}, "temperature"),
         ({"kind": "reheat", "target_ratio": 0.5, "target_entropy": 1.0}, "target_ratio"),
+        ({"kind": "rl", "clip_high": 0.3}, "clip_high"),
     ],
 )
 def test_requests_that_make_no_sense_name_the_field(request_fields: dict[str, Any], param: str) -> None:
     with pytest.raises(BadInputError) as raised:
         check_request(parse_request(request_fields), Settings(), vocabulary=100, baseline=2.0)
     assert raised.value.param == param
+
+
+@pytest.mark.parametrize("more", [{"epochs": 2}, {"minibatches": 2}])
+def test_a_clip_is_accepted_where_it_can_act(more: dict[str, int]) -> None:
+    request = {"kind": "rl", "clip_high": 0.3}
+    check_request(parse_request(request | more), Settings(), vocabulary=100)
+    check_request(parse_request(request), Settings.model_validate({"rl": more}), vocabulary=100)
 
 
 @pytest.mark.parametrize(

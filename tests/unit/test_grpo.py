@@ -70,11 +70,57 @@ def test_reward_rises(tmp_path: Path, fields: dict[str, Any]) -> None:
     assert all(step["completion_tokens"] == 8 and step["truncated"] == 1 for step in metrics)
 
 
-def test_only_a_second_epoch_can_be_clipped(tmp_path: Path) -> None:
-    _, once, *_ = train(tmp_path, share_of_even_tokens, steps=3)
-    _, twice, *_ = train(tmp_path, share_of_even_tokens, steps=3, epochs=3, learning_rate=0.03)
+@pytest.mark.parametrize("fields", [{"epochs": 3}, {"minibatches": 4}])
+def test_only_a_second_optimiser_step_on_a_batch_can_be_clipped(tmp_path: Path, fields: dict[str, Any]) -> None:
+    _, once, *_ = train(tmp_path, share_of_even_tokens, steps=3, learning_rate=0.03)
+    _, again, *_ = train(tmp_path, share_of_even_tokens, steps=3, learning_rate=0.03, **fields)
     assert all(step["clip_fraction"] == 0 for step in once)
-    assert any(step["clip_fraction"] > 0 for step in twice)
+    assert any(step["clip_fraction"] > 0 for step in again)
+
+
+def test_every_mini_batch_is_compared_with_the_policy_before_the_first_update(tmp_path: Path) -> None:
+    """The sampler is the trainer's own model, so only a policy that was updated since differs from it."""
+    _, metrics, *_ = train(tmp_path, share_of_even_tokens, steps=3, minibatches=4, learning_rate=0.03, epochs=2)
+    assert all(step["logprob_gap"] < 1e-4 for step in metrics)
+
+
+def test_mini_batches_are_optimiser_steps_of_their_own(tmp_path: Path) -> None:
+    outcome, *_ = train(tmp_path, share_of_even_tokens, steps=2, minibatches=4, epochs=3)
+    assert outcome.updates == 2 * 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("reward", "counted", "says"),
+    [
+        (0.0, "groups_all_fail", "100% failed, 0% passed"),
+        (1.0, "groups_all_pass", "0% failed, 100% passed"),
+        (0.5, None, "0% failed, 0% passed, 100% had equal rewards in between"),
+    ],
+)
+def test_a_run_without_signal_ends_early_and_says_why(
+    tmp_path: Path, reward: float, counted: str | None, says: str
+) -> None:
+    outcome, metrics, *_ = train(tmp_path, lambda _: reward, steps=9, patience=3, max_resamples=1)
+    assert (outcome.steps, outcome.updates, outcome.stopped) == (3, 0, "no_signal")
+    assert outcome.why_stopped == f"none of the 48 groups of the last 3 steps varied: {says}"
+    assert metrics[-1]["groups"] == 16 and metrics[-1]["reward"] == reward
+    found = {name: metrics[-1][name] for name in ("groups_all_fail", "groups_all_pass", "groups_varied")}
+    assert found == {name: 16.0 if name == counted else 0.0 for name in found}
+    assert "grad_norm" not in metrics[-1]
+
+
+def test_patience_begins_anew_with_every_group_that_varies(tmp_path: Path) -> None:
+    calls = 0
+
+    def sometimes(completion: str) -> float:
+        nonlocal calls
+        calls += 1
+        # Of three steps, only the last has a group that varies.
+        return float((calls - 1) // 64 % 3 == 2 and calls % 2)
+
+    outcome, metrics, *_ = train(tmp_path, sometimes, steps=9, patience=3, max_resamples=0)
+    assert [step["groups_varied"] for step in metrics] == [0, 0, 8] * 3
+    assert (outcome.steps, outcome.updates, outcome.stopped, outcome.why_stopped) == (9, 3, "steps", None)
 
 
 def test_groups_without_variance_are_resampled_then_a_noop_is_reported(tmp_path: Path) -> None:
@@ -87,8 +133,11 @@ def test_groups_without_variance_are_resampled_then_a_noop_is_reported(tmp_path:
 
 def test_groups_without_variance_are_replaced_by_further_problems(tmp_path: Path) -> None:
     _, metrics, verifier, _ = train(tmp_path, share_of_even_tokens, ["easy", ""], steps=1, max_resamples=9)
-    assert metrics[0]["samples"] == verifier.calls == (8 + 4 + 2 + 1 + 1) * 8  # half of what is drawn is useful
-    assert metrics[0]["zero_variance_groups"] == 0.5
+    groups = metrics[0]["groups"]
+    assert metrics[0]["groups_varied"] == 8 and groups > 12  # half of what is drawn is useful
+    assert metrics[0]["groups_all_pass"] == groups - 8 and metrics[0]["groups_all_fail"] == 0
+    assert metrics[0]["samples"] == verifier.calls == groups * 8
+    assert metrics[0]["zero_variance_groups"] == 1 - 8 / groups
     _, metrics, verifier, _ = train(tmp_path, share_of_even_tokens, ["easy", ""], steps=1, max_resamples=0)
     assert metrics[0]["samples"] == verifier.calls == 8 * 8
 

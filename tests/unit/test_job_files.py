@@ -13,6 +13,7 @@ from reheatd.options import LoraOptions
 from tests.unit.report_support import rollout_row
 from tests.unit.workers_support import NumberCodec, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.policy import Policy
+from workers.problem_order import ProblemOrder
 from workers.rewards.scoring import InProcessScorer
 from workers.sampling.groups import GroupCollector
 from workers.sampling.in_process import InProcessSampler
@@ -165,4 +166,4 @@ def test_rollouts_of_rl_are_recorded_with_reward_and_advantage(file: Path, tmp_p
     # The first group teaches nothing; the second one took its place.
     assert [r.advantage for r in rows] == [None] * 4 + [0.75, -0.25, -0.25, -0.25]
     assert [r.completion for r in rows[4:]] == [item.rollout.text for item in batch.scored]
-    assert [r.messages for r in (rows[0], rows[4])] == [problem.messages for problem in problems]
+    assert [r.messages for r in (rows[0], rows[4])] == [p.messages for p in ProblemOrder(problems, spec.seed).take(2)]

@@ -73,7 +73,7 @@ def test_no_two_completions_of_a_batch_are_drawn_with_one_seed(sampler: ServedSa
     gateway = sampler._client
     assert isinstance(gateway, FakeGateway)
     drawn = [seed + j for seed, n in gateway.seeds if n == 4 for j in range(n)]
-    assert len(set(drawn)) == len(drawn) == 24
+    assert len(set(drawn)) == len(drawn) == 24  # the engine draws completion j with the request's seed + j
 
 
 def test_a_batch_is_sampled_from_the_share_that_it_names(sampler: ServedSampler) -> None:

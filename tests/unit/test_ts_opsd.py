@@ -59,7 +59,7 @@ def test_target_entropy_is_reached_and_not_passed(
 
 def test_a_student_that_jumped_past_the_target_is_taken_back_in_the_same_step(tmp_path: Path) -> None:
     target = 1.15 * start_of(tmp_path)
-    outcome, sampler = train(tmp_path, target_entropy=target, steps=80, learning_rate=0.3, warmup_steps=0, tau=3.0)
+    outcome, sampler = train(tmp_path, target_entropy=target, steps=80, learning_rate=1.0, warmup_steps=0, tau=3.0)
     assert max(sampler.entropies) > 1.25 * target
     assert outcome.stopped == "target"
     assert outcome.entropy_after.mean == pytest.approx(target, rel=0.11)

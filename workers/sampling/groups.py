@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from reheatd.jobs.contracts import RLSpec
 from reheatd.jobs.rollouts import RolloutRecorder
 from workers.policy_gradient import group_advantages
+from workers.problem_order import ProblemOrder
 from workers.progress import Progress
 from workers.rewards.scoring import Scorer
+from workers.sampling.group_counts import GroupCounts
 from workers.sampling.recording import readable
 from workers.sampling.rollout import Rollout, Sampler
+from workers.sampling.seeds import seed_for
 from workers.task_data import Problem
 
 
@@ -30,11 +33,12 @@ class Batch:
 
     scored: list[ScoredRollout]
     """Rollouts of groups whose rewards differ."""
+    counts: GroupCounts
     metrics: dict[str, float]
 
 
 class GroupCollector:
-    """Collects the batch of each step. Problems are drawn in order, and from the first again after the last."""
+    """Collects the batch of each step, from the problems that come next in the task's order."""
 
     def __init__(
         self,
@@ -47,12 +51,10 @@ class GroupCollector:
     ) -> None:
         self._spec = spec
         self._sampler = sampler
-        self._problems = problems
+        self.order = ProblemOrder(problems, spec.seed, spec.places)
         self._scorer = scorer
         self._progress = progress
         self._recorder = recorder
-        self.drawn = 0
-        """Number of problems drawn so far, which is the place in the data."""
 
     def collect(self, step: int) -> Batch:
         """Collects up to `prompts_per_step` groups whose rewards differ.
@@ -63,29 +65,29 @@ class GroupCollector:
         rewards: list[float] = []
         sampled: list[Rollout] = []
         scored: list[ScoredRollout] = []
-        groups = useful = 0
-        for attempt in range(1 + spec.max_resamples):
-            missing = spec.prompts_per_step - useful
+        counts = GroupCounts()
+        for _ in range(1 + spec.max_resamples):
+            missing = spec.prompts_per_step - counts.varied
             if not missing:
                 break
-            for problem, rollouts, group in self._sample_groups(missing, step, attempt):
-                groups += 1
+            for problem, rollouts, group in self._sample_groups(missing, step):
+                counts += GroupCounts.of(group)
                 rewards += group
                 sampled += rollouts
                 advantages = group_advantages(group, normalise_std=spec.normalise_std)
                 if self._recorder is not None:
                     self._recorder.record(readable(step, problem.messages, rollouts, group, advantages))
                 if advantages is not None:
-                    useful += 1
                     scored += [ScoredRollout(*row) for row in zip(rollouts, group, advantages, strict=True)]
         count = max(1, len(rewards))
         return Batch(
             # A truncated rollout was scored on half an answer. With `mask_truncated`, nothing is learned from it, but
             # its reward stays in the mean with which the others are compared.
             [item for item in scored if not (spec.mask_truncated and item.rollout.truncated)],
+            counts,
             {
                 "reward": sum(rewards) / count,
-                "zero_variance_groups": (groups - useful) / max(1, groups),
+                **counts.metrics,
                 "completion_tokens": sum(len(rollout.token_ids) for rollout in sampled) / count,
                 "truncated": sum(rollout.truncated for rollout in sampled) / count,
                 "samples": float(len(rewards)),
@@ -95,18 +97,19 @@ class GroupCollector:
             },
         )
 
-    def _sample_groups(self, count: int, step: int, attempt: int) -> list[tuple[Problem, list[Rollout], list[float]]]:
+    def _sample_groups(self, count: int, step: int) -> list[tuple[Problem, list[Rollout], list[float]]]:
         """Samples and scores the groups of the next `count` problems, without those of fewer than two rollouts."""
         spec = self._spec
         self._progress.report("sampling", step)
-        problems = [self._problems[(self.drawn + i) % len(self._problems)] for i in range(count)]
-        self.drawn += count
+        # The place in the data tells the steps of all jobs apart, which the number of the step does not.
+        seed = seed_for("rollouts", spec.seed, self.order.place.drawn)
+        problems = self.order.take(count)
         sampled = self._sampler.sample(
             [problem.messages for problem in problems],
             n=spec.group_size,
             max_tokens=spec.max_tokens,
             temperature=spec.temperature,
-            seed=spec.seed + step * (1 + spec.max_resamples) + attempt,
+            seed=seed,
         )
         self._progress.report("scoring", step)
         pairs = [

@@ -8,6 +8,7 @@ from reheatd.jobs.contracts import JobBase
 from reheatd.measures import EntropyEstimate
 from workers.policy import Policy
 from workers.progress import Progress
+from workers.sampling.seeds import seed_for
 from workers.task_data import Messages, Prompts
 
 
@@ -36,6 +37,7 @@ class Batch:
     max_tokens: int
     temperature: float
     seed: int
+    """Seed of the whole batch; see `workers.sampling.seeds`."""
     top_p: float = 1.0
     """Share of the probability that is sampled from. Entropy is measured only at a temperature and a top_p of 1."""
 
@@ -75,4 +77,4 @@ def parent_entropy(spec: JobBase, sampler: Sampler, progress: Progress) -> Entro
     if spec.parent_entropy is not None:
         return spec.parent_entropy
     progress.report("measuring", 0)
-    return sampler.measure_entropy(spec.seed)
+    return sampler.measure_entropy(seed_for("probes", spec.seed, 0))

@@ -27,6 +27,7 @@ from reheatd.measures import EntropyEstimate
 from reheatd.names import BASE_MODEL_NAME, version_name
 from workers.policy import Policy
 from workers.sampling.rollout import Batch, Rollout
+from workers.sampling.seeds import request_seed
 from workers.task_data import Prompts
 
 Result = TypeVar("Result")
@@ -143,8 +144,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         answered = self._counter(sum(len(batch.prompts) for batch in batches))
 
         async def one(batch: Batch, index: int) -> list[Rollout] | EngineError:
-            # The engine draws the j-th completion of a request with its seed + j.
-            seed = (batch.seed * 100_003 + index * batch.n) % 2**31
+            seed = request_seed(batch.seed, index, batch.n)
             async with slots:
                 try:
                     samples = await patience.repeat(

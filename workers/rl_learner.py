@@ -1,0 +1,140 @@
+"""What continued RL learns from one batch of scored rollouts: one optimiser step or several."""
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reheatd.jobs.contracts import RLSpec
+from workers.losses import chunked_logprobs
+from workers.optimisation import make_optimizer, optimizer_step
+from workers.policy import Policy, TokenBatch, micro_batches
+from workers.policy_gradient import clipped_surrogate, reference_kl
+from workers.sampling.groups import ScoredRollout
+
+
+@dataclass(frozen=True)
+class OldPolicy:
+    """The trainer's policy on a micro-batch, before the first update on the whole batch."""
+
+    logprobs_T: Tensor
+    """The trainer's log-probabilities at the sampling temperature."""
+    importance_T: Tensor
+    """Truncated ratio of trainer to sampler at temperature 1."""
+    gap_T: Tensor
+    """The trainer's log-probability minus the sampler's, at temperature 1."""
+    reference_T: Tensor | None
+    """The parent's log-probabilities at the sampling temperature; None without a KL term."""
+
+
+@dataclass
+class MicroBatch:
+    """Rollouts of about equal length that go through the model together."""
+
+    scored: list[ScoredRollout]
+    tokens: TokenBatch
+    old: OldPolicy | None = None
+    """None until the old policy has been computed on it."""
+
+
+class Learner:
+    """Takes the optimiser steps of continued RL.
+
+    A batch is split into `minibatches`, and is learned from in `epochs` passes; each mini-batch is one optimiser step.
+    From the second step on, the policy is no longer the one that sampled, which is what the clip is for.
+    """
+
+    def __init__(self, policy: Policy, spec: RLSpec) -> None:
+        self.optimizer = make_optimizer(policy.parameters(), spec.learning_rate)
+        self.updates = 0
+        """Optimiser steps taken so far, those of earlier jobs included whose moments this optimiser has."""
+        self._policy = policy
+        self._spec = spec
+
+    def learn(self, scored: Sequence[ScoredRollout]) -> dict[str, float]:
+        """Learns from a batch, and returns the means of the metrics over its optimiser steps."""
+        parts = [self._micro_batches(part) for part in split(scored, self._spec.minibatches)]
+        # The pass of the first optimiser step computes the old policy on its own mini-batch.
+        for part in parts[1:]:
+            for micro in part:
+                with torch.no_grad():
+                    hidden_TD = self._policy.hidden(micro.tokens)
+                    micro.old = self._old_policy(micro, hidden_TD, self._logprobs(micro, hidden_TD)[0])
+        updates = [self._update(part) for _ in range(self._spec.epochs) for part in parts]
+        return {name: statistics.fmean(update[name] for update in updates) for name in updates[0]}
+
+    def _micro_batches(self, scored: Sequence[ScoredRollout]) -> list[MicroBatch]:
+        policy = self._policy
+        pairs = [(item.rollout.prompt_ids, item.rollout.token_ids) for item in scored]
+        lengths = [len(prompt) + len(completion) for prompt, completion in pairs]
+        return [
+            MicroBatch([scored[i] for i in indices], TokenBatch.build([pairs[i] for i in indices], policy.device))
+            for indices in micro_batches(lengths, policy.micro_batch_tokens)
+        ]
+
+    def _update(self, part: Sequence[MicroBatch]) -> dict[str, float]:
+        """Takes one optimiser step on a mini-batch."""
+        policy, spec = self._policy, self._spec
+        tokens = sum(len(micro.tokens.targets_T) for micro in part)
+        rollouts = sum(len(micro.scored) for micro in part)
+        denominator = tokens if spec.normalisation == "tokens" else rollouts * spec.max_tokens
+        totals = {"loss": 0.0, "entropy": 0.0, "logprob_gap": 0.0, "clip_fraction": 0.0, "importance_capped": 0.0}
+        if spec.kl_coef:
+            totals["kl"] = 0.0
+        for micro in part:
+            hidden_TD = policy.hidden(micro.tokens)
+            logprobs_T, entropy_T = self._logprobs(micro, hidden_TD)
+            if micro.old is None:
+                micro.old = self._old_policy(micro, hidden_TD.detach(), logprobs_T.detach())
+            old = micro.old
+            advantages = torch.tensor([item.advantage for item in micro.scored], device=policy.device)
+            loss_T, clipped_T = clipped_surrogate(
+                logprobs_T,
+                old.logprobs_T,
+                advantages[micro.tokens.rows_T],
+                old.importance_T,
+                clip_low=spec.clip_low,
+                clip_high=spec.clip_high,
+            )
+            if old.reference_T is not None:
+                kl_T = reference_kl(logprobs_T, old.logprobs_T, old.reference_T)
+                loss_T = loss_T + spec.kl_coef * kl_T
+                totals["kl"] += float(kl_T.detach().sum()) / tokens
+            loss = loss_T.sum() / denominator
+            loss.backward()
+            totals["loss"] += loss.item()
+            totals["entropy"] += float(entropy_T.detach().sum()) / tokens
+            totals["clip_fraction"] += float(clipped_T.sum()) / tokens
+            totals["logprob_gap"] += float(old.gap_T.abs().sum()) / tokens
+            totals["importance_capped"] += float((old.importance_T >= spec.importance_cap).sum()) / tokens
+        totals["grad_norm"] = optimizer_step(self.optimizer, policy.parameters(), spec, self.updates)
+        self.updates += 1
+        return totals
+
+    def _logprobs(self, micro: MicroBatch, hidden_TD: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability of every completion token and entropy of its state at the sampling temperature, [T] each."""
+        head_VD, targets_T = self._policy.head_VD, micro.tokens.targets_T
+        return chunked_logprobs(hidden_TD, head_VD, targets_T, temperature=self._spec.temperature)
+
+    def _old_policy(self, micro: MicroBatch, hidden_TD: Tensor, logprobs_T: Tensor) -> OldPolicy:
+        policy, spec = self._policy, self._spec
+        raw_T = logprobs_T
+        if spec.temperature != 1.0:  # the sampler's log-probabilities are those of temperature 1
+            raw_T, _ = chunked_logprobs(hidden_TD, policy.head_VD, micro.tokens.targets_T)
+        sampled = [value for item in micro.scored for value in item.rollout.logprobs]
+        gap_T = raw_T - torch.tensor(sampled, device=policy.device)
+        reference_T = None
+        if spec.kl_coef:
+            with policy.as_teacher():
+                reference_T, _ = self._logprobs(micro, policy.hidden(micro.tokens))
+        return OldPolicy(logprobs_T, gap_T.exp().clamp(max=spec.importance_cap), gap_T, reference_T)
+
+
+def split(scored: Sequence[ScoredRollout], count: int) -> list[Sequence[ScoredRollout]]:
+    """Splits rollouts into `count` parts of about equal size, in order; fewer if there are not enough rollouts."""
+    count = min(count, len(scored))
+    edges = [len(scored) * part // count for part in range(count + 1)]
+    return [scored[first:last] for first, last in itertools.pairwise(edges)]

@@ -1,0 +1,34 @@
+"""Seeds of what a job draws, so that no two draws of any job share their random numbers."""
+
+import hashlib
+from typing import Literal
+
+Purpose = Literal["rollouts", "prompts", "probes", "answers", "report"]
+"""What is drawn: rollouts of RL, rollouts of a reheat, answers to probes, answers to held-out problems, or the report's
+rollouts."""
+
+SEED_BITS = 62
+"""Bits of a seed. The engine adds the number of a completion to it and keeps 63 bits."""
+
+
+def seed_for(purpose: Purpose, job_seed: int, *place: int) -> int:
+    """The seed of one batch of samples, from 0 to 2**62 - 1.
+
+    Seeds of different batches are independent of each other. They lie far apart, because `request_seed` counts on from
+    them.
+
+    Args:
+        place: Which batch of that purpose it is, such as the step.
+    """
+    name = "/".join((purpose, str(job_seed), *map(str, place)))
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> (64 - SEED_BITS)
+
+
+def request_seed(batch_seed: int, prompt: int, n: int) -> int:
+    """The seed of the request for the `n` completions of a batch's prompt.
+
+    vLLM draws completion j of a request with the request's seed plus j. So the requests of a batch are n apart, and all
+    completions of the batch have different seeds. They differ even in their lowest 32 bits, which is all that torch's
+    generator on a CPU takes of a seed.
+    """
+    return batch_seed + prompt * n
