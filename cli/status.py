@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 from rich.live import Live
+from rich.markup import escape
 
 from cli import render
 from cli.client import DaemonClient
@@ -62,7 +63,7 @@ def describe(status: StatusView) -> RenderableType:
     if status.entropy is not None and status.ratio is not None:
         measured = f"{render.entropy(status.entropy)} nats per token, {status.ratio:.0%} of the baseline"
     facts.add_row("entropy", f"{measured}  {render.verdict(status.verdict)}")
-    facts.add_row("baseline", render.entropy(status.baseline) if status.baseline else "being measured")
+    facts.add_row("baseline", _baseline(status))
     if status.measuring is not None:
         measuring = status.measuring
         facts.add_row("measuring", f"{measuring.model}: {measuring.done} of {measuring.of} probes")
@@ -78,6 +79,16 @@ def describe(status: StatusView) -> RenderableType:
     parts = [*engines, ("broker", status.broker), ("workers", status.workers)]
     facts.add_row("parts", "  ".join(_health(name, part) for name, part in parts))
     return facts
+
+
+def _baseline(status: StatusView) -> str:
+    whose = escape(status.reference or "the policy itself")
+    if status.baseline is None:
+        return f"being measured, of {whose}"
+    if status.baseline_of == "given":
+        return f"{status.baseline.mean:.3f}, as given"
+    advice = "" if status.reference else " [dim](if it is an RL checkpoint, set policy.reference)[/]"
+    return f"{render.entropy(status.baseline)} of {whose}{advice}"
 
 
 def _health(name: str, part: PartHealth) -> str:

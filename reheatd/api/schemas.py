@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from reheatd.adapters.store import VersionInfo
+from reheatd.config import BaselineOf
 from reheatd.control.ledger import JournalEntry
 from reheatd.control.states import State
 from reheatd.entropy.detector import Verdict
@@ -88,6 +89,10 @@ class StatusView(Contract):
     entropy: EntropyEstimate | None
     """Entropy of the promoted version in its newest window."""
     baseline: EntropyEstimate | None
+    baseline_of: BaselineOf
+    """Whose entropy the baseline is: the policy's own, that of its reference, or one that was given."""
+    reference: str | None
+    """The base that the policy was trained from, as it is configured."""
     ratio: float | None
     """The entropy as a share of the baseline."""
     measuring: MeasurementProgress | None
