@@ -8,7 +8,22 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from cli import adapters, demo, diagnose, doctor, engine, entropy, init, jobs, reheat, rl, serve, status, worker
+from cli import (
+    adapters,
+    demo,
+    diagnose,
+    doctor,
+    engine,
+    entropy,
+    init,
+    jobs,
+    reheat,
+    reheat_checkpoint,
+    rl,
+    serve,
+    status,
+    worker,
+)
 from reheatd.errors import ReheatdError
 
 app = typer.Typer(
@@ -27,6 +42,7 @@ app.command("rl")(rl.rl)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(jobs.app, name="jobs")
 app.command("diagnose")(diagnose.diagnose)
+app.command("reheat-checkpoint")(reheat_checkpoint.reheat_checkpoint)
 app.command("doctor")(doctor.doctor)
 app.command("init")(init.init)
 app.command("demo")(demo.demo)
