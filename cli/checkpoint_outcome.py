@@ -57,9 +57,9 @@ def not_collapsed(window: Window) -> Outcome:
     """The outcome for a policy that has not collapsed."""
     estimate = window.estimate
     reason = (
-        f"the policy has not collapsed ({window.verdict}): its entropy is {estimate.mean:.3f} [{estimate.low:.3f}, "
-        f"{estimate.high:.3f}] nats per token, {window.ratio:.0%} of the baseline {window.baseline:.3f}, and it would "
-        f"be collapsed below {window.threshold:.3f}; nothing was done (--force insists)"
+        f"the verdict is {window.verdict}: the entropy is {estimate.mean:.3f} [{estimate.low:.3f}, "
+        f"{estimate.high:.3f}] nats per token, {window.ratio:.0%} of the baseline {window.baseline:.3f}, and collapsed "
+        f"is below {window.threshold:.3f}; nothing was done (--force insists)"
     )
     return Outcome(outcome="not_collapsed", reason=reason, **_diagnosis(window))
 

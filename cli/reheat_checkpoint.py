@@ -236,7 +236,7 @@ def _write(daemon: WatchedDaemon, outcome: Outcome, out: Path, base: Path) -> No
 @render.json_or_text
 def _print(outcome: Outcome) -> render.JsonThenText:
     yield outcome.model_dump(mode="json")
-    render.console.print(f"{outcome.outcome.replace('_', ' ')}: {escape(outcome.reason)}")
+    render.console.print(f"{outcome.outcome.replace('_', ' ')}: {escape(outcome.reason)}", soft_wrap=True)
     if outcome.folder is None:
         return
     facts = render.facts()

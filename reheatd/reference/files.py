@@ -57,10 +57,14 @@ def check_reference(reference: Path, policy: Path) -> None:
     """
     types = [_read_json(folder / "config.json").get("model_type") for folder in (reference, policy)]
     if types[0] != types[1]:
-        raise _not_the_base(reference, policy, f"its model_type is {types[0]}, that of the policy {types[1]}")
-    _check_shapes(reference, policy)
+        raise _not_the_base(reference, policy, f"model_type is {types[0]} there and {types[1]} here")
+    try:
+        _check_shapes(reference, policy)
+        same = _same_weights(reference, policy)
+    except AdapterInvalidError as error:
+        raise BadInputError(f"{PARAM} cannot be compared with the policy: {error.message}", param=PARAM) from error
     _check_tokens(reference, policy)
-    if _same_weights(reference, policy):
+    if same:
         raise BadInputError(
             f"{PARAM} = {reference} has the same weights as policy.model = {policy}; name the base that the policy was "
             f"trained from, or leave {PARAM} out if it was not trained",
@@ -93,14 +97,7 @@ def _same_weights(reference: Path, policy: Path) -> bool:
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    return {name: shape for file in _weight_files(folder) for name, shape in _headers(file).items()}
-
-
-def _headers(file: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        return read_shapes(file)
-    except AdapterInvalidError as error:
-        raise BadInputError(error.message) from error
+    return {name: shape for file in _weight_files(folder) for name, shape in read_shapes(file).items()}
 
 
 def _beginnings(folder: Path) -> dict[str, NDArray[Any]]:
@@ -131,9 +128,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadInputError(f"{file} cannot be read: {error}") from error
+        raise BadInputError(f"{PARAM} cannot be compared with the policy: {file}: {error}", param=PARAM) from error
     if not isinstance(content, dict):
-        raise BadInputError(f"{file} is not a JSON object")
+        raise BadInputError(f"{PARAM} cannot be compared with the policy: {file} is no JSON object", param=PARAM)
     return content
 
 
