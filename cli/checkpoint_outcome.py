@@ -1,7 +1,7 @@
 """How `reheatd reheat-checkpoint` can end: the outcomes, their figures and their exit codes. Pure."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -90,7 +90,7 @@ def outcome_of(window: Window, job: Job, lineage: Lineage | None) -> Outcome:
     )
 
 
-def _diagnosis(window: Window) -> dict[str, object]:
+def _diagnosis(window: Window) -> dict[str, Any]:
     return {
         "verdict": window.verdict,
         "entropy": window.estimate,
@@ -99,7 +99,7 @@ def _diagnosis(window: Window) -> dict[str, object]:
     }
 
 
-def _figures(lineage: Lineage) -> dict[str, object]:
+def _figures(lineage: Lineage) -> dict[str, Any]:
     return {
         "target_entropy": lineage.target_entropy,
         "entropy_after": lineage.entropy_after,

@@ -61,23 +61,22 @@ def reheat_checkpoint(
     """
     if out.exists():
         raise ConflictError(f"--out {out} exists already; name a new folder", param="--out")
-    given: dict[str, Any] = {
-        "policy": {"model": model, "reference": reference},
-        "entropy": {"baseline_nats": baseline_nats},
-        "task": {"path": task},
-        "gate": {"no_evidence": "pass" if accept_no_evidence else None},
-    }
-    settings = load_settings(config, _without_none(given))
-    base = _checked(settings, adapter, force=force)
+    given = _without_none(
+        {
+            "policy": {"model": model, "reference": reference},
+            "entropy": {"baseline_nats": baseline_nats},
+            "task": {"path": task},
+            "gate": {"no_evidence": "pass" if accept_no_evidence else None},
+        }
+    )
+    base = _checked(load_settings(config, given), adapter, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with ended_by_signals(), Screen(console, time.time()) as screen, _private_folder(out.resolve(), screen) as folder:
-        private = _private(folder)
-        given = _without_none({name: given.get(name, {}) | private.get(name, {}) for name in given | private})
-        environment = _environment(given) | {"REHEATD_DATA_DIR": str(folder / "data")}
+        port = reserve_port()
+        environment = _environment(given) | _environment(_private(port)) | {"REHEATD_DATA_DIR": str(folder / "data")}
         screen.say("starting a daemon for this command")
-        log = folder / "serve.log"
-        with watched_daemon(screen, config, given["server"]["port"], log, environment) as daemon:
+        with watched_daemon(screen, config, port, folder / "serve.log", environment) as daemon:
             outcome = _run(daemon, adapter, any_base=any_base, force=force)
             if outcome.exit_code == 0:
                 outcome = outcome.model_copy(update={"folder": out.resolve(), "merged": merged})
@@ -124,9 +123,8 @@ def _checked(settings: Settings, adapter: Path | None, *, force: bool) -> Path:
     return model
 
 
-def _private(folder: Path) -> dict[str, dict[str, Any]]:
+def _private(port: int) -> dict[str, dict[str, Any]]:
     """Settings that keep the daemon of this command apart from others, and from doing more than it is asked for."""
-    port = reserve_port()
     return {
         "server": {"host": "127.0.0.1", "port": port, "public_url": f"http://127.0.0.1:{port}"},
         "engine": {"port": 0},
