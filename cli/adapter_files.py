@@ -43,7 +43,7 @@ def import_adapter(
     """
     client = DaemonClient(url)
     params = {"source": path.resolve().name, "any_base": "true" if any_base else "false"}
-    job = Job.model_validate(client.put("/reheatd/v1/adapters", _stream(path), **params))
+    job = Job.model_validate(client.put("/reheatd/v1/adapters", adapter_stream(path), **params))
     show_submitted(client, job, wait=wait, json_output=json_output)
 
 
@@ -72,11 +72,11 @@ def export_adapter(
         source = _base_folder(base, lineage)
         with tempfile.TemporaryDirectory() as scratch:
             adapter = Path(scratch) / "adapter"
-            _download(client, number, adapter)
-            _merge(source, adapter, out.resolve())
+            download_version(client, number, adapter)
+            merge_adapter(source, adapter, out.resolve())
     else:
         with publish_folder(out.resolve()) as scratch:
-            _download(client, number, scratch)
+            download_version(client, number, scratch)
     if push is not None:
         _push(out, push)
     yield {"version": number, "folder": str(out.resolve()), "merged": merged, "pushed": push}
@@ -107,7 +107,7 @@ def prune_adapters(
     render.console.print(f"deleted {names}" if names else "nothing to delete")
 
 
-def _stream(path: Path) -> Iterator[bytes]:
+def adapter_stream(path: Path) -> Iterator[bytes]:
     """The tar stream of an adapter's folder or of an archive; of a folder, only what belongs to the adapter.
 
     Raises:
@@ -128,7 +128,7 @@ def _pieces(file: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _download(client: DaemonClient, version: int, folder: Path) -> None:
+def download_version(client: DaemonClient, version: int, folder: Path) -> None:
     with tempfile.TemporaryFile() as file:
         client.download(f"/reheatd/v1/adapters/{version}/files", cast(BinaryIO, file))
         file.seek(0)
@@ -156,7 +156,7 @@ def _base_folder(given: Path | None, lineage: Lineage | None) -> Path:
     return folder
 
 
-def _merge(base: Path, adapter: Path, target: Path) -> None:
+def merge_adapter(base: Path, adapter: Path, target: Path) -> None:
     # A child process does this, because it needs torch, which the command line never imports.
     done = subprocess.run(
         python_module("workers.merge", str(base), str(adapter), str(target)), capture_output=True, text=True

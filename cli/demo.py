@@ -7,28 +7,26 @@ itself, while a client keeps asking questions over the OpenAI API.
 
 import importlib.util
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from cli import render
-from cli.client import DaemonClient
+from cli.child_daemon import ended_by_signals
 from cli.demo_client import AskingClient, Tally
-from cli.demo_daemon import ended_by_signals, guarded_daemon
 from cli.demo_plot import plot_timeline
-from cli.demo_screen import Screen
 from cli.options import JsonOption
-from reheatd.api.schemas import StatusView
+from cli.screen import Screen
+from cli.watched_daemon import WatchedDaemon, watched_daemon
 from reheatd.config import load_settings
-from reheatd.errors import DaemonUnreachableError, EngineError, MissingExtraError, ReheatdError
-from reheatd.jobs.contracts import Job, JobStatus
+from reheatd.errors import MissingExtraError, ReheatdError
+from reheatd.jobs.contracts import Job
 from reheatd.process.ports import reserve_port
 
 T = TypeVar("T")
@@ -84,8 +82,6 @@ COLLAPSE = {
 teacher drops."""
 TARGET_TOLERANCE = 0.15
 STEP_TIMEOUT_S = 900.0
-POLL_S = 1.0
-TOLD_METRICS = ("tau", "loss", "entropy", "probe_entropy", "reward")
 
 
 class DemoError(ReheatdError, RuntimeError):
@@ -147,8 +143,11 @@ def demo(
         config = run_dir / "reheatd.toml"
         config.write_text(CONFIG.format(data_dir=json.dumps(str(run_dir / "data")), port=reserve_port()))
     screen = Screen(console, started)
+    port = load_settings(config).server.port
     with ended_by_signals(), screen:
-        outcome = Demonstration(screen, run_dir, config, started).run()
+        screen.say(f"starting the daemon: reheatd serve --config {config}")
+        with watched_daemon(screen, config, port, run_dir / "serve.log") as daemon:
+            outcome = Demonstration(daemon, screen, run_dir, started).run()
     outcome = replace(outcome, demo_seconds=time.time() - started)
     (run_dir / "result.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
     _print_tables(console, outcome)
@@ -165,38 +164,26 @@ def demo(
 
 
 class Demonstration:
-    """One run, with the daemon as a child process and the client in a thread; it tells what the daemon records."""
+    """One run, with the client in a thread."""
 
-    def __init__(self, screen: Screen, run_dir: Path, config: Path, started: float) -> None:
-        self._screen = screen
+    def __init__(self, daemon: WatchedDaemon, screen: Screen, run_dir: Path, started: float) -> None:
+        self._watched = daemon
+        self._daemon = daemon.client
         self._say = screen.say
         self._run_dir = run_dir
-        self._config = config
-        self._settings = load_settings(config)
-        self._daemon = DaemonClient(f"http://127.0.0.1:{self._settings.server.port}")
         self._started = started
-        self._told_entries = 0
-        self._told_windows = 0
-        self._told_step = ("", 0)
-        self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> Outcome:
-        self._say(f"starting the daemon: reheatd serve --config {self._config}")
-        with guarded_daemon(self._config, self._run_dir / "serve.log") as self._process:
-            try:
-                self._wait("the daemon to be ready", self._ready)
-                client = AskingClient(self._daemon.url)
-                client.start()
-                try:
-                    self._play()
-                finally:
-                    tally = client.stop()
-                return self._outcome(tally)
-            finally:
-                self._say("stopping the daemon")
+        client = AskingClient(self._daemon.url)
+        client.start()
+        try:
+            self._play()
+        finally:
+            tally = client.stop()
+        return self._outcome(tally)
 
     def _play(self) -> None:
-        baseline = self._wait("the baseline", lambda: self._show().baseline)
+        baseline = self._wait("the baseline", lambda: self._watched.show().baseline)
         self._say(
             f"baseline entropy {baseline.mean:.3f} [{baseline.low:.3f}, {baseline.high:.3f}] nats per token; "
             "a client asks questions from here to the end"
@@ -214,10 +201,10 @@ class Demonstration:
         self._wait("the last version's entropy", lambda: self._measured(job.version))
 
     def _outcome(self, tally: Tally) -> Outcome:
-        entries = self._entries()
-        jobs = {job.trigger: job for job in self._jobs()}
+        entries = self._watched.entries()
+        jobs = {job.trigger: job for job in self._watched.jobs()}
         cooled, reheated, continued = jobs["manual"], jobs["collapse"], jobs["follow_up"]
-        baseline = self._status().baseline
+        baseline = self._watched.status().baseline
         assert baseline is not None
         assert reheated.version is not None
         lineage = self._daemon.get(f"/reheatd/v1/adapters/{reheated.version}")["lineage"]
@@ -264,36 +251,14 @@ class Demonstration:
     def _stage(self, name: str, job: Job) -> Stage:
         """The entropy of the version that a job made: the mean over its windows, with their mean interval."""
         assert job.version is not None
-        estimates = [window["estimate"] for window in self._windows(job.version)]
+        estimates = [window.estimate for window in self._watched.windows(job.version)]
         if not estimates:
             raise DemoError(f"policy-v{job.version} was replaced before its entropy was measured; see the journal")
-        mean, low, high = (sum(e[key] for e in estimates) / len(estimates) for key in ("mean", "low", "high"))
+        mean, low, high = (sum(getattr(e, key) for e in estimates) / len(estimates) for key in ("mean", "low", "high"))
         return Stage(name, job.version, job.parent_version, mean, low, high, len(estimates))
 
     def _wait(self, what: str, poll: Callable[[], T | None]) -> T:
-        """Polls until there is a result.
-
-        Raises:
-            DemoError: There was no result within `STEP_TIMEOUT_S`, or the daemon ended.
-        """
-        assert self._process is not None
-        deadline = time.monotonic() + STEP_TIMEOUT_S
-        while True:
-            if self._process.poll() is not None:
-                last = (self._run_dir / "serve.log").read_text(errors="replace").strip().splitlines()[-1:]
-                raise DemoError(f"the daemon ended while waiting for {what}: {' '.join(last)}")
-            if (result := poll()) is not None:
-                return result
-            if time.monotonic() > deadline:
-                raise DemoError(f"waited {STEP_TIMEOUT_S:.0f} s for {what}; see {self._run_dir / 'serve.log'}")
-            time.sleep(POLL_S)
-
-    def _ready(self) -> bool | None:
-        try:
-            return True if self._show().readiness == "ready" else None
-        except (DaemonUnreachableError, EngineError):
-            self._screen.show("the daemon starts")
-            return None
+        return self._watched.wait(what, poll, timeout_s=STEP_TIMEOUT_S)
 
     def _finished(self, trigger: str) -> Job | None:
         """The newest job with this trigger, once it has succeeded.
@@ -301,8 +266,8 @@ class Demonstration:
         Raises:
             DemoError: The job ended without success, or asks for approval of its version.
         """
-        self._tell()
-        jobs = [job for job in self._jobs() if job.trigger == trigger]
+        self._watched.tell()
+        jobs = [job for job in self._watched.jobs() if job.trigger == trigger]
         if not jobs or not (jobs[-1].status.is_final or render.asks(jobs[-1])):
             return None
         if jobs[-1].status != "succeeded":
@@ -310,62 +275,8 @@ class Demonstration:
         return jobs[-1]
 
     def _measured(self, version: int | None) -> bool | None:
-        self._tell()
-        return True if self._windows(version) else None
-
-    def _tell(self) -> None:
-        """Prints what is new: journal entries, entropy windows and steps of the running job."""
-        entries = self._entries()
-        for entry in entries[self._told_entries :]:
-            what = "policy-v{version} is live" if entry["event"] == "promoted" else "{from_state} -> {to_state}"
-            self._say(f"{what.format(**entry)}: {entry['reason']}", entry["time"])
-        self._told_entries = len(entries)
-        windows = self._daemon.get("/reheatd/v1/entropy", last=1000)["windows"]
-        for window in windows[self._told_windows :]:
-            estimate = window["estimate"]
-            self._say(
-                f"entropy of {window['model']} {estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}], "
-                f"{window['ratio']:.0%} of baseline: {window['verdict']}",
-                window["time"],
-            )
-        self._told_windows = len(windows)
-        job = self._show().job
-        if job and job.step and (job.job_id, job.step) != self._told_step:
-            self._told_step = job.job_id, job.step
-            metrics = ", ".join(f"{key} {job.metrics[key]:.3f}" for key in TOLD_METRICS if key in job.metrics)
-            self._say(f"  {job.job_id} step {job.step} of {job.steps}: {metrics}")
-
-    def _show(self) -> StatusView:
-        """Shows what the daemon is doing, and returns its status."""
-        status = self._status()
-        job, measuring = status.job, status.measuring
-        if status.readiness != "ready":
-            self._screen.show(f"the daemon is {status.readiness}")
-        elif job and job.status is JobStatus.RUNNING:
-            step = f" step {job.step} of {job.steps}" if job.step else ""
-            self._screen.show(f"{job.job_id}{step}: {job.phase}", job.done, job.of)
-        elif measuring:
-            what = f"{job.job_id} {job.status}: " if job else ""
-            self._screen.show(f"{what}measuring the entropy of {measuring.model}", measuring.done, measuring.of)
-        elif job:
-            self._screen.show(f"{job.job_id} {job.status}")
-        return status
-
-    def _status(self) -> StatusView:
-        return StatusView.model_validate(self._daemon.get("/reheatd/v1/status"))
-
-    def _jobs(self) -> list[Job]:
-        return sorted(
-            (Job.model_validate(job) for job in self._daemon.get("/reheatd/v1/jobs")["jobs"]),
-            key=lambda j: j.created_at,
-        )
-
-    def _entries(self) -> list[dict[str, Any]]:
-        return self._daemon.get("/reheatd/v1/journal", last=1000)["entries"]
-
-    def _windows(self, version: int | None) -> list[dict[str, Any]]:
-        windows = self._daemon.get("/reheatd/v1/entropy", last=1000)["windows"]
-        return [window for window in windows if window["version"] == version]
+        self._watched.tell()
+        return True if self._watched.windows(version) else None
 
 
 def _print_tables(console: Console, outcome: Outcome) -> None:

@@ -23,7 +23,7 @@ from reheatd.engine.launch import detect_device
 from reheatd.engine.number_format import engine_format
 from reheatd.engine.policy_model import BUILTIN_INSTALL, builtin_package_file, cache_dir
 from reheatd.errors import MissingExtraError
-from reheatd.extras import HOME, imported_instead
+from reheatd.extras import HOME, imported_instead, require_engine_extra
 from reheatd.process.gpus import VISIBLE_ENV, visible_gpus
 
 GIB = 1 << 30
@@ -148,6 +148,22 @@ def check_policy(settings: Settings) -> Check:
     return Check("policy", "missing", f"{model} is not installed", BUILTIN_INSTALL)
 
 
+def check_baseline(settings: Settings) -> Check:
+    """Says what the policy's entropy is compared with."""
+    reference = settings.policy.reference
+    if settings.baseline_of == "given":
+        return Check("baseline", "ok", f"{settings.entropy.baseline_nats:g} nats per token, as given")
+    if reference is None:
+        advice = "if it is an RL checkpoint, name its base in policy.reference"
+        return Check("baseline", "ok", f"the entropy of {settings.policy.model} itself", advice)
+    try:
+        require_engine_extra(detect_device())
+    except MissingExtraError:
+        fix = "install vllm, which measures it here, or give entropy.baseline_nats instead"
+        return Check("baseline", "missing", f"policy.reference is {reference}, but vllm is not installed", fix)
+    return Check("baseline", "ok", f"the entropy of {reference}, measured once before the policy is served")
+
+
 def check_cores(settings: Settings) -> Check:
     cores = len(os.sched_getaffinity(0))
     if cores >= 2:
@@ -218,6 +234,7 @@ CHECKS: tuple[Callable[[Settings], Check], ...] = (
     check_plugin,
     check_broker,
     check_policy,
+    check_baseline,
     check_gpu,
     check_number_format,
     check_cores,

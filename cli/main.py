@@ -19,6 +19,7 @@ from cli import (
     init,
     jobs,
     reheat,
+    reheat_checkpoint,
     rl,
     serve,
     status,
@@ -43,6 +44,7 @@ app.add_typer(adapters.app, name="adapters")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(control.app, name="control")
 app.command("diagnose")(diagnose.diagnose)
+app.command("reheat-checkpoint")(reheat_checkpoint.reheat_checkpoint)
 app.command("doctor")(doctor.doctor)
 app.command("init")(init.init)
 app.command("demo")(demo.demo)

@@ -14,6 +14,7 @@ from reheatd.config import load_settings
 def serve(
     config: ConfigOption = None,
     model: Annotated[str | None, typer.Option(help="Hugging Face model id or local folder.")] = None,
+    reference: Annotated[str | None, typer.Option(help="The base that the model was trained from with RL.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of everything that the daemon keeps.")] = None,
@@ -32,6 +33,7 @@ def serve(
         overrides["data_dir"] = data_dir
     for section, key, value in (
         ("policy", "model", model),
+        ("policy", "reference", reference),
         ("server", "host", host),
         ("server", "port", port),
         ("workers", "count", workers),

@@ -63,7 +63,7 @@ def describe(status: StatusView) -> RenderableType:
     if status.entropy is not None and status.ratio is not None:
         measured = f"{render.entropy(status.entropy)} nats per token, {status.ratio:.0%} of the baseline"
     facts.add_row("entropy", f"{measured}  {render.verdict(status.verdict)}")
-    facts.add_row("baseline", render.entropy(status.baseline) if status.baseline else "being measured")
+    facts.add_row("baseline", _baseline(status))
     for line in render.learning(status.learning):
         facts.add_row("learning", line)
     if status.measuring is not None:
@@ -83,6 +83,16 @@ def describe(status: StatusView) -> RenderableType:
     parts = [*engines, ("broker", status.broker), ("workers", status.workers)]
     facts.add_row("parts", "  ".join(_health(name, part) for name, part in parts))
     return facts
+
+
+def _baseline(status: StatusView) -> str:
+    whose = escape(status.reference or "the policy itself")
+    if status.baseline is None:
+        return f"being measured, of {whose}"
+    if status.baseline_of == "given":
+        return f"{status.baseline.mean:.3f}, as given"
+    advice = "" if status.reference else " [dim](if it is an RL checkpoint, set policy.reference)[/]"
+    return f"{render.entropy(status.baseline)} of {whose}{advice}"
 
 
 def _health(name: str, part: PartHealth) -> str:

@@ -28,10 +28,18 @@ from reheatd.validation import first_problem, suggestion, unknown_names
 DEFAULT_CONFIG_FILE = "reheatd.toml"
 BUILTIN_POLICY = "smollm2-135m-instruct"
 
+BaselineOf = Literal["policy", "reference", "given"]
+"""Whose entropy the baseline is: that of `policy.model` itself, that of `policy.reference`, or one that was given as
+`entropy.baseline_nats`."""
+
 
 class PolicySection(Options):
     model: str = BUILTIN_POLICY
     """Hugging Face model id, local folder, or the built-in `smollm2-135m-instruct`."""
+    reference: str | None = None
+    """The base that `model` was trained from with RL, named in the same way. Its entropy, measured once on an engine of
+    its own, is then the baseline, so that `model` itself can be found collapsed. Default: `model` is its own
+    baseline."""
     max_model_len: int = Field(default=1024, ge=64)
     """Largest number of tokens that the engine accepts for prompt and completion together."""
 
@@ -145,6 +153,9 @@ class EntropySection(ProbeOptions):
     comes s / max_share seconds later if that is more than `interval_s`."""
     baseline_windows: int = Field(default=3, ge=1)
     """Number of windows of the base policy that make the baseline."""
+    baseline_nats: float | None = Field(default=None, gt=0)
+    """The baseline, in nats per token, if it is known already; nothing is measured for it then. Do not name a
+    `policy.reference` as well."""
     collapse_ratio: float = Field(default=0.10, gt=0, lt=1)
     """A policy below this share of the baseline has collapsed."""
     collapse_nats: float = Field(default=0.08, ge=0)
@@ -287,6 +298,11 @@ class Settings(BaseSettings):
                     f"{name} = {tokens} leaves no room for a prompt in policy.max_model_len = {length}; raise "
                     "max_model_len or ask for fewer tokens"
                 )
+        if self.policy.reference is not None and self.entropy.baseline_nats is not None:
+            raise ValueError(
+                f"policy.reference = {self.policy.reference} and entropy.baseline_nats = {self.entropy.baseline_nats} "
+                "are two baselines; give one"
+            )
         if self.reheat.tau is not None and self.reheat.tau <= 1:
             raise ValueError(
                 f"reheat.tau = {self.reheat.tau} would make every reheat a cooling; set it above 1, and give a tau "
@@ -303,6 +319,13 @@ class Settings(BaseSettings):
                 f"{', '.join(dict.fromkeys(served))}"
             )
         return self
+
+    @property
+    def baseline_of(self) -> BaselineOf:
+        """Whose entropy the baseline is."""
+        if self.entropy.baseline_nats is not None:
+            return "given"
+        return "policy" if self.policy.reference is None else "reference"
 
     @property
     def database_path(self) -> Path:

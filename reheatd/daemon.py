@@ -29,6 +29,7 @@ from reheatd.process.http_server import HttpServer
 from reheatd.process.instance import write_daemon_file
 from reheatd.process.supervisor import Child, Command, Supervisor
 from reheatd.process.worker_command import worker_command
+from reheatd.reference.measurement import ReferenceMeasurement
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class Parts:
     """Command that starts the embedded broker; None if another broker is used."""
     tap_listener: socket.socket | None
     """Socket that the engines' entropy taps send to; None if they have none."""
+    reference: ReferenceMeasurement | None
+    """The measurement of the baseline, if that is the entropy of a reference and was not measured yet."""
     pool: EnginePool
     engines: EngineKeeper
     slots: AdapterSlots
@@ -162,9 +165,13 @@ class Daemon:
 
     async def _start_engines(self) -> None:
         """Waits until an engine has generated a token and holds the promoted version."""
-        self._parts.readiness.state = "starting: waiting for the engine"
+        parts = self._parts
         try:
-            await self._parts.engines.start()
+            if parts.reference is not None:
+                parts.readiness.state = "starting: measuring the entropy of the reference"
+                await parts.reference.run(parts.supervisor)
+            parts.readiness.state = "starting: waiting for the engine"
+            await parts.engines.start()
         except EngineError as error:
             raise StartError(error.message) from error
 

@@ -36,7 +36,7 @@ from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.detector import CollapseDetector, Origin
 from reheatd.entropy.learning import LearningSignal
 from reheatd.entropy.live import LiveSeries, tap_socket
-from reheatd.entropy.meter import EntropyMeter, vocabulary_size
+from reheatd.entropy.meter import EntropyMeter, Sampler, vocabulary_size
 from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.probes import load_probes
 from reheatd.entropy.series import EntropySeries, series_key
@@ -45,12 +45,15 @@ from reheatd.gateway.app import Gateway
 from reheatd.gateway.live_logprobs import LiveLogprobs
 from reheatd.jobs.contracts import ReheatRequest
 from reheatd.jobs.dispatch import JobDispatcher
+from reheatd.measures import EntropyEstimate
 from reheatd.names import engine_name
 from reheatd.process.broker import embedded_broker, ping
 from reheatd.process.http_server import HttpServer
 from reheatd.process.instance import claim_data_dir, listen, url_of
 from reheatd.process.ports import reserve_port
 from reheatd.process.supervisor import Command, Supervisor
+from reheatd.reference.files import Reference, resolve_reference
+from reheatd.reference.measurement import ReferenceMeasurement, check_engine_for_reference
 
 ENGINE_GRACE_S = 10.0
 
@@ -73,12 +76,14 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
     with listen(settings.server.host, settings.server.port) as listener:
         model_path = await asyncio.to_thread(resolve_policy, settings.policy.model)
         digest = await asyncio.to_thread(base_digest, model_path)
+        named = settings.policy.reference
+        reference = None if named is None else await asyncio.to_thread(resolve_reference, named, model_path)
         lock = await claim_data_dir(settings.data_dir)
         try:
             with closing(connect(settings.database_path)) as db:
                 policy = ServedPolicy(settings.policy.model, model_path, digest, vocabulary_size(model_path))
                 check_request(ReheatRequest(), settings, vocabulary=policy.vocabulary)
-                parts = assemble(settings, device, policy, listener, lock, db)
+                parts = assemble(settings, device, policy, reference, listener, lock, db)
                 await Daemon(settings, parts).run(on_ready)
         finally:
             os.close(lock)
@@ -97,6 +102,7 @@ class Adapters:
 class Entropy:
     """The parts that measure and keep entropy."""
 
+    meter_of: Callable[[Sampler], EntropyMeter]
     series: EntropySeries
     learning: LearningSignal
     monitor: EntropyMonitor
@@ -107,6 +113,7 @@ def assemble(
     settings: Settings,
     device: Device,
     policy: ServedPolicy,
+    reference: Reference | None,
     listener: socket.socket,
     lock: int,
     db: sqlite3.Connection,
@@ -114,6 +121,7 @@ def assemble(
     """Builds every part from those that it uses, without starting any.
 
     Args:
+        reference: The base that the policy was trained from, if the settings name one.
         listener: Socket on which the gateway and the admin API answer.
         lock: File descriptor of the lock on the data folder, which is held for as long as a child runs.
         db: The daemon's database.
@@ -128,7 +136,7 @@ def assemble(
     engines = EngineKeeper(
         pool, supervisor, commands, adapters.swaps.admit, startup_timeout_s=settings.engine.startup_timeout_s
     )
-    entropy = build_entropy(settings, policy, db, pool, adapters)
+    entropy = build_entropy(settings, policy, reference, db, pool, adapters)
     gateway = build_gateway(settings, policy, pool, adapters, entropy)
     dispatcher = JobDispatcher(broker_url, heartbeat_timeout_s=settings.control.heartbeat_timeout_s)
     ledger = Ledger(db)
@@ -165,6 +173,7 @@ def assemble(
         broker_url=broker_url,
         broker_command=broker_command,
         tap_listener=tap_listener,
+        reference=build_reference(settings, device, policy, reference, entropy),
         pool=pool,
         engines=engines,
         slots=adapters.slots,
@@ -230,26 +239,39 @@ def build_adapters(settings: Settings, db: sqlite3.Connection, pool: EnginePool)
 
 
 def build_entropy(
-    settings: Settings, policy: ServedPolicy, db: sqlite3.Connection, pool: EnginePool, adapters: Adapters
+    settings: Settings,
+    policy: ServedPolicy,
+    reference: Reference | None,
+    db: sqlite3.Connection,
+    pool: EnginePool,
+    adapters: Adapters,
 ) -> Entropy:
     section = settings.entropy
     probes = load_probes(section.probes, section.probe_count)
-    meter = EntropyMeter(
-        ProbeClient(pool, adapters.slots),
-        probes,
-        max_tokens=section.max_tokens,
-        top_k=section.top_k,
-        confidence=section.confidence,
-        vocab_size=policy.vocabulary,
-    )
+
+    def meter_of(client: Sampler) -> EntropyMeter:
+        return EntropyMeter(
+            client,
+            probes,
+            max_tokens=section.max_tokens,
+            top_k=section.top_k,
+            confidence=section.confidence,
+            vocab_size=policy.vocabulary,
+        )
+
+    given = section.baseline_nats
+    baseline = f"{given} nats" if given is not None else reference and reference.digest
     key = series_key(
         policy.digest,
         probes.digest,
         max_tokens=section.max_tokens,
         top_k=section.top_k,
         windows=section.baseline_windows,
+        baseline=baseline,
     )
     series = EntropySeries(db, key)
+    if given is not None:
+        series.save_baseline(EntropyEstimate(mean=given, low=given, high=given, tokens=0, sequences=0))
     detector = CollapseDetector(section)
     swaps = adapters.swaps
 
@@ -263,15 +285,26 @@ def build_entropy(
 
     learning = LearningSignal(db, section, job_of)
     monitor = EntropyMonitor(
-        meter,
+        meter_of(ProbeClient(pool, adapters.slots)),
         series,
         detector,
         section,
         lambda: (swaps.promoted, engine_name(swaps.promoted)),
         origin_of,
         learning.is_stalled,
+        own_baseline=settings.baseline_of == "policy",
     )
-    return Entropy(series, learning, monitor, LiveSeries(db, confidence=section.confidence))
+    return Entropy(meter_of, series, learning, monitor, LiveSeries(db, confidence=section.confidence))
+
+
+def build_reference(
+    settings: Settings, device: Device, policy: ServedPolicy, reference: Reference | None, entropy: Entropy
+) -> ReferenceMeasurement | None:
+    """The measurement of the reference; None if there is no reference, or if it was measured in an earlier run."""
+    if reference is None or entropy.series.baseline() is not None:
+        return None
+    check_engine_for_reference(device)
+    return ReferenceMeasurement(settings, device, reference.path, policy.path, entropy.series, entropy.meter_of)
 
 
 def build_gateway(

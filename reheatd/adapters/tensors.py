@@ -37,11 +37,29 @@ def read_tensors(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
     for name, tensor in tensors:
         if tensor["dtype"] not in DTYPES:
             raise AdapterInvalidError(f"{name} in {file} is {tensor['dtype']}; adapters are F32, F16 or BF16")
-        values = np.frombuffer(tensor["data"], dtype=DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
-        if tensor["dtype"] == "BF16":
-            # A bfloat16 is the upper half of a float32.
-            values = (values.astype(np.uint32) << 16).view(np.float32)
-        yield name, values
+        yield name, _decoded(tensor["data"], tensor["dtype"]).reshape(tensor["shape"])
+
+
+def read_beginnings(file: Path, count: int) -> dict[str, NDArray[Any]]:
+    """The first `count` values of every tensor in `file`, by name; only they and the file's header are read.
+
+    Values of a number format that numpy lacks are their bytes.
+
+    Raises:
+        AdapterInvalidError: The file is missing, truncated or not a safetensors file.
+    """
+    read_shapes(file)  # which finds everything that is wrong with the file
+    beginnings: dict[str, NDArray[Any]] = {}
+    with file.open("rb") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(size))
+        header.pop("__metadata__", None)
+        for name, tensor in header.items():
+            start, end = tensor["data_offsets"]
+            width = np.dtype(DTYPES.get(tensor["dtype"], np.uint8)).itemsize
+            handle.seek(8 + size + start)
+            beginnings[name] = _decoded(handle.read(min(end - start, count * width)), tensor["dtype"])
+    return beginnings
 
 
 def write_tensors(file: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
@@ -60,6 +78,12 @@ def write_tensors(file: Path, tensors: Mapping[str, NDArray[np.float32]]) -> Non
         for values in tensors.values():
             bits = np.ascontiguousarray(values, np.dtype("<f4")).view(np.uint32)
             handle.write((bits >> 16).astype("<u2").tobytes() if halve else bits.tobytes())
+
+
+def _decoded(data: bytes, dtype: str) -> NDArray[Any]:
+    values = np.frombuffer(data, dtype=DTYPES.get(dtype, np.uint8))
+    # A bfloat16 is the upper half of a float32.
+    return (values.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else values
 
 
 def _fits_bfloat16(values: NDArray[np.float32]) -> bool:

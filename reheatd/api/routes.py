@@ -154,6 +154,8 @@ class Api:
             verdict=context.monitor.verdict,
             entropy=windows[0].estimate if windows else None,
             baseline=context.monitor.baseline,
+            baseline_of=context.settings.baseline_of,
+            reference=context.settings.policy.reference,
             ratio=windows[0].ratio if windows else None,
             measuring=context.monitor.progress,
             job=controller.current_job,

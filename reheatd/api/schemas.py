@@ -7,6 +7,7 @@ from pydantic import Field
 
 from reheatd.adapters.store import VersionInfo
 from reheatd.api.learning import LearningView
+from reheatd.config import BaselineOf
 from reheatd.control.ledger import JournalEntry
 from reheatd.control.pauses import Pause
 from reheatd.control.states import State
@@ -90,6 +91,10 @@ class StatusView(Contract):
     entropy: EntropyEstimate | None
     """Entropy of the promoted version in its newest window."""
     baseline: EntropyEstimate | None
+    baseline_of: BaselineOf
+    """Whose entropy the baseline is: the policy's own, that of its reference, or one that was given."""
+    reference: str | None
+    """The base that the policy was trained from, as it is configured."""
     ratio: float | None
     """The entropy as a share of the baseline."""
     measuring: MeasurementProgress | None

@@ -90,7 +90,7 @@ class Controller:
             QueueFullError: `control.max_queued` jobs are waiting already.
         """
         monitor = self._dependencies.monitor
-        baseline = monitor.latest_estimate(0)
+        baseline = monitor.baseline
         check_request(
             request,
             self._dependencies.settings,

@@ -48,7 +48,7 @@ def check_request(
 
     Args:
         vocabulary: Number of logits of the policy; its logarithm is the highest possible entropy.
-        baseline: Mean entropy of the base model on the probes, in nats per token; None while it is not known.
+        baseline: Mean entropy of the base policy on the probes, in nats per token; None while it is not known.
         default_target: Entropy to which a reheat leads unless it is told another; None while it is not known.
 
     Raises:
@@ -178,7 +178,7 @@ def build_spec(
     All paths are absolute.
 
     Args:
-        baseline: Mean entropy of the base model on the probes, in nats per token.
+        baseline: Mean entropy of the base policy on the probes, in nats per token.
         default_target: Entropy to which a reheat leads unless it is told another, in nats per token.
         verdict: Verdict on the parent.
         parent_entropy: Newest estimate of the parent's entropy, if there is one.

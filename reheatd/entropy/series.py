@@ -50,15 +50,20 @@ class Window(WindowFigures):
     """Entropy below which the policy has collapsed."""
 
 
-def series_key(model_digest: str, probe_digest: str, *, max_tokens: int, top_k: int, windows: int) -> str:
+def series_key(
+    model_digest: str, probe_digest: str, *, max_tokens: int, top_k: int, windows: int, baseline: str | None = None
+) -> str:
     """A key that is equal for two windows, or a window and a baseline, only if they measure the same quantity.
 
     Args:
         model_digest: Digest of the base model's files.
         probe_digest: Digest of the probes in use.
         windows: Number of windows in a baseline.
+        baseline: What the baseline is, if it is not the base model's own entropy.
     """
     parts = [WINDOW_FORMAT, model_digest, probe_digest, max_tokens, top_k, windows]
+    if baseline is not None:
+        parts.append(baseline)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

@@ -4,21 +4,12 @@ One comes as an adapter, one as a whole checkpoint with its base as the referenc
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-from reheatd.engine.client import EngineClient
-from tests.daemon import Daemon, running
-from tests.engine_process import running_engine
-from tests.waiting import HANGS_S, until, wait_until
 
 PROMPT = list(range(40, 60))
 COMPLETION = list(range(100, 140))

@@ -168,6 +168,10 @@ class FakeMonitor:
         """Those of settings that call half of the baseline a collapse."""
         return Thresholds(0.5 * BASELINE, 0.6 * BASELINE, None, 0.85 * BASELINE, "50% of the baseline")
 
+    @property
+    def baseline(self) -> EntropyEstimate:
+        return entropy(BASELINE)
+
     async def ensure_baseline(self) -> EntropyEstimate:
         return entropy(BASELINE)
 

@@ -129,3 +129,9 @@ def test_engines_elsewhere_are_listed_with_commas(monkeypatch: pytest.MonkeyPatc
 def test_engines_that_cannot_be_are_refused(engine: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         load_settings(overrides={"engine": engine})
+
+
+def test_two_baselines_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, '[policy]\nreference = "me/base"\n[entropy]\nbaseline_nats = 0.8')
+    with pytest.raises(ConfigError, match=r"policy\.reference = me/base and entropy\.baseline_nats = 0\.8"):
+        load_settings(file)

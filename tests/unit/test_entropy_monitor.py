@@ -13,6 +13,7 @@ from reheatd.entropy.estimators import TailMoments
 from reheatd.entropy.monitor import EntropyMonitor, OutdatedWindowError
 from reheatd.entropy.series import EntropySeries, Window
 from reheatd.errors import BadInputError, EngineError
+from reheatd.measures import EntropyEstimate
 from tests.unit.entropy_support import NOISE, SETTINGS, SimulatedEngine, exact_entropy, make_meter
 
 
@@ -23,7 +24,9 @@ def origin_of(version: int) -> Origin:
 class Daemon:
     """The monitor with its surroundings; `version` is what the alias means."""
 
-    def __init__(self, folder: Path, engine: SimulatedEngine, settings: EntropySection = SETTINGS) -> None:
+    def __init__(
+        self, folder: Path, engine: SimulatedEngine, settings: EntropySection = SETTINGS, *, own_baseline: bool = True
+    ) -> None:
         self.version = 0
         self.seen: list[Window] = []
         self.stalled: set[int] = set()
@@ -38,6 +41,7 @@ class Daemon:
             origin_of,
             lambda version: version in self.stalled,
             self.seen.append,
+            own_baseline=own_baseline,
         )
 
     async def run_until(self, done: Callable[[], bool]) -> None:
@@ -274,6 +278,21 @@ def test_a_stalled_policy_is_called_so_unless_its_entropy_says_why(tmp_path: Pat
         assert (await daemon.monitor.take_window()).verdict == "stalled" and daemon.monitor.is_undecided
         collapsed = await daemon.monitor.take_window()
         assert collapsed.verdict == daemon.monitor.verdict == "collapsed" and not daemon.monitor.is_undecided
+
+    drive(tmp_path, story)
+
+
+def test_a_checkpoint_with_a_reference_can_be_collapsed_itself(tmp_path: Path) -> None:
+    async def story(_: Daemon, engine: SimulatedEngine) -> None:
+        engine.temperatures["base"] = 0.2
+        daemon = Daemon(tmp_path, engine, own_baseline=False)
+        with pytest.raises(RuntimeError, match="no baseline"):
+            await daemon.monitor.ensure_baseline()
+        daemon.series.save_baseline(EntropyEstimate(mean=2.0, low=2.0, high=2.0, tokens=0, sequences=0))
+        assert daemon.monitor.latest_estimate(0) is None
+        await daemon.run_until(lambda: daemon.monitor.verdict == "collapsed")
+        assert {(one.version, one.baseline) for one in daemon.seen} == {(0, 2.0)}
+        assert daemon.monitor.latest_estimate(0) == daemon.seen[-1].estimate
 
     drive(tmp_path, story)
 

@@ -72,6 +72,8 @@ def test_everything_survives_a_restart(tmp_path: Path) -> None:
         series_key("model", "probes", max_tokens=32, top_k=20, windows=3),
         series_key("model", "probes", max_tokens=48, top_k=10, windows=3),
         series_key("model", "probes", max_tokens=48, top_k=20, windows=5),
+        series_key("model", "probes", max_tokens=48, top_k=20, windows=3, baseline="reference"),
+        series_key("model", "probes", max_tokens=48, top_k=20, windows=3, baseline="0.8 nats"),
     ],
 )
 def test_another_model_or_setting_is_another_series(tmp_path: Path, other: str) -> None:

@@ -1,4 +1,4 @@
-"""What the demonstration shows while it works."""
+"""What a long command shows while it works."""
 
 import io
 import time
@@ -6,8 +6,8 @@ import time
 import pytest
 from rich.console import Console
 
-from cli import demo_screen
-from cli.demo_screen import Screen
+from cli import screen as screen_module
+from cli.screen import Screen
 
 
 class Clock:
@@ -23,7 +23,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(demo_screen, "time", clock)
+    monkeypatch.setattr(screen_module, "time", clock)
     return clock
 
 

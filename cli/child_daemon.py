@@ -1,10 +1,10 @@
-"""The demonstration's daemon: a child process that ends with the demonstration, however that ends."""
+"""A command's own daemon: a child process that ends with the command, however that ends."""
 
 import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from reheatd.process.children import python_module
@@ -31,21 +31,32 @@ def ended_by_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def guarded_daemon(config: Path, log_file: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def guarded_daemon(
+    config: Path | None, log_file: Path, environment: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Runs `reheatd serve` under a guard, whose process it yields, and stops it at the end.
 
     If this process disappears without stopping the daemon, even by `kill -9`, the guard ends the daemon's whole tree.
     The daemon has its own session, so that Ctrl-C reaches it only through this context, after the client has been
     stopped. A second signal does not interrupt the stop; it tells the daemon not to wait for its requests.
+
+    Args:
+        config: Configuration file of the daemon; default: as for `reheatd serve`.
+        environment: Variables beside those of this process.
     """
     read_end, lifeline = os.pipe()
-    serve = python_module("cli.main", "serve", "--config", str(config))
+    serve = python_module("cli.main", "serve", *(["--config", str(config)] if config else []))
     with contextlib.ExitStack() as closing:
         hang_up = closing.enter_context(contextlib.ExitStack())
         hang_up.callback(os.close, lifeline)
         with log_file.open("wb") as log:
             process = subprocess.Popen(
-                guarded(serve, GRACE_S), stdin=read_end, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                guarded(serve, GRACE_S),
+                stdin=read_end,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
             )
         os.close(read_end)
         try:

@@ -1,4 +1,4 @@
-"""What the demonstration shows: lines that stay and, below them, the present activity and its progress."""
+"""What a long command shows: lines that stay and, below them, the present activity and its progress."""
 
 import time
 from contextlib import AbstractContextManager
