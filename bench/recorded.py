@@ -9,8 +9,8 @@ from bench.rollout_file import policy_path
 from reheatd.measures import EntropyEstimate
 from reheatd.options import LoraOptions
 from workers.policy import Policy
+from workers.prompts import Prompts
 from workers.sampling.rollout import Rollout
-from workers.task_data import Prompts
 
 
 def bench_policy() -> Policy:

@@ -9,9 +9,9 @@ from reheatd.config import BUILTIN_POLICY
 from reheatd.engine.policy_model import resolve_policy
 from reheatd.options import LoraOptions
 from workers.policy import Policy
+from workers.prompts import load_prompts
 from workers.sampling.in_process import ChatCodec, InProcessSampler
 from workers.sampling.rollout import Rollout
-from workers.task_data import load_prompts
 
 
 def policy_path() -> Path:

@@ -33,6 +33,7 @@ from reheatd.engine.policy_model import resolve_policy
 from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.probe_client import ProbeClient
 from reheatd.engine.slots import AdapterSlots
+from reheatd.entropy.answer_length import AnswerLength
 from reheatd.entropy.detector import CollapseDetector, Origin
 from reheatd.entropy.live import LiveSeries, tap_socket
 from reheatd.entropy.meter import EntropyMeter, vocabulary_size
@@ -230,11 +231,13 @@ def build_entropy(
     settings: Settings, policy: ServedPolicy, db: sqlite3.Connection, pool: EnginePool, adapters: Adapters
 ) -> Entropy:
     section = settings.entropy
-    probes = load_probes(section.probes, section.probe_count)
+    probes = load_probes(settings.task, section)
+    length = AnswerLength(section.window_tokens, settings.policy.max_model_len)
+    configured = None if section.max_tokens == "auto" else section.max_tokens
     meter = EntropyMeter(
         ProbeClient(pool, adapters.slots),
         probes,
-        max_tokens=section.max_tokens,
+        max_tokens=configured,
         top_k=section.top_k,
         confidence=section.confidence,
         vocab_size=policy.vocabulary,
@@ -242,7 +245,7 @@ def build_entropy(
     key = series_key(
         policy.digest,
         probes.digest,
-        max_tokens=section.max_tokens,
+        max_tokens=length.rule if configured is None else configured,
         top_k=section.top_k,
         windows=section.baseline_windows,
     )
@@ -255,7 +258,13 @@ def build_entropy(
         return "base" if lineage is None else lineage.kind
 
     monitor = EntropyMonitor(
-        meter, series, detector, section, lambda: (swaps.promoted, engine_name(swaps.promoted)), origin_of
+        meter,
+        series,
+        detector,
+        section,
+        lambda: (swaps.promoted, engine_name(swaps.promoted)),
+        origin_of,
+        answer_length=length,
     )
     return Entropy(series, monitor, LiveSeries(db, confidence=section.confidence))
 
@@ -303,6 +312,7 @@ def build_controller(
             slots=adapters.slots,
             monitor=entropy.monitor,
             dispatcher=dispatcher,
+            on_rollouts=entropy.live.append,
             validate=lambda folder: validate_adapter(folder, policy.path, max_rank=settings.engine.max_lora_rank),
         )
     )

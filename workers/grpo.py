@@ -18,6 +18,7 @@ from torch import Tensor
 from reheatd.jobs.contracts import RLSpec
 from reheatd.jobs.rollouts import RolloutRecorder
 from reheatd.measures import EntropyEstimate
+from reheatd.task_data import Problem
 from workers.checkpoint import Checkpoints
 from workers.losses import chunked_logprobs
 from workers.optimisation import make_optimizer, optimizer_step
@@ -27,7 +28,6 @@ from workers.progress import Progress
 from workers.rewards.scoring import Scorer
 from workers.sampling.groups import GroupCollector, ScoredRollout
 from workers.sampling.rollout import Sampler, parent_entropy
-from workers.task_data import Problem
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class OldPolicy:
     """Truncated ratio of trainer to sampler at temperature 1."""
     gap_T: Tensor
     """The trainer's log-probability minus the sampler's, at temperature 1."""
+    entropy_T: Tensor
+    """Entropy at temperature 1, whatever the rollouts were sampled at."""
     reference_T: Tensor | None
     """The parent's log-probabilities at the sampling temperature; None without a KL term."""
 
@@ -131,6 +133,8 @@ class Grpo:
         tokens = sum(len(item.rollout.token_ids) for item in scored)
         denominator = tokens if spec.normalisation == "tokens" else len(scored) * spec.max_tokens
         totals = {"loss": 0.0, "entropy": 0.0, "logprob_gap": 0.0, "clip_fraction": 0.0, "importance_capped": 0.0}
+        if spec.temperature != 1.0:
+            totals["entropy_sampled"] = 0.0
         if spec.kl_coef:
             totals["kl"] = 0.0
         lengths = [len(item.rollout.prompt_ids) + len(item.rollout.token_ids) for item in scored]
@@ -142,7 +146,7 @@ class Grpo:
                 hidden_TD, policy.head_VD, batch.targets_T, temperature=spec.temperature
             )
             if number not in old:
-                old[number] = self._old_policy(part, batch, hidden_TD.detach(), logprobs_T.detach())
+                old[number] = self._old_policy(part, batch, hidden_TD.detach(), logprobs_T.detach(), entropy_T.detach())
             before = old[number]
             advantages = torch.tensor([i.advantage for i in part], device=policy.device)
             loss_T, clipped_T = clipped_surrogate(
@@ -160,7 +164,9 @@ class Grpo:
             loss = loss_T.sum() / denominator
             loss.backward()
             totals["loss"] += loss.item()
-            totals["entropy"] += float(entropy_T.detach().sum()) / tokens
+            totals["entropy"] += float(before.entropy_T.sum()) / tokens
+            if spec.temperature != 1.0:
+                totals["entropy_sampled"] += float(entropy_T.detach().sum()) / tokens
             totals["clip_fraction"] += float(clipped_T.sum()) / tokens
             totals["logprob_gap"] += float(before.gap_T.abs().sum()) / tokens
             totals["importance_capped"] += float((before.importance_T >= spec.importance_cap).sum()) / tokens
@@ -169,16 +175,21 @@ class Grpo:
         return totals
 
     def _old_policy(
-        self, part: Sequence[ScoredRollout], batch: TokenBatch, hidden_TD: Tensor, logprobs_T: Tensor
+        self,
+        part: Sequence[ScoredRollout],
+        batch: TokenBatch,
+        hidden_TD: Tensor,
+        logprobs_T: Tensor,
+        entropy_T: Tensor,
     ) -> OldPolicy:
         policy, spec = self._policy, self._spec
         raw_T = logprobs_T
         if spec.temperature != 1.0:  # the sampler's log-probabilities are those of temperature 1
-            raw_T, _ = chunked_logprobs(hidden_TD, policy.head_VD, batch.targets_T)
+            raw_T, entropy_T = chunked_logprobs(hidden_TD, policy.head_VD, batch.targets_T)
         gap_T = raw_T - torch.tensor([value for i in part for value in i.rollout.logprobs], device=policy.device)
         reference_T = None
         if spec.kl_coef:
             with policy.as_teacher():
                 parent_TD = policy.hidden(batch)
             reference_T, _ = chunked_logprobs(parent_TD, policy.head_VD, batch.targets_T, temperature=spec.temperature)
-        return OldPolicy(logprobs_T, gap_T.exp().clamp(max=spec.importance_cap), gap_T, reference_T)
+        return OldPolicy(logprobs_T, gap_T.exp().clamp(max=spec.importance_cap), gap_T, entropy_T, reference_T)

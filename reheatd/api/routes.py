@@ -171,7 +171,9 @@ class Api:
         view = EntropyView(
             baseline=baseline,
             threshold=thresholds.collapsed if thresholds else None,
+            max_tokens=self._context.monitor.max_tokens,
             windows=self._context.series.last(_last(request)),
+            sources=self._context.live.newest(),
         )
         return _answer(view)
 

@@ -17,9 +17,9 @@ from reheatd.entropy.detector import CollapseDetector
 from reheatd.entropy.estimators import TailModel, estimate_tokens
 from reheatd.entropy.meter import EntropyMeter, Measurement, vocabulary_size
 from reheatd.entropy.monitor import EntropyMonitor
-from reheatd.entropy.probes import load_probes
 from reheatd.entropy.series import EntropySeries
 from reheatd.errors import NotFoundError
+from tests.probes import task_probes
 
 PROBES = 32
 MAX_TOKENS = 48
@@ -57,7 +57,7 @@ def served(engine: str, tiny_policy: Path) -> Served:
         async with client:
             meter = EntropyMeter(
                 client,
-                load_probes(None, PROBES),
+                task_probes(PROBES),
                 max_tokens=MAX_TOKENS,
                 top_k=TOP_K,
                 confidence=0.95,
@@ -114,7 +114,7 @@ def test_baseline_and_window_of_the_same_policy_are_ok(engine: str, tiny_policy:
     async def story() -> None:
         async with EngineClient(engine) as client:
             meter = EntropyMeter(
-                client, load_probes(None, 16), max_tokens=24, top_k=settings.top_k, confidence=settings.confidence
+                client, task_probes(16), max_tokens=24, top_k=settings.top_k, confidence=settings.confidence
             )
             series = EntropySeries(db, "tiny")
             monitor = EntropyMonitor(
@@ -132,7 +132,7 @@ def test_baseline_and_window_of_the_same_policy_are_ok(engine: str, tiny_policy:
 def test_an_unknown_model_is_an_error_and_no_value(engine: str) -> None:
     async def story() -> None:
         async with EngineClient(engine) as client:
-            meter = EntropyMeter(client, load_probes(None, 4), max_tokens=4, top_k=TOP_K, confidence=0.95)
+            meter = EntropyMeter(client, task_probes(4), max_tokens=4, top_k=TOP_K, confidence=0.95)
             with pytest.raises(NotFoundError, match="policy-v9"):
                 await meter.measure("policy-v9", seed=1)
 

@@ -16,6 +16,7 @@ from reheatd.control.ledger import Ledger
 from reheatd.database import connect
 from reheatd.entropy.detector import DetectorState, Verdict
 from reheatd.entropy.estimators import SequenceTotals, TailMoments
+from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.regime import Thresholds
 from reheatd.entropy.series import Window
@@ -32,6 +33,7 @@ from reheatd.jobs.contracts import (
 )
 from reheatd.measures import Accuracy, EntropyEstimate, PassRate
 from reheatd.names import engine_name
+from reheatd.options import ProbeOptions
 from tests.waiting import until
 
 BASELINE = 2.0
@@ -168,6 +170,9 @@ class FakeMonitor:
     async def ensure_baseline(self) -> EntropyEstimate:
         return entropy(BASELINE)
 
+    async def probe_options(self) -> ProbeOptions:
+        return ProbeOptions(max_tokens=64, digest="these prompts")
+
     async def measure_version(self, name: str) -> Measurement:
         if self.failures:
             raise self.failures.pop(0)
@@ -266,6 +271,7 @@ class World:
         self.dispatcher = FakeDispatcher()
         self.policy = ServedPolicy("tiny", folder / "model", "digest", vocabulary=100)
         self.invalid: ReheatdError | None = None
+        self.rollouts: list[LiveWindow] = []
         self._task: asyncio.Task[None] | None = None
         self._build()
 
@@ -287,6 +293,7 @@ class World:
                 slots=self.slots,
                 monitor=self.monitor,
                 dispatcher=self.dispatcher,
+                on_rollouts=self.rollouts.append,
                 validate=self._validate,
             )
         )

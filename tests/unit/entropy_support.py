@@ -9,7 +9,7 @@ import numpy as np
 from reheatd.config import EntropySection
 from reheatd.engine.client import EngineClient, Sample, TokenLogprobs
 from reheatd.entropy.meter import EntropyMeter
-from reheatd.entropy.probes import load_probes
+from tests.probes import task_probes
 
 SETTINGS = EntropySection.model_validate(
     {"probe_count": 40, "max_tokens": 24, "interval_s": 3600, "baseline_windows": 2, "collapse_ratio": 0.5}
@@ -76,4 +76,4 @@ class SimulatedEngine(EngineClient):
 
 def make_meter(engine: SimulatedEngine, **changes: Any) -> EntropyMeter:
     values = {"max_tokens": SETTINGS.max_tokens, "top_k": SETTINGS.top_k, "confidence": 0.95, **changes}
-    return EntropyMeter(engine, load_probes(None, SETTINGS.probe_count), **values)
+    return EntropyMeter(engine, task_probes(SETTINGS.probe_count), **values)

@@ -86,6 +86,7 @@ class _Monitor:
     verdict = "warning"
     baseline = entropy(BASELINE)
     thresholds = FakeMonitor().thresholds
+    max_tokens = 64
     progress = MeasurementProgress(model="policy-v0", done=12, of=40)
 
     def __init__(self, world: ApiWorld) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.probes import ProbeSet
 from reheatd.jobs.contracts import ImportSpec
 from reheatd.options import ProbeOptions, TaskOptions
@@ -50,7 +51,15 @@ class Channel:
         self.phases: list[str] = []
 
     def progress(
-        self, phase: str, step: int, steps: int, metrics: dict[str, float], *, done: int = 0, of: int = 0
+        self,
+        phase: str,
+        step: int,
+        steps: int,
+        metrics: dict[str, float],
+        *,
+        done: int = 0,
+        of: int = 0,
+        rollouts: LiveWindow | None = None,
     ) -> None:
         self.phases.append(phase)
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from reheatd.jobs.contracts import RLSpec
 from reheatd.jobs.rollouts import RolloutRecorder
+from reheatd.task_data import Problem
 from workers.policy_gradient import group_advantages
 from workers.progress import Progress
 from workers.rewards.scoring import Scorer
 from workers.sampling.recording import readable
 from workers.sampling.rollout import Rollout, Sampler
-from workers.task_data import Problem
 
 
 @dataclass(frozen=True)

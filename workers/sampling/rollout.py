@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from reheatd.jobs.contracts import JobBase
+from reheatd.json_lines import Messages
 from reheatd.measures import EntropyEstimate
 from workers.policy import Policy
 from workers.progress import Progress
-from workers.task_data import Messages, Prompts
+from workers.prompts import Prompts
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from reheatd.jobs.contracts import JobBase
 from reheatd.measures import EntropyEstimate
 from reheatd.names import BASE_MODEL_NAME, version_name
 from workers.policy import Policy
+from workers.prompts import Prompts
 from workers.sampling.rollout import Batch, Rollout
-from workers.task_data import Prompts
 
 Result = TypeVar("Result")
 
