@@ -95,7 +95,7 @@ def test_the_newest_of_each_source_and_way_of_measuring(db: Connection) -> None:
     series.add("policy-v1", "live", "plug_in", [5.0])
     series.close_windows()
     found = [(window.source, window.measured_by, window.estimate.mean) for window in series.newest()]
-    assert found == [("rollout", "tap", 1.5), ("rollout", "monte_carlo", 1.5), ("live", "plug_in", 5.0)]
+    assert found == [("rollout", "tap", 2.0), ("rollout", "monte_carlo", 2.0), ("live", "plug_in", 5.0)]
     assert (series.newest()[1].parent, series.newest()[1].step) == (3, 7)
 
 

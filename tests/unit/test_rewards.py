@@ -1,16 +1,9 @@
 """Named rewards."""
 
-import json
-from pathlib import Path
-
 import pytest
 
-from reheatd.data.make_arithmetic import problems
-from reheatd.entropy.probes import load_probes
 from reheatd.errors import BadInputError
-from reheatd.task_data import ARITHMETIC, load_task
 from workers.evaluation import wilson_interval
-from workers.prompts import load_prompts
 from workers.rewards import load_reward
 
 
