@@ -132,11 +132,12 @@ class EntropyMonitor:
         Raises:
             EngineError: The longest answer had to be found, and the engine could not be sampled.
         """
-        if self._meter.max_tokens is None:
+        max_tokens = self._meter.max_tokens
+        if max_tokens is None:
             async with self._measuring:
-                await self._find_answer_length()
+                max_tokens = await self._find_answer_length()
         shared = self._settings.model_dump(include=set(WindowOptions.model_fields))
-        return ProbeOptions(**shared, max_tokens=self._meter.max_tokens, digest=self._meter.probes.digest)
+        return ProbeOptions(**shared, max_tokens=max_tokens, digest=self._meter.probes.digest)
 
     async def take_window(self, source: Source = "trigger") -> Window:
         """Measures the promoted version now, records the window and updates the verdict.
@@ -288,16 +289,17 @@ class EntropyMonitor:
         seconds = (time.monotonic() - began) / windows
         return [measurement.model_copy(update={"seconds": seconds}) for measurement in measured]
 
-    async def _find_answer_length(self) -> None:
-        """Finds the longest answer and stores it, unless it is known."""
+    async def _find_answer_length(self) -> int:
+        """The longest answer, which is found and stored unless it is known."""
         if self._meter.max_tokens is not None:
-            return
+            return self._meter.max_tokens
         if self._answer_length is None:
             raise RuntimeError("the meter has no longest answer, and nothing finds it")
         found = await self._answer_length.find(self._meter, BASE_MODEL_NAME, secrets.randbelow(2**32))
         self._series.save_max_tokens(found)
         self._meter.max_tokens = found
         logger.info("answers to probes are sampled up to %d tokens", found)
+        return found
 
     async def _baseline(self) -> tuple[EntropyEstimate, Measurement | None]:
         """The baseline and, if it had to be measured, one of its windows."""
