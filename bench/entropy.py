@@ -27,11 +27,15 @@ from reheatd.entropy.estimators import SequenceTotals, TailModel, TailMoments, T
 from reheatd.entropy.live import tap_socket
 from reheatd.entropy.meter import EntropyMeter, vocabulary_size
 from reheatd.entropy.probes import load_probes
+from reheatd.options import TaskOptions
 from reheatd.tap.wire import tags
 from tests.engine_process import running_engine
 from tests.tap_ear import TapEar
 
-SETTINGS = EntropySection()
+PROBES = RESULTS / "probes.jsonl"
+"""Open questions, which have more ways to be answered than a task's problems, so more entropy in the tail."""
+SETTINGS = EntropySection(probes=PROBES)
+MAX_TOKENS = 48
 ROUNDS = 32
 FITTED_ROUNDS = 8
 """Number of rounds that c(s) is fitted on; the others are judged."""
@@ -207,8 +211,8 @@ async def monitor_overhead(engine: Engine, model: Path, report: Report) -> None:
     async with EngineClient(engine.url) as client:
         meter = EntropyMeter(
             client,
-            load_probes(SETTINGS.probes, SETTINGS.probe_count),
-            max_tokens=SETTINGS.max_tokens,
+            load_probes(TaskOptions(), SETTINGS),
+            max_tokens=MAX_TOKENS,
             top_k=SETTINGS.top_k,
             confidence=SETTINGS.confidence,
             vocab_size=vocabulary_size(model),
@@ -225,9 +229,9 @@ def main() -> None:
     vocabulary = vocabulary_size(model)
     states = sample_states(
         model,
-        load_probes(None, SETTINGS.probe_count),
+        load_probes(TaskOptions(), SETTINGS),
         rounds=ROUNDS,
-        max_tokens=SETTINGS.max_tokens,
+        max_tokens=MAX_TOKENS,
         top_k=SETTINGS.top_k,
     )
     estimators(states, vocabulary, report)

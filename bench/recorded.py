@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.rollout_file import policy_path
+from reheatd.json_lines import Prompts
 from reheatd.measures import EntropyEstimate
 from reheatd.options import LoraOptions
 from workers.policy import Policy
 from workers.sampling.rollout import Rollout
-from workers.task_data import Prompts
 
 
 def bench_policy() -> Policy:

@@ -17,9 +17,9 @@ import bench.recorded as stand_ins
 from bench.rollout_file import policy_path, read_rollouts
 from bench.sides import PeakMemory, print_side
 from reheatd.jobs.contracts import RLSpec
+from reheatd.task_data import Problem
 from workers.grpo import Grpo
 from workers.rewards.scoring import InProcessScorer
-from workers.task_data import Problem
 
 LEARNING_RATE = 1e-5
 CLIP_LOW, CLIP_HIGH = 0.2, 0.28

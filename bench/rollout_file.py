@@ -7,11 +7,11 @@ from typing import Any
 
 from reheatd.config import BUILTIN_POLICY
 from reheatd.engine.policy_model import resolve_policy
-from reheatd.options import LoraOptions
+from reheatd.options import LoraOptions, TaskOptions, WindowOptions
+from reheatd.task_data import load_task
 from workers.policy import Policy
 from workers.sampling.in_process import ChatCodec, InProcessSampler
 from workers.sampling.rollout import Rollout
-from workers.task_data import load_prompts
 
 
 def policy_path() -> Path:
@@ -20,9 +20,9 @@ def policy_path() -> Path:
 
 
 def write_rollouts(path: Path, *, prompts: int, n: int, max_tokens: int) -> None:
-    """Samples `n` completions of each of the first bundled prompts at temperature 1."""
+    """Samples `n` completions of each of the first prompts of the bundled task at temperature 1."""
     policy = Policy.load(policy_path(), LoraOptions())
-    messages = load_prompts()[:prompts]
+    messages = [problem.messages for problem in load_task(TaskOptions(), WindowOptions()).train[:prompts]]
     sampler = InProcessSampler(policy, ChatCodec(policy), messages)
     groups = sampler.sample(messages, n=n, max_tokens=max_tokens, temperature=1.0, seed=0)
     path.write_text(json.dumps([[asdict(rollout) for rollout in group] for group in groups]))

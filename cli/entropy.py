@@ -24,7 +24,8 @@ from reheatd.entropy.probes import load_probes
 from reheatd.entropy.replay import Replayed, read_recording
 from reheatd.entropy.replay import replay as replay_windows
 from reheatd.entropy.series import Window
-from reheatd.measures import EntropyEstimate
+from reheatd.errors import ConflictError
+from reheatd.measures import EntropyEstimate, PositionMean
 from reheatd.names import ALIAS_NAME, version_name
 from reheatd.tap.wire import TapSource
 
@@ -83,6 +84,18 @@ def entropy(
     learning = series["learning"]
     for line in render.learning(None if learning is None else LearningView.model_validate(learning)):
         render.console.print(line)
+    if newest.by_position:
+        render.console.print(f"by position  {_positions(newest.by_position)}")
+    sources = [LiveWindow.model_validate(window) for window in series["sources"]]
+    if sources:
+        render.console.print("\nmeasured elsewhere, on other prompts, so with another level")
+        table = render.table("source", "version", "by", "#entropy", "#tokens", "#age")
+        for window in sources:
+            table.add_row(
+                *(window.source, _version(window), window.measured_by, render.entropy(window.estimate)),
+                *(str(window.estimate.tokens), render.age(window.time)),
+            )
+        render.console.print(table)
 
 
 @app.command()
@@ -97,18 +110,21 @@ def plan(
 
     This samples a window for each k through the daemon, with the probes of the configuration.
     """
-    DaemonClient(url).get("/reheatd/v1/status")  # fails with advice if there is no daemon
-    settings = load_settings(config).entropy
-    probes = load_probes(settings.probes, settings.probe_count)
+    client = DaemonClient(url)
+    client.get("/reheatd/v1/status")  # fails with advice if there is no daemon
+    configured = load_settings(config)
+    settings = configured.entropy
+    probes = load_probes(configured.task, settings)
+    max_tokens = settings.max_tokens if settings.max_tokens != "auto" else _found_length(client)
 
     async def measure() -> list[PlannedWindow]:
-        async with EngineClient(url) as client:
+        async with EngineClient(url) as engine:
             return await plan_windows(
-                client,
+                engine,
                 model,
                 probes,
                 width=width,
-                max_tokens=settings.max_tokens,
+                max_tokens=max_tokens,
                 confidence=settings.confidence,
                 seed=secrets.randbelow(2**32),
             )
@@ -128,8 +144,19 @@ def plan(
     )
     render.console.print(table)
     render.console.print(
-        "Set entropy.probe_count and entropy.top_k. If you need more probes than the bundled ones, set entropy.probes."
+        "Set entropy.probe_count and entropy.top_k. Probes are prompts of the task, so more of them are fewer to train "
+        "on; a file of probes in entropy.probes is not."
     )
+
+
+def _found_length(client: DaemonClient) -> int:
+    """The longest answer that the daemon has found."""
+    found = client.get("/reheatd/v1/entropy", last=1)["max_tokens"]
+    if found is None:
+        raise ConflictError(
+            "the daemon has not found the length of answers yet; `reheatd entropy --measure` makes it measure"
+        )
+    return found
 
 
 @app.command()
@@ -151,12 +178,22 @@ def live(
         return
     table = render.table("version", "source", "by", "#entropy", "#tokens", "#sequences", "by position", "#age")
     for window in windows:
-        positions = "  ".join(f"[dim]{each.position}:[/] {each.mean:.2f}" for each in window.by_position)
         table.add_row(
-            *(window.version, window.source, window.measured_by, render.entropy(window.estimate)),
-            *(str(window.estimate.tokens), str(window.estimate.sequences), positions, render.age(window.time)),
+            *(_version(window), window.source, window.measured_by, render.entropy(window.estimate)),
+            *(str(window.estimate.tokens), str(window.estimate.sequences), _positions(window.by_position)),
+            render.age(window.time),
         )
     render.console.print(table)
+
+
+def _version(window: LiveWindow) -> str:
+    """The version that was sampled, e.g. `policy-v3`, or `rl-4f2a, step 7`."""
+    return window.version if window.step is None else f"{window.version}, step {window.step}"
+
+
+def _positions(means: Sequence[PositionMean]) -> str:
+    """Entropy by the position in the answer at which each bin begins."""
+    return "  ".join(f"[dim]{each.position}:[/] {each.mean:.2f}" for each in means)
 
 
 @app.command()

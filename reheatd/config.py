@@ -6,9 +6,9 @@ command line. An unknown key or an unusable value raises a `ConfigError` that na
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from reheatd.errors import ConfigError
@@ -18,10 +18,10 @@ from reheatd.options import (
     LoraOptions,
     NumberFormat,
     Options,
-    ProbeOptions,
     ReheatOptions,
     RLOptions,
     TaskOptions,
+    WindowOptions,
 )
 from reheatd.validation import first_problem, suggestion, unknown_names
 
@@ -145,7 +145,13 @@ class WorkersSection(Options):
     none."""
 
 
-class EntropySection(ProbeOptions):
+class EntropySection(WindowOptions):
+    max_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Longest answer to a probe, in tokens. `auto` is as long as the policy writes: the 90th percentile of the base
+    policy's own answers, measured once, within `window_tokens`."""
+    window_tokens: int = Field(default=16384, ge=256)
+    """With max_tokens = "auto", the largest number of tokens that a window samples: no answer is longer than its
+    probe's share. A policy that reasons at length needs more."""
     interval_s: float = Field(default=120.0, gt=0)
     """Least number of seconds between two monitoring windows."""
     max_share: float = Field(default=0.01, gt=0, le=1)
@@ -188,9 +194,26 @@ class EntropySection(ProbeOptions):
     """host:port at which the daemon receives the tap's figures (UDP). Port 0 picks a free one. An engine that runs
     elsewhere needs a fixed port, and a host name at which it reaches the daemon."""
 
+    @model_validator(mode="after")
+    def _room_for_answers(self) -> "EntropySection":
+        if self.max_tokens == "auto" and self.window_tokens < self.probe_count:
+            raise ValueError(
+                f"window_tokens = {self.window_tokens} leaves no token for each of probe_count = {self.probe_count} "
+                "probes; raise window_tokens or lower probe_count"
+            )
+        return self
+
     def pause_after(self, window_s: float) -> float:
         """Seconds to the next scheduled window if a window takes `window_s` seconds on an idle engine."""
         return max(self.interval_s, window_s / self.max_share)
+
+    @field_validator("max_tokens", mode="wrap")
+    @classmethod
+    def _number_or_auto(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(value)
+        except ValidationError as error:  # it would name each kind of value that this one is not
+            raise ValueError("must be a whole number of at least 1, or 'auto'") from error
 
     @field_validator("tap_address")
     @classmethod
@@ -293,7 +316,7 @@ class Settings(BaseSettings):
             ("entropy.max_tokens", self.entropy.max_tokens),
             ("task.eval_max_tokens", self.task.eval_max_tokens),
         ):
-            if tokens is not None and tokens >= length:
+            if isinstance(tokens, int) and tokens >= length:
                 raise ValueError(
                     f"{name} = {tokens} leaves no room for a prompt in policy.max_model_len = {length}; raise "
                     "max_model_len or ask for fewer tokens"

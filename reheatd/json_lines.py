@@ -2,7 +2,7 @@
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shortened
@@ -18,6 +18,7 @@ PROMPT = '{"messages": [{"role": ..., "content": ...}]} or {"prompt": "..."}'
 
 Message = dict[str, Any]
 Messages = list[Message]
+Prompts = Sequence[Messages]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,16 @@ class EntropyEstimate(Contract):
     sequences: int
 
 
+class PositionMean(Contract):
+    """Mean token entropy over the tokens from this position of an answer up to the position of the next entry."""
+
+    position: int
+    """Position of the first of these tokens; an answer begins at 0."""
+    tokens: int
+    mean: float
+    """Nats per token."""
+
+
 class PassRate(Contract):
     """pass@k: the chance that at least one of k answers solves a problem, with a 95% interval."""
 

@@ -174,16 +174,25 @@ class TaskOptions(Options):
         return self
 
 
-class ProbeOptions(Options):
-    """How entropy is measured, in the daemon and in its workers alike."""
+class WindowOptions(Options):
+    """How a window of entropy is measured, in the daemon and in its workers alike, except for how long answers are."""
 
     probes: Path | None = None
-    """JSONL file of probe prompts ({"messages": [...]} or {"prompt": "..."}); default: the bundled set."""
+    """JSONL file of probe prompts ({"messages": [...]} or {"prompt": "..."}); default: prompts of the task, which are
+    then neither trained on nor held out."""
     probe_count: int = Field(default=32, ge=2)
-    """Probe prompts that every window samples."""
-    max_tokens: int = Field(default=48, ge=1)
-    """Tokens sampled per probe."""
+    """Probe prompts that every window samples. A small task brings fewer, at most half of what its held-out problems
+    leave."""
     top_k: int = Field(default=20, ge=1, le=63)
     """Top logprobs per token that the entropy estimator uses."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Level of the confidence intervals."""
+
+
+class ProbeOptions(WindowOptions):
+    """How a job measures the entropy on the probes: exactly as the daemon does."""
+
+    max_tokens: int = Field(default=48, ge=1)
+    """Longest answer to a probe, in tokens; the daemon's `entropy.max_tokens`, which is a number by now."""
+    digest: str = ""
+    """Digest of the daemon's probes, which the worker's must have too. Empty in a job of reheatd 0.1."""

@@ -33,6 +33,7 @@ from reheatd.engine.policy_model import resolve_policy
 from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.probe_client import ProbeClient
 from reheatd.engine.slots import AdapterSlots
+from reheatd.entropy.answer_length import AnswerLength
 from reheatd.entropy.detector import CollapseDetector, Origin
 from reheatd.entropy.learning import LearningSignal
 from reheatd.entropy.live import LiveSeries, tap_socket
@@ -103,6 +104,7 @@ class Entropy:
     """The parts that measure and keep entropy."""
 
     meter_of: Callable[[Sampler], EntropyMeter]
+    answer_length: AnswerLength
     series: EntropySeries
     learning: LearningSignal
     monitor: EntropyMonitor
@@ -247,13 +249,15 @@ def build_entropy(
     adapters: Adapters,
 ) -> Entropy:
     section = settings.entropy
-    probes = load_probes(section.probes, section.probe_count)
+    probes = load_probes(settings.task, section)
+    length = AnswerLength(section.window_tokens, settings.policy.max_model_len)
+    configured = None if section.max_tokens == "auto" else section.max_tokens
 
     def meter_of(client: Sampler) -> EntropyMeter:
         return EntropyMeter(
             client,
             probes,
-            max_tokens=section.max_tokens,
+            max_tokens=configured,
             top_k=section.top_k,
             confidence=section.confidence,
             vocab_size=policy.vocabulary,
@@ -264,7 +268,7 @@ def build_entropy(
     key = series_key(
         policy.digest,
         probes.digest,
-        max_tokens=section.max_tokens,
+        max_tokens=length.rule if configured is None else configured,
         top_k=section.top_k,
         windows=section.baseline_windows,
         baseline=baseline,
@@ -293,8 +297,9 @@ def build_entropy(
         origin_of,
         learning.is_stalled,
         own_baseline=settings.baseline_of == "policy",
+        answer_length=length,
     )
-    return Entropy(meter_of, series, learning, monitor, LiveSeries(db, confidence=section.confidence))
+    return Entropy(meter_of, length, series, learning, monitor, LiveSeries(db, confidence=section.confidence))
 
 
 def build_reference(
@@ -304,7 +309,9 @@ def build_reference(
     if reference is None or entropy.series.baseline() is not None:
         return None
     check_engine_for_reference(device)
-    return ReferenceMeasurement(settings, device, reference.path, policy.path, entropy.series, entropy.meter_of)
+    return ReferenceMeasurement(
+        settings, device, reference.path, policy.path, entropy.series, entropy.meter_of, entropy.answer_length
+    )
 
 
 def build_gateway(
@@ -351,6 +358,7 @@ def build_controller(
             monitor=entropy.monitor,
             learning=entropy.learning,
             dispatcher=dispatcher,
+            on_rollouts=entropy.live.append,
             validate=lambda folder: validate_adapter(folder, policy.path, max_rank=settings.engine.max_lora_rank),
         )
     )

@@ -13,7 +13,8 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoTokenizer, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from tests.repetition import reward
 
@@ -23,7 +24,7 @@ LAST_STEPS = 10
 """Steps that follow, so that the log shows where the policy is."""
 
 
-def repetition(completions: list[list[dict[str, str]]], **_: Any) -> list[float]:
+def repetition(completions: list[list[dict[str, str]]], **_: Any) -> list[float | None]:
     return [reward(completion[0]["content"], "") for completion in completions]
 
 

@@ -8,9 +8,9 @@ from statistics import NormalDist
 from reheatd.errors import EngineError
 from reheatd.measures import Accuracy, PassRate
 from reheatd.options import TaskOptions
+from reheatd.task_data import Problem, problem_set_digest
 from workers.rewards.scoring import Scorer
 from workers.sampling.rollout import Batch, Rollout, Sampler
-from workers.task_data import Problem, problem_set_digest
 
 SOLVED_REWARD = 0.5
 """A problem counts as solved if its reward is at least this."""

@@ -18,6 +18,7 @@ from typing import Literal
 from reheatd.jobs.contracts import DataPlace, RLSpec
 from reheatd.jobs.rollouts import RolloutRecorder
 from reheatd.measures import Contract, EntropyEstimate
+from reheatd.task_data import Problem
 from workers.adam_moments import load_moments, save_moments
 from workers.checkpoint import Checkpoints
 from workers.policy import Policy
@@ -28,7 +29,6 @@ from workers.sampling.group_counts import Drought
 from workers.sampling.groups import GroupCollector
 from workers.sampling.rollout import Sampler, parent_entropy
 from workers.sampling.seeds import seed_for
-from workers.task_data import Problem
 
 logger = logging.getLogger(__name__)
 

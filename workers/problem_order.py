@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 from reheatd.jobs.contracts import DataPlace
-from workers.task_data import Problem, problem_digest
+from reheatd.task_data import Problem, problem_digest
 
 
 class ProblemOrder:

@@ -3,6 +3,7 @@
 import time
 from typing import Protocol
 
+from reheatd.entropy.live import LiveWindow
 from reheatd.jobs.curves import CurveWriter
 
 COUNT_EVERY_S = 0.5
@@ -29,7 +30,15 @@ class ProgressChannel(Protocol):
     """The part of `reheatd.jobs.channel.JobChannel` that reports progress."""
 
     def progress(
-        self, phase: str, step: int, steps: int, metrics: dict[str, float], *, done: int = 0, of: int = 0
+        self,
+        phase: str,
+        step: int,
+        steps: int,
+        metrics: dict[str, float],
+        *,
+        done: int = 0,
+        of: int = 0,
+        rollouts: LiveWindow | None = None,
     ) -> None: ...
 
     def is_cancelled(self) -> bool: ...
@@ -63,6 +72,14 @@ class ChannelProgress:
         if metrics and self._curves is not None:
             self._curves.add(step, metrics)
 
+    def rollouts(self, window: LiveWindow) -> None:
+        """Reports the entropy of rollouts that were just sampled.
+
+        Raises:
+            JobCancelledError: The job was cancelled.
+        """
+        self._send({}, rollouts=window)
+
     def count(self, done: int, of: int) -> None:
         """Reports that `done` of `of` items of the present phase are done, at most every `COUNT_EVERY_S` seconds.
 
@@ -72,8 +89,8 @@ class ChannelProgress:
         if time.monotonic() - self._sent_at >= COUNT_EVERY_S:
             self._send({}, done, of)
 
-    def _send(self, metrics: dict[str, float], done: int = 0, of: int = 0) -> None:
+    def _send(self, metrics: dict[str, float], done: int = 0, of: int = 0, rollouts: LiveWindow | None = None) -> None:
         self._sent_at = time.monotonic()
-        self._channel.progress(self._phase, self._step, self._steps, metrics, done=done, of=of)
+        self._channel.progress(self._phase, self._step, self._steps, metrics, done=done, of=of, rollouts=rollouts)
         if self._channel.is_cancelled():
             raise JobCancelledError

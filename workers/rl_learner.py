@@ -26,6 +26,8 @@ class OldPolicy:
     """Truncated ratio of trainer to sampler at temperature 1."""
     gap_T: Tensor
     """The trainer's log-probability minus the sampler's, at temperature 1."""
+    entropy_T: Tensor
+    """Entropy at temperature 1, whatever the rollouts were sampled at."""
     reference_T: Tensor | None
     """The parent's log-probabilities at the sampling temperature; None without a KL term."""
 
@@ -62,7 +64,7 @@ class Learner:
             for micro in part:
                 with torch.no_grad():
                     hidden_TD = self._policy.hidden(micro.tokens)
-                    micro.old = self._old_policy(micro, hidden_TD, self._logprobs(micro, hidden_TD)[0])
+                    micro.old = self._old_policy(micro, hidden_TD, *self._logprobs(micro, hidden_TD))
         updates = [self._update(part) for _ in range(self._spec.epochs) for part in parts]
         return {name: statistics.fmean(update[name] for update in updates) for name in updates[0]}
 
@@ -82,13 +84,15 @@ class Learner:
         rollouts = sum(len(micro.scored) for micro in part)
         denominator = tokens if spec.normalisation == "tokens" else rollouts * spec.max_tokens
         totals = {"loss": 0.0, "entropy": 0.0, "logprob_gap": 0.0, "clip_fraction": 0.0, "importance_capped": 0.0}
+        if spec.temperature != 1.0:
+            totals["entropy_sampled"] = 0.0
         if spec.kl_coef:
             totals["kl"] = 0.0
         for micro in part:
             hidden_TD = policy.hidden(micro.tokens)
             logprobs_T, entropy_T = self._logprobs(micro, hidden_TD)
             if micro.old is None:
-                micro.old = self._old_policy(micro, hidden_TD.detach(), logprobs_T.detach())
+                micro.old = self._old_policy(micro, hidden_TD.detach(), logprobs_T.detach(), entropy_T.detach())
             old = micro.old
             advantages = torch.tensor([item.advantage for item in micro.scored], device=policy.device)
             loss_T, clipped_T = clipped_surrogate(
@@ -106,7 +110,9 @@ class Learner:
             loss = loss_T.sum() / denominator
             loss.backward()
             totals["loss"] += loss.item()
-            totals["entropy"] += float(entropy_T.detach().sum()) / tokens
+            totals["entropy"] += float(old.entropy_T.sum()) / tokens
+            if spec.temperature != 1.0:
+                totals["entropy_sampled"] += float(entropy_T.detach().sum()) / tokens
             totals["clip_fraction"] += float(clipped_T.sum()) / tokens
             totals["logprob_gap"] += float(old.gap_T.abs().sum()) / tokens
             totals["importance_capped"] += float((old.importance_T >= spec.importance_cap).sum()) / tokens
@@ -119,18 +125,18 @@ class Learner:
         head_VD, targets_T = self._policy.head_VD, micro.tokens.targets_T
         return chunked_logprobs(hidden_TD, head_VD, targets_T, temperature=self._spec.temperature)
 
-    def _old_policy(self, micro: MicroBatch, hidden_TD: Tensor, logprobs_T: Tensor) -> OldPolicy:
+    def _old_policy(self, micro: MicroBatch, hidden_TD: Tensor, logprobs_T: Tensor, entropy_T: Tensor) -> OldPolicy:
         policy, spec = self._policy, self._spec
         raw_T = logprobs_T
         if spec.temperature != 1.0:  # the sampler's log-probabilities are those of temperature 1
-            raw_T, _ = chunked_logprobs(hidden_TD, policy.head_VD, micro.tokens.targets_T)
+            raw_T, entropy_T = chunked_logprobs(hidden_TD, policy.head_VD, micro.tokens.targets_T)
         sampled = [value for item in micro.scored for value in item.rollout.logprobs]
         gap_T = raw_T - torch.tensor(sampled, device=policy.device)
         reference_T = None
         if spec.kl_coef:
             with policy.as_teacher():
                 reference_T, _ = self._logprobs(micro, policy.hidden(micro.tokens))
-        return OldPolicy(logprobs_T, gap_T.exp().clamp(max=spec.importance_cap), gap_T, reference_T)
+        return OldPolicy(logprobs_T, gap_T.exp().clamp(max=spec.importance_cap), gap_T, entropy_T, reference_T)
 
 
 def split(scored: Sequence[ScoredRollout], count: int) -> list[Sequence[ScoredRollout]]:

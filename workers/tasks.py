@@ -14,15 +14,17 @@ from typing import Any, cast
 
 import torch
 
-from reheatd.entropy.probes import ProbeSet, load_probes
-from reheatd.errors import ConfigError, ReheatdError
+from reheatd.entropy.probes import ProbeSet
+from reheatd.errors import BadInputError, ConfigError, ReheatdError
 from reheatd.files import write_atomically
 from reheatd.jobs.channel import JobChannel, JobNotWantedError
 from reheatd.jobs.contracts import ImportResult, ImportSpec, JobBase, JobResult, ReheatSpec, TrainingSpec
 from reheatd.jobs.curves import CurveWriter, read_curves
 from reheatd.jobs.rollouts import RolloutRecorder
+from reheatd.json_lines import Messages
 from reheatd.measures import Accuracy, Contract
 from reheatd.options import NumberFormat
+from reheatd.task_data import Problem, TaskData, load_task, problem_set_digest
 from workers.checkpoint import Checkpoints
 from workers.comparison import Completions, compare
 from workers.evaluation import accuracy_of, evaluation_batch
@@ -34,9 +36,9 @@ from workers.report import make_report, write_report
 from workers.rewards.verifier import Verifier
 from workers.sampling.recording import RecordedSampling
 from workers.sampling.rollout import Batch, Rollout
+from workers.sampling.rollout_entropy import MeasuredSampling
 from workers.sampling.seeds import seed_for
 from workers.sampling.served import ServedSampler
-from workers.task_data import Messages, Problem, load_prompts, load_task, problem_set_digest
 from workers.ts_opsd import Reheater, ReheatOutcome
 
 logger = logging.getLogger(__name__)
@@ -77,9 +79,8 @@ def run(spec: TrainingSpec, channel: ProgressChannel) -> JobResult:
     progress = ChannelProgress(channel, spec.steps, CurveWriter(spec.curves_file))
     progress.report("preparing", 0)
     # The user's files are read first, so that errors in them show before anything expensive begins.
-    task = load_task(spec.task.path, spec.task.eval_count)
-    prompts = load_prompts()
-    probes = load_probes(spec.probes.probes, spec.probes.probe_count)
+    task, probes = _load(spec)
+    prompts = [problem.messages for problem in task.train]
     with ExitStack() as stack:
         verifier, sampler = _enter(stack, spec, probes, progress)
         torch.manual_seed(spec.seed)
@@ -91,12 +92,13 @@ def run(spec: TrainingSpec, channel: ProgressChannel) -> JobResult:
         before = evaluation.before()
         checkpoints = Checkpoints(spec)
         recorder = RolloutRecorder(spec.rollouts_file, steps=spec.steps, keep=spec.rollouts_kept)
+        measured = MeasuredSampling(sampler, spec, progress.rollouts)
         trainer: Reheater | Grpo
         if isinstance(spec, ReheatSpec):
-            recorded = RecordedSampling(sampler, recorder)
+            recorded = RecordedSampling(measured, recorder)
             trainer = Reheater(policy, spec, recorded, prompts, progress, checkpoints)
         else:
-            trainer = Grpo(policy, spec, sampler, task.train, verifier, progress, checkpoints, recorder)
+            trainer = Grpo(policy, spec, measured, task.train, verifier, progress, checkpoints, recorder)
         outcome = trainer.run()
         progress.report("evaluating", outcome.steps, {"probe_entropy": outcome.entropy_after.mean})
         after = evaluation.after(outcome.steps)
@@ -142,8 +144,7 @@ def run_import(spec: ImportSpec, channel: ProgressChannel) -> ImportResult:
     started = time.monotonic()
     progress = ChannelProgress(channel, spec.steps, CurveWriter(spec.curves_file))
     progress.report("preparing", 0)
-    task = load_task(spec.task.path, spec.task.eval_count)
-    probes = load_probes(spec.probes.probes, spec.probes.probe_count)
+    task, probes = _load(spec)
     with ExitStack() as stack:
         verifier, sampler = _enter(stack, spec, probes, progress)
         policy = Policy.load(spec.model_path, spec.lora, spec.adapter, dtype=_dtype(), seed=spec.seed)
@@ -160,6 +161,24 @@ def run_import(spec: ImportSpec, channel: ProgressChannel) -> ImportResult:
             proof=build_proof(policy, measured.rollouts),
             seconds=time.monotonic() - started,
         )
+
+
+def _load(spec: JobBase) -> tuple[TaskData, ProbeSet]:
+    """The task and the probes.
+
+    Raises:
+        BadInputError: Their files cannot be used, or the probes are not those of the daemon.
+    """
+    task = load_task(spec.task, spec.probes)
+    probes = ProbeSet.of(task.probes)
+    if spec.probes.digest not in ("", probes.digest):
+        file = spec.probes.probes or spec.task.path or "the bundled task"
+        raise BadInputError(
+            f"the probes in {file} are not those that the daemon read when it started; restart the daemon, or give "
+            "this worker the same file",
+            param="entropy.probes" if spec.probes.probes else "task.path",
+        )
+    return task, probes
 
 
 def _enter(

@@ -20,6 +20,7 @@ import torch
 
 from reheatd.errors import BadInputError, EngineError
 from reheatd.jobs.contracts import ReheatSpec
+from reheatd.json_lines import Messages
 from reheatd.measures import EntropyEstimate
 from workers.checkpoint import Checkpoints
 from workers.losses import chunked_divergence, find_tau, logprobs_of_states, tempered_entropy
@@ -28,7 +29,6 @@ from workers.policy import Policy, TokenBatch, micro_batches
 from workers.progress import Progress
 from workers.sampling.rollout import Rollout, Sampler, parent_entropy
 from workers.sampling.seeds import seed_for
-from workers.task_data import Messages
 
 LIVE_TAU = 1.2
 """tau of the live teacher unless it is given; the paper's."""

@@ -7,15 +7,16 @@ from typing import Any
 from examples.countdown.policy import LORA, load_policy
 from examples.countdown.task import COMPLETION_TOKENS, Split, WordCodec, problems, reward
 from reheatd.jobs.contracts import ReheatSpec, RLSpec
+from reheatd.json_lines import Prompts
 from reheatd.measures import EntropyEstimate
 from reheatd.options import TaskOptions
+from reheatd.task_data import Problem
 from workers.evaluation import evaluation_batch, measure_accuracy
 from workers.grpo import Grpo
 from workers.policy import Policy
 from workers.rewards.scoring import InProcessScorer
 from workers.sampling.in_process import InProcessSampler
 from workers.sampling.rollout import Rollout
-from workers.task_data import Problem, Prompts
 from workers.ts_opsd import Reheater
 
 ARMS = ("continued", "hot", "reheat", "fold")

@@ -9,7 +9,8 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from workers.task_data import Messages, Problem
+from reheatd.json_lines import Messages
+from reheatd.task_data import Problem
 
 NUMBERS = range(1, 21)
 TARGETS = range(1, 100)

@@ -180,8 +180,10 @@ class Api:
         view = EntropyView(
             baseline=baseline,
             threshold=thresholds.collapsed if thresholds else None,
+            max_tokens=self._context.monitor.max_tokens,
             windows=self._context.series.last(_last(request)),
             learning=self._learning(),
+            sources=self._context.live.newest(),
         )
         return _answer(view)
 

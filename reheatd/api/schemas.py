@@ -126,8 +126,12 @@ class EntropyView(Contract):
     baseline: EntropyEstimate | None
     threshold: float | None
     """A window is low if its upper confidence limit is below this."""
+    max_tokens: int | None
+    """Longest answer to a probe, in tokens; None until it has been found."""
     windows: list[Window]
-    """The windows, oldest first."""
+    """The windows of the probes, oldest first."""
+    sources: list[LiveWindow]
+    """The newest window of every other source, oldest first: clients, rollouts of jobs, and the tap's view of all."""
     learning: LearningView | None
     """What the rollouts of RL teach the promoted version, as in the status."""
 

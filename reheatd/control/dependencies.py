@@ -14,10 +14,12 @@ from reheatd.config import Settings
 from reheatd.control.ledger import Ledger
 from reheatd.entropy.detector import Verdict
 from reheatd.entropy.learning import LearningSignal
+from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.regime import Thresholds
 from reheatd.jobs.contracts import ImportSpec, JobEvent, TrainingSpec
 from reheatd.measures import EntropyEstimate
+from reheatd.options import ProbeOptions
 
 
 class Versions(Protocol):
@@ -65,6 +67,7 @@ class Monitor(Protocol):
     @property
     def thresholds(self) -> Thresholds | None: ...
     async def ensure_baseline(self) -> EntropyEstimate: ...
+    async def probe_options(self) -> ProbeOptions: ...
     async def measure_version(self, name: str) -> Measurement: ...
     def adopt(self, version: int, measurement: Measurement) -> None: ...
     def latest_estimate(self, version: int) -> EntropyEstimate | None: ...
@@ -112,6 +115,8 @@ class Dependencies:
     monitor: Monitor
     learning: LearningSignal
     dispatcher: Dispatcher
+    on_rollouts: Callable[[LiveWindow], None]
+    """Records the entropy that a job measured of its own rollouts."""
     validate: Callable[[Path], None]
     """Raises `AdapterInvalidError` if the adapter in a folder does not fit the policy; runs in a thread."""
     started_at: float = field(default_factory=time.time)

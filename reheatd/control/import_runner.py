@@ -27,7 +27,7 @@ class ImportRunner(JobRunner):
     async def _steps(self) -> None:
         job = self.record.job
         if job.status is JobStatus.QUEUED:
-            self._begin()
+            await self._begin()
         spec = self.record.spec
         if not isinstance(spec, ImportSpec):
             raise RuntimeError(f"{job.job_id} is an import with a specification for something else")
@@ -43,7 +43,7 @@ class ImportRunner(JobRunner):
         self._ledger.finish(self.record, JobStatus.SUCCEEDED, None, self._idle_state())
         logger.info("%s is a candidate; `reheatd adapters promote %d` serves it", version_name(version), version)
 
-    def _begin(self) -> None:
+    async def _begin(self) -> None:
         dependencies, job = self._dependencies, self.record.job
         if not isinstance(job.request, ImportRequest):
             raise RuntimeError(f"{job.job_id} is an import with a request for something else")
@@ -53,6 +53,7 @@ class ImportRunner(JobRunner):
             dependencies.policy,
             job_id=job.job_id,
             gateway_url=dependencies.gateway_url,
+            probes=await self._probe_options(),
         )
         self._ledger.advance(self.record, JobStatus.RUNNING, State.IMPORTING, f"{job.job_id} of {job.request.source}")
 

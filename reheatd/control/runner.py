@@ -29,6 +29,7 @@ from reheatd.files import folder_bytes
 from reheatd.jobs.contracts import GateResult, ImportRequest, ImportSpec, JobResult, JobStatus, RLRequest, TrainingSpec
 from reheatd.jobs.store import JobRecord
 from reheatd.names import version_name
+from reheatd.options import ProbeOptions
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class JobRunner:
         baseline = await unless_cancelled(
             self._cancelled, retry_while_unreachable(dependencies.monitor.ensure_baseline, self._patience_s)
         )
+        probes = await self._probe_options()
         parent = dependencies.swaps.promoted
         monitor = dependencies.monitor
         # The policy may have been reheated while the job waited.
@@ -113,6 +115,7 @@ class JobRunner:
             gateway_url=dependencies.gateway_url,
             parent_version=parent,
             parent_adapter=dependencies.versions.path(parent) if parent else None,
+            probes=probes,
             baseline=baseline.mean,
             default_target=_present(dependencies.monitor.thresholds, "baseline", self.record).target,
             verdict=monitor.verdict,
@@ -127,6 +130,11 @@ class JobRunner:
         state = State.REHEATING if job.kind == "reheat" else State.CONTINUING_RL
         why = f"{job.job_id} ({job.trigger}) dispatched from {version_name(parent)}"
         self._ledger.advance(self.record, JobStatus.RUNNING, state, why)
+
+    async def _probe_options(self) -> ProbeOptions:
+        """How the job measures entropy, which takes a measurement if the length of answers is still unknown."""
+        finding = retry_while_unreachable(self._dependencies.monitor.probe_options, self._patience_s)
+        return await unless_cancelled(self._cancelled, finding)
 
     async def _train(self) -> None:
         job = self.record.job

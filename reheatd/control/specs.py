@@ -166,6 +166,7 @@ def build_spec(
     gateway_url: str,
     parent_version: int,
     parent_adapter: Path | None,
+    probes: ProbeOptions,
     baseline: float,
     default_target: float,
     verdict: Verdict | None = None,
@@ -178,6 +179,7 @@ def build_spec(
     All paths are absolute.
 
     Args:
+        probes: How the daemon measures entropy, with the length of answers that it found.
         baseline: Mean entropy of the base policy on the probes, in nats per token.
         default_target: Entropy to which a reheat leads unless it is told another, in nats per token.
         verdict: Verdict on the parent.
@@ -191,7 +193,7 @@ def build_spec(
     """
     check_request(request, settings, vocabulary=policy.vocabulary, baseline=baseline, default_target=default_target)
     rl = merged(settings.rl, request) if isinstance(request, RLRequest) else settings.rl
-    task, probes = _measuring(settings, rl)
+    task, probes = _task(settings, rl), _from_anywhere(probes)
     if parent_entropy is None and _measured_with(parent_lineage, "probes", probes):
         parent_entropy = parent_lineage.entropy_after
     common: dict[str, Any] = {
@@ -223,10 +225,19 @@ def build_spec(
 
 
 def build_import_spec(
-    request: ImportRequest, settings: Settings, policy: ServedPolicy, *, job_id: str, gateway_url: str
+    request: ImportRequest,
+    settings: Settings,
+    policy: ServedPolicy,
+    *,
+    job_id: str,
+    gateway_url: str,
+    probes: ProbeOptions,
 ) -> ImportSpec:
-    """The specification of an import, with absolute paths. Its parent is the base, which its adapter was trained on."""
-    task, probes = _measuring(settings, settings.rl)
+    """The specification of an import, with absolute paths. Its parent is the base, which its adapter was trained on.
+
+    Args:
+        probes: How the daemon measures entropy.
+    """
     folder = import_folder(settings, job_id)
     return ImportSpec(
         job_id=job_id,
@@ -239,8 +250,8 @@ def build_import_spec(
         source=request.source,
         trained_on=request.trained_on,
         lora=settings.lora,
-        task=task,
-        probes=probes,
+        task=_task(settings, settings.rl),
+        probes=_from_anywhere(probes),
         report_rollouts=settings.workers.report_rollouts,
         retry_s=settings.workers.retry_s,
         seed=request.seed,
@@ -306,16 +317,19 @@ def _measured_with(lineage: Lineage | None, name: str, options: Options) -> Type
     return lineage is not None and lineage.spec.get(name) == options.model_dump(mode="json")
 
 
-def _measuring(settings: Settings, rl: RLOptions) -> tuple[TaskOptions, ProbeOptions]:
-    """The task and the probes that jobs measure with; their paths are absolute.
+def _task(settings: Settings, rl: RLOptions) -> TaskOptions:
+    """The task that jobs train and measure on; its path is absolute.
 
     Args:
         rl: The options of RL, as long as whose rollouts the answers to held-out problems are by default.
     """
     length = settings.task.eval_max_tokens or rl.max_tokens
-    task = settings.task.model_copy(update={"path": _absolute(settings.task.path), "eval_max_tokens": length})
-    probes = ProbeOptions(**settings.entropy.model_dump(include=set(ProbeOptions.model_fields)))
-    return task, probes.model_copy(update={"probes": _absolute(probes.probes)})
+    return settings.task.model_copy(update={"path": _absolute(settings.task.path), "eval_max_tokens": length})
+
+
+def _from_anywhere(probes: ProbeOptions) -> ProbeOptions:
+    """These probes with an absolute path."""
+    return probes.model_copy(update={"probes": _absolute(probes.probes)})
 
 
 def _absolute(path: Path | None) -> Path | None:

@@ -27,6 +27,7 @@ class Training:
     def __init__(
         self, dependencies: Dependencies, record: JobRecord, rollouts: RolloutAdapters, cancelled: asyncio.Event
     ) -> None:
+        self._dependencies = dependencies
         self._dispatcher = dependencies.dispatcher
         self._ledger = dependencies.ledger
         self._learning = dependencies.learning
@@ -119,6 +120,8 @@ class Training:
                 raise JobStopped(JobStatus.FAILED, event.error or "the worker gave no reason; see its log")
             if event.kind == "cancelled":
                 raise JobStopped(JobStatus.CANCELLED, "cancelled")
+            if event.rollouts is not None:
+                self._dependencies.on_rollouts(event.rollouts)
             self._show(event_id, event)
         raise JobStopped(JobStatus.FAILED, "the worker reported no result; see its log")
 

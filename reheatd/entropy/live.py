@@ -1,8 +1,8 @@
 """Entropy of what the policy really decodes, apart from the probes: windows by version and by who asked.
 
-The sums come from the engine's tap, or from requests whose logprobs the gateway asked for on its own. The tap sends
-totals since its start, so a window is what was added since the last window. Nothing is lost or counted twice if a
-message is lost or the daemon restarts in between.
+They come from the engine's tap, from requests whose logprobs the gateway asked for on its own, and from jobs, which
+measure their own rollouts. The tap sends totals since its start, so a window is what was added since the last window.
+Nothing is lost or counted twice if a message is lost or the daemon restarts in between.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from collections import defaultdict
 from dataclasses import asdict
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from reheatd.errors import ConfigError
-from reheatd.measures import EntropyEstimate
+from reheatd.measures import Contract, EntropyEstimate, PositionMean
 from reheatd.tap.moments import Moments
 from reheatd.tap.wire import TapTotals
 
@@ -42,26 +42,14 @@ CREATE TABLE IF NOT EXISTS live_sums (
 KEEP_SUMS_S = 86_400.0
 
 
-MeasuredBy = Literal["tap", "control_variate", "plug_in"]
+MeasuredBy = Literal["tap", "control_variate", "monte_carlo", "plug_in"]
 """How entropy was measured. `tap`: exactly, in the engine. `control_variate`: without bias, from the top-k logprobs of
-tokens drawn at temperature 1. `plug_in`: with a model of the tail, within deterministic bounds, because the tokens were
-drawn in another way."""
+tokens drawn at temperature 1. `monte_carlo`: without bias, from the logprobs of such tokens alone. `plug_in`: with a
+model of the tail, within deterministic bounds, because the tokens were drawn in another way."""
 
 
-class PositionMean(BaseModel):
-    """Mean over the tokens from this position up to the position of the next entry."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    position: int
-    tokens: int
-    mean: float
-
-
-class LiveWindow(BaseModel):
-    """Entropy of the tokens that were decoded for one version and source, in nats per token."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+class LiveWindow(Contract):
+    """Entropy of the tokens that were decoded for one version and source, in nats per token, at temperature 1."""
 
     time: float = Field(default_factory=time.time)
     version: str
@@ -71,6 +59,10 @@ class LiveWindow(BaseModel):
     measured_by: MeasuredBy
     estimate: EntropyEstimate
     by_position: list[PositionMean]
+    parent: int | None = None
+    """Version that the job started from; known of rollouts that the job measured itself."""
+    step: int | None = None
+    """Optimiser steps that the job's student had taken; known like `parent`."""
 
 
 class LiveSeries:
@@ -102,14 +94,22 @@ class LiveSeries:
             estimate = moments.interval(self._confidence)
             if estimate is None:
                 continue
-            positions = [
-                PositionMean(position=position, tokens=tokens, mean=mean)
-                for position, tokens, mean in moments.by_position()
-            ]
-            window = LiveWindow(**key._asdict(), estimate=estimate, by_position=positions)
+            window = LiveWindow(**key._asdict(), estimate=estimate, by_position=moments.by_position())
             self._record(window, runs)
             windows.append(window)
         return windows
+
+    def append(self, window: LiveWindow) -> None:
+        """Records a window that was measured elsewhere."""
+        self._record(window, {})
+
+    def newest(self) -> list[LiveWindow]:
+        """The newest window of each source and each way of measuring, oldest first."""
+        rows = self._db.execute(
+            "SELECT window FROM live_windows WHERE id IN (SELECT MAX(id) FROM live_windows "
+            "GROUP BY source, json_extract(window, '$.measured_by')) ORDER BY id"
+        ).fetchall()
+        return [LiveWindow.model_validate_json(row["window"]) for row in rows]
 
     def last(self, count: int, source: str | None = None) -> list[LiveWindow]:
         """The newest `count` windows, oldest first; only those of `source` if it is given."""

@@ -23,7 +23,8 @@ from reheatd.entropy.estimators import (
 )
 from reheatd.entropy.probes import ProbeSet
 from reheatd.errors import BadInputError, EngineError
-from reheatd.measures import Contract, EntropyEstimate
+from reheatd.measures import Contract, EntropyEstimate, PositionMean
+from reheatd.tap.moments import Moments
 
 CONCURRENCY = 48
 """Probes that are sampled at once: enough to fill a batch, and few enough to leave room for clients."""
@@ -63,6 +64,8 @@ class WindowFigures(Contract):
     """Mean of the deterministic upper bounds; None if the vocabulary's size is not known."""
     distinct: float
     """Share of distinct answers among the samples."""
+    by_position: list[PositionMean] = Field(default_factory=list)
+    """The estimate by position in the answer. Empty in a window of reheatd 0.1."""
 
 
 class Measurement(WindowFigures):
@@ -82,7 +85,7 @@ class EntropyMeter:
     Args:
         client: A client of the engine, or of the gateway in front of it.
         probes: Every measurement samples all of them once, so that measurements are comparable.
-        max_tokens: Tokens of the longest sample.
+        max_tokens: Tokens of the longest sample; None if it is to be found, see `reheatd.entropy.answer_length`.
         top_k: Top logprobs per token.
         confidence: Level of the intervals.
         vocab_size: Size of the model's output distribution; see `vocabulary_size`. Without it there is no upper bound.
@@ -93,7 +96,7 @@ class EntropyMeter:
         client: Sampler,
         probes: ProbeSet,
         *,
-        max_tokens: int,
+        max_tokens: int | None,
         top_k: int,
         confidence: float,
         vocab_size: int | None = None,
@@ -120,9 +123,11 @@ class EntropyMeter:
             EngineError: A probe could not be sampled, or the engine returned logprobs that are not numbers. There is
                 no partial result, because a mean over the probes that happened to succeed is another quantity.
         """
+        if self.max_tokens is None:
+            raise RuntimeError("the length of answers has to be found before a window is measured")
         started = time.monotonic()
         tail_model = self.tail_model
-        samples = await self._sample(model, seed, on_sample)
+        samples = await self.sample(model, seed=seed, max_tokens=self.max_tokens, top_k=self.top_k, on_sample=on_sample)
         estimates = [self._estimate(model, sample, tail_model) for sample in samples]
         totals = SequenceTotals.of([estimate.control_variate_T for estimate in estimates])
         bounded = [estimate.upper_T for estimate in estimates if estimate.upper_T is not None]
@@ -139,12 +144,20 @@ class EntropyMeter:
             lower=float(np.concatenate([estimate.lower_T for estimate in estimates]).mean()),
             upper=float(np.concatenate(bounded).mean()) if bounded else None,
             distinct=diversity([sample.text for sample in samples]),
+            by_position=_by_position(estimates),
             totals=totals,
             tail=moments,
             samples=samples,
         )
 
-    async def _sample(self, model: str, seed: int, on_sample: Callable[[], None] | None) -> list[Sample]:
+    async def sample(
+        self, model: str, *, seed: int, max_tokens: int, top_k: int = 0, on_sample: Callable[[], None] | None = None
+    ) -> list[Sample]:
+        """Samples every probe once at temperature 1, in their order; see `measure` for the arguments.
+
+        Raises:
+            EngineError: A probe could not be sampled.
+        """
         # With one seed for all probes, every probe would get the same random numbers, and the samples would correlate.
         seeds = np.random.SeedSequence(seed).generate_state(len(self.probes))
 
@@ -154,8 +167,8 @@ class EntropyMeter:
                     model,
                     list(self.probes.probes[index]),
                     temperature=1.0,
-                    max_tokens=self.max_tokens,
-                    top_k=self.top_k,
+                    max_tokens=max_tokens,
+                    top_k=top_k,
                     seed=int(seeds[index]),
                 )
             if on_sample is not None:
@@ -182,6 +195,13 @@ class EntropyMeter:
         if not np.isfinite(sampled_T).all() or np.isnan(top_TK).any():
             raise EngineError(f"model {model} returned a logprob that is not a number; its weights are broken")
         return estimate_tokens(sampled_T, top_TK, tail_model, self._vocab_size)
+
+
+def _by_position(estimates: Sequence[TokenEstimates]) -> list[PositionMean]:
+    moments = Moments()
+    for estimate in estimates:
+        moments.add(estimate.control_variate_T.tolist())
+    return moments.by_position()
 
 
 def vocabulary_size(model_path: Path) -> int:

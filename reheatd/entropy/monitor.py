@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from reheatd.config import EntropySection
+from reheatd.entropy.answer_length import AnswerLength
 from reheatd.entropy.detector import CollapseDetector, Origin, Verdict, with_signal
 from reheatd.entropy.meter import EntropyMeter, Measurement, WindowFigures
 from reheatd.entropy.regime import Run, Thresholds
@@ -15,6 +16,7 @@ from reheatd.entropy.series import EntropySeries, Source, Window
 from reheatd.errors import BadInputError, ConflictError, EngineError, NotFoundError
 from reheatd.measures import Contract, EntropyEstimate
 from reheatd.names import BASE_MODEL_NAME
+from reheatd.options import ProbeOptions, WindowOptions
 
 __all__ = ["EntropyMeter", "EntropyMonitor", "Measurement"]
 
@@ -56,6 +58,7 @@ class EntropyMonitor:
         on_verdict: Called after each recorded window whose version is still promoted. It must not block.
         own_baseline: Whether the baseline is the entropy of version 0, and is measured when it is needed first. If not,
             it is that of a reference, and the series has it already.
+        answer_length: Finds the longest answer; needed if the meter has none.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class EntropyMonitor:
         on_verdict: Callable[[Window], None] | None = None,
         *,
         own_baseline: bool = True,
+        answer_length: AnswerLength | None = None,
     ) -> None:
         self.on_verdict = on_verdict
         self._meter = meter
@@ -80,6 +84,7 @@ class EntropyMonitor:
         self._origin_of = origin_of
         self._is_stalled = is_stalled
         self._own_baseline = own_baseline
+        self._answer_length = answer_length
         self._state = series.detector_state()
         self._wake = asyncio.Event()
         self._wake_source: Source = "trigger"
@@ -93,6 +98,13 @@ class EntropyMonitor:
     def baseline(self) -> EntropyEstimate | None:
         """Entropy of the base policy on the probes: of version 0, or of the reference. None until it was measured."""
         return self._series.baseline()
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest answer to a probe, in tokens; None until it has been found."""
+        if self._meter.max_tokens is None:
+            self._meter.max_tokens = self._series.max_tokens()
+        return self._meter.max_tokens
 
     @property
     def verdict(self) -> Verdict | None:
@@ -128,6 +140,19 @@ class EntropyMonitor:
             return self.baseline
         async with self._measuring:
             return (await self._baseline())[0]
+
+    async def probe_options(self) -> ProbeOptions:
+        """The options with which a job measures exactly what this monitor measures.
+
+        Raises:
+            EngineError: The longest answer had to be found, and the engine could not be sampled.
+        """
+        max_tokens = self._meter.max_tokens
+        if max_tokens is None:
+            async with self._measuring:
+                max_tokens = await self._find_answer_length()
+        shared = self._settings.model_dump(include=set(WindowOptions.model_fields))
+        return ProbeOptions(**shared, max_tokens=max_tokens, digest=self._meter.probes.digest)
 
     async def take_window(self, source: Source = "trigger") -> Window:
         """Measures the promoted version now, records the window and updates the verdict.
@@ -260,6 +285,7 @@ class EntropyMonitor:
 
         One window after the other would leave the engine half idle during the last answers of each.
         """
+        await self._find_answer_length()
         self._meter.tail_model = self._series.tail_moments().fit()
         of = windows * len(self._meter.probes)
         self.progress = MeasurementProgress(model=model, done=0, of=of)
@@ -280,6 +306,18 @@ class EntropyMonitor:
             await asyncio.gather(*tasks, return_exceptions=True)
         seconds = (time.monotonic() - began) / windows
         return [measurement.model_copy(update={"seconds": seconds}) for measurement in measured]
+
+    async def _find_answer_length(self) -> int:
+        """The longest answer, which is found and stored unless it is known."""
+        if self.max_tokens is not None:
+            return self.max_tokens
+        if self._answer_length is None:
+            raise RuntimeError("the meter has no longest answer, and nothing finds it")
+        found = await self._answer_length.find(self._meter, BASE_MODEL_NAME, secrets.randbelow(2**32))
+        self._series.save_max_tokens(found)
+        self._meter.max_tokens = found
+        logger.info("answers to probes are sampled up to %d tokens", found)
+        return found
 
     async def _baseline(self) -> tuple[EntropyEstimate, Measurement | None]:
         """The baseline and, if it had to be measured, one of its windows."""

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from reheatd.errors import BadInputError
-from reheatd.json_lines import PROMPT, Message, prompt_messages, read_json_lines
-
-BUNDLED = Path(__file__).parent.parent / "data" / "probes.jsonl"
+from reheatd.json_lines import Message, Messages
+from reheatd.options import TaskOptions, WindowOptions
+from reheatd.task_data import load_task
 
 
 @dataclass(frozen=True)
@@ -23,27 +22,20 @@ class ProbeSet:
     digest: str
     """SHA-256 over the prompts; windows with equal digests can be compared."""
 
+    @classmethod
+    def of(cls, prompts: Sequence[Messages]) -> "ProbeSet":
+        """The set of these prompts, in this order."""
+        probes = tuple(map(tuple, prompts))
+        return cls(probes, hashlib.sha256(json.dumps(probes, sort_keys=True).encode()).hexdigest())
+
     def __len__(self) -> int:
         return len(self.probes)
 
 
-def load_probes(path: Path | None, count: int) -> ProbeSet:
-    """The first `count` probes of a JSONL file, or of the bundled set.
-
-    A line is {"messages": [{"role": ..., "content": ...}, ...]} or {"prompt": "..."}; empty lines are skipped.
+def load_probes(task: TaskOptions, measuring: WindowOptions) -> ProbeSet:
+    """The probes that `measuring` names: prompts of the task, or those of a file.
 
     Raises:
-        BadInputError: The file cannot be read, holds too few probes, or has a line that cannot be used; the message
-            names the line.
+        BadInputError: As for `reheatd.task_data.load_task`.
     """
-    path = path or BUNDLED
-    lines = read_json_lines(path, expected=PROMPT, param="entropy.probes")
-    probes = [tuple(prompt_messages(place, values)) for place, values in lines]
-    if len(probes) < count:
-        raise BadInputError(
-            f"{path} holds {len(probes)} probes, fewer than entropy.probe_count = {count}; "
-            "add probes or lower probe_count",
-            param="entropy.probe_count",
-        )
-    chosen = tuple(probes[:count])
-    return ProbeSet(chosen, hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest())
+    return ProbeSet.of(load_task(task, measuring).probes)

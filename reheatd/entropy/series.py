@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS entropy_windows (
 );
 CREATE TABLE IF NOT EXISTS entropy_baselines (key TEXT PRIMARY KEY, time REAL NOT NULL, estimate TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS entropy_tails (key TEXT PRIMARY KEY, moments TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS entropy_lengths (key TEXT PRIMARY KEY, time REAL NOT NULL, max_tokens INTEGER NOT NULL);
 """
 
 WINDOW_FORMAT = 2
@@ -51,13 +52,20 @@ class Window(WindowFigures):
 
 
 def series_key(
-    model_digest: str, probe_digest: str, *, max_tokens: int, top_k: int, windows: int, baseline: str | None = None
+    model_digest: str,
+    probe_digest: str,
+    *,
+    max_tokens: int | str,
+    top_k: int,
+    windows: int,
+    baseline: str | None = None,
 ) -> str:
     """A key that is equal for two windows, or a window and a baseline, only if they measure the same quantity.
 
     Args:
         model_digest: Digest of the base model's files.
         probe_digest: Digest of the probes in use.
+        max_tokens: Longest answer or, if it is found once for the series, the rule by which it is found.
         windows: Number of windows in a baseline.
         baseline: What the baseline is, if it is not the base model's own entropy.
     """
@@ -109,6 +117,17 @@ class EntropySeries:
             self._db.execute(
                 "INSERT OR REPLACE INTO entropy_baselines VALUES (?, ?, ?)",
                 (self.key, time.time(), estimate.model_dump_json()),
+            )
+
+    def max_tokens(self) -> int | None:
+        """The longest answer of this series, if it was found rather than configured; None before it is found."""
+        row = self._db.execute("SELECT max_tokens FROM entropy_lengths WHERE key = ?", (self.key,)).fetchone()
+        return None if row is None else row["max_tokens"]
+
+    def save_max_tokens(self, max_tokens: int) -> None:
+        with self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO entropy_lengths VALUES (?, ?, ?)", (self.key, time.time(), max_tokens)
             )
 
     def tail_moments(self) -> TailMoments:

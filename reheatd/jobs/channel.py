@@ -12,6 +12,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 from redis.retry import Retry
 
+from reheatd.entropy.live import LiveWindow
 from reheatd.jobs.contracts import ImportResult, JobEvent, JobResult
 from reheatd.jobs.keys import EVENTS_FIELD, KEEP_S, alive_key, attempt_key, cancel_key, events_key, owner_key
 
@@ -80,19 +81,27 @@ class JobChannel:
         self._send(JobEvent(kind="started"))
 
     def progress(
-        self, phase: str, step: int, steps: int, metrics: Mapping[str, float], *, done: int = 0, of: int = 0
+        self,
+        phase: str,
+        step: int,
+        steps: int,
+        metrics: Mapping[str, float],
+        *,
+        done: int = 0,
+        of: int = 0,
+        rollouts: LiveWindow | None = None,
     ) -> None:
         """Reports a phase, e.g. `sampling`, in step `step` of `steps`, with the metrics that are new.
 
         Args:
             done: How far the phase is, out of `of`; both are 0 if nothing is counted.
+            rollouts: Entropy of rollouts that were just sampled.
 
         Raises:
             JobNotWantedError: This worker was taken for dead, and the job was given to another.
         """
-        self._send(
-            JobEvent(kind="progress", phase=phase, step=step, steps=steps, done=done, of=of, metrics=dict(metrics))
-        )
+        counted = {"phase": phase, "step": step, "steps": steps, "done": done, "of": of}
+        self._send(JobEvent(kind="progress", **counted, metrics=dict(metrics), rollouts=rollouts))
 
     def succeeded(self, result: JobResult | ImportResult) -> None:
         self._send(JobEvent(kind="succeeded", result=result))

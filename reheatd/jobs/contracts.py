@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from reheatd.adapters.lineage import ProofItem
+from reheatd.entropy.live import LiveWindow
 from reheatd.errors import BadInputError
 from reheatd.jobs.curves import CURVES_FILE
 from reheatd.jobs.rollouts import ROLLOUTS_FILE
@@ -204,6 +205,8 @@ class JobEvent(JobProgress):
     kind: Literal["started", "progress", "succeeded", "failed", "cancelled"]
     time: float = Field(default_factory=time.time)
     result: JobResult | ImportResult | None = None
+    rollouts: LiveWindow | None = None
+    """Entropy of the rollouts that were sampled since the last report."""
     error: str | None = None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from reheatd.config import Settings
 from reheatd.engine.client import EngineClient
 from reheatd.engine.launch import Device, engine_command
+from reheatd.entropy.answer_length import AnswerLength
 from reheatd.entropy.detector import CollapseDetector
 from reheatd.entropy.meter import EntropyMeter, Sampler
 from reheatd.entropy.monitor import EntropyMonitor
@@ -36,6 +37,8 @@ class ReferenceMeasurement:
     series: EntropySeries
     meter_of: Callable[[Sampler], EntropyMeter]
     """Makes the meter of the series for a client."""
+    answer_length: AnswerLength
+    """Finds the longest answer to a probe; the reference's answers decide it for the whole series."""
 
     async def run(self, supervisor: Supervisor) -> None:
         """Starts the engine, measures, stores the baseline in the series and stops the engine.
@@ -69,6 +72,8 @@ class ReferenceMeasurement:
                 section,
                 lambda: (0, BASE_MODEL_NAME),
                 lambda _: "base",
+                lambda _: False,
+                answer_length=self.answer_length,
             )
             await monitor.ensure_baseline()
 

@@ -7,7 +7,7 @@ that it read last.
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from reheatd.measures import EntropyEstimate, ratio_interval
+from reheatd.measures import EntropyEstimate, PositionMean, ratio_interval
 
 BUCKETS = 16
 """Number of buckets of positions, by powers of two: 0, 1, 2-3, 4-7, ...; the last bucket takes the rest."""
@@ -60,10 +60,10 @@ class Moments:
             mean, squared_residuals=squared, tokens=self.tokens, clusters=self.sequences, confidence=confidence
         )
 
-    def by_position(self) -> list[tuple[int, int, float]]:
-        """For each bucket with tokens, its first position, its number of tokens and their mean entropy in nats."""
+    def by_position(self) -> list[PositionMean]:
+        """The mean of each bucket that has tokens."""
         return [
-            (first_position(index), tokens, entropy / tokens)
+            PositionMean(position=first_position(index), tokens=tokens, mean=entropy / tokens)
             for index, (tokens, entropy) in enumerate(zip(self.position_tokens, self.position_entropy, strict=True))
             if tokens
         ]

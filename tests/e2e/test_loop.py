@@ -71,7 +71,7 @@ max_tokens = 16
 def outcome(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     folder = tmp_path_factory.mktemp("demo")
     (folder / "letters.py").write_text(REWARD)
-    problems = [{"prompt": f"Write the word number {i}.", "answer": "letters"} for i in range(40)]
+    problems = [{"prompt": f"Write the word number {i}.", "answer": "letters"} for i in range(80)]
     (folder / "task.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
     (folder / "reheatd.toml").write_text(CONFIG.format(folder=folder, model=tiny_policy, port=reserve_port()))
     command = [sys.executable, "-m", "cli.main", "demo", "--json", "--config", "reheatd.toml", "--output", "out"]

@@ -13,13 +13,14 @@ from transformers import AutoModelForCausalLM
 from reheatd.config import EntropySection
 from reheatd.database import connect
 from reheatd.engine.client import EngineClient, Sample
+from reheatd.entropy.answer_length import AnswerLength
 from reheatd.entropy.detector import CollapseDetector
 from reheatd.entropy.estimators import TailModel, estimate_tokens
 from reheatd.entropy.meter import EntropyMeter, Measurement, vocabulary_size
 from reheatd.entropy.monitor import EntropyMonitor
-from reheatd.entropy.probes import load_probes
 from reheatd.entropy.series import EntropySeries
 from reheatd.errors import NotFoundError
+from tests.probes import task_probes
 
 PROBES = 32
 MAX_TOKENS = 48
@@ -57,7 +58,7 @@ def served(engine: str, tiny_policy: Path) -> Served:
         async with client:
             meter = EntropyMeter(
                 client,
-                load_probes(None, PROBES),
+                task_probes(PROBES),
                 max_tokens=MAX_TOKENS,
                 top_k=TOP_K,
                 confidence=0.95,
@@ -108,13 +109,14 @@ def test_the_estimate_agrees_with_exact_entropy_on_the_same_tokens(served: Serve
 
 
 def test_baseline_and_window_of_the_same_policy_are_ok(engine: str, tiny_policy: Path, tmp_path: Path) -> None:
-    settings = EntropySection.model_validate({"probe_count": 16, "max_tokens": 24, "baseline_windows": 2})
+    """On the task's probes, with answers whose length is found on the engine, within a small budget."""
+    settings = EntropySection.model_validate({"probe_count": 16, "window_tokens": 16 * 40, "baseline_windows": 2})
     db = connect(tmp_path / "reheatd.sqlite3")
 
     async def story() -> None:
         async with EngineClient(engine) as client:
             meter = EntropyMeter(
-                client, load_probes(None, 16), max_tokens=24, top_k=settings.top_k, confidence=settings.confidence
+                client, task_probes(16), max_tokens=None, top_k=settings.top_k, confidence=settings.confidence
             )
             series = EntropySeries(db, "tiny")
             monitor = EntropyMonitor(
@@ -125,11 +127,18 @@ def test_baseline_and_window_of_the_same_policy_are_ok(engine: str, tiny_policy:
                 lambda: (0, "base"),
                 lambda version: "base",
                 lambda version: False,
+                answer_length=AnswerLength(settings.window_tokens, max_model_len=512),
             )
             window = await monitor.take_window()
             assert window.verdict == monitor.verdict == "ok"
             assert window.ratio == pytest.approx(1.0, abs=0.25)
             assert series.last(5) == [window]
+            longest = monitor.max_tokens
+            assert longest is not None
+            assert longest == series.max_tokens() == (await monitor.probe_options()).max_tokens == 40
+            assert 16 < window.estimate.tokens <= 16 * longest
+            assert sum(each.tokens for each in window.by_position) == window.estimate.tokens
+            assert window.by_position[-1].position == 32
 
     asyncio.run(story())
     db.close()
@@ -138,7 +147,7 @@ def test_baseline_and_window_of_the_same_policy_are_ok(engine: str, tiny_policy:
 def test_an_unknown_model_is_an_error_and_no_value(engine: str) -> None:
     async def story() -> None:
         async with EngineClient(engine) as client:
-            meter = EntropyMeter(client, load_probes(None, 4), max_tokens=4, top_k=TOP_K, confidence=0.95)
+            meter = EntropyMeter(client, task_probes(4), max_tokens=4, top_k=TOP_K, confidence=0.95)
             with pytest.raises(NotFoundError, match="policy-v9"):
                 await meter.measure("policy-v9", seed=1)
 

@@ -18,6 +18,7 @@ from reheatd.database import connect
 from reheatd.entropy.detector import DetectorState, Verdict
 from reheatd.entropy.estimators import SequenceTotals, TailMoments
 from reheatd.entropy.learning import LearningSignal
+from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.regime import Thresholds
 from reheatd.entropy.series import Window
@@ -34,6 +35,7 @@ from reheatd.jobs.contracts import (
 )
 from reheatd.measures import Accuracy, EntropyEstimate, PassRate
 from reheatd.names import engine_name
+from reheatd.options import ProbeOptions
 from tests.waiting import until
 
 BASELINE = 2.0
@@ -175,6 +177,9 @@ class FakeMonitor:
     async def ensure_baseline(self) -> EntropyEstimate:
         return entropy(BASELINE)
 
+    async def probe_options(self) -> ProbeOptions:
+        return ProbeOptions(max_tokens=64, digest="these prompts")
+
     async def measure_version(self, name: str) -> Measurement:
         if self.failures:
             raise self.failures.pop(0)
@@ -273,6 +278,7 @@ class World:
         self.dispatcher = FakeDispatcher()
         self.policy = ServedPolicy("tiny", folder / "model", "digest", vocabulary=100)
         self.invalid: ReheatdError | None = None
+        self.rollouts: list[LiveWindow] = []
         self._task: asyncio.Task[None] | None = None
         self._build()
 
@@ -296,6 +302,7 @@ class World:
                 monitor=self.monitor,
                 learning=self.learning,
                 dispatcher=self.dispatcher,
+                on_rollouts=self.rollouts.append,
                 validate=self._validate,
             )
         )

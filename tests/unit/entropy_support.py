@@ -9,10 +9,11 @@ import numpy as np
 from reheatd.config import EntropySection
 from reheatd.engine.client import EngineClient, Sample, TokenLogprobs
 from reheatd.entropy.meter import EntropyMeter
-from reheatd.entropy.probes import load_probes
+from tests.probes import task_probes
 
+MAX_TOKENS = 24
 SETTINGS = EntropySection.model_validate(
-    {"probe_count": 40, "max_tokens": 24, "interval_s": 3600, "baseline_windows": 2, "collapse_ratio": 0.5}
+    {"probe_count": 40, "max_tokens": MAX_TOKENS, "interval_s": 3600, "baseline_windows": 2, "collapse_ratio": 0.5}
 )
 NOISE = 0.15  # nats: far outside what a window of 960 independent tokens can be off by, whatever its seed
 LOGITS_V = np.random.default_rng(0).normal(0, 2, size=300)
@@ -75,5 +76,5 @@ class SimulatedEngine(EngineClient):
 
 
 def make_meter(engine: SimulatedEngine, **changes: Any) -> EntropyMeter:
-    values = {"max_tokens": SETTINGS.max_tokens, "top_k": SETTINGS.top_k, "confidence": 0.95, **changes}
-    return EntropyMeter(engine, load_probes(None, SETTINGS.probe_count), **values)
+    values = {"max_tokens": MAX_TOKENS, "top_k": SETTINGS.top_k, "confidence": 0.95, **changes}
+    return EntropyMeter(engine, task_probes(SETTINGS.probe_count), **values)

@@ -27,7 +27,7 @@ from reheatd.api.schemas import (
 from reheatd.control.imports import Imports
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.estimators import TailMoments
-from reheatd.entropy.live import LiveSeries
+from reheatd.entropy.live import LiveSeries, LiveWindow
 from reheatd.entropy.monitor import EntropyMonitor, MeasurementProgress
 from reheatd.entropy.series import EntropySeries, Window
 from reheatd.gateway.app import RequestCounts
@@ -87,6 +87,7 @@ class _Monitor:
     verdict = "warning"
     baseline = entropy(BASELINE)
     thresholds = FakeMonitor().thresholds
+    max_tokens = 64
     progress = MeasurementProgress(model="policy-v0", done=12, of=40)
 
     def __init__(self, world: ApiWorld) -> None:
@@ -268,8 +269,13 @@ def test_the_series_has_its_baseline_and_threshold(tmp_path: Path) -> None:
         for _ in range(3):
             taken = await client.post("/reheatd/v1/entropy/measure")
             assert Window.model_validate(taken.json()).verdict == "ok"
+        sampled = LiveWindow(
+            version="rl-1", source="rollout", measured_by="monte_carlo", estimate=entropy(0.3), by_position=[]
+        )
+        LiveSeries(world.db, confidence=0.95).append(sampled)
         report = EntropyView.model_validate((await client.get("/reheatd/v1/entropy?last=2")).json())
         assert len(report.windows) == 2 and report.threshold == pytest.approx(0.5 * BASELINE)
+        assert report.max_tokens == 64 and report.sources == [sampled]
 
     talk(ApiWorld(tmp_path), story)
 

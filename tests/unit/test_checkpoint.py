@@ -11,13 +11,13 @@ import torch
 
 from reheatd.jobs.contracts import ReheatSpec, RLSpec
 from reheatd.options import LoraOptions
+from reheatd.task_data import Problem
 from tests.unit.workers_support import NumberCodec, job_fields, number_prompts, tiny_model
 from workers.checkpoint import CheckpointError, Checkpoints
 from workers.grpo import Grpo
 from workers.policy import Policy
 from workers.rewards.scoring import InProcessScorer
 from workers.sampling.in_process import InProcessSampler
-from workers.task_data import Problem
 from workers.ts_opsd import Reheater
 
 LORA = LoraOptions(rank=4, alpha=8)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from reheatd.control.states import State
+from reheatd.entropy.live import LiveWindow
 from reheatd.errors import (
     AdapterInvalidError,
     BadInputError,
@@ -70,6 +71,30 @@ def test_rl_that_destroys_entropy_is_rejected(tmp_path: Path) -> None:
         job = world.controller.submit(RLRequest())
         await world.train(await world.until_submitted())
         assert "must keep" in ((await world.until_status(job.job_id, JobStatus.REJECTED)).error or "")
+
+    live(World(tmp_path), story)
+
+
+def test_the_entropy_of_a_job_s_rollouts_is_recorded_once(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        job = world.controller.submit(RLRequest())
+        spec = await world.until_submitted()
+        sampled = LiveWindow(
+            version=spec.job_id,
+            source="rollout",
+            measured_by="monte_carlo",
+            estimate=entropy(0.3),
+            by_position=[],
+            parent=0,
+            step=1,
+        )
+        started = JobEvent(kind="started")
+        await world.dispatcher.report(spec.job_id, started, JobEvent(kind="progress", step=1, rollouts=sampled))
+        await world.until(lambda: world.rollouts == [sampled])
+        await world.restart()
+        await world.dispatcher.report(spec.job_id, JobEvent(kind="succeeded", result=world.result(spec)))
+        await world.until_status(job.job_id, JobStatus.SUCCEEDED)
+        assert world.rollouts == [sampled]
 
     live(World(tmp_path), story)
 

@@ -14,10 +14,13 @@ from reheatd.entropy.regime import Thresholds
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import ReheatSpec, RLSpec, parse_request
 from reheatd.measures import EntropyEstimate
+from reheatd.options import ProbeOptions
 from tests.unit.control_support import World, accuracy, entropy
 
 WINDOW = entropy(0.9)
 """Of the newest window of the parent."""
+PROBES = ProbeOptions(probes=Path("probes.jsonl"), max_tokens=64, digest="these prompts")
+"""How the daemon measures."""
 
 
 def spec_of(
@@ -30,7 +33,6 @@ def spec_of(
             "rl": {"steps": 9, "group_size": 3},
             "lora": {"rank": 4},
             "task": {"path": "tasks.jsonl", "reward_timeout_s": 2.5},
-            "entropy": {"probe_count": 5},
             "workers": {"report_rollouts": 6, "rollouts_kept": 50, "retry_s": 7.0},
         }
     )
@@ -42,6 +44,7 @@ def spec_of(
         gateway_url="http://gateway",
         parent_version=3,
         parent_adapter=tmp_path / "policy-v3",
+        probes=PROBES,
         baseline=2.0,
         default_target=0.3,
         parent_entropy=newest,
@@ -52,7 +55,8 @@ def spec_of(
 def test_unset_fields_come_from_the_settings_and_paths_are_absolute(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, kind="reheat", tau=1.5)
     assert isinstance(spec, ReheatSpec)
-    assert (spec.steps, spec.min_p, spec.lora.rank, spec.probes.probe_count) == (7, 0.1, 4, 5)
+    assert (spec.steps, spec.min_p, spec.lora.rank) == (7, 0.1, 4)
+    assert spec.probes == PROBES.model_copy(update={"probes": Path("probes.jsonl").resolve()})
     assert (spec.tau, spec.target_entropy, spec.parent_version) == (1.5, pytest.approx(1.6), 3)
     assert spec.output_dir == Path("relative/jobs/reheat-1").resolve()
     assert spec.task.path == Path("tasks.jsonl").resolve()
@@ -97,6 +101,7 @@ def test_a_forced_reheat_rises_by_a_fifth(tmp_path: Path, request_fields: dict[s
         gateway_url="http://gateway",
         parent_version=3,
         parent_adapter=tmp_path,
+        probes=PROBES,
         baseline=2.0,
         default_target=0.3,
         parent_entropy=entropy(0.9),
@@ -150,8 +155,10 @@ def test_what_is_known_of_the_parent_is_not_measured_again(tmp_path: Path) -> No
     assert spec_of(tmp_path, lineage, kind="reheat", tau=1.5).parent_accuracy == accuracy(20)
     assert spec_of(tmp_path, lineage, kind="rl").parent_entropy == WINDOW
     assert spec_of(tmp_path, lineage, None, kind="rl").parent_entropy == entropy(1.1)
-    lineage.spec["probes"]["max_tokens"] += 1
-    assert spec_of(tmp_path, lineage, None, kind="rl").parent_entropy is None
+    for changed in ({"max_tokens": 65}, {"digest": "other prompts"}):
+        before, lineage.spec["probes"] = lineage.spec["probes"], lineage.spec["probes"] | changed
+        assert spec_of(tmp_path, lineage, None, kind="rl").parent_entropy is None
+        lineage.spec["probes"] = before
     lineage.spec["task"]["eval_count"] += 1
     assert spec_of(tmp_path, lineage, kind="reheat", tau=1.5).parent_accuracy is None
 

@@ -53,9 +53,11 @@ def test_sequences_that_are_all_alike_have_an_interval_of_width_zero() -> None:
 
 def test_positions_are_counted_by_powers_of_two() -> None:
     sums = moments([1.0, 2.0, 3.0, 5.0, 7.0], [2.0])
-    assert sums.by_position() == [(0, 2, 1.5), (1, 1, 2.0), (2, 2, 4.0), (4, 1, 7.0)]
+    found = [(each.position, each.tokens, each.mean) for each in sums.by_position()]
+    assert found == [(0, 2, 1.5), (1, 1, 2.0), (2, 2, 4.0), (4, 1, 7.0)]
     # The last bucket takes the rest, however late it comes.
-    assert moments([0.5] * (1 << 16)).by_position()[-1] == (1 << 14, (1 << 16) - (1 << 14), 0.5)
+    last = moments([0.5] * (1 << 16)).by_position()[-1]
+    assert (last.position, last.tokens, last.mean) == (1 << 14, (1 << 16) - (1 << 14), 0.5)
 
 
 def test_a_window_holds_what_came_since_the_last_one(db: Connection) -> None:
@@ -80,6 +82,21 @@ def test_versions_sources_and_engines(db: Connection) -> None:
     means = {(window.version, window.source): window.estimate.mean for window in series.close_windows()}
     assert means == {("policy-v1", "live"): 2.0, ("policy-v1", "probe"): 9.0, ("policy-v2", "live"): 5.0}
     assert [window.estimate.mean for window in series.last(9, "probe")] == [9.0]
+
+
+def test_the_newest_of_each_source_and_way_of_measuring(db: Connection) -> None:
+    series = LiveSeries(db, confidence=0.95)
+    for mean in (1.0, 2.0):
+        series.take(report(moments(*[[mean]] * 4), run=f"r{mean}", source="rollout"))
+        series.close_windows()
+    measured_by_job = series.newest()[0].model_copy(update={"measured_by": "monte_carlo", "parent": 3, "step": 7})
+    series.append(measured_by_job)
+    series.add("policy-v1", "live", "plug_in", [5.0])
+    series.add("policy-v1", "live", "plug_in", [5.0])
+    series.close_windows()
+    found = [(window.source, window.measured_by, window.estimate.mean) for window in series.newest()]
+    assert found == [("rollout", "tap", 2.0), ("rollout", "monte_carlo", 2.0), ("live", "plug_in", 5.0)]
+    assert (series.newest()[1].parent, series.newest()[1].step) == (3, 7)
 
 
 def test_a_restart_of_the_daemon_neither_loses_nor_repeats(db: Connection) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from reheatd.engine.client import Sample, TokenLogprobs
 from reheatd.errors import EngineError
-from tests.unit.entropy_support import LOGITS_V, SETTINGS, SimulatedEngine, exact_entropy, make_meter
+from tests.unit.entropy_support import LOGITS_V, MAX_TOKENS, SETTINGS, SimulatedEngine, exact_entropy, make_meter
 
 
 def test_measurement_agrees_with_the_exact_entropy() -> None:
@@ -21,11 +21,20 @@ def test_measurement_agrees_with_the_exact_entropy() -> None:
         )
         assert measurement.upper is not None
         assert measurement.truncated.mean < measurement.lower < exact < measurement.upper
-        assert measurement.estimate.tokens == SETTINGS.probe_count * SETTINGS.max_tokens
+        assert measurement.estimate.tokens == SETTINGS.probe_count * MAX_TOKENS
         assert measurement.distinct == 1.0
         assert len(measurement.samples) == SETTINGS.probe_count == engine.most_in_flight
 
     asyncio.run(story())
+
+
+def test_entropy_by_position_adds_up_to_the_estimate() -> None:
+    measurement = asyncio.run(make_meter(SimulatedEngine()).measure("base", seed=5))
+    bins = [(each.position, each.tokens) for each in measurement.by_position]
+    count = SETTINGS.probe_count
+    assert bins == [(0, count), (1, count), (2, 2 * count), (4, 4 * count), (8, 8 * count), (16, 8 * count)]
+    total = sum(each.tokens * each.mean for each in measurement.by_position)
+    assert total / measurement.estimate.tokens == pytest.approx(measurement.estimate.mean)
 
 
 def test_windows_that_are_measured_together_share_the_places_for_probes() -> None:

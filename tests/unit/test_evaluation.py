@@ -8,13 +8,14 @@ from itertools import combinations
 import pytest
 
 from reheatd.errors import EngineError
+from reheatd.json_lines import Messages
 from reheatd.measures import Accuracy
 from reheatd.options import TaskOptions
+from reheatd.task_data import Problem
 from workers.evaluation import evaluation_batch, measure_accuracy, pass_rate
 from workers.rewards import load_reward
 from workers.rewards.scoring import InProcessScorer
 from workers.sampling.rollout import Rollout
-from workers.task_data import Messages, Problem
 
 HELD_OUT = [Problem([{"role": "user", "content": f"question {answer}"}], answer) for answer in ("1", "2", "3", "4")]
 

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from reheatd.jobs.contracts import RLSpec
+from reheatd.json_lines import Messages
 from reheatd.options import LoraOptions
+from reheatd.task_data import Problem
 from tests.unit.workers_support import RecordingSampler, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.grpo import Grpo, RLOutcome
 from workers.policy import Policy
 from workers.rewards.scoring import InProcessScorer
 from workers.sampling.rollout import Rollout
-from workers.task_data import Messages, Problem
 
 LORA = LoraOptions(rank=8, alpha=16)
 

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from reheatd.entropy.probes import ProbeSet
+from reheatd.entropy.live import LiveWindow
+from reheatd.entropy.probes import ProbeSet, load_probes
+from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import ImportSpec
-from reheatd.options import ProbeOptions, TaskOptions
+from reheatd.options import ProbeOptions, TaskOptions, WindowOptions
 from tests.random_adapter import random_adapter
 from workers import tasks
 from workers.policy import Policy
@@ -50,7 +52,15 @@ class Channel:
         self.phases: list[str] = []
 
     def progress(
-        self, phase: str, step: int, steps: int, metrics: dict[str, float], *, done: int = 0, of: int = 0
+        self,
+        phase: str,
+        step: int,
+        steps: int,
+        metrics: dict[str, float],
+        *,
+        done: int = 0,
+        of: int = 0,
+        rollouts: LiveWindow | None = None,
     ) -> None:
         self.phases.append(phase)
 
@@ -58,13 +68,8 @@ class Channel:
         return False
 
 
-def test_an_import_is_measured_and_gets_proof_items(
-    tmp_path: Path, tiny_policy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tasks, "ServedSampler", LocalSampler)
-    monkeypatch.setenv(tasks.DTYPE_ENV, "float32")
-    adapter = random_adapter(tmp_path / "imported", tiny_policy, rank=4)
-    spec = ImportSpec(
+def import_spec(tmp_path: Path, tiny_policy: Path, adapter: Path, *, digest: str) -> ImportSpec:
+    return ImportSpec(
         job_id="test",
         parent_version=0,
         parent_adapter=None,
@@ -75,9 +80,27 @@ def test_an_import_is_measured_and_gets_proof_items(
         source="run-7",
         trained_on=None,
         task=TaskOptions(eval_count=2, eval_samples=2, eval_max_tokens=4),
-        probes=ProbeOptions(probe_count=4, max_tokens=8),
+        probes=ProbeOptions(probe_count=4, max_tokens=8, digest=digest),
         report_rollouts=4,
     )
+
+
+def test_a_worker_whose_probes_are_not_the_daemons_says_so(tmp_path: Path, tiny_policy: Path) -> None:
+    spec = import_spec(tmp_path, tiny_policy, tmp_path, digest="of another file")
+    with pytest.raises(BadInputError, match="are not those that the daemon read") as refused:
+        tasks.run_import(spec, Channel())
+    assert refused.value.param == "task.path"
+
+
+def test_an_import_is_measured_and_gets_proof_items(
+    tmp_path: Path, tiny_policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "ServedSampler", LocalSampler)
+    monkeypatch.setenv(tasks.DTYPE_ENV, "float32")
+    adapter = random_adapter(tmp_path / "imported", tiny_policy, rank=4)
+    measuring = WindowOptions(probe_count=4)
+    digest = load_probes(TaskOptions(eval_count=2), measuring).digest
+    spec = import_spec(tmp_path, tiny_policy, adapter, digest=digest)
     channel = Channel()
     result = tasks.run_import(spec, channel)
     assert result.entropy.mean > 0 and result.accuracy.problems == 2

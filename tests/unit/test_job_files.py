@@ -10,6 +10,7 @@ from reheatd.jobs.contracts import RLSpec
 from reheatd.jobs.curves import CurvePoint, CurveWriter, metric_names, read_curves
 from reheatd.jobs.rollouts import MAX_CHARACTERS, MAX_PER_STEP, RolloutRecorder, RolloutRow, read_rollouts
 from reheatd.options import LoraOptions
+from reheatd.task_data import Problem
 from tests.unit.report_support import rollout_row
 from tests.unit.workers_support import NumberCodec, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.policy import Policy
@@ -18,7 +19,6 @@ from workers.rewards.scoring import InProcessScorer
 from workers.sampling.groups import GroupCollector
 from workers.sampling.in_process import InProcessSampler
 from workers.sampling.recording import RecordedSampling
-from workers.task_data import Problem
 
 LORA = LoraOptions(rank=4, alpha=8)
 

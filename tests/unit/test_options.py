@@ -12,7 +12,7 @@ from reheatd.control.dependencies import ServedPolicy
 from reheatd.control.specs import build_spec, check_request
 from reheatd.errors import BadInputError, ConfigError
 from reheatd.jobs.contracts import ReheatSpec, RLSpec, parse_request
-from reheatd.options import ReheatOptions, RLOptions
+from reheatd.options import ProbeOptions, ReheatOptions, RLOptions
 
 OTHER_VALUES: dict[str, Any] = {"tau": 1.75, "teacher": "frozen", "divergence": "jsd", "normalisation": "constant"}
 
@@ -40,6 +40,7 @@ def spec_of(request: dict[str, Any], folder: Path, **tables: dict[str, Any]) -> 
         gateway_url="http://gateway",
         parent_version=0,
         parent_adapter=None,
+        probes=ProbeOptions(),
         baseline=2.0,
         default_target=0.3,
     )

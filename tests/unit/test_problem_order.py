@@ -1,7 +1,7 @@
 """The order in which RL sees problems."""
 
+from reheatd.task_data import Problem
 from workers.problem_order import ProblemOrder
-from workers.task_data import Problem
 
 PROBLEMS = [Problem([{"role": "user", "content": f"{number} + 1"}], str(number + 1)) for number in range(30)]
 

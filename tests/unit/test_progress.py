@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cli.render import job_progress
+from reheatd.entropy.live import LiveWindow
 from reheatd.jobs.contracts import Job, JobStatus, RLRequest
 from reheatd.jobs.curves import CurveWriter, read_curves
 from workers import progress
@@ -21,7 +22,15 @@ class Channel:
         self.cancelled = False
 
     def progress(
-        self, phase: str, step: int, steps: int, metrics: dict[str, float], *, done: int = 0, of: int = 0
+        self,
+        phase: str,
+        step: int,
+        steps: int,
+        metrics: dict[str, float],
+        *,
+        done: int = 0,
+        of: int = 0,
+        rollouts: LiveWindow | None = None,
     ) -> None:
         self.sent.append((phase, step, steps, done, of))
 

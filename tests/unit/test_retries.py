@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from reheatd.engine.client import EngineClient, Sample
-from reheatd.entropy.probes import load_probes
 from reheatd.errors import EngineError
 from reheatd.jobs.contracts import ReheatSpec
 from reheatd.process.broker import BrokerError, wait_for_broker
+from tests.probes import task_probes
 from tests.unit.workers_support import job_fields
 from workers.sampling.served import ServedSampler
 
@@ -40,7 +40,7 @@ def sample(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, re
     monkeypatch.setattr("workers.sampling.served.MAX_DELAY_S", 0.01)
     monkeypatch.setattr(EngineClient, "chat", lambda _, *given, **named: gateway.chat(*given, **named))
     spec = ReheatSpec(**job_fields(tmp_path), tau=1.5, retry_s=retry_s)
-    with ServedSampler(spec, load_probes(None, 2)) as sampler:
+    with ServedSampler(spec, task_probes(2)) as sampler:
         ((rollout,),) = sampler.sample([[{"role": "user", "content": "?"}]], n=1, max_tokens=1, temperature=1.0, seed=0)
     return [rollout.text]
 

@@ -12,6 +12,7 @@ from reheatd.adapters.store import MOMENTS_FILE
 from reheatd.errors import AdapterInvalidError
 from reheatd.jobs.contracts import JobStatus, RLRequest, RLSpec
 from reheatd.options import LoraOptions
+from reheatd.task_data import Problem
 from tests.unit.control_support import BASELINE, REHEAT, World, entropy, live
 from tests.unit.workers_support import NumberCodec, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.checkpoint import Checkpoints
@@ -20,7 +21,6 @@ from workers.policy import Policy
 from workers.progress import JobCancelledError
 from workers.rewards.scoring import InProcessScorer
 from workers.sampling.in_process import InProcessSampler
-from workers.task_data import Problem
 
 LORA = LoraOptions(rank=4, alpha=8)
 PROBLEMS = [Problem(messages, str(number)) for number, messages in enumerate(number_prompts(40))]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from reheatd.engine.client import EngineClient, Sample
-from reheatd.entropy.probes import load_probes
 from reheatd.jobs.contracts import RLSpec
+from tests.probes import task_probes
 from tests.unit.workers_support import job_fields
 from workers.progress import JobCancelledError
 from workers.sampling.rollout import Batch
@@ -57,7 +57,7 @@ def told() -> Told:
 @pytest.fixture
 def sampler(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServedSampler]:
     monkeypatch.setattr("workers.sampling.served.EngineClient", lambda _: FakeGateway(at_once=9))
-    with ServedSampler(RLSpec(**job_fields(tmp_path)), load_probes(None, 2), told) as sampler:
+    with ServedSampler(RLSpec(**job_fields(tmp_path)), task_probes(2), told) as sampler:
         yield sampler
 
 

@@ -8,10 +8,10 @@ import torch
 from transformers import Qwen3ForCausalLM
 
 from examples.tiny_model import tiny_qwen3
+from reheatd.json_lines import Messages
 from reheatd.measures import EntropyEstimate
 from workers.policy import Policy
 from workers.sampling.in_process import InProcessSampler
-from workers.task_data import Messages
 
 VOCABULARY = 97
 

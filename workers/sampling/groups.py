@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from reheatd.jobs.contracts import RLSpec
 from reheatd.jobs.rollouts import RolloutRecorder
+from reheatd.task_data import Problem
 from workers.policy_gradient import group_advantages
 from workers.problem_order import ProblemOrder
 from workers.progress import Progress
@@ -17,7 +18,6 @@ from workers.sampling.group_counts import GroupCounts
 from workers.sampling.recording import readable
 from workers.sampling.rollout import Rollout, Sampler
 from workers.sampling.seeds import seed_for
-from workers.task_data import Problem
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from reheatd.entropy.estimators import clustered_interval
+from reheatd.json_lines import Messages, Prompts
 from reheatd.measures import EntropyEstimate
 from workers.losses import entropy
 from workers.policy import Policy
 from workers.sampling.rollout import Rollout
-from workers.task_data import Messages, Prompts
 
 LOGITS_ELEMENTS = 1 << 25
 """Elements of the largest [rows, V] tensor of a decoding step, which limits how many sequences are decoded at once."""

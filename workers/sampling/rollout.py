@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from reheatd.jobs.contracts import JobBase
+from reheatd.json_lines import Messages, Prompts
 from reheatd.measures import EntropyEstimate
 from workers.policy import Policy
 from workers.progress import Progress
 from workers.sampling.seeds import seed_for
-from workers.task_data import Messages, Prompts
 
 
 @dataclass(frozen=True)

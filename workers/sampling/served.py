@@ -23,12 +23,12 @@ from reheatd.entropy.meter import EntropyMeter
 from reheatd.entropy.probes import ProbeSet
 from reheatd.errors import EngineError
 from reheatd.jobs.contracts import JobBase
+from reheatd.json_lines import Prompts
 from reheatd.measures import EntropyEstimate
 from reheatd.names import BASE_MODEL_NAME, version_name
 from workers.policy import Policy
 from workers.sampling.rollout import Batch, Rollout
 from workers.sampling.seeds import request_seed
-from workers.task_data import Prompts
 
 Result = TypeVar("Result")
 

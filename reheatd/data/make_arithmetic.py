@@ -1,4 +1,4 @@
-"""Generates the bundled arithmetic task: `python -m workers.data.make_arithmetic > workers/data/arithmetic.jsonl`.
+"""Generates the bundled arithmetic task: `python -m reheatd.data.make_arithmetic > reheatd/data/arithmetic.jsonl`.
 
 The problems are additions of two numbers below 100, in a few wordings, all different. They are hard enough that a
 135M-parameter model fails many of them, and easy enough that it solves some, so that group-relative advantages are

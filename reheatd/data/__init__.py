@@ -1,0 +1,1 @@
+"""Bundled data: the arithmetic task and its generator."""

@@ -1,1 +1,0 @@
-"""Bundled data: training prompts, the arithmetic task and its generator."""
