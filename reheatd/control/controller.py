@@ -75,7 +75,7 @@ class Controller:
         if fitting is not state:
             why = f"{'recovered' if fitting is State.SERVING else window.verdict}: {figures}"
             self._ledger.change_idle_state(fitting, why, window.version)
-            logger.warning("%s", why)
+            logger.log(logging.INFO if fitting is State.SERVING else logging.WARNING, "%s", why)
         self._wake.set()
 
     def submit(self, request: JobRequest, *, job_id: str | None = None) -> Job:

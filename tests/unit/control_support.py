@@ -289,7 +289,9 @@ class World:
         self.slots = FakeSlots()
         self.monitor = FakeMonitor()
         self.ledger = Ledger(self.db)
-        self.learning = LearningSignal(self.db, self.settings.entropy, self._job_of)
+        self.learning = LearningSignal(
+            self.db, self.settings.entropy, lambda version: getattr(self.store.get(version).lineage, "job_id", None)
+        )
         self.controller = Controller(
             Dependencies(
                 settings=self.settings,
@@ -306,10 +308,6 @@ class World:
                 validate=self._validate,
             )
         )
-
-    def _job_of(self, version: int) -> str | None:
-        lineage = self.store.get(version).lineage
-        return lineage and lineage.job_id
 
     def _validate(self, folder: Path) -> None:
         if self.invalid is not None:
@@ -361,8 +359,7 @@ class World:
     def result(self, spec: TrainingSpec, **changes: Any) -> JobResult:
         folder = spec.output_dir / "result"
         folder.mkdir(exist_ok=True)
-        weights = np.frombuffer(spec.job_id.encode().ljust(16)[-16:], np.uint8).astype(np.float32)
-        save_file({"q_proj.lora_B.weight": weights}, folder / "adapter_model.safetensors")
+        save_file({"lora_B": np.frombuffer(spec.job_id[-8:].encode(), "<f4")}, folder / "adapter_model.safetensors")
         (folder / "adapter_config.json").write_text("{}")
         values = {
             "adapter_dir": folder,
