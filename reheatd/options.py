@@ -67,7 +67,7 @@ class ReheatOptions(TrainingOptions):
 
     tau: float | None = Field(default=None, gt=0)
     """Temperature of the teacher: above 1 reheats, below 1 cools. It is no dial for how far a reheat goes; the target
-    is. Default: 1.2 for a live teacher; for a frozen one it is found from the target."""
+    is. Default: 1.2 for a live teacher, and 2 for a frozen one."""
     target_ratio: float | None = Field(default=None, gt=0)
     """Entropy at which a reheat stops, as a share of the baseline. Default: the entropy of the run's stable phase, but
     at least 1.5 times the collapse threshold, which is 15% of the baseline. A cooling has no target by default."""
