@@ -67,14 +67,14 @@ steps = 3
 max_resamples = 0
 max_tokens = 32
 """
-COLLAPSE_RATIO = 0.08
+COLLAPSE_RATIO = 0.06
 COLLAPSE = {
     "kind": "reheat",
     "tau": 0.5,
     "target_ratio": COLLAPSE_RATIO,
     "divergence": "reverse_kl",
-    "learning_rate": 1e-3,
-    "prompts_per_step": 4,
+    "learning_rate": 2.5e-3,
+    "prompts_per_step": 8,
 }
 """The job that collapses the policy. The live teacher sharpens what it has sharpened before, and the reverse divergence
 makes the student drop what its cold teacher drops."""
