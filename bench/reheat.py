@@ -1,9 +1,9 @@
 """Reheats a deeply collapsed policy with ten seeds, and one that has not collapsed: `python -m bench.reheat`.
 
-The policy is that of the Countdown experiment: it is pretrained from scratch and then collapsed by RL on few problems.
-Both kinds of reheat run as the daemon would specify them, at its defaults: teacher, tau, learning rate, thresholds and
-target. A seed decides the rollouts and the probes' answers. Every outcome is measured again, on problems that no job
-has seen.
+The policy is that of the Countdown experiment: it is pretrained from scratch and then collapsed, by RL on few
+problems and, from there, by cooling. Both kinds of reheat run as the daemon would specify them, at its defaults:
+teacher, tau, learning rate, thresholds and target. A seed decides the rollouts and the probes' answers. Every outcome
+is measured again, as the gates do it: on the same probes with other random numbers.
 """
 
 import statistics
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.figures import Report
-from examples.countdown.arms import GREEDY, job_fields
+from examples.countdown.arms import GREEDY, job_fields, training_problems
 from examples.countdown.policy import LORA, load_policy, pretrain
 from examples.countdown.runs import in_parallel
 from examples.countdown.task import COMPLETION_TOKENS, WORDS, WordCodec, problems, reward
@@ -29,17 +29,18 @@ from workers.grpo import Grpo
 from workers.policy import Policy
 from workers.rewards.scoring import InProcessScorer
 from workers.sampling.in_process import InProcessSampler
+from workers.task_data import Messages
 from workers.ts_opsd import Reheater
 
 SETTINGS = Settings.model_validate({"reheat": {"max_tokens": COMPLETION_TOKENS}, "lora": LORA})
 """The defaults, but for the length of an answer."""
 PRETRAINING_STEPS = 250
 RL_PROBLEMS = 32
-RL_LEARNING_RATE = 1e-3
-RL_ROUND = 50
-"""Steps of RL between two measurements."""
-RL_ROUNDS = 12
-"""Rounds after which RL must have collapsed the policy."""
+RL_STEPS = 150
+LEARNING_RATE = 3e-3
+"""Learning rate of RL and cooling: high, because the policy is to collapse."""
+COLLAPSED_SHARE = 0.06
+"""Share of the baseline to which cooling takes the policy after RL."""
 PROBES = SETTINGS.entropy.probe_count * SETTINGS.entropy.max_tokens // COMPLETION_TOKENS
 """Probes of a job: as many tokens as the default probes have."""
 HELD_OUT = 384
@@ -90,7 +91,7 @@ class Reheated:
     steps: int
     stopped: str
     ratio: float
-    """Entropy of the outcome on held-out problems."""
+    """Entropy of the outcome, measured again."""
     highest_ratio: float
     """Highest entropy that was measured on the way, on probes or on rollouts, of students that nobody was served."""
     greedy: float
@@ -117,8 +118,7 @@ def main() -> None:
         baseline = _entropy(load_policy(folder))
         healthy = Start(folder, None, baseline, baseline)
         report.result("baseline_nats", baseline.mean)
-        collapsed = collapse(healthy, Path(scratch) / "collapsed")
-        report.result("collapsed_share", collapsed.entropy.mean / baseline.mean)
+        collapsed = collapse(healthy, Path(scratch) / "collapsed", report)
         report.result("target_nats", collapsed.limits.target)
         report.result("greedy_before", _greedy(collapsed.load()))
         outcomes: list[Reheated] = []
@@ -144,31 +144,36 @@ def main() -> None:
     report.write(settings=SETTINGS.reheat.model_dump(), seeds=len(SEEDS))
 
 
-def collapse(healthy: Start, adapter: Path) -> Start:
-    """Runs RL on few problems until the policy's entropy is at most the default share of the baseline.
-
-    Raises:
-        AssertionError: RL did not get there.
-    """
+def collapse(healthy: Start, adapter: Path, report: Report) -> Start:
+    """Collapses a policy by RL on few problems, and then by TS-OPSD with a cold teacher."""
     policy = healthy.load()
-    few = problems(RL_PROBLEMS, "train", seed=1)
     sampler = _sampler(policy)
-    for number in range(RL_ROUNDS):
-        spec = RLSpec(
-            **job_fields(number),
-            steps=RL_ROUND,
-            prompts_per_step=8,
-            group_size=16,
-            max_tokens=COMPLETION_TOKENS,
-            learning_rate=RL_LEARNING_RATE,
-        )
-        Grpo(policy, spec, sampler, few, InProcessScorer(reward), Highest()).run()
-        entropy = _entropy(policy)
-        print(f"RL: {(number + 1) * RL_ROUND} steps, {entropy.mean:.3f} nats per token", flush=True)
-        if entropy.mean <= SETTINGS.entropy.collapse_ratio * healthy.baseline.mean:
-            policy.save(adapter, healthy.folder)
-            return Start(healthy.folder, adapter, entropy, healthy.baseline)
-    raise AssertionError(f"RL left {entropy.mean:.3f} nats per token; nothing is measured on such a policy")
+    rl = RLSpec(
+        **job_fields(0),
+        steps=RL_STEPS,
+        prompts_per_step=8,
+        group_size=16,
+        max_tokens=COMPLETION_TOKENS,
+        learning_rate=LEARNING_RATE,
+        normalise_std=True,
+        max_resamples=0,
+    )
+    few = problems(RL_PROBLEMS, "train", seed=1)
+    Grpo(policy, rl, sampler, few, InProcessScorer(reward), Highest()).run()
+    report.result("share_after_rl", _entropy(policy).mean / healthy.baseline.mean, "of the baseline")
+    cooling = ReheatSpec(
+        **job_fields(1),
+        tau=0.5,
+        divergence="reverse_kl",
+        learning_rate=LEARNING_RATE,
+        max_tokens=COMPLETION_TOKENS,
+        target_entropy=COLLAPSED_SHARE * healthy.baseline.mean,
+    )
+    Reheater(policy, cooling, sampler, _prompts(), Highest()).run()
+    policy.save(adapter, healthy.folder)
+    entropy = _entropy(policy)
+    report.result("share_after_cooling", entropy.mean / healthy.baseline.mean, "of the baseline")
+    return Start(healthy.folder, adapter, entropy, healthy.baseline)
 
 
 def run(item: tuple[Start, ReheatRequest]) -> Reheated:
@@ -177,9 +182,8 @@ def run(item: tuple[Start, ReheatRequest]) -> Reheated:
     spec = start.spec(request)
     assert spec.target_entropy is not None
     policy = start.load()
-    prompts = [problem.messages for problem in problems(4096, "train", seed=0)]
     highest = Highest()
-    outcome = Reheater(policy, spec, _sampler(policy), prompts, highest).run()
+    outcome = Reheater(policy, spec, _sampler(policy), _prompts(), highest).run()
     seconds = time.monotonic() - began
     return Reheated(
         target=spec.target_entropy,
@@ -202,14 +206,17 @@ def is_refused(start: Start) -> bool:
     return False
 
 
+def _prompts() -> list[Messages]:
+    return [problem.messages for problem in training_problems(seed=0)]
+
+
 def _sampler(policy: Policy) -> InProcessSampler:
     probes = [problem.messages for problem in problems(PROBES, "tuning", seed=0)]
     return InProcessSampler(policy, WordCodec(), probes, probe_tokens=COMPLETION_TOKENS)
 
 
 def _entropy(policy: Policy) -> EntropyEstimate:
-    asked = [problem.messages for problem in problems(HELD_OUT, "held_out", seed=0)]
-    return InProcessSampler(policy, WordCodec(), asked, probe_tokens=COMPLETION_TOKENS).measure_entropy(JUDGE_SEED)
+    return _sampler(policy).measure_entropy(JUDGE_SEED)
 
 
 def _greedy(policy: Policy) -> float:
