@@ -37,8 +37,8 @@ SETTINGS = Settings.model_validate({"reheat": {"max_tokens": COMPLETION_TOKENS},
 PRETRAINING_STEPS = 250
 RL_PROBLEMS = 32
 RL_STEPS = 150
-LEARNING_RATE = 3e-3
-"""Learning rate of RL and cooling: high, because the policy is to collapse."""
+RL_LEARNING_RATE = 3e-3
+"""High, because the policy is to collapse."""
 COLLAPSED_SHARE = 0.06
 """Share of the baseline to which cooling takes the policy after RL."""
 PROBES = SETTINGS.entropy.probe_count * SETTINGS.entropy.max_tokens // COMPLETION_TOKENS
@@ -154,7 +154,7 @@ def collapse(healthy: Start, adapter: Path, report: Report) -> Start:
         prompts_per_step=8,
         group_size=16,
         max_tokens=COMPLETION_TOKENS,
-        learning_rate=LEARNING_RATE,
+        learning_rate=RL_LEARNING_RATE,
         normalise_std=True,
         max_resamples=0,
     )
@@ -163,9 +163,10 @@ def collapse(healthy: Start, adapter: Path, report: Report) -> Start:
     report.result("share_after_rl", _entropy(policy).mean / healthy.baseline.mean, "of the baseline")
     cooling = ReheatSpec(
         **job_fields(1),
-        tau=0.5,
-        divergence="reverse_kl",
-        learning_rate=LEARNING_RATE,
+        teacher="frozen",  # a live one would cool faster and forget the task
+        tau=0.2,
+        prompts_per_step=64,
+        steps=200,
         max_tokens=COMPLETION_TOKENS,
         target_entropy=COLLAPSED_SHARE * healthy.baseline.mean,
     )
