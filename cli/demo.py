@@ -45,7 +45,6 @@ report_rollouts = 8
 [entropy]
 max_tokens = 32
 baseline_windows = 2
-collapse_ratio = 0.5
 
 [task]
 eval_count = 24
@@ -57,11 +56,8 @@ accuracy_tolerance = 0.25  # 24 problems tell no smaller loss from chance
 no_evidence = "pass"  # nobody is there to be asked
 
 [reheat]
-teacher = "frozen"
-target_ratio = 0.85
-learning_rate = 2e-3
-prompts_per_step = 4
-refresh_every = 6
+learning_rate = 5e-4
+prompts_per_step = 8
 max_tokens = 32
 
 [rl]
@@ -69,17 +65,17 @@ steps = 3
 max_resamples = 0
 max_tokens = 32
 """
-COLLAPSE_RATIO = 0.4
+COLLAPSE_RATIO = 0.06
 COLLAPSE = {
     "kind": "reheat",
-    "teacher": "frozen",
-    "tau": 0.3,
+    "tau": 0.5,
     "target_ratio": COLLAPSE_RATIO,
     "divergence": "reverse_kl",
-    "learning_rate": 1.8e-3,
+    "learning_rate": 2.5e-3,
+    "prompts_per_step": 8,
 }
-"""The job that collapses the policy. The reverse divergence cools fast, because it makes the student drop what its cold
-teacher drops."""
+"""The job that collapses the policy. The live teacher sharpens what it has sharpened before, and the reverse divergence
+makes the student drop what its cold teacher drops."""
 TARGET_TOLERANCE = 0.15
 STEP_TIMEOUT_S = 900.0
 

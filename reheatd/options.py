@@ -5,13 +5,14 @@ that give some options for one job, the flags of the command line and the file t
 that is added here appears in all of these places.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from reheatd.measures import Contract
+from reheatd.presets import PAPER_REHEAT, PAPER_RL
 
 LORA_TARGETS = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
@@ -39,6 +40,12 @@ class Options(Contract):
 class TrainingOptions(Options):
     """Options that both kinds of training have."""
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]]
+    """The options that each preset sets."""
+
+    preset: Literal["paper"] | None = None
+    """Set of options that stands for those that are not given beside it: `paper` is the table of arXiv 2606.00755, but
+    not its number of steps. The paper trains all weights, so its learning rate is too small for a LoRA."""
     max_tokens: int = Field(default=48, ge=1)
     """Tokens per rollout."""
     warmup_steps: int = Field(default=3, ge=0)
@@ -47,13 +54,26 @@ class TrainingOptions(Options):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Largest norm of a gradient; a larger gradient is scaled down to it."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, value: Any) -> Any:
+        """Adds what the preset sets, except for what is given."""
+        if not isinstance(value, dict) or not isinstance(name := value.get("preset"), str):
+            return value
+        chosen = dict(cls.presets.get(name, {}))
+        if value.get("target_entropy") is not None:
+            chosen.pop("target_ratio", None)  # a target that is given takes the preset's place
+        return {**chosen, **value}
+
 
 class ReheatOptions(TrainingOptions):
     """Options of TS-OPSD (arXiv 2606.00755): the policy's own logits divided by tau are its teacher."""
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": PAPER_REHEAT}
+
     tau: float | None = Field(default=None, gt=0)
     """Temperature of the teacher: above 1 reheats, below 1 cools. It is no dial for how far a reheat goes; the target
-    is. Default: 1.2 for a live teacher; for a frozen one it is found from the target."""
+    is. Default: 1.2 for a live teacher, and 2 for a frozen one."""
     target_ratio: float | None = Field(default=None, gt=0)
     """Entropy at which a reheat stops, as a share of the baseline. Default: the entropy of the run's stable phase, but
     at least 1.5 times the collapse threshold, which is 15% of the baseline. A cooling has no target by default."""
@@ -79,6 +99,8 @@ class ReheatOptions(TrainingOptions):
 
 class RLOptions(TrainingOptions):
     """Options of continued RL: group-relative policy gradient with verifiable rewards."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": PAPER_RL}
 
     steps: int = Field(default=20, ge=1)
     """Steps of one job of continued RL: the batches of rollouts that it learns from."""

@@ -205,27 +205,6 @@ def _entropy_jacobian(hidden_TD: Tensor, head_VD: Tensor, temperature: float) ->
     return torch.cat(parts)
 
 
-def tempered_entropy(logprobs_TV: Tensor, tau: float, min_p: float | None = None) -> float:
-    """Mean entropy of the tempered teacher, in nats per token."""
-    return float(entropy(temper(logprobs_TV, tau, min_p)).mean())
-
-
-def find_tau(
-    logprobs_TV: Tensor, target: float, *, min_p: float | None = None, low: float = 0.05, high: float = 8.0
-) -> float:
-    """Temperature in [low, high] at which the teacher's mean entropy is `target`, by bisection on log tau.
-
-    Entropy grows with temperature, so the root is unique. If the target is out of reach, the nearer end is returned.
-    """
-    for _ in range(12):
-        middle = (low * high) ** 0.5
-        if tempered_entropy(logprobs_TV, middle, min_p) < target:
-            low = middle
-        else:
-            high = middle
-    return (low * high) ** 0.5
-
-
 def logprobs_of_states(hidden_TD: Tensor, head_VD: Tensor, limit: int) -> Tensor:
     """Log-probabilities [at most `limit`, V] of evenly spaced states, for quantities that need several passes."""
     stride = max(1, -(-hidden_TD.shape[0] // limit))

@@ -23,22 +23,18 @@ from reheatd.jobs.contracts import ReheatSpec
 from reheatd.json_lines import Messages
 from reheatd.measures import EntropyEstimate
 from workers.checkpoint import Checkpoints
-from workers.losses import chunked_divergence, find_tau, logprobs_of_states, tempered_entropy
+from workers.losses import chunked_divergence
 from workers.optimisation import make_optimizer, optimizer_step
 from workers.policy import Policy, TokenBatch, micro_batches
 from workers.progress import Progress
 from workers.sampling.rollout import Rollout, Sampler, parent_entropy
 from workers.sampling.seeds import seed_for
 
-LIVE_TAU = 1.2
-"""tau of the live teacher unless it is given; the paper's."""
+TAU = {"live": 1.2, "frozen": 2.0}
+"""tau unless it is given. A live teacher's is the paper's. A frozen teacher never gets smoother, and the student
+approaches it only asymptotically, so it has to be smoother than the target from the start."""
 LEARNING_RATE = {"live": 1e-4, "frozen": 1e-3}
 """Learning rates unless one is given. A live teacher moves on with the student, so it needs a smaller one."""
-FROZEN_REACH = 1.25
-"""Factor beyond the target of the frozen teacher's entropy. The student approaches this teacher only asymptotically, so
-it would never reach a teacher exactly at the target."""
-BISECTION_STATES = 192
-"""Number of states whose full distributions are in memory while tau is searched."""
 SLACK = 0.03
 """The target counts as reached this share of it early, which is less than the probe estimate's own standard error."""
 OVERSHOOT = 0.1
@@ -61,8 +57,8 @@ Weights = list[torch.Tensor]
 @dataclass(frozen=True)
 class ReheatOutcome:
     steps: int
-    tau: float | None
-    """Temperature of the teacher; None if there was no step for which a frozen teacher's was to be found."""
+    tau: float
+    """Temperature of the teacher."""
     entropy_before: EntropyEstimate
     entropy_after: EntropyEstimate
     stopped: Literal["target", "steps"]
@@ -100,8 +96,7 @@ class Reheater:
         self._progress = progress
         self._checkpoints = checkpoints
         self._optimizer = make_optimizer(policy.parameters(), spec.learning_rate or LEARNING_RATE[spec.teacher])
-        self._tau = spec.tau or (LIVE_TAU if spec.teacher == "live" else None)
-        """Temperature of the teacher; None until it has been found for a frozen teacher."""
+        self._tau = spec.tau or TAU[spec.teacher]
         self._upwards = spec.tau is None or spec.tau > 1
         self._served_step = 0
         """Step of the student that the sampler serves."""
@@ -122,9 +117,7 @@ class Reheater:
         while step < spec.steps and not self._is_inside(last.entropy.mean):
             rollouts = rollouts or self._refresh(step)
             part, rollouts = rollouts[: spec.prompts_per_step], rollouts[spec.prompts_per_step :]
-            if self._tau is None:
-                self._tau = self._find_tau(part, before)
-            metrics = self._backward(part, self._tau)
+            metrics = self._backward(part)
             if last.on_rollouts is None:
                 last = replace(last, on_rollouts=metrics["entropy"], grad_norm=metrics["grad_norm"])
             if self._is_worth_measuring(last, metrics):
@@ -160,7 +153,7 @@ class Reheater:
                     param="target_entropy",
                 )
             return 0, before, Measured(before, None, None, self._weights())
-        self._tau, self._saved_step = loop["tau"], loop["step"]
+        self._saved_step = loop["step"]
         self._publish(loop["step"])
         before, entropy = (EntropyEstimate.model_validate(loop[key]) for key in ("before", "entropy"))
         return loop["step"], before, Measured(entropy, loop["on_rollouts"], loop["grad_norm"], loop["weights"])
@@ -169,7 +162,6 @@ class Reheater:
         if self._checkpoints:
             loop = {
                 "step": step,
-                "tau": self._tau,
                 "before": before.model_dump(),
                 "entropy": last.entropy.model_dump(),
                 "on_rollouts": last.on_rollouts,
@@ -271,21 +263,7 @@ class Reheater:
             raise EngineError(f"{self._sampler.model} sampled no tokens for any of {count} prompts; is it broken?")
         return rollouts
 
-    def _find_tau(self, rollouts: list[Rollout], before: EntropyEstimate) -> float:
-        """The temperature at which a frozen teacher's entropy on these rollouts is `FROZEN_REACH` times the target.
-
-        The training prompts are not the probes, so this is scaled by the ratio of the policy's entropies on both.
-        """
-        batch = _batch(rollouts, self._policy.device)
-        with self._policy.as_teacher():
-            states = self._policy.hidden(batch)
-        logprobs_TV = logprobs_of_states(states, self._policy.head_VD, BISECTION_STATES)
-        prompts_to_probes = min(2.0, max(0.5, tempered_entropy(logprobs_TV, 1.0) / max(before.mean, TINY)))
-        target = self._spec.target_entropy
-        assert target is not None  # a reheat without tau has one
-        return find_tau(logprobs_TV, FROZEN_REACH * target * prompts_to_probes, min_p=self._spec.min_p)
-
-    def _backward(self, rollouts: list[Rollout], tau: float) -> dict[str, float]:
+    def _backward(self, rollouts: list[Rollout]) -> dict[str, float]:
         """Computes the gradient of the mean over rollouts of the mean divergence over their tokens.
 
         Returns:
@@ -306,7 +284,7 @@ class Reheater:
             divergence_T, student_T, teacher_T = chunked_divergence(
                 policy.hidden(batch),
                 policy.head_VD,
-                tau=tau,
+                tau=self._tau,
                 kind=spec.divergence,
                 teacher_TD=teacher_TD,
                 min_p=spec.min_p,

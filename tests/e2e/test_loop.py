@@ -44,7 +44,6 @@ kv_cache_bytes = 67108864
 interval_s = 10.0
 max_share = 1.0
 max_tokens = 32
-collapse_ratio = 0.5
 [task]
 path = "{folder}/task.jsonl"
 reward = "letters:reward"
@@ -54,12 +53,8 @@ eval_samples = 2
 accuracy_tolerance = 1.0
 no_evidence = "pass"
 [reheat]
-teacher = "frozen"
-refresh_every = 4
 prompts_per_step = 8
-target_ratio = 0.85
-learning_rate = 2e-3
-steps = 80
+learning_rate = 5e-4
 max_tokens = 32
 [rl]
 steps = 2
@@ -103,10 +98,10 @@ def test_a_collapsed_policy_is_noticed_reheated_and_trained_on(outcome: tuple[di
     baseline, collapsed, reheated, continued = result["stages"]
     assert [stage["parent"] for stage in result["stages"]] == [None, 0, 1, 2]
     assert [stage["version"] for stage in result["stages"]] == [0, 1, 2, 3]
-    assert collapsed["high"] < 0.5 * baseline["entropy"]
+    assert collapsed["high"] < 0.1 * baseline["entropy"]
     assert reheated["entropy"] > collapsed["high"]
     assert result["target_error"] <= 0.15
-    assert continued["entropy"] > 0.5 * baseline["entropy"]
+    assert continued["entropy"] > 0.1 * baseline["entropy"]
     seconds = result["seconds"]
     assert 0 < seconds["collapse to detection"] <= seconds["collapse to dispatch"]
     assert seconds["collapse to dispatch"] < seconds["collapse to reheated policy live"]

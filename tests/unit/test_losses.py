@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from workers import losses
-from workers.losses import Divergence, chunked_divergence, chunked_logprobs, find_tau, temper, tempered_entropy
+from workers.losses import Divergence, chunked_divergence, chunked_logprobs, temper
 
 SHAPES = [(1, 3, 5), (7, 16, 33), (40, 8, 101)]
 DRAW = random.Random(0)
@@ -167,18 +167,3 @@ def test_tail_safe_teacher_keeps_the_tail_and_flattens_the_candidates() -> None:
     gaps = tempered[0, 0] - tempered[0, 1]
     torch.testing.assert_close(gaps, torch.tensor(0.5, dtype=torch.float64))
     assert temper(logprobs, 2.0)[0, 4] > logprobs[0, 4]
-
-
-@pytest.mark.parametrize("target_tau", [0.4, 1.0, 1.8])
-@pytest.mark.parametrize("min_p", [None, 0.05])
-def test_tau_is_found_from_the_target_entropy(target_tau: float, min_p: float | None) -> None:
-    _, teacher, head = random_case((64, 16, 200))
-    logprobs = torch.log_softmax(teacher @ head.T / 2, -1)
-    target = tempered_entropy(logprobs, target_tau, min_p)
-    assert find_tau(logprobs, target, min_p=min_p) == pytest.approx(target_tau, rel=0.01)
-
-
-def test_tau_out_of_reach_is_the_end_of_the_range() -> None:
-    logprobs = torch.log_softmax(torch.randn(8, 20, dtype=torch.float64), -1)
-    assert find_tau(logprobs, 100.0, high=3.0) == pytest.approx(3.0, rel=0.01)
-    assert find_tau(logprobs, 0.0, low=0.2) == pytest.approx(0.2, rel=0.01)

@@ -49,8 +49,8 @@ def spec_of(request: dict[str, Any], folder: Path, **tables: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("kind", "options", "name"),
     [
-        *(("reheat", ReheatOptions, name) for name in ReheatOptions.model_fields),
-        *(("rl", RLOptions, name) for name in RLOptions.model_fields),
+        *(("reheat", ReheatOptions, name) for name in ReheatOptions.model_fields if name != "preset"),
+        *(("rl", RLOptions, name) for name in RLOptions.model_fields if name != "preset"),
     ],
 )
 def test_every_option_reaches_the_job_from_configuration_and_request(
@@ -60,6 +60,41 @@ def test_every_option_reaches_the_job_from_configuration_and_request(
     needed = {"epochs": 2} if name.startswith("clip_") else {}
     assert getattr(spec_of({"kind": kind}, tmp_path, **{kind: {name: value, **needed}}), name) == value
     assert getattr(spec_of({"kind": kind, name: value, **needed}, tmp_path), name) == value
+
+
+PAPER = {"policy": {"max_model_len": 16_384}}
+PAPERS_REHEAT = {"learning_rate": 1e-6, "prompts_per_step": 1024, "max_tokens": 4096, "tau": 1.2, "teacher": "live"}
+PAPERS_RL = {"learning_rate": 2e-6, "prompts_per_step": 64, "group_size": 8, "max_tokens": 8192, "warmup_steps": 10}
+
+
+@pytest.mark.parametrize(("kind", "figures"), [("reheat", PAPERS_REHEAT), ("rl", PAPERS_RL)])
+def test_the_papers_preset_sets_its_figures_and_what_is_given_beside_it_wins(
+    kind: str, figures: dict[str, Any], tmp_path: Path
+) -> None:
+    configured = spec_of({"kind": kind}, tmp_path, **PAPER, **{kind: {"preset": "paper", "max_grad_norm": 3.0}})
+    asked = spec_of({"kind": kind, "preset": "paper"}, tmp_path, **PAPER, **{kind: {"learning_rate": 0.5}})
+    for spec in (configured, asked):
+        assert {name: getattr(spec, name) for name in figures} == figures
+    assert configured.max_grad_norm == 3.0 and asked.max_grad_norm == 1.0
+    beside = spec_of({"kind": kind, "learning_rate": 0.25}, tmp_path, **PAPER, **{kind: {"preset": "paper"}})
+    assert beside.learning_rate == 0.25 and beside.max_tokens == figures["max_tokens"]
+    assert beside.steps == type(beside).model_fields["steps"].default
+
+
+def test_the_papers_preset_stops_at_its_share_of_the_baseline_unless_another_target_is_given(tmp_path: Path) -> None:
+    request = {"kind": "reheat", "preset": "paper"}
+    for asked, target in ((request, 0.15 * 2.0), (request | {"target_entropy": 0.7}, 0.7)):
+        spec = spec_of(asked, tmp_path, **PAPER)
+        assert isinstance(spec, ReheatSpec) and spec.target_entropy == pytest.approx(target)
+
+
+def test_an_unknown_preset_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="preset = 'papers': must be 'paper'"):
+        parse_request({"kind": "reheat", "preset": "papers"})
+    file = tmp_path / "reheatd.toml"
+    file.write_text('[rl]\npreset = "mine"\n')
+    with pytest.raises(ConfigError, match=r"rl\.preset = 'mine'"):
+        load_settings(file)
 
 
 ADDING_ONE = """

@@ -11,6 +11,7 @@ import pytest
 from reheatd.config import load_settings
 from reheatd.database import connect
 from reheatd.engine.launch import EngineCommand
+from reheatd.entropy.answer_length import AnswerLength
 from reheatd.entropy.series import EntropySeries
 from reheatd.errors import EngineError
 from reheatd.process.supervisor import Supervisor
@@ -46,7 +47,8 @@ def measure(folder: Path, client: SimulatedClient, monkeypatch: pytest.MonkeyPat
     db = connect(folder / "reheatd.sqlite3")
     series = EntropySeries(db, "key")
     base, policy = folder / "base", folder / "policy"
-    asked = ReferenceMeasurement(settings, "cpu", base, policy, series, lambda _: make_meter(client))
+    length = AnswerLength(SETTINGS.window_tokens, max_model_len=1024)
+    asked = ReferenceMeasurement(settings, "cpu", base, policy, series, lambda _: make_meter(client), length)
     try:
         asyncio.run(asked.run(Supervisor(settings.logs_dir)))
     finally:
