@@ -130,7 +130,7 @@ def _private(port: int) -> dict[str, dict[str, Any]]:
         "engine": {"port": 0},
         "entropy": {"tap_address": "127.0.0.1:0"},
         "workers": {"count": 1},
-        "control": {"mode": "observe"},
+        "control": {"mode": "observe", "rl": "off"},
     }
 
 
