@@ -27,10 +27,8 @@ PAPER_RL: Mapping[str, Any] = {
     "epochs": 1,
     "max_tokens": 8192,
     "temperature": 1.0,
-    "clip_low": 0.2,
-    "clip_high": 0.28,
     "normalisation": "tokens",
     "kl_coef": 0.0,
 }
-"""RL (DAPO) in the same paper. Its weight decay of 0.1, its dual clip and its penalty for overlong answers have no
-option here."""
+"""RL (DAPO) in the same paper. A step there is one update, so its clip of 0.2 and 0.28 never acts. Its weight decay of
+0.1, its dual clip and its penalty for overlong answers have no option here."""

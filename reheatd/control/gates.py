@@ -21,7 +21,7 @@ def entropy_gate(
     spec: ReheatSpec | RLSpec,
     before: EntropyEstimate,
     measured: EntropyEstimate,
-    floor: float,
+    floor: float | None,
     settings: GateSection,
 ) -> GateResult:
     """Applies the entropy gate that fits the job.
@@ -31,7 +31,8 @@ def entropy_gate(
     Args:
         before: Entropy of the version that the job started from, in nats per token.
         measured: Entropy of the version that the job made, measured by the daemon through the engine.
-        floor: Entropy below which a policy has collapsed, in nats per token.
+        floor: Entropy below which a policy has collapsed, in nats per token; None if a collapse is let through,
+            because the daemon answers it with a reheat.
     """
     if isinstance(spec, RLSpec):
         return floor_gate(measured, floor)
@@ -75,8 +76,10 @@ def direction_gate(before: EntropyEstimate, measured: EntropyEstimate, tau: floa
     )
 
 
-def floor_gate(measured: EntropyEstimate, floor: float) -> GateResult:
-    """Passes unless the whole confidence interval lies below the collapse threshold."""
+def floor_gate(measured: EntropyEstimate, floor: float | None) -> GateResult:
+    """Passes unless the whole confidence interval lies below the collapse threshold; without one it passes."""
+    if floor is None:
+        return _result("entropy", True, f"{_interval(measured)} nats per token; a collapse is answered by a reheat")
     return _result("entropy", measured.high >= floor, f"{_interval(measured)} nats per token, must keep {floor:.3f}")
 
 

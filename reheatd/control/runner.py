@@ -164,7 +164,7 @@ class JobRunner:
         self._measurement = measured
         gate = dependencies.settings.gate
         undecided = self._judge(
-            entropy_gate(self._spec, result.entropy_before, measured.estimate, thresholds.collapsed, gate),
+            entropy_gate(self._spec, result.entropy_before, measured.estimate, self._floor(thresholds), gate),
             accuracy_gate(result.accuracy_before, result.accuracy_after, gate.accuracy_tolerance),
         )
         self._stop_if_overtaken()
@@ -175,6 +175,12 @@ class JobRunner:
         else:
             why = f"{name} passed the gates" + (f" without evidence from the gate on {unclear}" if undecided else "")
             self._ledger.advance(self.record, JobStatus.SWAPPING, State.SWAPPING, why)
+
+    def _floor(self, limits: Thresholds) -> float | None:
+        """RL's floor. A round whose collapse is answered has none: the reheat keeps what it learned."""
+        control = self._dependencies.settings.control
+        answered = self.record.job.trigger == "round" and control.mode != "observe" and "collapsed" in control.trigger
+        return None if answered else limits.collapsed
 
     def _resume_approved(self) -> None:
         """Goes on to the swap with a version that somebody approved for want of evidence.

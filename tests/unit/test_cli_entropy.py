@@ -25,6 +25,7 @@ def answer(*sources: LiveWindow) -> dict[str, object]:
         "baseline": entropy(BASELINE).model_dump(),
         "threshold": 0.2,
         "max_tokens": None,
+        "learning": None,
         "windows": [PROBED.model_dump(mode="json")],
         "sources": [source.model_dump(mode="json") for source in sources],
     }

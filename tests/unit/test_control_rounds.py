@@ -42,7 +42,7 @@ def test_three_rounds_with_a_reheat_in_between(tmp_path: Path) -> None:
         await world.train(await next_round(world, 1))
         second = await next_round(world, 2)
         assert second.parent_version == 1 and second.steps == world.settings.rl.steps
-        world.monitor.verdict = "collapsed"  # at the gates
+        world.monitor.entropies["policy-v2"] = entropy(0.1)
         await world.train(second)
         await world.until(lambda: world.swaps.promoted == 2)
         world.see("collapsed", 0.7)
@@ -59,6 +59,18 @@ def test_three_rounds_with_a_reheat_in_between(tmp_path: Path) -> None:
         assert [trigger for trigger, _, _ in world.jobs()] == ["round", "round", "collapse", "round", "round"]
 
     live(continuous(tmp_path), story)
+
+
+def test_a_round_that_collapses_is_rejected_where_nothing_answers_it(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        world.see("ok", 1.9)
+        first = await next_round(world, 1)
+        world.monitor.entropies["policy-v1"] = entropy(0.1)
+        await world.train(first)
+        job = await world.until_status(first.job_id, JobStatus.REJECTED)
+        assert "must keep" in (job.error or "")
+
+    live(continuous(tmp_path, mode="observe"), story)
 
 
 def test_users_jobs_go_first(tmp_path: Path) -> None:
