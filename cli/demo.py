@@ -32,8 +32,8 @@ from reheatd.process.ports import reserve_port
 T = TypeVar("T")
 
 CONFIG = """\
-# Written by `reheatd demo`. It differs from the defaults in answers that are no longer than the figures need, and in
-# short training and short reports.
+# Written by `reheatd demo`. It differs from the defaults in easy problems with short answers, and in short training and
+# short reports. What counts as collapsed, the teacher and the target are the defaults.
 data_dir = {data_dir}
 
 [server]
@@ -43,39 +43,43 @@ port = {port}
 report_rollouts = 8
 
 [entropy]
-max_tokens = 32
+max_tokens = 24
 baseline_windows = 2
 
 [task]
+path = {task}
 eval_count = 24
 eval_samples = 1
 eval_temperature = 0  # one greedy answer each: the quickest look at accuracy
 
 [gate]
-accuracy_tolerance = 0.25  # 24 problems tell no smaller loss from chance
+accuracy_tolerance = 0.5  # the collapse on purpose may cost that much
 no_evidence = "pass"  # nobody is there to be asked
 
 [reheat]
-learning_rate = 5e-4
 prompts_per_step = 8
-max_tokens = 32
+max_tokens = 24
 
 [rl]
 steps = 3
-max_resamples = 0
-max_tokens = 32
+max_tokens = 24
 """
-COLLAPSE_RATIO = 0.06
+PROBLEMS = [
+    {"prompt": f"What is {first} + {second}?", "answer": str(first + second)}
+    for first in range(1, 10)
+    for second in range(1, 10)
+]
+"""Problems that a policy of this size solves sometimes, so that RL has something to learn from."""
 COLLAPSE = {
     "kind": "reheat",
     "tau": 0.5,
-    "target_ratio": COLLAPSE_RATIO,
     "divergence": "reverse_kl",
-    "learning_rate": 2.5e-3,
+    "learning_rate": 1e-3,
     "prompts_per_step": 8,
+    "steps": 5,
 }
-"""The job that collapses the policy. The live teacher sharpens what it has sharpened before, and the reverse divergence
-makes the student drop what its cold teacher drops."""
+"""The job that collapses the policy, to about 6% of its entropy. The live teacher sharpens what it has sharpened
+before, and the reverse divergence makes the student drop what its cold teacher drops."""
 TARGET_TOLERANCE = 0.15
 STEP_TIMEOUT_S = 900.0
 
@@ -137,7 +141,10 @@ def demo(
     run_dir.mkdir(parents=True)
     if config is None:
         config = run_dir / "reheatd.toml"
-        config.write_text(CONFIG.format(data_dir=json.dumps(str(run_dir / "data")), port=reserve_port()))
+        task = run_dir / "sums.jsonl"
+        task.write_text("".join(json.dumps(problem) + "\n" for problem in PROBLEMS))
+        data_dir = json.dumps(str(run_dir / "data"))
+        config.write_text(CONFIG.format(data_dir=data_dir, task=json.dumps(str(task)), port=reserve_port()))
     screen = Screen(console, started)
     port = load_settings(config).server.port
     with ended_by_signals(), screen:
@@ -185,9 +192,7 @@ class Demonstration:
             "a client asks questions from here to the end"
         )
         job = self._daemon.post("/reheatd/v1/jobs", COLLAPSE)
-        self._say(
-            f"collapsing the policy on purpose to {COLLAPSE_RATIO:.0%} of that: {job['job_id']}; hands off after that"
-        )
+        self._say(f"collapsing the policy on purpose: {job['job_id']}; hands off after that")
         for trigger, what in (
             ("manual", "the collapse"),
             ("collapse", "the daemon to notice and reheat"),

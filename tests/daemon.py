@@ -23,7 +23,7 @@ class Daemon:
         self.data_dir = folder / "data"
         self._log = folder / "serve.log"
         config = folder / "reheatd.toml"
-        config.write_text(_toml({"data_dir": str(self.data_dir)}, tables))
+        config.write_text(toml({"data_dir": str(self.data_dir)}, tables))
         self.command = [sys.executable, "-m", "cli.main", "serve", "--json", "--config", str(config)]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -77,7 +77,7 @@ def running(folder: Path, model: Path, **tables: dict[str, Any]) -> Iterator[Dae
         daemon.close()
 
 
-def _toml(values: dict[str, Any], tables: dict[str, dict[str, Any]]) -> str:
+def toml(values: dict[str, Any], tables: dict[str, dict[str, Any]]) -> str:
     """A configuration; JSON's numbers, strings, booleans and lists are TOML's as well."""
     lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
     for name, table in tables.items():

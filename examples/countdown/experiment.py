@@ -56,9 +56,9 @@ FULL = Plan(
 )
 QUICK = Plan(
     name="experiment-quick",
-    pretraining_steps=40,
+    pretraining_steps=10,
     collapse=Choice(3e-4),
-    sizes=Sizes(collapse=6 * STEP, budget=6 * STEP, evaluate_every=3 * STEP, evaluation_problems=16, reheat_steps=4),
+    sizes=Sizes(collapse=2 * STEP, budget=5 * STEP, evaluate_every=3 * STEP, evaluation_problems=8, reheat_steps=2),
     seeds=range(1, 3),
     choices={arm: [Choice(3e-4, 1.0 if arm == "continued" else 1.5)] for arm in ARMS},
 )

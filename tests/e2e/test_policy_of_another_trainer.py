@@ -17,7 +17,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from reheatd.engine.client import EngineClient
-from tests.daemon import Daemon, running
+from tests.daemon import Daemon, running, toml
 from tests.engine_process import running_engine
 from tests.waiting import wait_until
 
@@ -68,8 +68,14 @@ def jobs(daemon: Daemon, *triggers: str) -> list[dict[str, Any]]:
     return [job for job in found if job["trigger"] in triggers and job["status"] == "succeeded"]
 
 
-def longer(found: list[Any], than: list[Any]) -> list[Any] | None:
-    return found if len(found) > len(than) else None
+def wait_for_another(daemon: Daemon, known: list[str]) -> list[str]:
+    """The triggers of the jobs that the daemon began by itself, once one more than in `known` has brought a version."""
+
+    def triggers() -> list[str] | None:
+        found = [job["trigger"] for job in jobs(daemon, "collapse", "round")]
+        return found if len(found) > len(known) else None
+
+    return wait_until(triggers)
 
 
 def logprobs_of(model: Path, adapter: Path | None = None) -> list[float]:
@@ -138,7 +144,7 @@ def test_a_checkpoint_with_its_reference_is_reheated_and_continued_in_rounds(
     with running(tmp_path, trained / "checkpoint", **tables | {"policy": policy}) as daemon:
         done: list[str] = []
         while done.count("round") < 3 or "collapse" not in done[done.index("round") :]:
-            done = [job["trigger"] for job in wait_until(lambda: longer(jobs(daemon, "collapse", "round"), than=done))]
+            done = wait_for_another(daemon, done)
         assert done[0] == "collapse", "the checkpoint itself had collapsed"
         status = daemon.reheatd("status")
         baseline = status["baseline"]["mean"]
@@ -150,3 +156,29 @@ def test_a_checkpoint_with_its_reference_is_reheated_and_continued_in_rounds(
 
     merged = logprobs_of(tmp_path / "out")
     assert logprobs_in_vllm(tmp_path / "vllm.log", tmp_path / "out") == pytest.approx(merged, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def config(tables: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("config") / "reheatd.toml"
+    parts = {"policy": {"max_model_len": 512}, "engine": {"kv_cache_bytes": 64 << 20}}
+    names = ("entropy", "task", "gate", "reheat", "workers")
+    file.write_text(toml({}, parts | {name: tables[name] for name in names}))
+    return file
+
+
+def test_reheat_checkpoint_hands_back_an_adapter_and_leaves_a_healthy_policy_alone(
+    trained: Path, config: Path, tiny_policy: Path, tmp_path: Path
+) -> None:
+    command = ["reheat-checkpoint", str(tiny_policy), "--config", str(config), "--out", str(tmp_path / "out")]
+    status, outcome = reheatd(*command, "--baseline-nats", "2.6")
+    assert (status, outcome["outcome"], outcome["folder"]) == (3, "not_collapsed", None)
+    assert "of the baseline 2.600" in outcome["reason"] and not list(tmp_path.iterdir())
+
+    status, outcome = reheatd(*command, "--adapter", str(trained / "adapter"))
+    assert (status, outcome["outcome"]) == (0, "reheated"), outcome
+    assert outcome["entropy"]["high"] < outcome["collapsed_below"] < outcome["entropy_after"]["low"]
+    assert [folder.name for folder in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "report" / "report.md").exists()
+    reheated, collapsed = (logprobs_of(tiny_policy, of) for of in (tmp_path / "out", trained / "adapter"))
+    assert reheated != pytest.approx(collapsed, abs=0.01)
