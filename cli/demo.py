@@ -61,7 +61,7 @@ prompts_per_step = 8
 max_tokens = 24
 
 [rl]
-steps = 3
+steps = 2
 max_tokens = 24
 """
 PROBLEMS = [
