@@ -68,16 +68,6 @@ def jobs(daemon: Daemon, *triggers: str) -> list[dict[str, Any]]:
     return [job for job in found if job["trigger"] in triggers and job["status"] == "succeeded"]
 
 
-def wait_for_another(daemon: Daemon, known: list[str]) -> list[str]:
-    """The triggers of the jobs that the daemon began by itself, once one more than in `known` has brought a version."""
-
-    def triggers() -> list[str] | None:
-        found = [job["trigger"] for job in jobs(daemon, "collapse", "round")]
-        return found if len(found) > len(known) else None
-
-    return wait_until(triggers)
-
-
 def logprobs_of(model: Path, adapter: Path | None = None) -> list[float]:
     """The completion's logprobs with transformers and PEFT."""
     policy: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
@@ -137,22 +127,21 @@ def test_an_adapter_is_imported_reheated_continued_and_exported(
     assert in_peft != pytest.approx(logprobs_of(tiny_policy, trained / "adapter"), abs=0.1)
 
 
-def test_a_checkpoint_with_its_reference_is_reheated_and_continued_in_rounds(
+def test_a_checkpoint_with_its_reference_is_reheated_and_continued(
     trained: Path, tables: dict[str, dict[str, Any]], tiny_policy: Path, tmp_path: Path
 ) -> None:
     policy = {"model": str(trained / "checkpoint"), "reference": str(tiny_policy), "max_model_len": 512}
     with running(tmp_path, trained / "checkpoint", **tables | {"policy": policy}) as daemon:
-        done: list[str] = []
-        while done.count("round") < 3 or "collapse" not in done[done.index("round") :]:
-            done = wait_for_another(daemon, done)
-        assert done[0] == "collapse", "the checkpoint itself had collapsed"
+        wait_until(lambda: jobs(daemon, "round"))
+        reheat, first_round = jobs(daemon, "collapse", "round")[:2]
+        assert (reheat["trigger"], reheat["parent_version"], reheat["version"]) == ("collapse", 0, 1)
+        assert (first_round["trigger"], first_round["parent_version"]) == ("round", 1)
         status = daemon.reheatd("status")
         baseline = status["baseline"]["mean"]
         assert baseline > 2.0 and status["baseline_of"] == "reference"
         first = daemon.reheatd("entropy", "--last", "1000")["windows"][0]
         assert first["version"] == 0 and first["estimate"]["high"] < 0.1 * baseline
-        newest = jobs(daemon, "collapse", "round")[-1]["version"]
-        daemon.reheatd("adapters", "export", str(newest), str(tmp_path / "out"), "--merged")
+        daemon.reheatd("adapters", "export", str(first_round["version"]), str(tmp_path / "out"), "--merged")
 
     merged = logprobs_of(tmp_path / "out")
     assert logprobs_in_vllm(tmp_path / "vllm.log", tmp_path / "out") == pytest.approx(merged, abs=1e-3)
