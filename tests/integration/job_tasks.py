@@ -6,10 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from redis import Redis
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError
 from redis.retry import Retry
+from safetensors.numpy import save_file
 
 from reheatd.adapters.lineage import ProofItem
 from reheatd.jobs import channel
@@ -33,7 +35,7 @@ def result(spec: dict[str, Any]) -> JobResult:
     """A result whose adapter the store can publish, if the job's folder exists."""
     folder = Path(spec["output_dir"])
     if folder.is_dir():
-        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+        save_file({"lora_B.weight": np.ones((1, 1), np.float32)}, folder / "adapter_model.safetensors")
         (folder / "adapter_config.json").write_text("{}")
     solved = [1, 0] * 24
     accuracy = Accuracy(value=0.5, low=0.36, high=0.64, problems=48, solved=solved, problem_set="always these")
