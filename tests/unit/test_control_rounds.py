@@ -43,6 +43,7 @@ def test_three_rounds_with_a_reheat_in_between(tmp_path: Path) -> None:
         second = await next_round(world, 2)
         assert second.parent_version == 1 and second.steps == world.settings.rl.steps
         world.monitor.entropies["policy-v2"] = entropy(0.1)
+        world.monitor.verdict = "collapsed"  # at the gates
         await world.train(second)
         await world.until(lambda: world.swaps.promoted == 2)
         world.see("collapsed", 0.7)
