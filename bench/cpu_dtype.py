@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.cpu_lora import CONCURRENCY, NEW_TOKENS, PROMPT_TOKENS, RANK, throughput
 from bench.figures import Report
-from reheatd.config import BUILTIN_POLICY
+from reheatd.config_tables import BUILTIN_POLICY
 from reheatd.engine.client import EngineClient
 from reheatd.engine.number_format import cpu_format
 from reheatd.engine.policy_model import resolve_policy

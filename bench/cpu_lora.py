@@ -17,7 +17,7 @@ from pathlib import Path
 import aiohttp
 
 from bench.figures import Report
-from reheatd.config import BUILTIN_POLICY
+from reheatd.config_tables import BUILTIN_POLICY
 from reheatd.engine.client import EngineClient, Sample
 from reheatd.engine.policy_model import resolve_policy
 from tests.engine_process import running_engine

@@ -18,7 +18,7 @@ from rich.table import Table
 from river import drift
 
 from bench.figures import Report
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.entropy.detector import CollapseDetector, DetectorState, Verdict
 from reheatd.entropy.estimators import SequenceTotals
 from reheatd.measures import EntropyEstimate

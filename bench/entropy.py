@@ -20,7 +20,7 @@ import numpy as np
 from bench.entropy_states import States, sample_states
 from bench.figures import RESULTS, Report
 from bench.paired import pseudomedian
-from reheatd.config import BUILTIN_POLICY, EntropySection
+from reheatd.config_tables import BUILTIN_POLICY, EntropySection
 from reheatd.engine.client import EngineClient
 from reheatd.engine.policy_model import resolve_policy
 from reheatd.entropy.estimators import SequenceTotals, TailModel, TailMoments, TokenEstimates, estimate_tokens

@@ -25,7 +25,7 @@ import psutil
 from bench.figures import Report
 from bench.http_load import Load, run_load
 from bench.paired import pseudomedian
-from reheatd.config import BUILTIN_POLICY
+from reheatd.config_tables import BUILTIN_POLICY
 from reheatd.engine.policy_model import resolve_policy
 from reheatd.process.ports import reserve_port
 from tests.engine_process import running_engine

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from bench.detector import Recording
 from bench.figures import Report
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.entropy.detector import CollapseDetector, DetectorState, Verdict, with_signal
 from reheatd.entropy.regime import SignalStep, stays_stalled
 from reheatd.options import RLOptions

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from reheatd.config import BUILTIN_POLICY
+from reheatd.config_tables import BUILTIN_POLICY
 from reheatd.engine.policy_model import resolve_policy
 from reheatd.options import LoraOptions, TaskOptions, WindowOptions
 from reheatd.task_data import load_task

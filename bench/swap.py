@@ -26,7 +26,7 @@ from bench.figures import Report
 from bench.swap_load import Answer, StreamLoad, gaps
 from bench.swap_reference import Reference
 from reheatd.adapters.lineage import ProofItem
-from reheatd.config import BUILTIN_POLICY
+from reheatd.config_tables import BUILTIN_POLICY
 from reheatd.engine.client import EngineClient
 from reheatd.engine.policy_model import resolve_policy
 from reheatd.names import version_name

@@ -18,7 +18,8 @@ from rich.markup import escape
 
 from cli import render
 from cli.options import ConfigOption, JsonOption
-from reheatd.config import BUILTIN_POLICY, Settings, load_settings
+from reheatd.config import Settings, load_settings
+from reheatd.config_tables import BUILTIN_POLICY
 from reheatd.engine.launch import detect_device
 from reheatd.engine.number_format import engine_format
 from reheatd.engine.policy_model import BUILTIN_INSTALL, builtin_package_file, cache_dir

@@ -151,18 +151,17 @@ def _without_none(given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]
 def _private_folder(out: Path, screen: Screen) -> Iterator[Path]:
     """A folder beside `out` for the daemon's data. It is removed, unless something failed and its logs may tell why."""
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    failed = False
     try:
         yield folder
-    except ReheatdError as error:
-        if error.exit_code == 1:
+    except Exception as error:  # bad input and a signal are no failures
+        failed = not isinstance(error, ReheatdError) or error.exit_code == 1
+        raise
+    finally:
+        if failed:
             screen.say(f"the daemon's data and logs are in {folder}")
         else:
             shutil.rmtree(folder)
-        raise
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
-    shutil.rmtree(folder)
 
 
 def _run(daemon: WatchedDaemon, adapter: Path | None, *, any_base: bool, force: bool) -> Outcome:

@@ -2,7 +2,7 @@
 
 import statistics
 
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.entropy.learning import LearningSignal
 from reheatd.measures import Contract
 from reheatd.runlog.learning import learning_notes

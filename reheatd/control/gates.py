@@ -8,7 +8,7 @@ gates guard against versions that are worse; they do not retry until a measureme
 import math
 from statistics import NormalDist
 
-from reheatd.config import GateSection
+from reheatd.config_tables import GateSection
 from reheatd.jobs.contracts import GateResult, JobResult, ReheatSpec, RLSpec
 from reheatd.measures import Accuracy, EntropyEstimate
 from reheatd.names import version_name

@@ -3,8 +3,9 @@
 import logging
 import time
 
+from reheatd.config_tables import ControlSection
 from reheatd.control.dependencies import Dependencies
-from reheatd.control.ledger import ANSWERS
+from reheatd.control.ledger import ANSWERS, Ledger
 from reheatd.control.pauses import Pause, brought_nothing, paused_reheats, paused_rounds
 from reheatd.control.states import State, idle_state
 from reheatd.jobs.contracts import JobRequest, JobStatus, ReheatRequest, RLRequest, Trigger
@@ -15,6 +16,11 @@ logger = logging.getLogger(__name__)
 COOLING_TAU = 0.8
 """Temperature of the teacher that answers `too_hot`, as in the cooling of arXiv 2606.00755."""
 TRIGGERS: dict[State, Trigger] = {State.COLLAPSED: "collapse", State.STALLED: "stall", State.TOO_HOT: "run_away"}
+
+
+def answers_collapse(settings: ControlSection, ledger: Ledger) -> bool:
+    """Whether a reheat follows a collapse without anybody's help."""
+    return settings.mode == "auto" and "collapsed" in settings.trigger and paused_reheats(ledger) is None
 
 
 class Initiative:

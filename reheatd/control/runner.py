@@ -15,6 +15,7 @@ from reheatd.adapters.swap import SwapResult
 from reheatd.adapters.unchanged import is_unchanged
 from reheatd.control.dependencies import Dependencies
 from reheatd.control.gates import accuracy_gate, change_gate, delivery_gate, entropy_gate
+from reheatd.control.initiative import answers_collapse
 from reheatd.control.ledger import ANSWERS
 from reheatd.control.retention import Retention
 from reheatd.control.rollout_adapters import RolloutAdapters
@@ -178,9 +179,8 @@ class JobRunner:
 
     def _floor(self, limits: Thresholds) -> float | None:
         """RL's floor. A round whose collapse is answered has none: the reheat keeps what it learned."""
-        control = self._dependencies.settings.control
-        answered = self.record.job.trigger == "round" and control.mode != "observe" and "collapsed" in control.trigger
-        return None if answered else limits.collapsed
+        settings, is_round = self._dependencies.settings.control, self.record.job.trigger == "round"
+        return None if is_round and answers_collapse(settings, self._ledger) else limits.collapsed
 
     def _resume_approved(self) -> None:
         """Goes on to the swap with a version that somebody approved for want of evidence.

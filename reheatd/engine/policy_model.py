@@ -5,7 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from reheatd.config import BUILTIN_POLICY
+from reheatd.config_tables import BUILTIN_POLICY
 from reheatd.errors import BadInputError, MissingExtraError
 from reheatd.process.children import python_module
 

@@ -6,7 +6,7 @@ The fifth verdict, `stalled`, comes from the learning signal of RL, and `with_si
 from dataclasses import dataclass
 from typing import Literal
 
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.entropy.regime import Run, Thresholds, thresholds
 from reheatd.measures import Contract, EntropyEstimate
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from pydantic import Field
 
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.entropy.regime import SignalStep, stays_stalled
 from reheatd.measures import Contract
 

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.entropy.answer_length import AnswerLength
 from reheatd.entropy.detector import CollapseDetector, Origin, Verdict, with_signal
 from reheatd.entropy.meter import EntropyMeter, Measurement, WindowFigures
@@ -102,9 +102,7 @@ class EntropyMonitor:
     @property
     def max_tokens(self) -> int | None:
         """The longest answer to a probe, in tokens; None until it has been found."""
-        if self._meter.max_tokens is None:
-            self._meter.max_tokens = self._series.max_tokens()
-        return self._meter.max_tokens
+        return self._meter.max_tokens or self._series.max_tokens()
 
     @property
     def verdict(self) -> Verdict | None:
@@ -309,14 +307,14 @@ class EntropyMonitor:
 
     async def _find_answer_length(self) -> int:
         """The longest answer, which is found and stored unless it is known."""
-        if self.max_tokens is not None:
-            return self.max_tokens
-        if self._answer_length is None:
-            raise RuntimeError("the meter has no longest answer, and nothing finds it")
-        found = await self._answer_length.find(self._meter, BASE_MODEL_NAME, secrets.randbelow(2**32))
-        self._series.save_max_tokens(found)
+        found = self.max_tokens
+        if found is None:
+            if self._answer_length is None:
+                raise RuntimeError("the meter has no longest answer, and nothing finds it")
+            found = await self._answer_length.find(self._meter, BASE_MODEL_NAME, secrets.randbelow(2**32))
+            self._series.save_max_tokens(found)
+            logger.info("answers to probes are sampled up to %d tokens", found)
         self._meter.max_tokens = found
-        logger.info("answers to probes are sampled up to %d tokens", found)
         return found
 
     async def _baseline(self) -> tuple[EntropyEstimate, Measurement | None]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.measures import Contract
 
 STABLE_POLICIES = 20

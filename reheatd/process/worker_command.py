@@ -1,6 +1,6 @@
 """The command that starts a Celery worker, whose code is in the `workers` package."""
 
-from reheatd.config import WorkersSection
+from reheatd.config_tables import WorkersSection
 from reheatd.process.children import SHARED_CORES_ENV, python_module
 from reheatd.process.supervisor import Command
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.entropy.regime import Run, Thresholds, thresholds
 from reheatd.errors import BadInputError
 from reheatd.measures import Contract, t_quantile

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.entropy.regime import SignalStep, is_stalled
 from reheatd.runlog.signals import Series, Signals
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from reheatd.config import EngineSection, Settings
+from reheatd.config import Settings
+from reheatd.config_tables import EngineSection
 from reheatd.engine.client import EngineClient, Sample
 from reheatd.engine.launch import detect_device, engine_command
 from tests.random_adapter import random_adapter

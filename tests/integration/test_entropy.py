@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.database import connect
 from reheatd.engine.client import EngineClient, Sample
 from reheatd.entropy.answer_length import AnswerLength

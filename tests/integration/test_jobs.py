@@ -22,7 +22,8 @@ from reheatd.jobs.keys import events_key
 from reheatd.options import TaskOptions
 from reheatd.process.broker import EmbeddedBroker, embedded_broker, wait_for_broker
 from tests.integration.job_keys import may_finish_key
-from tests.unit.control_support import World, entropy
+from tests.unit.control_figures import entropy
+from tests.unit.control_support import World
 
 NUMBERS = itertools.count(1)
 

@@ -15,14 +15,13 @@ from reheatd.control.controller import Controller
 from reheatd.control.dependencies import Dependencies, ServedPolicy
 from reheatd.control.ledger import Ledger
 from reheatd.database import connect
-from reheatd.entropy.detector import DetectorState, Verdict
+from reheatd.entropy.detector import Verdict
 from reheatd.entropy.estimators import SequenceTotals, TailMoments
 from reheatd.entropy.learning import LearningSignal
 from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.regime import Thresholds
-from reheatd.entropy.series import Window
-from reheatd.errors import ConflictError, EngineError, NotFoundError, ReheatdError, WorkerLostError
+from reheatd.errors import ConflictError, ReheatdError, WorkerLostError
 from reheatd.jobs.contracts import (
     ImportSpec,
     Job,
@@ -33,55 +32,13 @@ from reheatd.jobs.contracts import (
     ReheatRequest,
     TrainingSpec,
 )
-from reheatd.measures import Accuracy, EntropyEstimate, PassRate
+from reheatd.measures import EntropyEstimate
 from reheatd.names import engine_name
 from reheatd.options import ProbeOptions
+from tests.unit.control_figures import BASELINE, accuracy, entropy, window
 from tests.waiting import until
 
-BASELINE = 2.0
 REHEAT = ReheatRequest(tau=1.5)
-
-
-def entropy(mean: float, half_width: float = 0.05) -> EntropyEstimate:
-    return EntropyEstimate(mean=mean, low=mean - half_width, high=mean + half_width, tokens=1000, sequences=32)
-
-
-def accuracy(solved: int, problems: int = 48) -> Accuracy:
-    """One answer per problem, of which the first `solved` are right; with its 95% Wilson interval."""
-    z, share = 1.96, solved / problems
-    centre = (share + z**2 / (2 * problems)) / (1 + z**2 / problems)
-    half = z * np.sqrt(share * (1 - share) / problems + z**2 / (4 * problems**2)) / (1 + z**2 / problems)
-    low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return Accuracy(
-        value=share,
-        low=low,
-        high=high,
-        problems=problems,
-        solved=[1] * solved + [0] * (problems - solved),
-        problem_set=f"the first {problems}",
-        pass_at=[PassRate(k=1, value=share, low=low, high=high)],
-    )
-
-
-def window(version: int, verdict: Verdict, mean: float) -> Window:
-    return Window(
-        version=version,
-        model=engine_name(version),
-        source="schedule",
-        verdict=verdict,
-        detector=DetectorState(version=version, verdict=verdict),
-        baseline=BASELINE,
-        ratio=mean / BASELINE,
-        threshold=0.5 * BASELINE,
-        estimate=entropy(mean),
-        monte_carlo=entropy(mean),
-        truncated=entropy(mean),
-        lower=mean,
-        upper=None,
-        distinct=1.0,
-        seed=0,
-        seconds=1.0,
-    )
 
 
 class FakeSwaps:
@@ -384,9 +341,6 @@ class World:
 
     def jobs(self) -> list[tuple[str, str, str | None]]:
         return [(job.trigger, job.status.value, job.error) for job in self.ledger.jobs.all()]
-
-
-__all__ = ["EngineError", "NotFoundError", "World", "accuracy", "entropy", "window"]
 
 
 def live(world: World, story: Callable[[World], Coroutine[Any, Any, None]]) -> World:

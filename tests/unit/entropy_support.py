@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.engine.client import EngineClient, Sample, TokenLogprobs
 from reheatd.entropy.meter import EntropyMeter
 from tests.probes import task_probes

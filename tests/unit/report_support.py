@@ -14,7 +14,7 @@ from reheatd.jobs.report import (
 )
 from reheatd.jobs.rollouts import RolloutRow
 from reheatd.measures import Accuracy, PassRate
-from tests.unit.control_support import accuracy, entropy
+from tests.unit.control_figures import accuracy, entropy
 
 
 def job_report() -> JobReport:

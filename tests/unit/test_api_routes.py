@@ -37,7 +37,8 @@ from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.rollouts import RolloutRecorder
 from reheatd.process.broker import BrokerError
 from tests.serving_pool import pool_of
-from tests.unit.control_support import BASELINE, FakeMonitor, World, entropy, window
+from tests.unit.control_figures import BASELINE, entropy, window
+from tests.unit.control_support import FakeMonitor, World
 from tests.unit.report_support import job_report, rollout_row
 
 Client = httpx.AsyncClient

@@ -4,7 +4,7 @@ import pytest
 
 from reheatd.entropy.live import LiveWindow
 from reheatd.measures import PositionMean
-from tests.unit.control_support import BASELINE, entropy, window
+from tests.unit.control_figures import BASELINE, entropy, window
 from tests.unit.test_cli_commands import fake_daemon, reheatd
 
 POSITIONS = [PositionMean(position=0, tokens=32, mean=1.25), PositionMean(position=1, tokens=32, mean=0.5)]

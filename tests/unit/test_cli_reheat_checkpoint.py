@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from rich.console import Console
 
 from cli import reheat_checkpoint
 from cli.checkpoint_outcome import ReheatFailed, is_decided, outcome_of
 from cli.client import DaemonClient
+from cli.screen import Screen
 from cli.watched_daemon import WatchedDaemon
 from reheatd.config import load_settings
 from reheatd.entropy.detector import DetectorState, Verdict
 from reheatd.entropy.series import Window
+from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import GateResult, Job, JobStatus, ReheatRequest
 from reheatd.measures import EntropyEstimate
 from tests.unit.test_cli_commands import Done, fake_daemon, reheatd
@@ -175,3 +178,20 @@ def test_a_healthy_policy_ends_with_its_own_code_and_nothing_written(
     assert told.data_dir.parent.parent == here and told.server.port != 8000
     assert (told.policy.model, told.entropy.baseline_nats, told.control.mode) == ("policy", 0.8, "observe")
     assert told.task.path == Path("task.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (RuntimeError("a bug"), True),
+        (ReheatFailed("lost"), True),
+        (BadInputError("no"), False),
+        (SystemExit(143), False),
+    ],
+)
+def test_the_daemons_logs_stay_where_something_failed(tmp_path: Path, error: BaseException, kept: bool) -> None:
+    screen = Screen(Console(quiet=True), 0.0)
+    with pytest.raises(type(error)), reheat_checkpoint._private_folder(tmp_path / "out", screen) as folder:
+        (folder / "serve.log").write_text("why")
+        raise error
+    assert folder.exists() == kept

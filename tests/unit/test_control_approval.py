@@ -7,7 +7,8 @@ import pytest
 from reheatd.control.states import State
 from reheatd.errors import ConflictError
 from reheatd.jobs.contracts import Job, JobStatus, RLRequest
-from tests.unit.control_support import REHEAT, World, accuracy, entropy, finish_one, live
+from tests.unit.control_figures import accuracy, entropy
+from tests.unit.control_support import REHEAT, World, finish_one, live
 
 pytestmark = pytest.mark.usefixtures("impatient")
 

@@ -9,7 +9,8 @@ import pytest
 from reheatd.control.states import State
 from reheatd.errors import BadInputError, ConflictError, NotFoundError, QueueFullError
 from reheatd.jobs.contracts import JobEvent, JobStatus, ReheatRequest, ReheatSpec, RLRequest
-from tests.unit.control_support import BASELINE, REHEAT, World, entropy, finish_one, live
+from tests.unit.control_figures import BASELINE, entropy
+from tests.unit.control_support import REHEAT, World, finish_one, live
 
 pytestmark = pytest.mark.usefixtures("impatient")
 

@@ -12,7 +12,7 @@ from reheatd.control.gates import accuracy_gate, direction_gate, floor_gate, pai
 from reheatd.jobs.contracts import GateResult
 from reheatd.measures import Accuracy
 from reheatd.options import TaskOptions
-from tests.unit.control_support import accuracy, entropy
+from tests.unit.control_figures import accuracy, entropy
 
 DEFAULTS = TaskOptions()
 BETA = (0.3, 0.5)

@@ -16,7 +16,8 @@ from reheatd.control.states import State
 from reheatd.errors import AdapterInvalidError, ArchiveInvalidError, QueueFullError, ReheatdError
 from reheatd.jobs.contracts import ImportResult, ImportSpec, Job, JobEvent, JobStatus
 from tests.random_adapter import random_adapter
-from tests.unit.control_support import World, accuracy, entropy, finish_one, live, lost
+from tests.unit.control_figures import accuracy, entropy
+from tests.unit.control_support import World, finish_one, live, lost
 
 pytestmark = pytest.mark.usefixtures("impatient")
 PROOF = [ProofItem(prompt_ids=[1], completion_ids=[2], logprobs=[-1.0], base_logprobs=[-2.0])]

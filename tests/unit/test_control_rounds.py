@@ -8,7 +8,8 @@ import pytest
 
 from reheatd.control.states import State
 from reheatd.jobs.contracts import JobEvent, JobStatus, ReheatSpec, RLRequest, RLSpec, TrainingSpec
-from tests.unit.control_support import World, accuracy, entropy, live
+from tests.unit.control_figures import accuracy, entropy
+from tests.unit.control_support import World, live
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -62,7 +63,8 @@ def test_three_rounds_with_a_reheat_in_between(tmp_path: Path) -> None:
     live(continuous(tmp_path), story)
 
 
-def test_a_round_that_collapses_is_rejected_where_nothing_answers_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["observe", "approve"])
+def test_a_round_that_collapses_is_rejected_where_nothing_answers_it(tmp_path: Path, mode: str) -> None:
     async def story(world: World) -> None:
         world.see("ok", 1.9)
         first = await next_round(world, 1)
@@ -71,7 +73,7 @@ def test_a_round_that_collapses_is_rejected_where_nothing_answers_it(tmp_path: P
         job = await world.until_status(first.job_id, JobStatus.REJECTED)
         assert "must keep" in (job.error or "")
 
-    live(continuous(tmp_path, mode="observe"), story)
+    live(continuous(tmp_path, mode=mode), story)
 
 
 def test_users_jobs_go_first(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from reheatd.errors import (
     NotFoundError,
 )
 from reheatd.jobs.contracts import JobEvent, JobStatus, ReheatRequest, RLRequest
-from tests.unit.control_support import BASELINE, REHEAT, World, accuracy, entropy, finish_one, live, lost
+from tests.unit.control_figures import BASELINE, accuracy, entropy
+from tests.unit.control_support import REHEAT, World, finish_one, live, lost
 
 pytestmark = pytest.mark.usefixtures("impatient")
 

@@ -15,7 +15,8 @@ from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import ReheatSpec, RLSpec, parse_request
 from reheatd.measures import EntropyEstimate
 from reheatd.options import ProbeOptions
-from tests.unit.control_support import World, accuracy, entropy
+from tests.unit.control_figures import accuracy, entropy
+from tests.unit.control_support import World
 
 WINDOW = entropy(0.9)
 """Of the newest window of the parent."""

@@ -8,7 +8,8 @@ import pytest
 
 from reheatd.control.states import State
 from reheatd.jobs.contracts import JobEvent, JobStatus, ReheatRequest, ReheatSpec, RLRequest
-from tests.unit.control_support import World, entropy, finish_one, live
+from tests.unit.control_figures import entropy
+from tests.unit.control_support import World, finish_one, live
 
 pytestmark = pytest.mark.usefixtures("impatient")
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.entropy.detector import CollapseDetector, DetectorState, Origin
 from reheatd.measures import EntropyEstimate
 

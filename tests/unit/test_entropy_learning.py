@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reheatd.api.learning import learning_view
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.database import connect
 from reheatd.entropy.learning import LearningSignal
 

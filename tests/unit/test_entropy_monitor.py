@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.database import connect
 from reheatd.entropy.detector import CollapseDetector, Origin
 from reheatd.entropy.estimators import TailMoments

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.entropy.regime import SignalStep, is_stalled, stable_level, thresholds
 
 SETTINGS = EntropySection()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cli.main import main
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.entropy.detector import CollapseDetector
 from reheatd.entropy.replay import Recorded, read_recording, replay
 from reheatd.errors import BadInputError

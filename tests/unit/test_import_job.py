@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.probes import ProbeSet, load_probes
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import ImportSpec
 from reheatd.options import ProbeOptions, TaskOptions, WindowOptions
 from tests.random_adapter import random_adapter
+from tests.unit.recording_channel import RecordingChannel
 from workers import tasks
 from workers.policy import Policy
 from workers.sampling.in_process import ChatCodec, InProcessSampler
@@ -45,29 +45,6 @@ class LocalSampler:
         return [self._sampler.sample(**vars(batch)) for batch in batches]
 
 
-class Channel:
-    """Takes the reports, and is never cancelled."""
-
-    def __init__(self) -> None:
-        self.phases: list[str] = []
-
-    def progress(
-        self,
-        phase: str,
-        step: int,
-        steps: int,
-        metrics: dict[str, float],
-        *,
-        done: int = 0,
-        of: int = 0,
-        rollouts: LiveWindow | None = None,
-    ) -> None:
-        self.phases.append(phase)
-
-    def is_cancelled(self) -> bool:
-        return False
-
-
 def import_spec(tmp_path: Path, tiny_policy: Path, adapter: Path, *, digest: str) -> ImportSpec:
     return ImportSpec(
         job_id="test",
@@ -88,7 +65,7 @@ def import_spec(tmp_path: Path, tiny_policy: Path, adapter: Path, *, digest: str
 def test_a_worker_whose_probes_are_not_the_daemons_says_so(tmp_path: Path, tiny_policy: Path) -> None:
     spec = import_spec(tmp_path, tiny_policy, tmp_path, digest="of another file")
     with pytest.raises(BadInputError, match="are not those that the daemon read") as refused:
-        tasks.run_import(spec, Channel())
+        tasks.run_import(spec, RecordingChannel())
     assert refused.value.param == "task.path"
 
 
@@ -101,11 +78,11 @@ def test_an_import_is_measured_and_gets_proof_items(
     measuring = WindowOptions(probe_count=4)
     digest = load_probes(TaskOptions(eval_count=2), measuring).digest
     spec = import_spec(tmp_path, tiny_policy, adapter, digest=digest)
-    channel = Channel()
+    channel = RecordingChannel()
     result = tasks.run_import(spec, channel)
     assert result.entropy.mean > 0 and result.accuracy.problems == 2
     assert result.accuracy.samples == 2
-    assert len(result.proof) == 4 and {"preparing", "measuring", "evaluating"} <= set(channel.phases)
+    assert len(result.proof) == 4 and {"preparing", "measuring", "evaluating"} <= {phase for phase, *_ in channel.sent}
     policy = Policy.load(tiny_policy, spec.lora, adapter, dtype="float32")
     sequences = [(item.prompt_ids, item.completion_ids) for item in result.proof]
     torch.testing.assert_close(policy.logprobs(sequences), [item.logprobs for item in result.proof])

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reheatd.config import Settings, WorkersSection
+from reheatd.config import Settings
+from reheatd.config_tables import WorkersSection
 from reheatd.engine.launch import engine_command
 from reheatd.errors import BadInputError
 from reheatd.process.children import python_module

@@ -7,35 +7,11 @@ from typing import Any
 import pytest
 
 from cli.render import job_progress
-from reheatd.entropy.live import LiveWindow
 from reheatd.jobs.contracts import Job, JobStatus, RLRequest
 from reheatd.jobs.curves import CurveWriter, read_curves
+from tests.unit.recording_channel import RecordingChannel
 from workers import progress
 from workers.progress import ChannelProgress, JobCancelledError
-
-
-class Channel:
-    """Keeps what is sent."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[str, int, int, int, int]] = []
-        self.cancelled = False
-
-    def progress(
-        self,
-        phase: str,
-        step: int,
-        steps: int,
-        metrics: dict[str, float],
-        *,
-        done: int = 0,
-        of: int = 0,
-        rollouts: LiveWindow | None = None,
-    ) -> None:
-        self.sent.append((phase, step, steps, done, of))
-
-    def is_cancelled(self) -> bool:
-        return self.cancelled
 
 
 class Clock:
@@ -53,7 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_a_phase_is_counted_at_most_twice_a_second(clock: Clock) -> None:
-    channel = Channel()
+    channel = RecordingChannel()
     reporting = ChannelProgress(channel, 30)
     reporting.report("sampling", 4)
     for done in range(1, 33):
@@ -68,7 +44,7 @@ def test_a_phase_is_counted_at_most_twice_a_second(clock: Clock) -> None:
 
 
 def test_a_cancellation_is_noticed_within_a_phase(clock: Clock) -> None:
-    channel = Channel()
+    channel = RecordingChannel()
     reporting = ChannelProgress(channel, 30)
     reporting.report("evaluating", 0)
     channel.cancelled = True
@@ -102,7 +78,7 @@ def test_users_see_how_far_a_job_is(fields: dict[str, Any], shown: str) -> None:
 
 
 def test_metrics_are_kept_step_by_step_once_the_daemon_has_them(tmp_path: Path) -> None:
-    channel = Channel()
+    channel = RecordingChannel()
     reporting = ChannelProgress(channel, 30, CurveWriter(tmp_path / "curves.jsonl"))
     reporting.report("sampling", 0)
     reporting.report("training", 1, {"loss": 0.5})

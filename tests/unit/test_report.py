@@ -10,7 +10,7 @@ from reheatd.errors import ReheatdError
 from reheatd.jobs.contracts import JobResult, ReheatSpec
 from reheatd.jobs.curves import CurvePoint, read_curves
 from reheatd.jobs.report import JobReport, read_report
-from tests.unit.control_support import entropy
+from tests.unit.control_figures import entropy
 from tests.unit.test_comparison import completions, policy_with
 from tests.unit.workers_support import job_fields
 from workers import report as report_module

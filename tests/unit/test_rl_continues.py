@@ -13,7 +13,8 @@ from reheatd.errors import AdapterInvalidError
 from reheatd.jobs.contracts import JobStatus, RLRequest, RLSpec
 from reheatd.options import LoraOptions
 from reheatd.task_data import Problem
-from tests.unit.control_support import BASELINE, REHEAT, World, entropy, live
+from tests.unit.control_figures import BASELINE, entropy
+from tests.unit.control_support import REHEAT, World, live
 from tests.unit.workers_support import NumberCodec, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.checkpoint import Checkpoints
 from workers.grpo import Grpo, RLOutcome

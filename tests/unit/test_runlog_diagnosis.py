@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.errors import BadInputError
 from reheatd.runlog.diagnosis import Diagnosis, diagnose
 from reheatd.runlog.metric_names import Signal

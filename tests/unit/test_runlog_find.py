@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.errors import BadInputError, MissingExtraError, NotFoundError
 from reheatd.runlog import wandb_files
 from reheatd.runlog.diagnosis import diagnose

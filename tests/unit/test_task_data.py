@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reheatd.config import EntropySection
+from reheatd.config_tables import EntropySection
 from reheatd.data.make_arithmetic import problems
 from reheatd.entropy.probes import ProbeSet, load_probes
 from reheatd.errors import BadInputError

@@ -1,0 +1,250 @@
+"""The tables of the configuration that belong to the daemon; those of its jobs are in `reheatd.options`."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
+
+from reheatd.options import NumberFormat, Options, WindowOptions
+
+BUILTIN_POLICY = "smollm2-135m-instruct"
+
+
+class PolicySection(Options):
+    model: str = BUILTIN_POLICY
+    """Hugging Face model id, local folder, or the built-in `smollm2-135m-instruct`."""
+    reference: str | None = None
+    """The base that `model` was trained from with RL, named in the same way. Its entropy, measured once on an engine of
+    its own, is then the baseline, so that `model` itself can be found collapsed. Default: `model` is its own
+    baseline."""
+    max_model_len: int = Field(default=1024, ge=64)
+    """Largest number of tokens that the engine accepts for prompt and completion together."""
+
+
+class ServerSection(Options):
+    host: str = "127.0.0.1"
+    """Address the gateway listens on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port the gateway listens on; 0 picks a free one."""
+    public_url: str | None = None
+    """URL at which workers on other machines reach the gateway; default: http://host:port."""
+    drain_timeout_s: float = Field(default=20.0, ge=0)
+    """Longest wait for requests in flight when the daemon stops or a version is replaced, in seconds."""
+    max_concurrent_per_key: int | None = Field(default=None, ge=1)
+    """Largest number of requests that one client may have in flight; further ones get 429. A client is known by its API
+    key, or by its address if it has none. Rollouts of jobs are not counted. Default: no limit."""
+    silence_timeout_s: float = Field(default=600.0, gt=0)
+    """Longest time a client waits without a byte from the engine, in seconds. After that the client gets 504, or an
+    error in its stream."""
+
+
+class EngineSection(Options):
+    url: str | None = None
+    """URL of a vLLM server that is already running, or several URLs separated by commas. Default: the daemon starts
+    `replicas` of them as its own child processes, on loopback."""
+    replicas: int = Field(default=1, ge=1)
+    """Number of engines that the daemon starts. All serve the same version; each gets its share of the cores or
+    GPUs."""
+    host: str = "127.0.0.1"
+    """Address that an engine started by the daemon listens on. Its adapter endpoints check no keys, so keep it off
+    public networks."""
+    port: int = Field(default=0, ge=0, le=65535)
+    """Port that an engine started by the daemon listens on; further engines take the ports after it. 0 picks free
+    ports."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Which vLLM build to expect; `auto` expects CUDA where a driver is present."""
+    dtype: NumberFormat = "auto"
+    """Number format of weights and KV cache. `auto` chooses bfloat16 on a CPU that multiplies it natively, and float32
+    on other CPUs, which would have to emulate bfloat16 several times slower. On a GPU, vLLM chooses. `reheatd doctor`
+    names the format."""
+    max_loras: int = Field(default=6, ge=4)
+    """Adapter slots: one for the promoted version, one for a candidate, two for a running job and the rest for pinned
+    versions."""
+    max_lora_rank: int = Field(default=16, ge=1)
+    """Largest LoRA rank that the engine accepts."""
+    kv_cache_bytes: int = Field(default=1 << 30, ge=1 << 20)
+    """Size of each CPU engine's KV cache, in bytes. A token takes twice as many bytes in float32 as in bfloat16."""
+    gpu_memory_utilization: float = Field(default=0.6, gt=0, lt=1)
+    """Share of GPU memory that the engine takes. The worker needs the rest if both share a GPU."""
+    max_num_seqs: int = Field(default=64, ge=1)
+    """Largest number of sequences that the engine decodes at once."""
+    max_logprobs: int = Field(default=64, ge=21)
+    """Largest number of logprobs per token that a request may ask for; monitoring asks for 21."""
+    cpu_threads_bind: str | None = None
+    """`VLLM_CPU_OMP_THREADS_BIND` of every CPU engine; default: the engines share the cores that this process may
+    use. If it is set, the engine's scheduler runs in a separate process, which spins."""
+    startup_timeout_s: float = Field(default=300.0, gt=0)
+    """Longest wait until the engine generates its first token, in seconds."""
+    extra_args: list[str] = Field(default=[])
+    """Further vLLM command-line arguments, which are passed on unchanged."""
+
+    @property
+    def urls(self) -> list[str]:
+        """URLs of the servers that are already running; empty if the daemon starts the engines itself."""
+        return [] if self.url is None else [url.strip() for url in self.url.split(",")]
+
+    @model_validator(mode="after")
+    def _engines(self) -> "EngineSection":
+        if self.url is not None and self.replicas > 1:
+            raise ValueError(
+                f"replicas = {self.replicas} asks for engines started here, but url names running ones; list them all "
+                "in url, separated by commas, or leave url out"
+            )
+        for url in self.urls:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"url has {url!r}, which is not like http://host:8100")
+        if len(set(self.urls)) < len(self.urls):
+            raise ValueError(f"url = {self.url!r} names an engine twice")
+        return self
+
+
+class BrokerSection(Options):
+    url: str | None = None
+    """Redis URL of a broker that is already running; default: the daemon starts an embedded Valkey as a child
+    process."""
+
+
+class WorkersSection(Options):
+    count: int = Field(default=1, ge=0)
+    """Number of Celery workers that the daemon starts; 0 if workers run elsewhere."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads that each worker's torch may use; default: torch's own choice."""
+    dtype: NumberFormat = "auto"
+    """Number format of the frozen base model in the trainer. `auto` chooses bfloat16 on a GPU and, on a CPU, the format
+    that `engine.dtype` = `auto` chooses there. LoRA weights are always float32."""
+    retry_s: float = Field(default=180.0, gt=0)
+    """How long a job repeats its requests while the engine is away, in seconds. An engine needs half a minute or more
+    to restart."""
+    report_rollouts: int = Field(default=24, ge=2)
+    """Number of rollouts of the parent, and of the student, on which a job's report compares the two."""
+    rollouts_kept: int = Field(default=2000, ge=0)
+    """Number of rollouts that a job keeps for `reheatd jobs rollouts`, at most, spread evenly over its steps; 0 keeps
+    none."""
+
+
+class EntropySection(WindowOptions):
+    max_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Longest answer to a probe, in tokens. `auto` is as long as the policy writes: the 90th percentile of the base
+    policy's own answers, measured once, within `window_tokens`."""
+    window_tokens: int = Field(default=16384, ge=256)
+    """With max_tokens = "auto", the largest number of tokens that a window samples: no answer is longer than its
+    probe's share. A policy that reasons at length needs more."""
+    interval_s: float = Field(default=120.0, gt=0)
+    """Least number of seconds between two monitoring windows."""
+    max_share: float = Field(default=0.01, gt=0, le=1)
+    """Largest share of the engine's time that scheduled windows may take. After a window of s seconds, the next one
+    comes s / max_share seconds later if that is more than `interval_s`."""
+    baseline_windows: int = Field(default=3, ge=1)
+    """Number of windows of the base policy that make the baseline."""
+    baseline_nats: float | None = Field(default=None, gt=0)
+    """The baseline, in nats per token, if it is known already; nothing is measured for it then. Do not name a
+    `policy.reference` as well."""
+    collapse_ratio: float = Field(default=0.10, gt=0, lt=1)
+    """A policy below this share of the baseline has collapsed."""
+    collapse_nats: float = Field(default=0.08, ge=0)
+    """A policy below this entropy has collapsed, in nats per token. It is not used if the baseline itself is below
+    twice this value. 0 turns it off."""
+    collapse_stable_share: float = Field(default=0.7, ge=0, lt=1)
+    """A policy below this share of its run's stable phase has collapsed. A run of RL has a stable phase once 20
+    policies in a row have about the same entropy, below half of the baseline. 0 turns it off."""
+    margin: float = Field(default=0.2, ge=0)
+    """The verdict is `warning` up to this share above the collapse threshold, and a collapsed policy counts as
+    recovered only above that."""
+    too_hot_ratio: float = Field(default=3.0, gt=1)
+    """Entropy has run away above this many times the lowest entropy of the run so far, if that is more than half of
+    the baseline."""
+    patience: int = Field(default=2, ge=1)
+    """Consecutive windows beyond a threshold before the verdict is `collapsed` or `too_hot`. A window is beyond it with
+    its whole confidence interval."""
+    stall_groups: float = Field(default=0.2, ge=0)
+    """A run has stalled if no more groups of rollouts than this vary per step of RL, and most others fail. It stays so
+    until more than this, by the share `margin`, vary."""
+    stall_steps: int = Field(default=20, ge=1)
+    """Steps of RL over which `stall_groups` is averaged."""
+    live_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of the clients' requests to which the gateway adds a request for `top_k` logprobs; it removes them from the
+    answer. This gives live entropy where the engine has no tap."""
+    tap: Literal["auto", "on", "off"] = "auto"
+    """Whether the engine measures the exact entropy of every token it decodes. `auto` is on for the CPU and off for a
+    GPU, where the tap has not been run yet. There is never a tap beside speculative decoding."""
+    tap_address: str = "127.0.0.1:0"
+    """host:port at which the daemon receives the tap's figures (UDP). Port 0 picks a free one. An engine that runs
+    elsewhere needs a fixed port, and a host name at which it reaches the daemon."""
+
+    @model_validator(mode="after")
+    def _room_for_answers(self) -> "EntropySection":
+        if self.max_tokens == "auto" and self.window_tokens < self.probe_count:
+            raise ValueError(
+                f"window_tokens = {self.window_tokens} leaves no token for each of probe_count = {self.probe_count} "
+                "probes; raise window_tokens or lower probe_count"
+            )
+        return self
+
+    def pause_after(self, window_s: float) -> float:
+        """Seconds to the next scheduled window if a window takes `window_s` seconds on an idle engine."""
+        return max(self.interval_s, window_s / self.max_share)
+
+    @field_validator("max_tokens", mode="wrap")
+    @classmethod
+    def _number_or_auto(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(value)
+        except ValidationError as error:  # it would name each kind of value that this one is not
+            raise ValueError("must be a whole number of at least 1, or 'auto'") from error
+
+    @field_validator("tap_address")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError("not host:port, e.g. 127.0.0.1:8126")
+        return value
+
+
+class ControlSection(Options):
+    mode: Literal["observe", "approve", "auto"] = "auto"
+    """What follows a verdict of `trigger`: nothing (`observe`), a job that waits for `reheatd jobs approve`
+    (`approve`), or a job at once (`auto`)."""
+    trigger: list[Literal["collapsed", "stalled", "too_hot"]] = Field(default=["collapsed"], min_length=1)
+    """Verdicts that act. `collapsed` and `stalled` lead to a reheat, `too_hot` to a cooling. A verdict that is not
+    named here is shown and acts on nothing."""
+    rl: Literal["off", "after_reheat", "continuous"] = "after_reheat"
+    """Continued RL that the daemon starts by itself: none (`off`), a job after each job that answered a verdict
+    (`after_reheat`), or one job of `rl.steps` steps after the other while the policy is healthy (`continuous`)."""
+    cooldown_s: float = Field(default=600.0, ge=0)
+    """Least time between two reheats that the daemon starts by itself, in seconds, and between a round of continuous RL
+    that brought no new version and the next round."""
+    max_queued: int = Field(default=4, ge=1)
+    """Number of jobs that may wait; further ones are refused."""
+    heartbeat_timeout_s: float = Field(default=120.0, gt=0)
+    """Time without a report after which a worker is taken for dead, in seconds; another worker then resumes its job."""
+    max_attempts: int = Field(default=3, ge=1)
+    """A job fails when it has lost this many workers. Without a limit, a job that kills its workers would never end."""
+
+    @field_validator("trigger")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if value.count(name) > 1:
+                raise ValueError(f"names {name!r} twice")
+        return value
+
+
+class GateSection(Options):
+    entropy_tolerance: float = Field(default=0.15, gt=0, lt=1)
+    """Relative distance from the target entropy within which a reheat passes."""
+    accuracy_tolerance: float = Field(default=0.05, ge=0, le=1)
+    """Largest loss of accuracy on the verifiable task that a new version may have against its parent. 1 allows any."""
+    no_evidence: Literal["ask", "pass"] = "ask"
+    """What follows if no gate failed but one could not tell: the version waits for `reheatd jobs approve` (`ask`), or
+    is promoted as if the gate had passed (`pass`)."""
+    proof_tolerance: float = Field(default=0.1, gt=0)
+    """Largest mean absolute difference between the logprobs of engine and trainer that the proof of delivery allows, in
+    nats per token."""
+
+
+class AdaptersSection(Options):
+    max_disk_bytes: int | None = Field(default=None, ge=1)
+    """Largest size of all versions together, in bytes. Where a new version would exceed it, the oldest versions that
+    nobody uses are deleted; if that is not enough, the new version is refused. Default: no limit."""
+    max_import_bytes: int = Field(default=4 << 30, ge=1 << 20)
+    """Largest size of an adapter that is imported, as it is sent and unpacked, in bytes."""
