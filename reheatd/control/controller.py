@@ -300,6 +300,8 @@ class Controller:
 
     def _running(self, job_id: str) -> JobRunner:
         record = self._record(job_id)
-        if self._runner is None or self._runner.record is not record or record.job.status is not JobStatus.RUNNING:
+        if record.job.status is not JobStatus.RUNNING:
             raise ConflictError(f"job {job_id} is {record.job.status}, not running", param="job_id")
+        if self._runner is None or self._runner.record is not record:
+            raise ConflictError(f"job {job_id} waits for the next start: this daemon is stopping", param="job_id")
         return self._runner

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +61,24 @@ def test_the_openai_client_works(engine: str, tmp_path: Path) -> None:
 
 def test_streams_arrive_as_they_are_generated(engine: str, tmp_path: Path) -> None:
     async def body(served: Serving) -> None:
-        stream = await served.openai.chat.completions.create(
-            model="policy", messages=QUESTION, max_tokens=64, temperature=0, stream=True,
-            stream_options={"include_usage": True}, extra_body={"ignore_eos": True},
-        )  # fmt: skip
-        times, text, usage = [], "", None
-        async for chunk in stream:
-            times.append(time.monotonic())
-            usage = chunk.usage or usage
-            text += "".join(choice.delta.content or "" for choice in chunk.choices)
-        assert usage is not None
-        assert usage.completion_tokens == 64
-        assert len(times) > 30
-        gaps = [later - sooner for sooner, later in pairwise(times)]
-        assert max(gaps) < 0.7 * (times[-1] - times[0])  # not all at the end
+        async def first_share() -> tuple[float, str]:
+            """After which share of the whole time the first chunk came, and the whole text."""
+            times, text, usage = [time.monotonic()], "", None
+            stream = await served.openai.chat.completions.create(
+                model="policy", messages=QUESTION, max_tokens=64, temperature=0, stream=True,
+                stream_options={"include_usage": True}, extra_body={"ignore_eos": True},
+            )  # fmt: skip
+            async for chunk in stream:
+                times.append(time.monotonic())
+                usage = chunk.usage or usage
+                text += "".join(choice.delta.content or "" for choice in chunk.choices)
+            assert usage is not None and usage.completion_tokens == 64
+            assert len(times) > 30
+            return (times[1] - times[0]) / (times[-1] - times[0]), text
+
+        shares, texts = zip(*[await first_share() for _ in range(5)], strict=True)
+        assert min(shares) < 0.5  # A busy machine may hold one stream up, but not each of them.
+        (text,) = set(texts)
         whole = await served.openai.chat.completions.create(
             model="policy", messages=QUESTION, max_tokens=64, temperature=0, extra_body={"ignore_eos": True}
         )

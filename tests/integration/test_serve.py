@@ -70,7 +70,7 @@ def test_serves_the_promoted_version_and_kill_9_leaves_no_child(
 
 
 def test_the_next_serve_carries_on_and_an_engine_that_dies_comes_back(folder: Path, tiny_policy: Path) -> None:
-    with running(folder, tiny_policy) as daemon:
+    with running(folder, tiny_policy, workers={"count": 0}) as daemon:
         assert daemon.answer().headers["x-reheatd-version"] == "policy-v1"
 
         (engine,) = [process for process in daemon.tree() if "reheatd.engine.server" in process.cmdline()[3:4]]

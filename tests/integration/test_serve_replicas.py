@@ -82,7 +82,7 @@ def listened_on(process: psutil.Process) -> set[int]:
 
 
 def test_one_version_on_both_engines_through_a_swap_and_a_death(folder: Path, tiny_policy: Path) -> None:
-    with running(folder, tiny_policy, engine={"replicas": 2}) as daemon:
+    with running(folder, tiny_policy, engine={"replicas": 2}, workers={"count": 0}) as daemon:
         clients = Clients(daemon)
         with clients.asking():
             clients.until((200, "engine-1", "policy-v1"), (200, "engine-2", "policy-v1"))
