@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -28,6 +28,8 @@ from workers.losses import chunked_logprobs
 
 MICRO_BATCH_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Tokens times hidden size of one forward and backward pass. On a CPU, a larger pass is no faster."""
+Weights = list[Tensor]
+"""A student's LoRA weights, in the order of `Policy.parameters`."""
 STUDENT = "student"
 TEACHER = "teacher"
 
@@ -160,6 +162,35 @@ class Policy:
         """The student's LoRA weights by name, always in the same order."""
         weights = self._peft.named_parameters()
         return {name: weight for name, weight in weights if "lora_" in name and f".{STUDENT}." in name}
+
+    def weights(self) -> Weights:
+        """A copy of the student's LoRA weights as they are now."""
+        return [weight.detach().clone() for weight in self.parameters()]
+
+    def set_weights(self, weights: Weights) -> None:
+        """Gives the student these LoRA weights."""
+        with torch.no_grad():
+            for weight, value in zip(self.parameters(), weights, strict=True):
+                weight.copy_(value)
+
+    def read_weights(self, adapter: Path) -> Weights:
+        """The LoRA weights of another version, whose folder is `adapter`.
+
+        Raises:
+            BadInputError: Its LoRA has another rank, scale or other modules than the student's.
+        """
+        mine, theirs = self._peft.peft_config[STUDENT], PeftLoraConfig.from_pretrained(str(adapter))
+        tensors = load_file(adapter / "adapter_model.safetensors", device=str(self.device))
+        named = {name.replace(f".{STUDENT}.", "."): weight for name, weight in self.named_parameters().items()}
+        shapes = {name: weight.shape for name, weight in named.items()}
+        same_scale = all(getattr(mine, key) == getattr(theirs, key) for key in ("r", "lora_alpha", "use_rslora"))
+        if not same_scale or shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+            raise BadInputError(
+                f"the LoRA in {adapter} has another rank, scale or other modules than this one, so there is no way "
+                "between them; choose a version of the same run",
+                param="towards",
+            )
+        return [tensors[name].to(weight.dtype) for name, weight in named.items()]
 
     @contextmanager
     def as_teacher(self) -> Iterator[None]:
