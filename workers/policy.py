@@ -276,7 +276,8 @@ class Policy:
         """
         config = self._peft.peft_config[STUDENT].to_dict()
         config.update(base_model_name_or_path=str(model_path), inference_mode=True)
-        weights = get_peft_model_state_dict(self._peft, adapter_name=STUDENT)
+        # Embeddings are never trained. Asked to find that out by itself, peft may look the base up on the hub.
+        weights = get_peft_model_state_dict(self._peft, adapter_name=STUDENT, save_embedding_layers=False)
         tensors = {name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()}
         text = json.dumps(_jsonable(config), indent=2, sort_keys=True) + "\n"
         with publish_folder(folder) as scratch:

@@ -2,11 +2,14 @@
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
-from reheatd.errors import EngineError
+from reheatd.errors import BadInputError, EngineError
+from reheatd.files import write_atomically
 from reheatd.jobs.contracts import ReheatSpec
+from reheatd.measures import Contract
 from reheatd.signal import Signal
-from reheatd.task_data import Problem
+from reheatd.task_data import Problem, problem_set_digest
 from workers.evaluation import pass_rate
 from workers.progress import Progress
 from workers.rewards.scoring import Scorer
@@ -15,35 +18,71 @@ from workers.sampling.rollout import Sampler
 from workers.sampling.seeds import seed_for
 
 
+class Lost(Contract):
+    """What is known of a parent, for a worker that takes over its job: all candidates have to be compared on this."""
+
+    problem_set: str
+    """Digest of the problems that were tried."""
+    lost: list[int]
+    """Places of the lost ones among them."""
+    before: Signal
+
+
 class SignalMeter:
     """Measures `Signal`s on the problems that the parent never solves.
 
-    Build it while the sampler serves the parent. It then samples `signal_samples` answers to each of
-    `signal_problems` problems, and as many again to those that fail as a whole.
+    Build it while the sampler serves the parent. Unless `file` says what is lost, it then samples `signal_samples`
+    answers to each of `signal_problems` problems, and as many again to those that fail as a whole.
 
     Args:
         problems: The problems that are trained on.
+        file: Keeps what the parent has lost; None keeps nothing.
+
+    Raises:
+        BadInputError: The problems are not those that `file` was written for.
     """
 
     def __init__(
-        self, spec: ReheatSpec, sampler: Sampler, problems: Sequence[Problem], scorer: Scorer, progress: Progress
+        self,
+        spec: ReheatSpec,
+        sampler: Sampler,
+        problems: Sequence[Problem],
+        scorer: Scorer,
+        progress: Progress,
+        file: Path | None = None,
     ) -> None:
         self._spec = spec
         self._sampler = sampler
         self._scorer = scorer
         self._progress = progress
         count = min(spec.signal_problems, len(problems))
-        tried = random.Random(spec.seed).sample(list(problems), count)
-        self._tried = count
-        groups = [GroupCounts.of(rewards) for rewards in self._rewards(tried, 0)]
-        self._lost = [problem for problem, group in zip(tried, groups, strict=True) if group.all_fail]
-        self.before = self.measure()
+        self._tried = random.Random(spec.seed).sample(list(problems), count)
+        known = self._known(file) if file is not None and file.exists() else None
+        if known is None:
+            groups = [GroupCounts.of(rewards) for rewards in self._rewards(self._tried, 0)]
+            places = [place for place, group in enumerate(groups) if group.all_fail]
+        else:
+            places = known.lost
+        self._lost = [self._tried[place] for place in places]
+        self.before = known.before if known else self.measure()
         """The parent's own."""
+        if file is not None and known is None:
+            lost = Lost(problem_set=problem_set_digest(self._tried), lost=places, before=self.before)
+            write_atomically(file, lost.model_dump_json().encode())
+
+    def _known(self, file: Path) -> Lost:
+        known = Lost.model_validate_json(file.read_text())
+        if known.problem_set != problem_set_digest(self._tried):
+            raise BadInputError(
+                "the task's problems changed while the job ran, so its candidates cannot be compared; run it again",
+                param="task.path",
+            )
+        return known
 
     @property
     def samples(self) -> int:
-        """Completions that were sampled to find the lost problems."""
-        return self._tried * self._spec.signal_samples
+        """Completions that are sampled to find the lost problems."""
+        return len(self._tried) * self._spec.signal_samples
 
     def measure(self) -> Signal:
         """The signal of the version that is sampled from now."""
@@ -51,7 +90,7 @@ class SignalMeter:
         rewards = self._rewards(self._lost, 1) if self._lost else []
         rewarded = [sum(reward > 0 for reward in group) for group in rewards]
         return Signal(
-            problems=self._tried,
+            problems=len(self._tried),
             lost=len(self._lost),
             answers=answers,
             rewarded=rewarded,

@@ -30,6 +30,7 @@ from workers.shrink import ShrinkOutcome
 from workers.signal_meter import SignalMeter
 from workers.ts_opsd import ReheatOutcome
 
+LOST_FILE = "lost.json"
 RESULT_FILE = "result.json"
 
 
@@ -58,7 +59,8 @@ class TrainingJob:
             The result with most signal, which has the others as its alternatives.
         """
         before, parent = self.evaluation.before(), self.policy.weights()
-        meter = SignalMeter(spec, self.sampler, self.problems, self.verifier, self.progress)
+        lost = spec.output_dir / LOST_FILE
+        meter = SignalMeter(spec, self.sampler, self.problems, self.verifier, self.progress, lost)
 
         def make(remedy: Remedy) -> Candidate[JobResult]:
             folder = spec.output_dir / "candidates" / remedy

@@ -1,4 +1,4 @@
-"""A worker's job from the parent to its result, with an in-process sampler: one remedy, and the candidates of `auto`."""
+"""A worker's job from the parent to its result, with an in-process sampler."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from reheatd.jobs.report import read_report
 from reheatd.options import LoraOptions, ProbeOptions, TaskOptions
 from reheatd.task_data import Problem
 from tests.unit.recording_channel import RecordingChannel
-from tests.unit.workers_support import RecordingSampler, job_fields, number_prompts, tiny_model
+from tests.unit.workers_support import RecordingSampler, SilentProgress, job_fields, number_prompts, tiny_model
 from workers import training_job
 from workers.before_after import Evaluation
 from workers.policy import Policy
@@ -23,6 +23,7 @@ from workers.progress import ChannelProgress
 from workers.rewards.scoring import InProcessScorer
 from workers.sampling.rollout import Batch, Rollout
 from workers.training_job import TrainingJob
+from workers.ts_opsd import Reheater
 
 PROMPTS = number_prompts(24)
 PROBLEMS = [Problem(messages, str(number)) for number, messages in enumerate(PROMPTS)]
@@ -40,7 +41,7 @@ class LocalSampler(RecordingSampler):
 def make_spec(folder: Path, **fields: Any) -> ReheatSpec:
     common: dict[str, Any] = {
         "max_tokens": 8,
-        "target_entropy": 3.0,
+        "target_entropy": 1.8,
         "learning_rate": 0.003,
         "signal_problems": 24,
         "signal_samples": 4,
@@ -63,11 +64,11 @@ def make_job(spec: ReheatSpec, adapter: Path, reward: Callable[[str, str], float
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A parent with an update that can be scaled down; its entropy is about 2.3 nats per token, and its base's 2.6."""
+    """A parent of 1 nat per token, whose base has 2.6."""
     folder = tmp_path_factory.mktemp("parent")
     policy = Policy.on_model(tiny_model(), None, LoraOptions(rank=4, alpha=8))
-    torch.manual_seed(1)
-    policy.set_weights([weight + 0.05 * torch.randn_like(weight) for weight in policy.weights()])
+    cold = make_spec(folder, tau=0.5, target_entropy=1.0, learning_rate=0.01)
+    Reheater(policy, cold, RecordingSampler(policy, PROMPTS), PROMPTS, SilentProgress()).run()
     policy.save(folder / "adapter", folder)
     return folder / "adapter"
 
@@ -82,3 +83,62 @@ def failing_until(enough: int) -> Callable[[str, str], float]:
         return float(calls > enough and int(completion.split()[0]) % 2)
 
     return reward
+
+
+def tried_to(result: JobResult) -> dict[str | None, JobResult]:
+    return {made.remedy: made for made in (result, *result.alternatives)}
+
+
+def test_auto_makes_candidates_and_hands_over_the_one_with_most_signal(tmp_path: Path, adapter: Path) -> None:
+    spec = make_spec(tmp_path, remedy="auto")
+    # Everything fails until the lost problems are known, and the parent has tried them again.
+    known = 4 * 2 + 20 * 4 + 20 * 4
+    result = make_job(spec, adapter, failing_until(known)).best_of_all(spec)
+    made = tried_to(result)
+    assert set(made) == {"shrink", "ts_opsd"}
+    assert result.signal_before is not None and (result.signal_before.lost, result.signal_before.found) == (20, 0)
+    varied = [each.signal_after.varied for each in made.values() if each.signal_after]
+    assert varied == sorted(varied, reverse=True) and varied[0] > 10
+    for remedy, each in made.items():
+        assert each.adapter_dir == tmp_path / "candidates" / str(remedy) / "result"
+        report = read_report(each.report_dir or tmp_path)
+        assert report is not None and (report.remedy, report.signal_after) == (remedy, each.signal_after)
+        assert each.accuracy_before == result.accuracy_before  # the parent is measured once
+    shrunk, distilled = (load_file(made[name].adapter_dir / "adapter_model.safetensors") for name in made)
+    assert any(not torch.equal(shrunk[name], distilled[name]) for name in shrunk)
+    parent = load_file(adapter / "adapter_model.safetensors")
+    factor = made["shrink"].factor or 0.0
+    torch.testing.assert_close(
+        load_file(made["shrink"].adapter_dir / "adapter_model.safetensors"),
+        {name: weight * (factor if "lora_B" in name else 1.0) for name, weight in parent.items()},
+    )
+    assert [point.metrics for point in read_curves(spec.curves_file)]  # those of the best, for `reheatd jobs curves`
+
+
+def test_a_worker_that_takes_over_does_not_make_finished_candidates_again(
+    tmp_path: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec(tmp_path, remedy="auto")
+    make_trainer = training_job.make_trainer
+    begun: list[str] = []
+
+    def dies_at(remedy: str) -> None:
+        def trainer(policy: Any, one: ReheatSpec, *arguments: Any) -> Any:
+            begun.append(one.remedy)
+            if one.remedy == remedy:
+                raise KeyboardInterrupt
+            return make_trainer(policy, one, *arguments)
+
+        monkeypatch.setattr(training_job, "make_trainer", trainer)
+
+    dies_at("ts_opsd")
+    with pytest.raises(KeyboardInterrupt):
+        make_job(spec, adapter, failing_until(10**9)).best_of_all(spec)
+    shrunk = (tmp_path / "candidates" / "shrink" / "result.json").read_text()
+    dies_at("nothing")
+    made = tried_to(make_job(spec, adapter, failing_until(0)).best_of_all(spec))
+    assert begun[:3] == ["shrink", "ts_opsd", "ts_opsd"]
+    kept = JobResult.model_validate_json(shrunk)
+    assert made["shrink"].model_copy(update={"alternatives": [], "seconds": 0.0}) == kept.model_copy(
+        update={"seconds": 0.0}
+    )
