@@ -10,6 +10,7 @@ import json
 import string
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,7 +38,7 @@ def answers(policy: Policy, seed: int) -> list[str]:
 def main(model: Path, out: Path) -> None:
     torch.set_num_threads(1)
     policy = Policy.load(model, LoraOptions(rank=8, alpha=16), dtype="float32")
-    common = job_fields(out.parent) | {"max_tokens": TOKENS}
+    common: dict[str, Any] = job_fields(out.parent) | {"max_tokens": TOKENS}
     cold = ReheatSpec(**common, tau=0.7, target_entropy=COLD_NATS, learning_rate=2e-3, prompts_per_step=32)
     sampler = InProcessSampler(policy, ChatCodec(policy), PROMPTS, probe_tokens=TOKENS)
     Reheater(policy, cold, sampler, PROMPTS, SilentProgress()).run()
