@@ -1,5 +1,6 @@
-"""The remedies for a policy that has collapsed or stalled. Each changes the student, which is its parent when it
-begins.
+"""The remedies for a policy that has collapsed or stalled.
+
+Each changes the student, which is its parent when the remedy begins:
 
 - `ts_opsd`: TS-OPSD to the target entropy (`workers.ts_opsd`);
 - `shrink`: the LoRA scaled down to the target entropy, without training (`workers.shrink`);

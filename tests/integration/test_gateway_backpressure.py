@@ -10,8 +10,6 @@ from aiohttp.test_utils import TestServer
 from tests.integration.serving import serving
 
 CHUNK = b"data: " + b"x" * 65_530 + b"\n\n"
-LONG = 4_000
-"""Chunks in the whole answer: 260 MB."""
 BUFFERED_BYTES = 32 << 20
 """More than all socket buffers on the way hold."""
 
@@ -25,12 +23,11 @@ def test_a_slow_reader_holds_the_engine_back(tmp_path: Path) -> None:
         answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await answer.prepare(request)
         try:
-            for _ in range(LONG):
+            while True:
                 await answer.write(CHUNK)
                 sent += len(CHUNK)
         finally:
             ended.set()
-        return answer
 
     async def body() -> None:
         app = web.Application()
@@ -53,9 +50,8 @@ def test_a_slow_reader_holds_the_engine_back(tmp_path: Path) -> None:
             for _ in range(200):
                 await reader.readexactly(1 << 16)
             assert sent > before
-            # A client that leaves ends the generation.
+            # A client that leaves ends the generation, which would go on for ever.
             writer.close()
             await ended.wait()
-            assert sent < LONG * len(CHUNK)
 
     asyncio.run(body())

@@ -14,7 +14,21 @@ from reheatd.errors import BadInputError, ConfigError
 from reheatd.jobs.contracts import ReheatSpec, RLSpec, parse_request
 from reheatd.options import ProbeOptions, ReheatOptions, RLOptions
 
-OTHER_VALUES: dict[str, Any] = {"tau": 1.75, "teacher": "frozen", "divergence": "jsd", "normalisation": "constant"}
+OTHER_VALUES: dict[str, Any] = {
+    "remedy": "hot",
+    "tau": 1.75,
+    "teacher": "frozen",
+    "divergence": "jsd",
+    "towards": 3,
+    "normalisation": "constant",
+}
+NEEDED: dict[str, dict[str, Any]] = {
+    "clip_low": {"epochs": 2},
+    "clip_high": {"epochs": 2},
+    "towards": {"remedy": "shrink"},
+    "bonus_target": {"entropy_bonus": 0.01},
+}
+"""Options without which another has no meaning."""
 
 
 def other_value(options: type[ReheatOptions | RLOptions], name: str) -> Any:
@@ -57,7 +71,7 @@ def test_every_option_reaches_the_job_from_configuration_and_request(
     kind: str, options: type[ReheatOptions | RLOptions], name: str, tmp_path: Path
 ) -> None:
     value = other_value(options, name)
-    needed = {"epochs": 2} if name.startswith("clip_") else {}
+    needed = NEEDED.get(name, {})
     assert getattr(spec_of({"kind": kind}, tmp_path, **{kind: {name: value, **needed}}), name) == value
     assert getattr(spec_of({"kind": kind, name: value, **needed}, tmp_path), name) == value
 
