@@ -69,7 +69,7 @@ bench-cpu-lora: $(READY)  ## Compare the CPU LoRA plugin with vLLM's stock kerne
 bench-distill: $(READY)  ## Compare the fused loss and a whole TS-OPSD step with TRL's
 	@$(BIN)/python -m bench.distill
 
-bench-rl: $(READY)  ## Compare a whole RL update with TRL's GRPOTrainer on the same rollouts
+bench-rl: $(READY)  ## Compare a whole RL update with TRL's GRPOTrainer, and rollouts and updates on Countdown with their plain ways
 	@$(BIN)/python -m bench.rl
 
 bench-entropy: $(READY)  ## Compare entropy estimators with the exact value; measure what the tap and monitoring cost

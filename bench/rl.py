@@ -1,15 +1,22 @@
-"""Compares a whole RL update of SmolLM2-135M with TRL's GRPOTrainer, on the same recorded groups and rewards.
+"""Compares RL updates and rollouts with other ways to compute them: `python -m bench.rl [--only trl|countdown]`.
 
-    python -m bench.rl [--prompts 4] [--group-size 8] [--max-tokens 128] [--steps 3]
+    python -m bench.rl --only trl [--prompts 4] [--group-size 8] [--max-tokens 128] [--steps 3]
 
-Both sides run one after the other, each in a process of its own; the first step of each is not timed. TRL runs with
-gradient checkpointing, its default, and without: the faster setting counts for speed, and the leaner one for memory.
+takes a whole RL update of SmolLM2-135M and TRL's GRPOTrainer, on the same recorded groups and rewards. Both sides run
+one after the other, each in a process of its own; the first step of each is not timed. TRL runs with gradient
+checkpointing, its default, and without: the faster setting counts for speed, and the leaner one for memory.
+
+    python -m bench.rl --only countdown
+
+compares sampling in process and updates on Countdown with their plain ways; see `bench.countdown_turns`.
 """
 
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from bench.countdown_turns import countdown_turns
 from bench.distill import seconds
 from bench.figures import Report
 from bench.rollout_file import read_rollouts, write_rollouts
@@ -22,14 +29,26 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=8, help="rollouts per problem")
     parser.add_argument("--max-tokens", type=int, default=128, help="longest rollout")
     parser.add_argument("--steps", type=int, default=3, help="steps per side, the first one not timed")
+    parser.add_argument("--only", choices=("trl", "countdown"))
     options = parser.parse_args()
     report = Report("rl")
+    details: dict[str, Any] = vars(options)
+    if options.only != "countdown":
+        details["runs"] = compare_updates(
+            report, options.prompts, options.group_size, options.max_tokens, options.steps
+        )
+    if options.only != "trl":
+        details["countdown"] = countdown_turns(report)
+    report.write(**details)
+
+
+def compare_updates(report: Report, prompts: int, group_size: int, max_tokens: int, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rollouts.json"
-        write_rollouts(file, prompts=options.prompts, n=options.group_size, max_tokens=options.max_tokens)
+        write_rollouts(file, prompts=prompts, n=group_size, max_tokens=max_tokens)
         tokens = sum(len(rollout.token_ids) for group in read_rollouts(file) for rollout in group)
-        print(f"{options.prompts} x {options.group_size} rollouts, {tokens} completion tokens per update", flush=True)
-        common = {"rollouts": str(file), "steps": options.steps}
+        print(f"{prompts} x {group_size} rollouts, {tokens} completion tokens per update", flush=True)
+        common = {"rollouts": str(file), "steps": steps}
         runs = {
             "reheatd": run_side("bench.rl_sides", "reheatd", common),
             "trl": run_side("bench.rl_sides", "trl", common | {"checkpointing": False}),
@@ -41,7 +60,7 @@ def main() -> None:
     report.result("update_tokens_per_s", tokens / seconds(ours))
     report.result("update_speedup_vs_trl", min(map(seconds, rivals)) / seconds(ours))
     report.result("update_peak_memory_vs_trl", ours["peak_mib"] / min(rival["peak_mib"] for rival in rivals))
-    report.write(**vars(options), runs=runs)
+    return runs
 
 
 if __name__ == "__main__":

@@ -7,9 +7,13 @@ takes as long as the model itself. Here, a layer keeps its input, which its neig
     y = x W^T + b + s (x A^T) B^T
     dx = g W + s (g B) A        dA = s (g B)^T x        dB = s g^T (x A^T)
 
+Sampling needs no gradient, and there W + s B A can be one weight; see `merged_lora`.
+
 Axes: T tokens, I inputs, O outputs, R rank.
 """
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any, cast
 
@@ -51,11 +55,40 @@ class LoraProduct(torch.autograd.Function):
         return grad_x, None, None, grad_a, grad_b, None
 
 
-def use_fused_lora(peft: PeftModel) -> None:
-    """Replaces the forward pass of every plain LoRA layer of `peft`: one without dropout, DoRA or another variant."""
-    for module in peft.modules():
-        if isinstance(module, PeftLoraLinear) and isinstance(module.base_layer, nn.Linear):
-            module.forward = MethodType(_forward, module)
+def use_fused_lora(peft: PeftModel) -> list[PeftLoraLinear]:
+    """Replaces the forward pass of every plain LoRA layer of `peft`: one without dropout, DoRA or another variant.
+
+    Returns:
+        These layers.
+    """
+    layers = [module for module in peft.modules() if isinstance(module, PeftLoraLinear)]
+    layers = [layer for layer in layers if isinstance(layer.base_layer, nn.Linear)]
+    for layer in layers:
+        layer.forward = MethodType(_forward, layer)
+    return layers
+
+
+@contextmanager
+def merged_lora(layers: Iterable[PeftLoraLinear]) -> Iterator[None]:
+    """Inside the context, fused layers multiply by W + s B A at once, with the adapter that was active before it.
+
+    No gradient is recorded. W itself is never written to, so nothing is subtracted afterwards and nothing is rounded
+    away. The merged weights are a second copy of all weights that have a LoRA; they live as long as the context. Only
+    weights of 32 bits and more are merged. In a narrower format, which large models have, rounding W + s B A would lose
+    small updates, and the copy would be large.
+
+    Optimiser steps inside the context do not reach the merged weights. Another adapter that becomes active inside the
+    context is used, but not merged.
+    """
+    merged = [layer for layer in layers if not layer.disable_adapters and can_merge(layer)]
+    try:
+        with torch.no_grad():
+            for layer in merged:
+                layer.forward = _merged_forward(layer)
+            yield
+    finally:
+        for layer in merged:
+            layer.forward = MethodType(_forward, layer)
 
 
 def _forward(self: PeftLoraLinear, x: Tensor) -> Tensor:
@@ -65,3 +98,45 @@ def _forward(self: PeftLoraLinear, x: Tensor) -> Tensor:
     (adapter,) = self.active_adapters
     a, b = cast(nn.Linear, self.lora_A[adapter]), cast(nn.Linear, self.lora_B[adapter])
     return cast(Tensor, LoraProduct.apply(x, base.weight, base.bias, a.weight, b.weight, self.scaling[adapter]))
+
+
+def can_merge(layer: nn.Module) -> bool:
+    """Whether a linear layer, with or without LoRA, can have W + s B A as one weight that keeps small updates."""
+    base = layer.base_layer if isinstance(layer, PeftLoraLinear) else layer
+    return isinstance(base, nn.Linear) and base.weight.itemsize >= 4
+
+
+def merge_into(out_OI: Tensor, layer: nn.Module) -> None:
+    """Writes the weight by which a linear layer, with or without LoRA, multiplies at present: W + s B A, or W."""
+    if not isinstance(layer, PeftLoraLinear) or layer.disable_adapters:
+        out_OI.copy_(cast(nn.Linear, getattr(layer, "base_layer", layer)).weight)
+        return
+    weight_OI = cast(nn.Linear, layer.base_layer).weight
+    (adapter,) = layer.active_adapters
+    a, b = cast(nn.Linear, layer.lora_A[adapter]), cast(nn.Linear, layer.lora_B[adapter])
+    b_OR, a_RI = b.weight.to(weight_OI.dtype), a.weight.to(weight_OI.dtype)
+    torch.addmm(weight_OI, b_OR, a_RI, alpha=layer.scaling[adapter], out=out_OI)
+
+
+def product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    """x W^T + b without gradient.
+
+    For float32 on a CPU this is oneDNN's product. torch takes MKL's, which does not use AVX-512 on AMD's processors.
+    """
+    if weight_OI.device.type == "cpu" and weight_OI.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        return torch.ops.mkldnn._linear_pointwise.default(x, weight_OI, bias_O, "none", [], "")
+    return nn.functional.linear(x, weight_OI, bias_O)
+
+
+def _merged_forward(layer: PeftLoraLinear) -> Callable[..., Tensor]:
+    (adapter,) = layer.active_adapters
+    base = cast(nn.Linear, layer.base_layer)
+    merged_OI = torch.empty_like(base.weight)
+    merge_into(merged_OI, layer)
+
+    def forward(x: Tensor) -> Tensor:
+        if layer.disable_adapters or layer.active_adapters != [adapter]:
+            return _forward(layer, x)
+        return product(x, merged_OI, base.bias)
+
+    return forward

@@ -23,8 +23,9 @@ from reheatd.engine.number_format import cpu_format
 from reheatd.errors import BadInputError
 from reheatd.files import publish_folder
 from reheatd.options import LoraOptions, NumberFormat
-from workers.lora import use_fused_lora
+from workers.lora import merged_lora, use_fused_lora
 from workers.losses import chunked_logprobs
+from workers.shared_prompts import Sequences, SharedPrompts, by_prompt, can_share, positions
 
 MICRO_BATCH_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Tokens times hidden size of one forward and backward pass. On a CPU, a larger pass is no faster."""
@@ -44,16 +45,19 @@ class TokenBatch:
     """Prompts with completions, padded on the right: B sequences, L positions, T completion tokens in all."""
 
     ids_BL: Tensor
+    """The sequences without their last tokens, which predict nothing."""
     rows_T: Tensor
     """Row of the sequence that each completion token belongs to."""
     positions_T: Tensor
     """Position whose hidden state predicts each completion token; it is one before the token itself."""
     targets_T: Tensor
     """The completion tokens."""
+    shared: SharedPrompts | None
+    """The same batch with each distinct prompt once, if that saves enough."""
 
     @classmethod
-    def build(cls, sequences: Sequence[tuple[list[int], list[int]]], device: torch.device) -> "TokenBatch":
-        """Builds a batch from pairs of prompt ids and completion ids. Prompts must not be empty."""
+    def build(cls, sequences: Sequences, device: torch.device) -> "TokenBatch":
+        """Builds a batch from pairs of prompt ids and completion ids. Neither may be empty."""
         length = max(len(prompt) + len(completion) for prompt, completion in sequences)
         ids = torch.zeros(len(sequences), length, dtype=torch.long)
         rows: list[int] = []
@@ -64,7 +68,13 @@ class TokenBatch:
             positions += range(len(prompt) - 1, len(prompt) + len(completion) - 1)
         rows_T, positions_T = torch.tensor(rows, dtype=torch.long), torch.tensor(positions, dtype=torch.long)
         targets_T = ids[rows_T, positions_T + 1]
-        return cls(ids.to(device), rows_T.to(device), positions_T.to(device), targets_T.to(device))
+        return cls(
+            ids[:, :-1].to(device),
+            rows_T.to(device),
+            positions_T.to(device),
+            targets_T.to(device),
+            SharedPrompts.build(sequences, device),
+        )
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -93,7 +103,8 @@ class Policy:
         self._peft = peft
         self._has_teacher = has_teacher
         self.head_VD = _plain_head(model)
-        use_fused_lora(peft)
+        self._lora_layers = use_fused_lora(peft)
+        self._can_share = can_share(model)
         peft.eval()  # the adapters have no dropout; nothing else here differs between training and evaluation
 
     @classmethod
@@ -154,6 +165,11 @@ class Policy:
             peft.load_adapter(str(parent_adapter), adapter_name=TEACHER, is_trainable=False)
         return cls(model, tokenizer, peft, has_teacher=parent_adapter is not None)
 
+    @property
+    def model(self) -> PreTrainedModel:
+        """The base model with its LoRA layers in place."""
+        return self._model
+
     def parameters(self) -> list[torch.nn.Parameter]:
         """The student's LoRA weights, float32."""
         return list(self.named_parameters().values())
@@ -212,11 +228,24 @@ class Policy:
         with self._peft.disable_adapter(), torch.no_grad():
             yield
 
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Inside the context, the active adapter is merged into the weights, and no gradient is recorded.
+
+        This is for sampling many tokens from one policy; see `workers.lora.merged_lora`.
+        """
+        with merged_lora(self._lora_layers):
+            yield
+
     def hidden(self, batch: TokenBatch) -> Tensor:
         """Hidden states after the final norm, at the positions that predict the completion tokens: [T, D].
 
-        Padding is on the right and attention is causal, so no real token ever sees the padding and no mask is needed.
+        Prompts that several sequences share are computed once where that pays; see `workers.shared_prompts`. In the
+        plain pass, padding is on the right and attention is causal, so no real token ever sees the padding and no mask
+        is needed.
         """
+        if self._can_share and batch.shared is not None:
+            return batch.shared.hidden(self._model.base_model)
         output = self._model.base_model(input_ids=batch.ids_BL, use_cache=False)
         return output.last_hidden_state[batch.rows_T, batch.positions_T]
 
@@ -233,7 +262,7 @@ class Policy:
         """Processes new tokens, and returns the hidden state at the last of them, [B, D].
 
         Args:
-            positions_BL: Position of every new token in its sequence.
+            positions_BL: Position of every new token in its sequence; one row, if they are the same for all.
             mask_BL: 1 for every real token, old and new, and 0 for padding on the left; None if there is no padding.
             cache: The new tokens' keys and values are added to it.
         """
@@ -245,6 +274,18 @@ class Policy:
             use_cache=True,
         )
         return output.last_hidden_state[:, -1]
+
+    def micro_batches(self, sequences: Sequences) -> list[list[int]]:
+        """Indices of the sequences that go through the model together.
+
+        They are sorted by length, as by the function `micro_batches`, or by prompt if this lets the model compute fewer
+        positions, because prompts are shared.
+        """
+        limit = self.micro_batch_tokens
+        plans = [micro_batches([len(prompt) + len(completion) for prompt, completion in sequences], limit)]
+        if self._can_share:
+            plans.append(by_prompt(sequences, limit))
+        return min(plans, key=lambda plan: sum(positions([sequences[i] for i in part]) for part in plan))
 
     @property
     def micro_batch_tokens(self) -> int:
@@ -259,7 +300,7 @@ class Policy:
         ids = config.eos_token_id if config is not None else None
         return frozenset([ids] if isinstance(ids, int) else ids or [])
 
-    def logprobs(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
+    def logprobs(self, sequences: Sequences) -> list[list[float]]:
         """The log-probability of every completion token under the active adapter, in nats, without gradient."""
         with torch.no_grad():
             batch = TokenBatch.build(sequences, self.device)

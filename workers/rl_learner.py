@@ -11,7 +11,7 @@ from torch import Tensor
 from reheatd.jobs.contracts import RLSpec
 from workers.losses import chunked_logprobs
 from workers.optimisation import make_optimizer, optimizer_step
-from workers.policy import Policy, TokenBatch, micro_batches
+from workers.policy import Policy, TokenBatch
 from workers.policy_gradient import clipped_surrogate, reference_kl
 from workers.sampling.groups import ScoredRollout
 
@@ -71,10 +71,9 @@ class Learner:
     def _micro_batches(self, scored: Sequence[ScoredRollout]) -> list[MicroBatch]:
         policy = self._policy
         pairs = [(item.rollout.prompt_ids, item.rollout.token_ids) for item in scored]
-        lengths = [len(prompt) + len(completion) for prompt, completion in pairs]
         return [
             MicroBatch([scored[i] for i in indices], TokenBatch.build([pairs[i] for i in indices], policy.device))
-            for indices in micro_batches(lengths, policy.micro_batch_tokens)
+            for indices in policy.micro_batches(pairs)
         ]
 
     def _update(self, part: Sequence[MicroBatch]) -> dict[str, float]:

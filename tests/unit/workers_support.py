@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen3ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3ForCausalLM
 
 from examples.tiny_model import tiny_qwen3
 from reheatd.json_lines import Messages
@@ -32,6 +32,23 @@ def tiny_model(seed: int = 0, head_scale: float = 6.0) -> Qwen3ForCausalLM:
     with torch.no_grad():
         model.lm_head.weight.mul_(head_scale)
     return model
+
+
+def tiny_llama() -> LlamaForCausalLM:
+    """A Llama of the same size, with a tied head."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        initializer_range=0.4,
+    )
+    return LlamaForCausalLM(config)
 
 
 def number_prompts(count: int, length: int = 5) -> list[Messages]:

@@ -1,22 +1,32 @@
 """Samples rollouts in the trainer's own process, with transformers, for experiments and tests where no engine runs.
 
 The sampler has the interface of `workers.sampling.served.ServedSampler`. It samples from the student as it is at that
-moment, so publishing only renames the student.
+moment, so publishing only renames the student. While it samples, the student's LoRA is merged into a copy of the
+weights; a policy for which that copy is too large belongs into the engine.
+
+**What a seed means.** Sequences are decoded in chunks of as many rows as `LOGITS_ELEMENTS` and `MAX_ROWS` allow, in
+order. Every step of a chunk draws one exponential variate for every sequence of the chunk and every token of the
+vocabulary, [B, V], whether or not the sequence has ended; a chunk whose sequences have all ended draws no more. A
+sequence's next token is the one with the largest ratio of probability to variate. This is what `torch.multinomial`
+draws from [B, V] probabilities. So the tokens of a seed do not depend on which prefixes are computed together. At
+temperature 0, nothing is drawn.
+
+Axes: B sequences, R distinct prefixes of those that have not ended, V vocabulary, D hidden size, L positions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from reheatd.entropy.estimators import clustered_interval
 from reheatd.json_lines import Messages, Prompts
 from reheatd.measures import EntropyEstimate
-from workers.losses import entropy
 from workers.policy import Policy
+from workers.sampling.decoders import Decoder, merged_decoders
+from workers.sampling.prefixes import Prefixes
 from workers.sampling.rollout import Rollout
 
 LOGITS_ELEMENTS = 1 << 25
@@ -52,7 +62,7 @@ class ChatCodec:
 
 
 @dataclass
-class _Completion:
+class Completion:
     token_ids: list[int]
     logprobs: list[float]
     entropies: list[float]
@@ -113,55 +123,63 @@ class InProcessSampler:
 
     def _complete(
         self, prompts: list[list[int]], max_tokens: int, temperature: float, top_p: float, seed: int
-    ) -> Iterator[_Completion]:
+    ) -> list[Completion]:
         generator = torch.Generator(self._policy.device).manual_seed(seed)
-        rows = max(1, min(MAX_ROWS, LOGITS_ELEMENTS // self._policy.head_VD.shape[0]))
-        for start in range(0, len(prompts), rows):
-            yield from self._decode(prompts[start : start + rows], max_tokens, temperature, top_p, generator)
+        completions: list[Completion] = []
+        with torch.inference_mode(), merged_decoders(self._policy) as new_decoder:
+            for chunk in self._chunks(prompts):
+                completions += self._decode(new_decoder(), chunk, max_tokens, temperature, top_p, generator)
+        return completions
 
-    @torch.no_grad()
+    def _chunks(self, prompts: list[list[int]]) -> list[list[list[int]]]:
+        rows = max(1, min(MAX_ROWS, LOGITS_ELEMENTS // self._policy.head_VD.shape[0]))
+        return [prompts[start : start + rows] for start in range(0, len(prompts), rows)]
+
     def _decode(
-        self, prompts: list[list[int]], max_tokens: int, temperature: float, top_p: float, generator: torch.Generator
-    ) -> list[_Completion]:
-        """Decodes one batch of B sequences token by token; prompts are padded on the left."""
-        policy = self._policy
-        width = max(map(len, prompts))
-        ids_BL = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=policy.device)
-        mask_BL = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device)
-        padded = any(len(p) < width for p in prompts)
-        cache = DynamicCache()
-        alive_B = torch.ones(len(prompts), dtype=torch.bool, device=policy.device)
+        self,
+        decoder: Decoder,
+        prompts: list[list[int]],
+        max_tokens: int,
+        temperature: float,
+        top_p: float,
+        generator: torch.Generator,
+    ) -> list[Completion]:
+        """Decodes one chunk of sequences token by token."""
+        head_VD = self._policy.head_VD
+        prefixes = Prefixes(decoder, prompts, head_VD.device)
+        alive_B = torch.ones(len(prompts), dtype=torch.bool, device=head_VD.device)
         steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        for _ in range(max_tokens):
-            positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)[:, -ids_BL.shape[1] :]
-            hidden_BD = policy.decode_step(ids_BL, positions_BL, mask_BL if padded else None, cache)
-            logprobs_BV = torch.log_softmax((hidden_BD @ policy.head_VD.T).float(), -1)
+        while True:
+            logprobs_RV = torch.log_softmax((prefixes.hidden_RD @ head_VD.T).float(), -1)
+            p_RV = logprobs_RV.exp()
+            row_B = prefixes.row_B
             if temperature == 0:
-                token_B = logprobs_BV.argmax(-1)
+                token_B = logprobs_RV.argmax(-1)[row_B]
             else:
-                probabilities_BV = _nucleus(torch.softmax(logprobs_BV / temperature, -1), top_p)
-                token_B = torch.multinomial(probabilities_BV, 1, generator=generator).squeeze(-1)
-            chosen_B = logprobs_BV.gather(-1, token_B[:, None]).squeeze(-1)
-            steps.append((token_B, chosen_B, entropy(logprobs_BV), alive_B))
+                tempered_RV = p_RV if temperature == 1 else torch.softmax(logprobs_RV / temperature, -1)
+                token_B = _draw(nucleus(tempered_RV, top_p)[row_B], generator)
+            entropy_R = -p_RV.mul_(logprobs_RV).sum(-1)
+            steps.append((token_B, logprobs_RV[row_B, token_B], entropy_R[row_B], alive_B))
             alive_B = alive_B & ~torch.isin(token_B, self._stop_ids)
-            if not alive_B.any():
+            if len(steps) == max_tokens or not alive_B.any():
                 break
-            ids_BL = token_B[:, None]
-            mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(prompts), 1)], -1)
-        tokens, chosen, entropies, present = (torch.stack(parts, -1).cpu() for parts in zip(*steps, strict=True))
-        lengths = present.sum(-1).tolist()
+            prefixes.append(token_B, alive_B, len(head_VD))
+        tokens, logprobs, entropies, present = (torch.stack(parts, -1).tolist() for parts in zip(*steps, strict=True))
+        lengths = map(sum, present)
+        rows = zip(tokens, logprobs, entropies, lengths, alive_B.tolist(), strict=True)
         return [
-            _Completion(
-                tokens[row, :length].tolist(),
-                chosen[row, :length].tolist(),
-                entropies[row, :length].tolist(),
-                stopped=not alive,
-            )
-            for row, (length, alive) in enumerate(zip(lengths, alive_B.tolist(), strict=True))
+            Completion(tokens[:length], logprobs[:length], entropies[:length], stopped=not alive)
+            for tokens, logprobs, entropies, length, alive in rows
         ]
 
 
-def _nucleus(probabilities_BV: Tensor, top_p: float) -> Tensor:
+def _draw(probabilities_BV: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws a token of every row as `torch.multinomial` does, but without its checks. Rows need not sum to 1."""
+    variates_BV = torch.empty_like(probabilities_BV).exponential_(generator=generator)
+    return torch.div(probabilities_BV, variates_BV, out=variates_BV).argmax(-1)
+
+
+def nucleus(probabilities_BV: Tensor, top_p: float) -> Tensor:
     """Keeps the most probable tokens of each row that together hold at least `top_p`, and sets the others to 0.
 
     This is nucleus sampling (arXiv 1904.09751). The rows are not normalised again.

@@ -1,0 +1,128 @@
+"""What `bench.rl` measures on Countdown: sampling in process, and an update with and without shared prompts.
+
+The policy is that of `examples.countdown`, pretrained for a moment, with a LoRA student whose B is not zero. A step has
+16 prompts of 7 tokens with 8 completions of up to 8 tokens each. One thread computes. Both sides take turns in one
+process, so that whatever else the machine does affects both; which one is first alternates.
+"""
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.figures import Report
+from bench.paired import pseudomedian
+from bench.plain_sampling import PlainSampler
+from examples.countdown.arms import job_fields
+from examples.countdown.policy import load_policy, pretrain
+from examples.countdown.task import COMPLETION_TOKENS, WordCodec, problems
+from reheatd.jobs.contracts import RLSpec
+from workers import shared_prompts
+from workers.policy import Policy
+from workers.rl_learner import Learner
+from workers.sampling.groups import ScoredRollout
+from workers.sampling.in_process import InProcessSampler
+from workers.sampling.rollout import Rollout
+
+PROMPTS = 16
+GROUP_SIZE = 8
+PRETRAINING_STEPS = 100
+LORA_B_STD = 0.02
+LEARNING_RATE = 1e-6
+"""So small that the policy stays what it is."""
+TURNS = 64
+
+
+def countdown_turns(report: Report) -> dict[str, Any]:
+    """Reports the speedups, and returns the settings that belong to them."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        pretrain(Path(folder) / "model", PRETRAINING_STEPS)
+        policy = load_policy(Path(folder) / "model")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in policy.named_parameters().items():
+            if "lora_B" in name:
+                weight.normal_(0, LORA_B_STD, generator=generator)
+    _sampling(policy, report)
+    _update(policy, report)
+    return {"turns": TURNS, "prompts": PROMPTS, "group_size": GROUP_SIZE, "pretraining_steps": PRETRAINING_STEPS}
+
+
+def _sampling(policy: Policy, report: Report) -> None:
+    plain, merged = (_sampling_by(kind, policy) for kind in (PlainSampler, InProcessSampler))
+    tokens = [[rollout.token_ids for group in sample(0) for rollout in group] for sample in (plain, merged)]
+    if tokens[0] != tokens[1]:
+        raise RuntimeError("the plain way and ours sample different tokens from one seed")
+    _take_turns(report, "in_process_sampling", plain, merged)
+
+
+def _update(policy: Policy, report: Report) -> None:
+    """Measures whole updates: building micro-batches, both passes through the model, the loss and Adam's step."""
+    spec = RLSpec(
+        **job_fields(0),
+        prompts_per_step=PROMPTS,
+        group_size=GROUP_SIZE,
+        max_tokens=COMPLETION_TOKENS,
+        learning_rate=LEARNING_RATE,
+    )
+    learner = Learner(policy, spec)
+    scored = [
+        ScoredRollout(rollout, 0.0, 0.5 if place % 2 else -0.5)
+        for group in _sampling_by(InProcessSampler, policy)(0)
+        for place, rollout in enumerate(group)
+    ]
+
+    def shared(_: int) -> dict[str, float]:
+        return learner.learn(scored)
+
+    def alone(_: int) -> dict[str, float]:
+        with _no_sharing():
+            return learner.learn(scored)
+
+    norms = [update(0)["grad_norm"] for update in (alone, shared)]
+    if not math.isclose(*norms, rel_tol=1e-3):
+        raise RuntimeError(f"the gradients with and without shared prompts differ: their norms are {norms}")
+    _take_turns(report, "shared_prompt_step", alone, shared)
+
+
+def _sampling_by(kind: type[InProcessSampler], policy: Policy) -> Callable[[int], list[list[Rollout]]]:
+    asked = [problem.messages for problem in problems(PROMPTS, "train", seed=0)]
+    sampler = kind(policy, WordCodec(), asked)
+
+    def sample(seed: int) -> list[list[Rollout]]:
+        return sampler.sample(asked, n=GROUP_SIZE, max_tokens=COMPLETION_TOKENS, temperature=1.0, seed=seed)
+
+    return sample
+
+
+@contextmanager
+def _no_sharing() -> Iterator[None]:
+    saving, shared_prompts.LEAST_SAVING = shared_prompts.LEAST_SAVING, math.inf
+    try:
+        yield
+    finally:
+        shared_prompts.LEAST_SAVING = saving
+
+
+def _take_turns(report: Report, name: str, plain: Callable[[int], object], ours: Callable[[int], object]) -> None:
+    sides = {"plain": plain, "ours": ours}
+    ratios = []
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for turn in range(1, TURNS + 1):
+        for side in list(sides) if turn % 2 else list(sides)[::-1]:
+            started = time.perf_counter()
+            sides[side](turn)
+            seconds[side].append(time.perf_counter() - started)
+        ratios.append(seconds["plain"][-1] / seconds["ours"][-1])
+    for side, times in seconds.items():
+        print(f"{name}: {side} {statistics.median(times) * 1000:.1f} ms", flush=True)
+    ratio, margin = pseudomedian(ratios)
+    report.result(f"{name}_speedup", ratio)
+    report.result(f"{name}_speedup_margin", margin, "(95%)")
