@@ -1,194 +1,202 @@
-"""The four ways to continue from a collapsed policy, and the runs that compare them."""
+"""The ways to go on from a collapsed policy, and the remedies and the RL that they consist of."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from examples.countdown.policy import LORA, load_policy
-from examples.countdown.task import COMPLETION_TOKENS, Split, WordCodec, problems, reward
+from examples.countdown.learning import Watch
+from examples.countdown.measuring import PROBES, CountedSampler
+from examples.countdown.policy import LORA
+from examples.countdown.task import COMPLETION_TOKENS, problems, reward
 from reheatd.jobs.contracts import ReheatSpec, RLSpec
-from reheatd.json_lines import Prompts
-from reheatd.measures import EntropyEstimate
-from reheatd.options import TaskOptions
+from reheatd.measures import Contract, EntropyEstimate
+from reheatd.options import RLOptions
 from reheatd.task_data import Problem
-from workers.evaluation import evaluation_batch, measure_accuracy
+from workers.candidates import make_candidates
 from workers.grpo import Grpo
 from workers.policy import Policy
-from workers.rewards.scoring import InProcessScorer
-from workers.sampling.in_process import InProcessSampler
-from workers.sampling.rollout import Rollout
+from workers.rewards.scoring import InProcessScorer, Scorer
+from workers.sampling.seeds import seed_for
+from workers.shrink import Shrinker
 from workers.ts_opsd import Reheater
 
-ARMS = ("continued", "hot", "reheat", "fold")
-"""The arms: continued RL; RL with rollouts at temperature tau; TS-OPSD, then RL; tau folded into the final norm, then
-RL."""
-
-PROMPTS_PER_STEP = 8
-GROUP_SIZE = 16
-STEP = PROMPTS_PER_STEP * GROUP_SIZE
-"""Number of completions in one step of RL."""
 REHEAT_PROMPTS_PER_STEP = 64
-GREEDY = TaskOptions(eval_samples=1, eval_temperature=0)
-SAMPLED = TaskOptions(eval_samples=16, eval_top_p=1)
-"""How accuracy is measured: greedily, and by pass@1 and pass@16 of the whole distribution."""
-PROBES = 64
 TRAINING_PROBLEMS = 4096
 
-
-@dataclass(frozen=True)
-class Choice:
-    """The settings that are tuned."""
-
-    learning_rate: float
-    """Learning rate of the RL; TS-OPSD keeps its own."""
-    tau: float = 1.0
+LIVE = {"teacher": "live", "tau": 1.2, "learning_rate": 1e-4, "refresh_every": 1}
+"""The paper's teacher and tau; the learning rate is that of a LoRA."""
+FROZEN = {"teacher": "frozen", "learning_rate": 1e-3, "refresh_every": 4}
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """How long the runs are and how carefully they measure; in completions unless a field says otherwise."""
+class Arm:
+    """A way to go on: a remedy first, if there is one, and then RL until the budget is spent."""
 
-    collapse: int
-    """Completions sampled from the pretrained policy until the arms begin."""
-    budget: int
-    """Completions sampled by every arm, including TS-OPSD's own rollouts and probes."""
-    evaluate_every: int
-    evaluation_problems: int
-    reheat_steps: int
+    remedy: Literal["ts_opsd", "shrink", "auto"] | None = None
+    ratio: float = 1.5
+    """Entropy at which the remedy stops, over that of the policy before it."""
+    reheat: dict[str, Any] = field(default_factory=dict)
+    """Options of TS-OPSD."""
+    rl: dict[str, Any] = field(default_factory=dict)
+    """Options in which RL differs from that of the other arms."""
+    fold: float = 1.0
+    """Temperature that is folded into the final norm, which is the exact solution of TS-OPSD with a frozen teacher."""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Measurements of a policy on problems that it was not trained on."""
+CONTINUED = "continued"
+"""The arm that only goes on, with which the others are compared."""
+ARMS = {
+    CONTINUED: Arm(),
+    "hot_1.2": Arm(rl={"temperature": 1.2}),
+    "hot_1.5": Arm(rl={"temperature": 1.5}),
+    "live_1.5x": Arm("ts_opsd", reheat=LIVE),
+    "live_3x": Arm("ts_opsd", ratio=3.0, reheat=LIVE),
+    "frozen_1.5x": Arm("ts_opsd", reheat=FROZEN),
+    "fold_1.25": Arm(fold=1.25),
+    "entropy_bonus": Arm(rl={"entropy_bonus": 0.01}),
+    "shrink": Arm("shrink"),
+    "auto": Arm("auto", reheat=LIVE),
+}
+"""The arms by name. `hot` samples RL's rollouts at that temperature, `live` and `frozen` are TS-OPSD with that teacher,
+`entropy_bonus` acts on every rollout of RL, `shrink` scales the LoRA towards the base, and `auto` tries several remedies
+and takes the one that brings back most of the lost problems."""
 
+
+class Treated(Contract):
+    """One use of a remedy."""
+
+    remedy: str
+    """The remedy that acted; for `auto`, the one that was chosen."""
     samples: int
-    """Completions sampled since the pretrained policy."""
-    pass1: float
-    pass16: float
-    greedy: float
-    entropy: float
-    """Exact entropy over the states that the policy visits, in nats per token."""
+    """Completions that it sampled, the measurement of entropy before it included."""
+    entropy_before: float
+    """Entropy on the probes, in nats per token."""
+    entropy_after: float
 
 
-class CountingSampler(InProcessSampler):
-    """A sampler that counts the completions it samples."""
+@dataclass(frozen=True)
+class RLShape:
+    """The RL of a half of the experiment, the same for all its arms."""
 
-    samples = 0
+    prompts: int
+    """Problems per step."""
+    group: int
+    """Rollouts per problem."""
+    learning_rate: float
 
-    def sample(
-        self, prompts: Prompts, *, n: int, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
-    ) -> list[list[Rollout]]:
-        self.samples += len(prompts) * n
-        return super().sample(prompts, n=n, max_tokens=max_tokens, temperature=temperature, seed=seed, top_p=top_p)
+    @property
+    def step(self) -> int:
+        """Completions of one step."""
+        return self.prompts * self.group
 
-    def measure_entropy(self, seed: int) -> EntropyEstimate:
-        self.samples += PROBES
-        return super().measure_entropy(seed)
+    def options(self, **others: Any) -> dict[str, Any]:
+        return {
+            "prompts_per_step": self.prompts,
+            "group_size": self.group,
+            "learning_rate": self.learning_rate,
+            "max_tokens": COMPLETION_TOKENS,
+            "max_resamples": 0,  # so that equal budgets give equal numbers of steps
+            **others,
+        }
 
 
-class Curve:
-    """A `Progress` that measures the policy every `evaluate_every` completions."""
-
-    def __init__(self, policy: Policy, sampler: CountingSampler, sizes: Sizes, split: Split, before: int) -> None:
-        self.points: list[Measured] = []
-        self._policy = policy
-        self._sampler = sampler
-        self._sizes = sizes
-        self._problems = problems(sizes.evaluation_problems, split, seed=0)
-        self._before = before
+class Silent:
+    """A `Progress` for training whose steps are no steps of the experiment's own RL."""
 
     def report(self, phase: str, step: int, metrics: dict[str, float] | None = None) -> None:
-        if phase == "training" and self._sampler.samples >= len(self.points) * self._sizes.evaluate_every:
-            self.measure()
-
-    def measure(self) -> None:
-        asked = [problem.messages for problem in self._problems]
-        # Measuring has its own sampler, because its completions are not part of the budget.
-        sampler = InProcessSampler(self._policy, WordCodec(), asked, probe_tokens=COMPLETION_TOKENS)
-        scorer = InProcessScorer(reward)
-        greedy, sampled = (
-            measure_accuracy(
-                sampler, self._problems, scorer, evaluation_batch(self._problems, task, COMPLETION_TOKENS, seed=0)
-            )
-            for task in (GREEDY, SAMPLED)
-        )
-        self.points.append(
-            Measured(
-                samples=self._before + self._sampler.samples,
-                pass1=sampled.value,
-                pass16=sampled.pass_at[-1].value,
-                greedy=greedy.value,
-                entropy=sampler.measure_entropy(0).mean,
-            )
-        )
+        pass
 
 
-def collapse(choice: Choice, pretrained: Path, folder: Path, sizes: Sizes, split: Split, seed: int) -> list[Measured]:
-    """Runs RL on the pretrained policy, and writes its adapter to `folder`."""
-    policy = load_policy(pretrained, seed=seed)
-    sampler = _sampler(policy)
-    curve = Curve(policy, sampler, sizes, split, before=0)
-    curve.measure()
-    _reinforce(policy, sampler, curve, choice.learning_rate, 1.0, sizes.collapse, seed)
-    curve.measure()
-    policy.save(folder, pretrained)
-    return curve.points
-
-
-def run_arm(
-    arm: str, choice: Choice, pretrained: Path, collapsed: Path, sizes: Sizes, split: Split, seed: int
-) -> list[Measured]:
-    """Runs one arm from the policy `collapsed`."""
-    policy = load_policy(pretrained, collapsed, tau=choice.tau if arm == "fold" else 1.0)
-    sampler = _sampler(policy)
-    curve = Curve(policy, sampler, sizes, split, before=sizes.collapse)
-    curve.measure()
-    if arm == "reheat":
-        prompts = [problem.messages for problem in training_problems(seed)]
-        spec = ReheatSpec(
-            **job_fields(seed),
-            teacher="frozen",
-            tau=choice.tau,
-            steps=sizes.reheat_steps,
-            refresh_every=4,
-            prompts_per_step=REHEAT_PROMPTS_PER_STEP,
-            max_tokens=COMPLETION_TOKENS,
-        )
-        Reheater(policy, spec, sampler, prompts, curve).run()
-        curve.measure()
-    temperature = choice.tau if arm == "hot" else 1.0
-    _reinforce(policy, sampler, curve, choice.learning_rate, temperature, sizes.budget - sampler.samples, seed)
-    curve.measure()
-    return curve.points
-
-
-def _reinforce(
+def treat(
+    arm: Arm,
     policy: Policy,
-    sampler: CountingSampler,
-    curve: Curve,
-    learning_rate: float,
-    temperature: float,
+    sampler: CountedSampler,
+    pool: Sequence[Problem],
+    lost: Sequence[Problem],
+    shape: RLShape,
+    *,
+    steps: int,
+    seed: int,
+) -> list[Treated]:
+    """Applies the arm's remedy to the policy; nothing if it has none.
+
+    Args:
+        pool: Problems at hand, on whose prompts TS-OPSD trains.
+        lost: Problems that failed at every try, by which `auto` chooses.
+        shape: The RL of the remedies that train with RL.
+        steps: Largest number of optimiser steps of TS-OPSD.
+    """
+    if arm.remedy is None:
+        return []
+    start = sampler.samples
+    before = sampler.measure_entropy(seed_for("probes", seed, 0))
+    spec = ReheatSpec(
+        **job_fields(seed),
+        **arm.reheat,
+        remedy=arm.remedy,
+        target_entropy=arm.ratio * before.mean,
+        parent_entropy=before,
+        steps=steps,
+        prompts_per_step=REHEAT_PROMPTS_PER_STEP,
+        max_tokens=COMPLETION_TOKENS,
+        rl=RLOptions(**shape.options()),
+    )
+    remedy, after = arm.remedy, before
+    if arm.remedy == "auto":
+        remedy, after = take_best(policy, spec, sampler, lost)
+    elif arm.remedy == "shrink":
+        after = Shrinker(policy, spec, sampler, Silent()).run().entropy_after
+    else:
+        prompts = [problem.messages for problem in pool]
+        after = Reheater(policy, spec, sampler, prompts, Silent()).run().entropy_after
+    return [
+        Treated(
+            remedy=remedy,
+            samples=sampler.samples - start,
+            entropy_before=before.mean,
+            entropy_after=after.mean,
+        )
+    ]
+
+
+def take_best(
+    policy: Policy, spec: ReheatSpec, sampler: CountedSampler, lost: Sequence[Problem]
+) -> tuple[str, EntropyEstimate]:
+    """Makes the candidates of `auto`, and gives the policy the weights of the best one.
+
+    Returns:
+        The remedy that made it, and its entropy on the probes.
+    """
+    best = make_candidates(policy, spec, sampler, lost, InProcessScorer(reward), Silent())[0]
+    policy.set_weights(best.weights)
+    sampler.publish(policy, 0)
+    return best.remedy, sampler.measure_entropy(seed_for("probes", spec.seed, 1))
+
+
+def reinforce(
+    policy: Policy,
+    sampler: CountedSampler,
+    pool: Sequence[Problem],
+    scorer: Scorer,
+    watch: Watch,
+    shape: RLShape,
+    *,
     samples: int,
     seed: int,
+    **options: Any,
 ) -> None:
-    """Runs RL with `samples` completions, including the two entropy measurements."""
+    """Runs RL with at most `samples` completions, including its two entropy measurements; none if that is no step."""
+    steps = (samples - 2 * PROBES) // shape.step
+    if steps < 1:
+        return
     spec = RLSpec(
         **job_fields(seed),
-        steps=(samples - 2 * PROBES) // STEP,
-        prompts_per_step=PROMPTS_PER_STEP,
-        group_size=GROUP_SIZE,
-        max_tokens=COMPLETION_TOKENS,
-        learning_rate=learning_rate,
-        temperature=temperature,
-        max_resamples=0,  # so that equal budgets give equal numbers of steps
-        patience=max(1, samples // STEP),  # no arm ends before its budget
+        **shape.options(**options),
+        steps=steps,
+        patience=steps + 1,  # no arm ends before its budget
     )
-    Grpo(policy, spec, sampler, training_problems(seed), InProcessScorer(reward), curve).run()
-
-
-def _sampler(policy: Policy) -> CountingSampler:
-    probes = [problem.messages for problem in problems(PROBES, "train", seed=-1)]
-    return CountingSampler(policy, WordCodec(), probes, probe_tokens=COMPLETION_TOKENS)
+    Grpo(policy, spec, sampler, pool, scorer, watch).run()
 
 
 def training_problems(seed: int) -> list[Problem]:

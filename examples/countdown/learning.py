@@ -1,0 +1,126 @@
+"""The learning signal of RL in process: every step is kept, and the daemon's rule says when the run has stalled."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from examples.countdown.measuring import CountedSampler, HeldOut, Measured
+from examples.countdown.task import reward
+from reheatd.config_tables import EntropySection
+from reheatd.entropy.regime import SignalStep, stays_stalled
+from reheatd.measures import Contract
+from workers.policy import Policy
+from workers.rewards.scoring import Unscored
+
+
+class Step(Contract):
+    """One step of RL, as its own rollouts show it."""
+
+    samples: int
+    """Completions sampled until its end, since the run began, with everything that was sampled besides."""
+    reward: float
+    """Mean reward of its rollouts."""
+    groups: int
+    varied: int
+    """Groups whose rewards differ; with none, the step changes nothing."""
+    all_fail: int
+    all_pass: int
+
+    @property
+    def signal(self) -> SignalStep:
+        varied, all_fail, all_pass = (count / self.groups for count in (self.varied, self.all_fail, self.all_pass))
+        return SignalStep(varied=varied, all_fail=all_fail, all_pass=all_pass, groups=self.groups)
+
+
+@dataclass
+class Memory:
+    """A `Scorer` that remembers which problems of the newest batches nobody solved.
+
+    A batch is what is scored at once, which is one step of RL.
+    """
+
+    batches: int
+    unscored: Unscored = field(default_factory=Unscored)
+
+    def __post_init__(self) -> None:
+        self._best: deque[dict[str, float]] = deque(maxlen=self.batches)
+
+    def score_all(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        rewards = [reward(completion, answer) for completion, answer in pairs]
+        best: dict[str, float] = {}
+        for (_, answer), value in zip(pairs, rewards, strict=True):
+            best[answer] = max(value, best.get(answer, 0.0))
+        self._best.append(best)
+        return rewards
+
+    @property
+    def lost(self) -> list[str]:
+        """Answers of the problems without a reward, as long as they failed every time; the oldest first."""
+        best: dict[str, float] = {}
+        for batch in self._best:
+            for answer, value in batch.items():
+                best[answer] = max(value, best.get(answer, 0.0))
+        return [answer for answer, value in best.items() if value == 0]
+
+
+class StalledError(Exception):
+    """The daemon's rule calls the run of RL stalled. `Watch.report` raises it, so that training ends."""
+
+
+class Watch:
+    """A `Progress` that keeps every step of RL, and measures the policy every `measure_every` completions.
+
+    Args:
+        held_out: Problems that the policy is measured on.
+        measure_every: Completions between two measurements; None measures only when asked.
+        rule: Thresholds of `stalled`; with them, the run is ended by a `StalledError` once it has stalled.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        sampler: CountedSampler,
+        held_out: HeldOut,
+        *,
+        measure_every: int | None = None,
+        rule: EntropySection | None = None,
+    ) -> None:
+        self.steps: list[Step] = []
+        self.points: list[Measured] = []
+        self._policy = policy
+        self._sampler = sampler
+        self._held_out = held_out
+        self._measure_every = measure_every
+        self._rule = rule
+        self._run: list[SignalStep] = []
+        """Steps since the last remedy."""
+        self._stalled = False
+
+    def report(self, phase: str, step: int, metrics: dict[str, float] | None = None) -> None:
+        if phase != "training" or metrics is None:
+            return
+        self.steps.append(
+            Step(
+                samples=self._sampler.samples,
+                reward=metrics["reward"],
+                groups=int(metrics["groups"]),
+                varied=int(metrics["groups_varied"]),
+                all_fail=int(metrics["groups_all_fail"]),
+                all_pass=int(metrics["groups_all_pass"]),
+            )
+        )
+        if self._measure_every and self._sampler.samples >= len(self.points) * self._measure_every:
+            self.measure()
+        if self._rule is not None:
+            self._run.append(self.steps[-1].signal)
+            newest = self._run[-self._rule.stall_steps :]
+            self._stalled = stays_stalled(self._stalled, newest, self._rule)
+            if self._stalled:
+                raise StalledError
+
+    def measure(self) -> None:
+        self.points.append(self._held_out.measure(self._policy, self._sampler.samples))
+
+    def begin_run(self) -> None:
+        """A remedy begins a new run: what came before it says nothing about it."""
+        self._run, self._stalled = [], False
