@@ -163,6 +163,9 @@ def collapse(healthy: Start, adapter: Path, report: Report) -> Start:
     few = problems(RL_PROBLEMS, "train", seed=1)
     Grpo(policy, rl, sampler, few, InProcessScorer(reward), Highest()).run()
     report.result("share_after_rl", _entropy(policy).mean / healthy.baseline.mean, "of the baseline")
+    trained = adapter.with_name("trained")
+    policy.save(trained, healthy.folder)
+    policy = load_policy(healthy.folder, trained)  # whose teacher is the trained policy
     cooling = ReheatSpec(
         **job_fields(1),
         teacher="frozen",  # a live one would cool faster and forget the task
@@ -172,7 +175,7 @@ def collapse(healthy: Start, adapter: Path, report: Report) -> Start:
         max_tokens=COMPLETION_TOKENS,
         target_entropy=COLLAPSED_SHARE * healthy.baseline.mean,
     )
-    Reheater(policy, cooling, sampler, _prompts(), Highest()).run()
+    Reheater(policy, cooling, _sampler(policy), _prompts(), Highest()).run()
     policy.save(adapter, healthy.folder)
     entropy = _entropy(policy)
     report.result("share_after_cooling", entropy.mean / healthy.baseline.mean, "of the baseline")

@@ -48,7 +48,7 @@ def plot_timeline(
         )
     top.set_ylabel("entropy, nats per token")
     top.set_ylim(bottom=0)
-    top.legend(loc="lower right", fontsize=8, ncols=2)
+    top.legend(loc="upper right", fontsize=8, ncols=2)
     bottom.plot([when - started for when, _ in latencies], [seconds for _, seconds in latencies], ".", markersize=3)
     bottom.set_ylabel("client: s per answer")
     bottom.set_ylim(bottom=0)

@@ -28,6 +28,9 @@ IDLE_CLIP = (
 )
 """The end of a message that refuses a clip."""
 
+Remedy = Literal["ts_opsd", "shrink", "entropy_bonus", "hot", "auto"]
+RL_REMEDIES = ("entropy_bonus", "hot")
+"""Remedies that are continued RL with other options."""
 NumberFormat = Literal["auto", "float32", "bfloat16"]
 
 
@@ -67,10 +70,18 @@ class TrainingOptions(Options):
 
 
 class ReheatOptions(TrainingOptions):
-    """Options of TS-OPSD (arXiv 2606.00755): the policy's own logits divided by tau are its teacher."""
+    """Options of a reheat: what is done about a collapse, and how.
+
+    Unless `remedy` says otherwise, that is TS-OPSD (arXiv 2606.00755), in which the policy's own logits divided by tau
+    are its teacher.
+    """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": PAPER_REHEAT}
 
+    remedy: Remedy = "ts_opsd"
+    """What is done: TS-OPSD (`ts_opsd`); the adapter scaled down towards the base, without training (`shrink`);
+    continued RL with an entropy bonus (`entropy_bonus`) or with hotter rollouts (`hot`); or whichever of these brings
+    most signal back (`auto`)."""
     tau: float | None = Field(default=None, gt=0)
     """Temperature of the teacher: above 1 reheats, below 1 cools. It is no dial for how far a reheat goes; the target
     is. Default: 1.2 for a live teacher, and 2 for a frozen one."""
@@ -95,6 +106,17 @@ class ReheatOptions(TrainingOptions):
     """Rollouts per optimiser step."""
     refresh_every: int = Field(default=1, ge=1)
     """Optimiser steps between two refreshes of the rollouts from the served engine."""
+    towards: int | None = Field(default=None, ge=0)
+    """Version towards which `shrink` interpolates. Default: the base."""
+    bonus: float = Field(default=0.01, gt=0)
+    """Weight of the bonus of `entropy_bonus`, in the loss of RL."""
+    hot_temperature: float = Field(default=1.5, gt=1, le=2)
+    """Temperature of the rollouts of `hot`."""
+    signal_problems: int = Field(default=128, ge=8)
+    """Training problems that `auto` tries, to compare its candidates on those that the policy never solves."""
+    signal_samples: int = Field(default=16, ge=2)
+    """Answers to each of these problems: once from the policy to find the lost ones, and to each lost one again from
+    the policy and from every candidate."""
 
 
 class RLOptions(TrainingOptions):
@@ -139,6 +161,25 @@ class RLOptions(TrainingOptions):
     """Whether rollouts that were cut off at max_tokens are left out of the loss."""
     kl_coef: float = Field(default=0.0, ge=0)
     """Weight of KL(student || parent) in the loss; 0 saves a forward pass per step."""
+    entropy_bonus: float = Field(default=0.0, ge=0)
+    """Weight of the policy's entropy, which the loss rewards. It acts on every rollout, also on those of groups whose
+    rewards are all equal. 0 turns it off."""
+    bonus_target: float | None = Field(default=None, gt=0)
+    """Entropy on the rollouts, in nats per token, up to which the bonus acts: its weight falls in proportion to what
+    is missing. Default: the weight stays."""
+
+    @model_validator(mode="after")
+    def _bonus_that_can_act(self) -> "RLOptions":
+        if self.bonus_target is not None and not self.entropy_bonus:
+            raise ValueError(
+                f"bonus_target = {self.bonus_target:g} does nothing without a bonus; set entropy_bonus, e.g. to 0.01"
+            )
+        if self.bonus_target is not None and self.temperature != 1:
+            raise ValueError(
+                f"bonus_target = {self.bonus_target:g} needs rollouts at temperature 1, which show the policy's "
+                f"entropy, but temperature = {self.temperature:g}; set temperature to 1 or leave bonus_target out"
+            )
+        return self
 
     def idle_clip(self, given: Collection[str]) -> str | None:
         """The first of the clips in `given` that cannot act, because every ratio is 1; None if there is none."""

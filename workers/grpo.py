@@ -5,6 +5,7 @@ This is GRPO (arXiv 2402.03300) with these additions:
 - token-level normalisation, an asymmetric clip and dynamic sampling (DAPO, arXiv 2503.14476);
 - advantages that are not divided by the standard deviation unless asked for, and normalisation by a constant as an
   option (Dr. GRPO, arXiv 2503.20783);
+- an entropy bonus, as an option, that also acts on groups whose rewards are all equal and can lead to a target;
 - truncated importance sampling between the sampler's and the trainer's log-probabilities, which differ because the two
   run different kernels.
 """
@@ -59,7 +60,7 @@ class Loop(Contract):
     """Optimiser steps of these jobs and of this one."""
     step: int = 0
     noops: int = 0
-    """Steps that gave nothing to learn from."""
+    """Steps in which no reward gave anything to learn from."""
     drought: Drought = Drought()
 
 
@@ -88,18 +89,18 @@ class Grpo:
     def run(self) -> RLOutcome:
         """Takes all steps, or those after the checkpoint if there is one; the sampler then serves the final student.
 
-        The run ends early if no group varied in `patience` steps in a row.
+        The run ends early if no group varied in `patience` steps in a row, unless an entropy bonus learns all the
+        same.
         """
         spec, loop = self._spec, self._resume()
-        while loop.step < spec.steps and loop.drought.steps < spec.patience:
+        while loop.step < spec.steps and not self._is_idle(loop):
             batch = self._groups.collect(loop.step)
             metrics = batch.metrics
             loop.step += 1
             if batch.scored:
                 metrics |= self._learner.learn(batch.scored)
                 self._sampler.publish(self._policy, loop.step)
-            else:
-                loop.noops += 1
+            loop.noops += all(item.advantage is None for item in batch.scored)
             loop.drought = loop.drought.after(batch.counts)
             loop.place, loop.updates = self._groups.order.place, self._learner.updates
             if self._checkpoints:
@@ -107,9 +108,13 @@ class Grpo:
             self._progress.report("training", loop.step, metrics | {"noop_steps": float(loop.noops)})
         return self._outcome(loop)
 
+    def _is_idle(self, loop: Loop) -> bool:
+        """Whether the run has learned nothing for so long that it ends."""
+        return not self._spec.entropy_bonus and loop.drought.steps >= self._spec.patience
+
     def _outcome(self, loop: Loop) -> RLOutcome:
         spec = self._spec
-        why_stopped = str(loop.drought) if loop.drought.steps >= spec.patience else None
+        why_stopped = str(loop.drought) if self._is_idle(loop) else None
         if why_stopped:
             logger.warning("%s stops at step %d: %s", spec.job_id, loop.step, why_stopped)
         self._progress.report("measuring", loop.step)

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -28,6 +28,8 @@ from workers.losses import chunked_logprobs
 
 MICRO_BATCH_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Tokens times hidden size of one forward and backward pass. On a CPU, a larger pass is no faster."""
+Weights = list[Tensor]
+"""A student's LoRA weights, in the order of `Policy.parameters`."""
 STUDENT = "student"
 TEACHER = "teacher"
 
@@ -161,6 +163,35 @@ class Policy:
         weights = self._peft.named_parameters()
         return {name: weight for name, weight in weights if "lora_" in name and f".{STUDENT}." in name}
 
+    def weights(self) -> Weights:
+        """A copy of the student's LoRA weights as they are now."""
+        return [weight.detach().clone() for weight in self.parameters()]
+
+    def set_weights(self, weights: Weights) -> None:
+        """Gives the student these LoRA weights."""
+        with torch.no_grad():
+            for weight, value in zip(self.parameters(), weights, strict=True):
+                weight.copy_(value)
+
+    def read_weights(self, adapter: Path) -> Weights:
+        """The LoRA weights of another version, whose folder is `adapter`.
+
+        Raises:
+            BadInputError: Its LoRA has another rank, scale or other modules than the student's.
+        """
+        mine, theirs = self._peft.peft_config[STUDENT], PeftLoraConfig.from_pretrained(str(adapter))
+        tensors = load_file(adapter / "adapter_model.safetensors", device=str(self.device))
+        named = {name.replace(f".{STUDENT}.", "."): weight for name, weight in self.named_parameters().items()}
+        shapes = {name: weight.shape for name, weight in named.items()}
+        same_scale = all(getattr(mine, key) == getattr(theirs, key) for key in ("r", "lora_alpha", "use_rslora"))
+        if not same_scale or shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+            raise BadInputError(
+                f"the LoRA in {adapter} has another rank, scale or other modules than this one, so there is no way "
+                "between them; choose a version of the same run",
+                param="towards",
+            )
+        return [tensors[name].to(weight.dtype) for name, weight in named.items()]
+
     @contextmanager
     def as_teacher(self) -> Iterator[None]:
         """Inside the context, the model computes with the parent's adapter, and no gradient is recorded."""
@@ -245,7 +276,8 @@ class Policy:
         """
         config = self._peft.peft_config[STUDENT].to_dict()
         config.update(base_model_name_or_path=str(model_path), inference_mode=True)
-        weights = get_peft_model_state_dict(self._peft, adapter_name=STUDENT)
+        # Embeddings are never trained. Asked to find that out by itself, peft may look the base up on the hub.
+        weights = get_peft_model_state_dict(self._peft, adapter_name=STUDENT, save_embedding_layers=False)
         tensors = {name: weight.detach().float().cpu().contiguous() for name, weight in weights.items()}
         text = json.dumps(_jsonable(config), indent=2, sort_keys=True) + "\n"
         with publish_folder(folder) as scratch:

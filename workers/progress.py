@@ -59,6 +59,10 @@ class ChannelProgress:
         self._phase, self._step = "", 0
         self._sent_at = 0.0
 
+    def turn_to(self, steps: int, curves: CurveWriter) -> None:
+        """Begins another part of the job, with steps, metrics and curves of its own."""
+        self._steps, self._curves, self._metrics = steps, curves, {}
+
     @property
     def metrics(self) -> dict[str, float]:
         """The last value of every metric that was reported so far."""

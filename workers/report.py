@@ -49,13 +49,18 @@ def make_report(spec: ReheatSpec | RLSpec, result: JobResult, comparison: Compar
         parent_version=spec.parent_version,
         steps=result.steps,
         stopped=result.stopped,
+        why_stopped=result.why_stopped,
         seconds=result.seconds,
+        remedy=result.remedy,
         tau=result.tau,
+        factor=result.factor,
         target_entropy=spec.target_entropy if isinstance(spec, ReheatSpec) else None,
         entropy_before=result.entropy_before,
         entropy_after=result.entropy_after,
         accuracy_before=result.accuracy_before,
         accuracy_after=result.accuracy_after,
+        signal_before=result.signal_before,
+        signal_after=result.signal_after,
         comparison=comparison,
     )
 
@@ -148,8 +153,7 @@ def _summary(report: JobReport) -> list[Row]:
         ("entropy on the probes, as served", _entropy(report.entropy_before), _entropy(report.entropy_after)),
         ("entropy, exact", _entropy(parent.entropy), _entropy(student.entropy)),
         ("target entropy", "", target),
-        ("tau", "", "none" if report.tau is None else f"{report.tau:.3f}"),
-        ("steps", "", f"{report.steps}, stopped by {report.stopped}"),
+        *_how(report),
         *_accuracy_rows(report.accuracy_before, report.accuracy_after),
         ("mean |log p| of samples", _entropy(parent.surprisal), _entropy(student.surprisal)),
         ("fork position, tokens", _mean(parent.greedy.fork_position, 1), _mean(student.greedy.fork_position, 1)),
@@ -164,6 +168,20 @@ def _summary(report: JobReport) -> list[Row]:
         ("least CKA", "", f"{least.cka:.5f}, layer {least.layer}"),
     ]
     return rows
+
+
+def _how(report: JobReport) -> Iterator[Row]:
+    """What was done, how far it went, and what came back of lost problems."""
+    if report.remedy is not None:
+        yield ("remedy", "", report.remedy)
+    if report.tau is not None:
+        yield ("tau", "", f"{report.tau:.3f}")
+    if report.factor is not None:
+        yield ("factor of the LoRA", "1.000", f"{report.factor:.3f}")
+    because = f": {report.why_stopped}" if report.why_stopped else ""
+    yield ("steps", "", f"{report.steps}, stopped by {report.stopped}{because}")
+    if report.signal_before is not None and report.signal_after is not None:
+        yield ("problems that were lost", str(report.signal_before), str(report.signal_after))
 
 
 def _accuracy_rows(before: Accuracy, after: Accuracy) -> list[Row]:

@@ -81,20 +81,24 @@ class Learner:
         """Takes one optimiser step on a mini-batch."""
         policy, spec = self._policy, self._spec
         tokens = sum(len(micro.tokens.targets_T) for micro in part)
-        rollouts = sum(len(micro.scored) for micro in part)
-        denominator = tokens if spec.normalisation == "tokens" else rollouts * spec.max_tokens
+        scored = [item for micro in part for item in micro.scored]
+        # Rollouts that only the bonus learns from do not dilute what the others teach.
+        rewarded = max(1, self._divisor([item for item in scored if item.advantage is not None]))
+        bonus = self._bonus(scored)
         totals = {"loss": 0.0, "entropy": 0.0, "logprob_gap": 0.0, "clip_fraction": 0.0, "importance_capped": 0.0}
         if spec.temperature != 1.0:
             totals["entropy_sampled"] = 0.0
         if spec.kl_coef:
             totals["kl"] = 0.0
+        if spec.entropy_bonus:
+            totals["entropy_bonus"] = bonus
         for micro in part:
             hidden_TD = policy.hidden(micro.tokens)
             logprobs_T, entropy_T = self._logprobs(micro, hidden_TD)
             if micro.old is None:
                 micro.old = self._old_policy(micro, hidden_TD.detach(), logprobs_T.detach(), entropy_T.detach())
             old = micro.old
-            advantages = torch.tensor([item.advantage for item in micro.scored], device=policy.device)
+            advantages = torch.tensor([item.advantage or 0.0 for item in micro.scored], device=policy.device)
             loss_T, clipped_T = clipped_surrogate(
                 logprobs_T,
                 old.logprobs_T,
@@ -103,11 +107,13 @@ class Learner:
                 clip_low=spec.clip_low,
                 clip_high=spec.clip_high,
             )
+            loss = loss_T.sum() / rewarded
             if old.reference_T is not None:
                 kl_T = reference_kl(logprobs_T, old.logprobs_T, old.reference_T)
-                loss_T = loss_T + spec.kl_coef * kl_T
+                loss = loss + spec.kl_coef * kl_T.sum() / self._divisor(scored)
                 totals["kl"] += float(kl_T.detach().sum()) / tokens
-            loss = loss_T.sum() / denominator
+            if bonus:
+                loss = loss - bonus * entropy_T.sum() / self._divisor(scored)
             loss.backward()
             totals["loss"] += loss.item()
             totals["entropy"] += float(old.entropy_T.sum()) / tokens
@@ -119,6 +125,24 @@ class Learner:
         totals["grad_norm"] = optimizer_step(self.optimizer, policy.parameters(), spec, self.updates)
         self.updates += 1
         return totals
+
+    def _divisor(self, scored: Sequence[ScoredRollout]) -> int:
+        """What a sum over these rollouts' tokens is divided by."""
+        if self._spec.normalisation == "constant":
+            return len(scored) * self._spec.max_tokens
+        return sum(len(item.rollout.token_ids) for item in scored)
+
+    def _bonus(self, scored: Sequence[ScoredRollout]) -> float:
+        """Weight of the entropy bonus on a mini-batch.
+
+        Without a target it is constant. With one, it falls in proportion to the share of the target that is missing.
+        How much is missing is estimated from the log-probabilities that the rollouts were sampled with.
+        """
+        spec = self._spec
+        if spec.bonus_target is None:
+            return spec.entropy_bonus
+        logprobs = [value for item in scored for value in item.rollout.logprobs]
+        return spec.entropy_bonus * max(0.0, 1 + statistics.fmean(logprobs) / spec.bonus_target)
 
     def _logprobs(self, micro: MicroBatch, hidden_TD: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability of every completion token and entropy of its state at the sampling temperature, [T] each."""

@@ -11,7 +11,6 @@ anyway, before it changes the weights. Where that promises that the target is re
 measured. A student that has gone beyond the target is taken back along the way it came, until it is inside.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -25,20 +24,17 @@ from reheatd.measures import EntropyEstimate
 from workers.checkpoint import Checkpoints
 from workers.losses import chunked_divergence
 from workers.optimisation import make_optimizer, optimizer_step
-from workers.policy import Policy, TokenBatch, micro_batches
+from workers.policy import Policy, TokenBatch, Weights, micro_batches
 from workers.progress import Progress
 from workers.sampling.rollout import Rollout, Sampler, parent_entropy
 from workers.sampling.seeds import seed_for
+from workers.target import Target
 
 TAU = {"live": 1.2, "frozen": 2.0}
 """tau unless it is given. A live teacher's is the paper's. A frozen teacher never gets smoother, and the student
 approaches it only asymptotically, so it has to be smoother than the target from the start."""
 LEARNING_RATE = {"live": 1e-4, "frozen": 1e-3}
 """Learning rates unless one is given. A live teacher moves on with the student, so it needs a smaller one."""
-SLACK = 0.03
-"""The target counts as reached this share of it early, which is less than the probe estimate's own standard error."""
-OVERSHOOT = 0.1
-"""A student whose entropy is beyond the target by more than this share of it is taken back."""
 RISE = 1.5
 """Entropy is measured on the probes whenever it seems to have changed by this factor since the last measurement."""
 SPIKE = 10.0
@@ -50,8 +46,6 @@ HALVINGS = 6
 CHECKPOINT_STEPS = 4
 """A checkpoint is due after this many steps; a worker that dies loses no more than these."""
 TINY = 1e-6
-
-Weights = list[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -98,6 +92,7 @@ class Reheater:
         self._optimizer = make_optimizer(policy.parameters(), spec.learning_rate or LEARNING_RATE[spec.teacher])
         self._tau = spec.tau or TAU[spec.teacher]
         self._upwards = spec.tau is None or spec.tau > 1
+        self._target = None if spec.target_entropy is None else Target(spec.target_entropy, self._upwards)
         self._served_step = 0
         """Step of the student that the sampler serves."""
         self._saved_step = 0
@@ -152,7 +147,7 @@ class Reheater:
                     f"another target, or a tau {'below' if self._upwards else 'above'} 1",
                     param="target_entropy",
                 )
-            return 0, before, Measured(before, None, None, self._weights())
+            return 0, before, Measured(before, None, None, self._policy.weights())
         self._saved_step = loop["step"]
         self._publish(loop["step"])
         before, entropy = (EntropyEstimate.model_validate(loop[key]) for key in ("before", "entropy"))
@@ -171,23 +166,11 @@ class Reheater:
             self._checkpoints.save(self._policy, self._optimizer, loop)
             self._saved_step = step
 
-    def _bounds(self) -> tuple[float, float]:
-        """The interval of entropies that count as the target, in nats per token; empty without a target."""
-        target = self._spec.target_entropy
-        if target is None:
-            return math.inf, -math.inf
-        down, up = (SLACK, OVERSHOOT) if self._upwards else (OVERSHOOT, SLACK)
-        return target * (1 - down), target * (1 + up)
-
     def _is_inside(self, entropy: float) -> bool:
-        low, high = self._bounds()
-        return low <= entropy <= high
+        return self._target is not None and self._target.is_inside(entropy)
 
     def _is_beyond(self, entropy: float) -> bool:
-        if self._spec.target_entropy is None:
-            return False
-        low, high = self._bounds()
-        return entropy > high if self._upwards else entropy < low
+        return self._target is not None and self._target.is_beyond(entropy)
 
     def _is_worth_measuring(self, last: Measured, metrics: dict[str, float]) -> bool:
         """Whether entropy may have reached the target since it was measured last, or may have jumped."""
@@ -205,7 +188,7 @@ class Reheater:
             self._publish(step)
         entropy = self._probe(step, step)
         on_rollouts, grad_norm = (metrics["entropy"], metrics["grad_norm"]) if metrics else (None, None)
-        return Measured(entropy, on_rollouts, grad_norm, self._weights())
+        return Measured(entropy, on_rollouts, grad_norm, self._policy.weights())
 
     def _probe(self, step: int, seed: int) -> EntropyEstimate:
         self._progress.report("measuring", step)
@@ -224,7 +207,7 @@ class Reheater:
         """
         for number in range(1, HALVINGS + 1):
             middle = [torch.lerp(one, other, 0.5) for one, other in zip(short.weights, far.weights, strict=True)]
-            self._set_weights(middle)
+            self._policy.set_weights(middle)
             self._publish(step + number)
             found = Measured(self._probe(step, step), None, None, middle)
             if self._is_inside(found.entropy.mean):
@@ -233,17 +216,9 @@ class Reheater:
                 far = found
             else:
                 short = found
-        self._set_weights(short.weights)
+        self._policy.set_weights(short.weights)
         self._publish(step + HALVINGS + 1)
         return short
-
-    def _weights(self) -> Weights:
-        return [weight.detach().clone() for weight in self._policy.parameters()]
-
-    def _set_weights(self, weights: Weights) -> None:
-        with torch.no_grad():
-            for weight, value in zip(self._policy.parameters(), weights, strict=True):
-                weight.copy_(value)
 
     def _publish(self, step: int) -> None:
         self._sampler.publish(self._policy, step)

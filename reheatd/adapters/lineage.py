@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from reheatd.measures import Accuracy, Contract, EntropyEstimate
+from reheatd.options import Remedy
+from reheatd.signal import Signal
 
 
 class ProofItem(Contract):
@@ -33,7 +35,11 @@ class Lineage(Contract):
     """SHA-256 over the adapter's weights and configuration."""
     kind: Literal["reheat", "cool", "rl", "imported"]
     job_id: str | None = None
+    remedy: Remedy | None = None
+    """How a reheat made the version; None for other kinds, and if an earlier version of reheatd made it."""
     tau: float | None = None
+    factor: float | None = None
+    """With `shrink`, the factor by which the parent's LoRA was scaled down."""
     target_entropy: float | None = None
     spec: dict[str, Any] = Field(default_factory=dict)
     """The job's specification."""
@@ -41,5 +47,8 @@ class Lineage(Contract):
     entropy_after: EntropyEstimate | None = None
     accuracy_before: Accuracy | None = None
     accuracy_after: Accuracy | None = None
+    signal_before: Signal | None = None
+    """The parent's signal on the problems that it had lost; None if it was not measured."""
+    signal_after: Signal | None = None
     proof: list[ProofItem] = Field(default_factory=list)
     created_at: float = Field(default_factory=time.time)

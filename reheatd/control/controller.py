@@ -16,7 +16,7 @@ from reheatd.control.specs import check_collapsed, check_request
 from reheatd.control.states import IDLE, State, idle_state
 from reheatd.entropy.series import Window
 from reheatd.errors import ConflictError, QueueFullError
-from reheatd.jobs.contracts import Job, JobRequest, JobStatus
+from reheatd.jobs.contracts import Job, JobRequest, JobStatus, ReheatRequest
 from reheatd.jobs.store import JobRecord
 from reheatd.names import version_name
 
@@ -87,6 +87,7 @@ class Controller:
         Raises:
             BadInputError: The request does not fit this policy, or asks for a reheat of one that has neither collapsed
                 nor stalled; `param` names the option.
+            NotFoundError: There is no version that the request names.
             QueueFullError: `control.max_queued` jobs are waiting already.
         """
         monitor = self._dependencies.monitor
@@ -98,6 +99,8 @@ class Controller:
             baseline=baseline and baseline.mean,
             default_target=monitor.thresholds and monitor.thresholds.target,
         )
+        if isinstance(request, ReheatRequest) and request.towards:
+            self._dependencies.versions.get(request.towards)
         promoted = self._dependencies.swaps.promoted
         check_collapsed(request, monitor.verdict, monitor.latest_estimate(promoted), monitor.thresholds)
         self.check_queue()

@@ -12,6 +12,8 @@ from reheatd.config_tables import GateSection
 from reheatd.jobs.contracts import GateResult, JobResult, ReheatSpec, RLSpec
 from reheatd.measures import Accuracy, EntropyEstimate
 from reheatd.names import version_name
+from reheatd.options import RL_REMEDIES
+from reheatd.signal import ALPHA, chance_of_nothing, is_restored
 
 LOSS_CONFIDENCE = 0.9
 """Level of the interval of a loss of accuracy, which the true loss exceeds at each end one time in twenty."""
@@ -19,27 +21,28 @@ LOSS_CONFIDENCE = 0.9
 
 def entropy_gate(
     spec: ReheatSpec | RLSpec,
-    before: EntropyEstimate,
+    result: JobResult,
     measured: EntropyEstimate,
     floor: float | None,
     settings: GateSection,
 ) -> GateResult:
     """Applies the entropy gate that fits the job.
 
-    That is RL's floor for a job of continued RL. For a reheat it is the target or, without one, the direction of tau.
+    That is RL's floor for continued RL, also where it is a reheat's remedy. For other reheats it is the target or,
+    without one, the direction of tau.
 
     Args:
-        before: Entropy of the version that the job started from, in nats per token.
+        result: The job's result, with the remedy that made the version.
         measured: Entropy of the version that the job made, measured by the daemon through the engine.
         floor: Entropy below which a policy has collapsed, in nats per token; None if a collapse is let through,
             because the daemon answers it with a reheat.
     """
-    if isinstance(spec, RLSpec):
+    if isinstance(spec, RLSpec) or result.remedy in RL_REMEDIES:
         return floor_gate(measured, floor)
     if spec.target_entropy is not None:
         return target_gate(measured, spec.target_entropy, settings.entropy_tolerance)
     if spec.tau is not None:
-        return direction_gate(before, measured, spec.tau)
+        return direction_gate(result.entropy_before, measured, spec.tau)
     return GateResult(
         name="entropy", outcome="no_evidence", detail="the job has neither target nor tau, so nothing can be checked"
     )
@@ -141,6 +144,27 @@ def paired_loss(before: Accuracy, after: Accuracy) -> tuple[float, float, float]
     centre = total / problems
     half = NormalDist().inv_cdf(0.5 + LOSS_CONFIDENCE / 2) * math.sqrt(squares - total * centre) / problems
     return total / len(differences), centre - half, centre + half
+
+
+def signal_gate(result: JobResult) -> list[GateResult]:
+    """Judges a candidate by the problems that the parent had lost: passes if some of them are found again.
+
+    Returns:
+        Nothing if the job did not measure signal.
+    """
+    before, after = result.signal_before, result.signal_after
+    if before is None or after is None:
+        return []
+    if not before.lost:
+        return [_result("signal", True, f"{before}; there is no signal to bring back")]
+    chance = chance_of_nothing(before, after)
+    return [
+        _result(
+            "signal",
+            is_restored(before, after),
+            f"{after}; the parent again: {before.found} found; by chance: p = {chance:.2g}, at most {ALPHA:g} passes",
+        )
+    ]
 
 
 def change_gate(parent: int, result: JobResult) -> GateResult:

@@ -10,6 +10,7 @@ import shutil
 
 from reheatd.config import Settings
 from reheatd.control.ledger import Ledger
+from reheatd.control.publication import publish
 from reheatd.control.runner import JobRunner
 from reheatd.control.specs import build_import_spec, import_lineage_fields
 from reheatd.control.states import State
@@ -38,7 +39,7 @@ class ImportRunner(JobRunner):
         await self.rollouts.drop(self.record)
         await asyncio.to_thread(self._dependencies.validate, spec.adapter)
         fields = import_lineage_fields(spec, result, self._dependencies.policy)
-        version = await self._publish_files(spec.adapter, None, fields)
+        version = await publish(self._dependencies, self.record, spec.adapter, None, fields)
         stop_if(self._cancelled)
         self._ledger.finish(self.record, JobStatus.SUCCEEDED, None, self._idle_state())
         logger.info("%s is a candidate; `reheatd adapters promote %d` serves it", version_name(version), version)

@@ -9,25 +9,35 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from reheatd.adapters.swap import SwapResult
 from reheatd.adapters.unchanged import is_unchanged
 from reheatd.control.dependencies import Dependencies
-from reheatd.control.gates import accuracy_gate, change_gate, delivery_gate, entropy_gate
+from reheatd.control.gates import accuracy_gate, change_gate, delivery_gate, entropy_gate, signal_gate
 from reheatd.control.initiative import answers_collapse
 from reheatd.control.ledger import ANSWERS
-from reheatd.control.retention import Retention
+from reheatd.control.promotion import Promotion
+from reheatd.control.publication import publish
 from reheatd.control.rollout_adapters import RolloutAdapters
-from reheatd.control.specs import build_spec, check_collapsed, lineage_fields
+from reheatd.control.specs import build_spec, check_collapsed, lineage_fields, merged
 from reheatd.control.states import State, idle_state
 from reheatd.control.training import Training
-from reheatd.control.waiting import JobStopped, retry_while_unreachable, stop_if, unless_cancelled
+from reheatd.control.waiting import GateFailed, JobStopped, retry_while_unreachable, stop_if, unless_cancelled
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.regime import Thresholds
 from reheatd.errors import AdapterInvalidError, DeliveryError, ReheatdError
-from reheatd.files import folder_bytes
-from reheatd.jobs.contracts import GateResult, ImportRequest, ImportSpec, JobResult, JobStatus, RLRequest, TrainingSpec
+from reheatd.jobs.contracts import (
+    GateResult,
+    ImportRequest,
+    ImportSpec,
+    JobResult,
+    JobStatus,
+    ReheatRequest,
+    ReheatSpec,
+    RLRequest,
+    TrainingSpec,
+    step_limit,
+)
 from reheatd.jobs.store import JobRecord
 from reheatd.names import version_name
 from reheatd.options import ProbeOptions
@@ -90,8 +100,12 @@ class JobRunner:
             await self._dispatch()
         if job.status is JobStatus.RUNNING:
             await self._train()
-        if job.status is JobStatus.GATING:
-            await self._gate()
+        while job.status is JobStatus.GATING:
+            try:
+                await self._gate()
+            except (GateFailed, AdapterInvalidError) as failed:
+                if not await self._turn_to_next_candidate(str(failed)):
+                    raise
         if job.status is JobStatus.SWAPPING:
             await self._swap()
 
@@ -119,6 +133,7 @@ class JobRunner:
             probes=probes,
             baseline=baseline.mean,
             default_target=_present(dependencies.monitor.thresholds, "baseline", self.record).target,
+            towards_adapter=self._towards(),
             verdict=monitor.verdict,
             parent_entropy=dependencies.monitor.latest_estimate(parent),
             parent_lineage=dependencies.versions.get(parent).lineage,
@@ -127,10 +142,16 @@ class JobRunner:
         spec.output_dir.mkdir(parents=True, exist_ok=True)
         self.record.spec = spec
         job.parent_version = parent
-        job.steps = spec.steps
+        job.steps = step_limit(spec)
         state = State.REHEATING if job.kind == "reheat" else State.CONTINUING_RL
         why = f"{job.job_id} ({job.trigger}) dispatched from {version_name(parent)}"
         self._ledger.advance(self.record, JobStatus.RUNNING, state, why)
+
+    def _towards(self) -> Path | None:
+        """Folder of the version that a reheat interpolates towards; None for the base."""
+        request, configured = self.record.job.request, self._dependencies.settings.reheat
+        version = merged(configured, request).towards if isinstance(request, ReheatRequest) else None
+        return self._dependencies.versions.path(version) if version else None
 
     async def _probe_options(self) -> ProbeOptions:
         """How the job measures entropy, which takes a measurement if the length of answers is still unknown."""
@@ -165,8 +186,9 @@ class JobRunner:
         self._measurement = measured
         gate = dependencies.settings.gate
         undecided = self._judge(
-            entropy_gate(self._spec, result.entropy_before, measured.estimate, self._floor(thresholds), gate),
+            entropy_gate(self._spec, result, measured.estimate, self._floor(thresholds), gate),
             accuracy_gate(result.accuracy_before, result.accuracy_after, gate.accuracy_tolerance),
+            *signal_gate(result),
         )
         self._stop_if_overtaken()
         name, unclear = version_name(version), ", ".join(undecided)
@@ -176,6 +198,22 @@ class JobRunner:
         else:
             why = f"{name} passed the gates" + (f" without evidence from the gate on {unclear}" if undecided else "")
             self._ledger.advance(self.record, JobStatus.SWAPPING, State.SWAPPING, why)
+
+    async def _turn_to_next_candidate(self, why: str) -> bool:
+        """Rejects the present candidate, and goes on with the next; False if there is none."""
+        job, result = self.record.job, self._result
+        if not result.alternatives:
+            return False
+        following, *others = result.alternatives
+        logger.warning("%s: %s is rejected (%s); %s is next", job.job_id, result.remedy, why, following.remedy)
+        if job.version is not None:
+            self._dependencies.versions.set_state(job.version, "rejected")
+            with _warned(f"{version_name(job.version)} stays loaded"):
+                await self._dependencies.swaps.discard(job.version)
+        self.record.result = following.model_copy(update={"alternatives": others})
+        job.version = None
+        self._ledger.save(self.record)
+        return True
 
     def _floor(self, limits: Thresholds) -> float | None:
         """RL's floor. A round whose collapse is answered has none: the reheat keeps what it learned."""
@@ -202,23 +240,7 @@ class JobRunner:
         if await asyncio.to_thread(is_unchanged, result.adapter_dir, self._spec.parent_adapter):
             self._judge(change_gate(self._spec.parent_version, result))
         fields = lineage_fields(self._spec, result, self._dependencies.policy)
-        return await self._publish_files(result.adapter_dir, result.report_dir, fields)
-
-    async def _publish_files(self, adapter: Path, report: Path | None, lineage: dict[str, Any]) -> int:
-        """Makes a version of a valid adapter, unless it was made before a restart of the daemon."""
-        dependencies, job = self._dependencies, self.record.job
-        # A crash right after publishing leaves a version that the job's record does not name yet.
-        known = [
-            info.version for info in dependencies.versions.list() if info.lineage and info.lineage.job_id == job.job_id
-        ]
-        if known:
-            version = known[-1]
-        else:
-            await Retention(dependencies).make_room(folder_bytes(adapter) + (folder_bytes(report) if report else 0))
-            version = (await dependencies.versions.publish(adapter, report, **lineage)).version
-        job.version = version
-        self._ledger.save(self.record)
-        return version
+        return await publish(self._dependencies, self.record, result.adapter_dir, result.report_dir, fields)
 
     async def _measure(self, version: int) -> tuple[Measurement, Thresholds]:
         monitor = self._dependencies.monitor
@@ -231,17 +253,19 @@ class JobRunner:
         """Proves and promotes the version, unless it was promoted before a restart of the daemon."""
         dependencies, job = self._dependencies, self.record.job
         version = self._version
+        promotion = Promotion(dependencies, self.record, self._cancelled, self._stop_if_overtaken)
         if dependencies.swaps.promoted == version:
             promoted_at, detail = time.time(), "proved before the daemon was restarted"
         else:
             try:
-                promoted_at, detail = await retry_while_unreachable(lambda: self._promote(version), self._patience_s)
+                promoting = retry_while_unreachable(lambda: promotion.promote(version), self._patience_s)
+                promoted_at, detail = await promoting
             except DeliveryError as error:
                 self._judge(delivery_gate(False, error.message))
                 raise
         self._judge(delivery_gate(True, detail))
         if self._cancelled.is_set():
-            await self._take_back(version, promoted_at)
+            await promotion.take_back(version, promoted_at)
         follows = job.trigger in ANSWERS and dependencies.settings.control.rl == "after_reheat"
         self._ledger.succeed(
             self.record,
@@ -255,55 +279,24 @@ class JobRunner:
         else:
             dependencies.monitor.adopt(version, self._measurement)
 
-    async def _promote(self, version: int) -> tuple[float, str]:
-        """Promotes the version, and returns the time of the flip in seconds since the epoch and the proof's figures."""
-        swaps = self._dependencies.swaps
-        async with self._dependencies.swap_lock:
-            stop_if(self._cancelled)
-            self._stop_if_overtaken()
-            began = time.time()
-            if swaps.promoted == version:
-                return began, "proved when it was promoted by request"
-            try:
-                swapped = await swaps.promote(version)
-            except ReheatdError as error:
-                if swaps.promoted != version:
-                    raise
-                # The alias was flipped, so clients have the new version. Only tidying up after the old one failed.
-                logger.warning("%s is promoted, but: %s", version_name(version), error)
-                return time.time(), f"proved; then {error.message}"
-        return began + swapped.seconds, _describe(swapped)
-
-    async def _take_back(self, version: int, promoted_at: float) -> None:
-        """Undoes a promotion that was finished before the job's cancellation could stop it.
-
-        Raises:
-            JobStopped: Always.
-        """
-        job = self.record.job
-        self._ledger.promoted(version, f"by {job.job_id}", job_id=job.job_id, at=promoted_at)
-        await retry_while_unreachable(lambda: self._promote_parent(version), self._patience_s)
-        self._dependencies.monitor.trigger()
-        raise JobStopped(JobStatus.CANCELLED, "cancelled")
-
-    async def _promote_parent(self, version: int) -> None:
-        job, swaps = self.record.job, self._dependencies.swaps
-        async with self._dependencies.swap_lock:
-            if swaps.promoted == version:
-                await swaps.promote(job.parent_version)
-                self._ledger.promoted(job.parent_version, f"{job.job_id} was cancelled", job_id=job.job_id)
-
     def _judge(self, *gates: GateResult) -> list[str]:
         """Records the results of gates, and returns the names of those that have no evidence.
 
         Raises:
-            JobStopped: A gate failed.
+            GateFailed: A gate failed.
         """
-        self.record.job.gates += gates
+        self.record.job.gates += [self._of_candidate(gate) for gate in gates]
         failed = [gate for gate in gates if gate.outcome == "failed"]
         if failed:
-            raise JobStopped(JobStatus.REJECTED, "; ".join(f"gate {gate.name}: {gate.detail}" for gate in failed))
+            raise GateFailed(JobStatus.REJECTED, "; ".join(f"gate {gate.name}: {gate.detail}" for gate in failed))
         return [gate.name for gate in gates if gate.outcome == "no_evidence"]
+
+    def _of_candidate(self, gate: GateResult) -> GateResult:
+        """The gate's result with the candidate's name, in a job that made several."""
+        spec, result = self.record.spec, self._result
+        if not isinstance(spec, ReheatSpec) or spec.remedy != "auto":
+            return gate
+        return gate.model_copy(update={"detail": f"{result.remedy}: {gate.detail}"})
 
     def settle_if_overtaken(self) -> None:
         """Ends a job whose version waits for approval, if a promotion by request has decided on that version."""
@@ -380,16 +373,6 @@ def _present(value: T | None, what: str, record: JobRecord) -> T:
     if value is None:
         raise RuntimeError(f"job {record.job.job_id} is {record.job.status} without a {what}")
     return value
-
-
-def _describe(swapped: SwapResult) -> str:
-    proof = swapped.proof
-    if proof is None:
-        return "promoted without proof"
-    return (
-        f"engine and trainer differ by {proof.mean_difference:.4f} nats per token, slope {proof.slope:.3f} over "
-        f"{proof.tokens} tokens; flipped after {swapped.seconds:.2f} s"
-    )
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from reheatd.jobs.contracts import (
     TrainingSpec,
 )
 from reheatd.measures import EntropyEstimate
-from reheatd.options import IDLE_CLIP, Options, ProbeOptions, ReheatOptions, RLOptions, TaskOptions
+from reheatd.options import IDLE_CLIP, Options, ProbeOptions, ReheatOptions, Remedy, RLOptions, TaskOptions
 
 FORCED_RISE = 1.2
 """A reheat that is forced on a policy that has not collapsed leads to this many times its entropy by default."""
@@ -80,6 +80,18 @@ def _check_reheat(
 ) -> None:
     if merged(configured, request).tau == 1:
         raise BadInputError("tau = 1 changes nothing; choose it above 1 to reheat, below 1 to cool", param="tau")
+    remedy = remedy_of(request, configured)
+    if "tau" in request.given() and remedy != "ts_opsd":
+        raise BadInputError(
+            f"tau = {request.tau:g} is the teacher's temperature in TS-OPSD, which remedy = {remedy} "
+            f"{'chooses itself' if remedy == 'auto' else 'does not use'}; leave out tau or remedy",
+            param="tau",
+        )
+    if "towards" in request.given() and remedy != "shrink":
+        raise BadInputError(
+            f"towards = {request.towards} is for remedy = shrink, but the remedy is {remedy}; leave towards out",
+            param="towards",
+        )
     if {"target_ratio", "target_entropy"} <= set(request.given()):
         raise BadInputError(
             f"target_ratio = {request.target_ratio} and target_entropy = {request.target_entropy} are two targets; "
@@ -130,6 +142,12 @@ def merged(configured: Merged, request: JobRequest) -> Merged:
     return type(configured).model_validate(configured.model_dump() | request.given())
 
 
+def remedy_of(request: ReheatRequest, configured: ReheatOptions) -> Remedy:
+    """The remedy that a request asks for: its own, TS-OPSD if it gives a tau, and otherwise the configured one."""
+    given = request.given()
+    return "ts_opsd" if given.get("tau") is not None and "remedy" not in given else merged(configured, request).remedy
+
+
 def target_entropy(
     request: ReheatRequest, configured: ReheatOptions, baseline: float | None, default: float | None = None
 ) -> float | None:
@@ -169,6 +187,7 @@ def build_spec(
     probes: ProbeOptions,
     baseline: float,
     default_target: float,
+    towards_adapter: Path | None = None,
     verdict: Verdict | None = None,
     parent_entropy: EntropyEstimate | None = None,
     parent_lineage: Lineage | None = None,
@@ -182,6 +201,7 @@ def build_spec(
         probes: How the daemon measures entropy, with the length of answers that it found.
         baseline: Mean entropy of the base policy on the probes, in nats per token.
         default_target: Entropy to which a reheat leads unless it is told another, in nats per token.
+        towards_adapter: Folder of the version that the request names as `towards`; None for the base.
         verdict: Verdict on the parent.
         parent_entropy: Newest estimate of the parent's entropy, if there is one.
         parent_lineage: Lineage of the parent. Its accuracy is reused if it was measured with the same task options,
@@ -221,7 +241,10 @@ def build_spec(
     rise = STALLED_RISE if verdict == "stalled" else FORCED_RISE if request.force else None
     if rise is not None and request.heats and not gives_target and parent_entropy is not None:
         target = max(target or 0.0, rise * parent_entropy.mean)
-    return ReheatSpec(**common, **{**options.model_dump(), "target_entropy": target})
+    changed = {"target_entropy": target, "remedy": remedy_of(request, settings.reheat)}
+    return ReheatSpec(
+        **common, **options.model_dump() | changed, towards_adapter=towards_adapter, rl=rl, places=list(places)
+    )
 
 
 def build_import_spec(
@@ -287,13 +310,17 @@ def lineage_fields(spec: TrainingSpec, result: JobResult, policy: ServedPolicy) 
         "base_digest": policy.digest,
         "kind": lineage_kind(spec, result),
         "job_id": spec.job_id,
+        "remedy": result.remedy,
         "tau": result.tau if result.tau is not None else reheat and reheat.tau,
+        "factor": result.factor,
         "target_entropy": reheat and reheat.target_entropy,
         "spec": spec.model_dump(mode="json"),
         "entropy_before": result.entropy_before,
         "entropy_after": result.entropy_after,
         "accuracy_before": result.accuracy_before,
         "accuracy_after": result.accuracy_after,
+        "signal_before": result.signal_before,
+        "signal_after": result.signal_after,
         "proof": result.proof,
     }
 

@@ -26,6 +26,10 @@ class JobStopped(Exception):
         self.reason = reason
 
 
+class GateFailed(JobStopped):
+    """A gate rejects the version that a job made."""
+
+
 async def retry_while_unreachable(operation: Callable[[], Awaitable[T]], timeout_s: float) -> T:
     """The result of `operation`, which is repeated while engine or broker cannot be reached, e.g. during a restart.
 

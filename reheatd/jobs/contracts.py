@@ -23,7 +23,16 @@ from reheatd.errors import BadInputError
 from reheatd.jobs.curves import CURVES_FILE
 from reheatd.jobs.rollouts import ROLLOUTS_FILE
 from reheatd.measures import Accuracy, Contract, EntropyEstimate
-from reheatd.options import LoraOptions, ProbeOptions, ReheatOptions, RLOptions, TaskOptions
+from reheatd.options import (
+    RL_REMEDIES,
+    LoraOptions,
+    ProbeOptions,
+    ReheatOptions,
+    Remedy,
+    RLOptions,
+    TaskOptions,
+)
+from reheatd.signal import Signal
 from reheatd.validation import first_problem, suggestion, unknown_names
 
 Request = TypeVar("Request", bound="RequestBase")
@@ -84,14 +93,6 @@ class JobBase(Contract):
         return self.output_dir / ROLLOUTS_FILE
 
 
-class ReheatSpec(JobBase, ReheatOptions):
-    """A TS-OPSD job. It stops when the entropy on the probes reaches `target_entropy`; None means no target."""
-
-    former_fields: ClassVar[frozenset[str]] = JobBase.former_fields | {"ceiling_ratio", "max_entropy"}
-
-    kind: Literal["reheat"] = "reheat"
-
-
 class DataPlace(Contract):
     """How far RL has come in the problems of a task. Problems are drawn in a random order, once per epoch."""
 
@@ -101,6 +102,20 @@ class DataPlace(Contract):
     """Seed of the order: that of the first job on these problems."""
     drawn: int
     """Problems drawn so far, in all epochs together."""
+
+
+class ReheatSpec(JobBase, ReheatOptions):
+    """A reheat. It stops when the entropy on the probes reaches `target_entropy`; None means no target."""
+
+    former_fields: ClassVar[frozenset[str]] = JobBase.former_fields | {"ceiling_ratio", "max_entropy"}
+
+    kind: Literal["reheat"] = "reheat"
+    towards_adapter: Path | None = None
+    """Folder of the version `towards`; None for the base."""
+    rl: RLOptions = RLOptions()
+    """Options of the remedies that are continued RL."""
+    places: list[DataPlace] = Field(default_factory=list)
+    """As in `RLSpec`, for the same remedies."""
 
 
 class RLSpec(JobBase, RLOptions):
@@ -123,6 +138,11 @@ class ImportSpec(JobBase):
     """Name of the file or folder that the user sent."""
     trained_on: str | None
     """Base model that the adapter's configuration names."""
+
+
+def step_limit(spec: "ReheatSpec | RLSpec") -> int:
+    """Largest number of steps that a job takes."""
+    return spec.rl.steps if isinstance(spec, ReheatSpec) and spec.remedy in RL_REMEDIES else spec.steps
 
 
 TrainingSpec = ReheatSpec | RLSpec
@@ -156,6 +176,15 @@ class JobResult(Contract):
     reheatd trained."""
     place: DataPlace | None = None
     """Where RL stopped in its problems; None for a reheat."""
+    remedy: Remedy | None = None
+    """How the policy was reheated; None for continued RL, and if an earlier version of reheatd trained."""
+    factor: float | None = None
+    """With `shrink`, the factor by which the LoRA was scaled down."""
+    signal_before: Signal | None = None
+    """The parent's signal on the problems that it had lost; None if it was not measured."""
+    signal_after: Signal | None = None
+    alternatives: list["JobResult"] = Field(default_factory=list)
+    """Further candidates that the job made, the best first. The daemon takes the first that passes the gates."""
     seconds: float
 
 

@@ -12,9 +12,11 @@ from pydantic import Field
 
 from reheatd.errors import ReheatdError
 from reheatd.measures import Accuracy, Contract, EntropyEstimate
+from reheatd.options import Remedy
+from reheatd.signal import Signal
 
 REPORT_FILE = "report.json"
-REPORT_FORMAT = 2
+REPORT_FORMAT = 3
 
 
 class PositionFigures(Contract):
@@ -136,7 +138,7 @@ class Comparison(Contract):
 class JobReport(Contract):
     """One job's outcome, and how it changed the policy."""
 
-    format: Literal[2] = REPORT_FORMAT
+    format: Literal[3] = REPORT_FORMAT
     """Changes when figures are added or removed."""
     job_id: str
     kind: Literal["reheat", "rl"]
@@ -146,11 +148,17 @@ class JobReport(Contract):
     steps: int
     """Optimiser steps taken."""
     stopped: str
-    """Why training ended: `target` or `steps`."""
+    """Why training ended: `target`, `steps` or `no_signal`."""
+    why_stopped: str | None
+    """With `no_signal`, one line about the groups of the last steps; otherwise None."""
     seconds: float
     """Time from the start of the job to its result."""
+    remedy: Remedy | None
+    """How the policy was reheated; None for RL."""
     tau: float | None
-    """The teacher's last temperature; None for RL."""
+    """The teacher's last temperature; None for remedies without a teacher and for RL."""
+    factor: float | None
+    """With `shrink`, the factor by which the parent's LoRA was scaled down."""
     target_entropy: float | None
     """Probe entropy that was asked for, in nats per token; None if the job had no target."""
     entropy_before: EntropyEstimate
@@ -158,6 +166,9 @@ class JobReport(Contract):
     entropy_after: EntropyEstimate
     accuracy_before: Accuracy
     accuracy_after: Accuracy
+    signal_before: Signal | None
+    """The parent's signal on the problems that it had lost; None if it was not measured."""
+    signal_after: Signal | None
     comparison: Comparison
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from reheatd.jobs.contracts import RLSpec
 from reheatd.json_lines import Messages
-from reheatd.options import LoraOptions
+from reheatd.options import LoraOptions, RLOptions
 from reheatd.task_data import Problem
 from tests.unit.workers_support import RecordingSampler, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.grpo import Grpo, RLOutcome
@@ -171,3 +171,43 @@ def test_same_seed_gives_the_same_run(tmp_path: Path) -> None:
     first, first_metrics, *_ = train(tmp_path, share_of_even_tokens, steps=3)
     second, second_metrics, *_ = train(tmp_path, share_of_even_tokens, steps=3)
     assert first == second and first_metrics == second_metrics
+
+
+def test_an_entropy_bonus_acts_where_no_group_varies(tmp_path: Path) -> None:
+    outcome, metrics, _, sampler = train(tmp_path, lambda _: 0.0, steps=6, patience=3, entropy_bonus=0.5)
+    assert (outcome.stopped, outcome.updates, metrics[-1]["noop_steps"]) == ("steps", 6, 6)
+    assert metrics[-1]["entropy"] > metrics[0]["entropy"] + 0.05
+    assert {step["entropy_bonus"] for step in metrics} == {0.5} and sampler.published == list(range(1, 7))
+
+
+def test_a_bonus_fades_out_at_its_target(tmp_path: Path) -> None:
+    def weights(target: float) -> list[float]:
+        _, metrics, *_ = train(tmp_path, lambda _: 0.0, steps=2, entropy_bonus=0.5, bonus_target=target)
+        return [step["entropy_bonus"] for step in metrics]
+
+    _, (plain, *_), *_ = train(tmp_path, lambda _: 0.0, steps=1, entropy_bonus=0.5)
+    reached, missing = weights(0.5 * plain["entropy"]), weights(2 * plain["entropy"])
+    assert reached == [0.0, 0.0]
+    assert missing[0] == pytest.approx(0.25, abs=0.03) and missing[1] < missing[0]
+
+
+def test_a_bonus_does_not_dilute_what_rewards_teach(tmp_path: Path) -> None:
+    """Beside groups that fail as a whole, the gradient of those that vary stays the same."""
+    answers = ["easy", ""]
+    fields: dict[str, Any] = {"steps": 1, "max_resamples": 0, "warmup_steps": 0}
+    _, (alone,), *_ = train(tmp_path, share_of_even_tokens, answers, **fields)
+    _, (beside,), *_ = train(tmp_path, share_of_even_tokens, answers, entropy_bonus=1e-9, **fields)
+    assert 0 < beside["groups_varied"] == alone["groups_varied"] < 8
+    assert beside["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"bonus_target": 0.3}, "does nothing without a bonus; set entropy_bonus"),
+        ({"bonus_target": 0.3, "entropy_bonus": 0.01, "temperature": 1.2}, "set temperature to 1 or leave"),
+    ],
+)
+def test_a_bonus_that_cannot_act_is_refused(fields: dict[str, float], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        RLOptions.model_validate(fields)

@@ -24,7 +24,8 @@ from workers.sampling.seeds import seed_for
 class ScoredRollout:
     rollout: Rollout
     reward: float
-    advantage: float
+    advantage: float | None
+    """None in a group whose rewards are all equal; only an entropy bonus learns from it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Batch:
     """The rollouts that one step learns from, with figures over everything that was sampled for it."""
 
     scored: list[ScoredRollout]
-    """Rollouts of groups whose rewards differ."""
+    """Rollouts of groups whose rewards differ; with an entropy bonus, those of all groups."""
     counts: GroupCounts
     metrics: dict[str, float]
 
@@ -77,8 +78,9 @@ class GroupCollector:
                 advantages = group_advantages(group, normalise_std=spec.normalise_std)
                 if self._recorder is not None:
                     self._recorder.record(readable(step, problem.messages, rollouts, group, advantages))
-                if advantages is not None:
-                    scored += [ScoredRollout(*row) for row in zip(rollouts, group, advantages, strict=True)]
+                if advantages is not None or spec.entropy_bonus:
+                    rows = zip(rollouts, group, advantages or [None] * len(group), strict=True)
+                    scored += [ScoredRollout(*row) for row in rows]
         count = max(1, len(rewards))
         return Batch(
             # A truncated rollout was scored on half an answer. With `mask_truncated`, nothing is learned from it, but

@@ -3,9 +3,9 @@
 import hashlib
 from typing import Literal
 
-Purpose = Literal["rollouts", "prompts", "probes", "answers", "report"]
-"""What is drawn: rollouts of RL, rollouts of a reheat, answers to probes, answers to held-out problems, or the report's
-rollouts."""
+Purpose = Literal["rollouts", "prompts", "probes", "answers", "report", "signal"]
+"""What is drawn: rollouts of RL, rollouts of a reheat, answers to probes, answers to held-out problems, the report's
+rollouts, or answers to problems that may be lost."""
 
 SEED_BITS = 62
 """Bits of a seed. The engine adds the number of a completion to it and keeps 63 bits."""

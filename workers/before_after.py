@@ -1,0 +1,102 @@
+"""Measures a job's parent and its student in the same way: accuracy, and the completions that the report compares."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reheatd.files import write_atomically
+from reheatd.jobs.contracts import JobBase
+from reheatd.json_lines import Messages
+from reheatd.measures import Accuracy, Contract
+from reheatd.task_data import Problem, problem_set_digest
+from workers.comparison import Completions
+from workers.evaluation import accuracy_of, evaluation_batch
+from workers.progress import Progress
+from workers.proof import COMPLETION_TOKENS
+from workers.rewards.verifier import Verifier
+from workers.sampling.rollout import Batch, Rollout
+from workers.sampling.seeds import seed_for
+from workers.sampling.served import ServedSampler
+
+
+class Evaluated(Contract):
+    """The measurements of parent or student, and the completions on which the report compares them."""
+
+    accuracy: Accuracy
+    rollouts: list[Rollout]
+    """Sampled at temperature 1."""
+    greedy: list[Rollout]
+    """Sampled at temperature 0 for the same prompts."""
+
+    @property
+    def completions(self) -> Completions:
+        return Completions(self.rollouts, self.greedy)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measures the version that the sampler samples from at the moment, reusing what is known of it already."""
+
+    spec: JobBase
+    max_tokens: int
+    """Longest answer to a held-out problem, unless `task.eval_max_tokens` sets it."""
+    sampler: ServedSampler
+    held_out: Sequence[Problem]
+    verifier: Verifier
+    report_prompts: Sequence[Messages]
+    """Prompts of the report's rollouts, beginning with those of the probes."""
+    progress: Progress
+
+    def before(self) -> Evaluated:
+        """Measures the parent, once per job; a worker that resumes the job reads the stored result."""
+        file = self.spec.output_dir / "before.json"
+        if file.exists():
+            return Evaluated.model_validate_json(file.read_text())
+        known = self.spec.parent_accuracy
+        # The file of the task may have changed since the parent was measured.
+        same_problems = known is not None and known.problem_set == problem_set_digest(self.held_out)
+        before = self._evaluate(0, [], known if same_problems else None)
+        write_atomically(file, before.model_dump_json().encode())
+        return before
+
+    def after(self, step: int) -> Evaluated:
+        """Measures the student.
+
+        Training has just measured the student's entropy on the probes; the same answers also serve the report.
+        """
+        long_enough = self.spec.probes.max_tokens >= COMPLETION_TOKENS
+        return self._evaluate(step, self.sampler.probed if long_enough else [])
+
+    def _evaluate(self, step: int, rollouts: list[Rollout], accuracy: Accuracy | None = None) -> Evaluated:
+        """Samples everything that is missing at once, and scores it."""
+        spec, problems, prompts = self.spec, self.held_out, self.report_prompts
+        # At least as long as a probe's answer, and at least as long as the proof needs.
+        length = max(spec.probes.max_tokens, COMPLETION_TOKENS)
+        batches: dict[str, Batch] = {}
+        if accuracy is None:
+            seed = seed_for("answers", spec.seed)
+            batches["accuracy"] = evaluation_batch(problems, spec.task, self.max_tokens, seed)
+        if len(rollouts) < len(prompts):
+            seed = seed_for("report", spec.seed)
+            batches["rollouts"] = Batch(prompts[len(rollouts) :], 1, length, temperature=1.0, seed=seed)
+        # As long as the rollouts: completions of different lengths would seem to differ more than they do.
+        batches["greedy"] = Batch(prompts, 1, length, temperature=0.0, seed=0)
+        self.progress.report("evaluating", step)
+        answers = dict(zip(batches, self.sampler.sample_all([*batches.values()]), strict=True))
+        self.progress.report("scoring", step)
+        model = self.sampler.model
+        if accuracy is None:
+            samples = spec.task.eval_samples
+            accuracy = accuracy_of(answers["accuracy"], problems, self.verifier, model=model, samples=samples)
+        sampled = [rollout for group in answers.get("rollouts", []) for rollout in group]
+        evaluated = Evaluated(
+            accuracy=accuracy,
+            rollouts=[*rollouts, *sampled][: len(prompts)],
+            greedy=[rollout for group in answers["greedy"] for rollout in group],
+        )
+        self.progress.report("evaluating", step, _figures(evaluated))
+        return evaluated
+
+
+def _figures(evaluated: Evaluated) -> dict[str, float]:
+    best = evaluated.accuracy.pass_at[-1]
+    return {"accuracy": evaluated.accuracy.value, f"pass_at_{best.k}": best.value}
