@@ -3,23 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 from examples.countdown.learning import Watch
 from examples.countdown.measuring import PROBES, CountedSampler
 from examples.countdown.policy import LORA
 from examples.countdown.task import COMPLETION_TOKENS, problems, reward
 from reheatd.jobs.contracts import ReheatSpec, RLSpec
-from reheatd.measures import Contract, EntropyEstimate
-from reheatd.options import RLOptions
+from reheatd.measures import Contract
+from reheatd.options import Remedy, RLOptions
 from reheatd.task_data import Problem
-from workers.candidates import make_candidates
+from workers.candidates import Candidate, make_candidates
 from workers.grpo import Grpo
-from workers.policy import Policy
-from workers.rewards.scoring import InProcessScorer, Scorer
+from workers.policy import Policy, Weights
+from workers.remedies import make_trainer
+from workers.rewards.scoring import InProcessScorer
 from workers.sampling.seeds import seed_for
-from workers.shrink import Shrinker
-from workers.ts_opsd import Reheater
+from workers.signal_meter import SignalMeter
 
 REHEAT_PROMPTS_PER_STEP = 64
 TRAINING_PROBLEMS = 4096
@@ -33,7 +33,7 @@ FROZEN = {"teacher": "frozen", "learning_rate": 1e-3, "refresh_every": 4}
 class Arm:
     """A way to go on: a remedy first, if there is one, and then RL until the budget is spent."""
 
-    remedy: Literal["ts_opsd", "shrink", "auto"] | None = None
+    remedy: Remedy | None = None
     ratio: float = 1.5
     """Entropy at which the remedy stops, over that of the policy before it."""
     reheat: dict[str, Any] = field(default_factory=dict)
@@ -46,11 +46,13 @@ class Arm:
 
 CONTINUED = "continued"
 """The arm that only goes on, with which the others are compared."""
+ACTING = "live_1.5x"
+"""The arm that a rule is judged by: the paper's remedy."""
 ARMS = {
     CONTINUED: Arm(),
     "hot_1.2": Arm(rl={"temperature": 1.2}),
     "hot_1.5": Arm(rl={"temperature": 1.5}),
-    "live_1.5x": Arm("ts_opsd", reheat=LIVE),
+    ACTING: Arm("ts_opsd", reheat=LIVE),
     "live_3x": Arm("ts_opsd", ratio=3.0, reheat=LIVE),
     "frozen_1.5x": Arm("ts_opsd", reheat=FROZEN),
     "fold_1.25": Arm(fold=1.25),
@@ -59,8 +61,8 @@ ARMS = {
     "auto": Arm("auto", reheat=LIVE),
 }
 """The arms by name. `hot` samples RL's rollouts at that temperature, `live` and `frozen` are TS-OPSD with that teacher,
-`entropy_bonus` acts on every rollout of RL, `shrink` scales the LoRA towards the base, and `auto` tries several remedies
-and takes the one that brings back most of the lost problems."""
+`entropy_bonus` acts on every rollout of RL, `shrink` scales the LoRA towards the base, and `auto` tries several
+remedies and takes the one that brings back most of the lost problems."""
 
 
 class Treated(Contract):
@@ -113,7 +115,6 @@ def treat(
     policy: Policy,
     sampler: CountedSampler,
     pool: Sequence[Problem],
-    lost: Sequence[Problem],
     shape: RLShape,
     *,
     steps: int,
@@ -122,10 +123,9 @@ def treat(
     """Applies the arm's remedy to the policy; nothing if it has none.
 
     Args:
-        pool: Problems at hand, on whose prompts TS-OPSD trains.
-        lost: Problems that failed at every try, by which `auto` chooses.
-        shape: The RL of the remedies that train with RL.
-        steps: Largest number of optimiser steps of TS-OPSD.
+        pool: Problems at hand.
+        shape: The RL of the remedies that are RL.
+        steps: Largest number of steps of the remedy.
     """
     if arm.remedy is None:
         return []
@@ -142,43 +142,53 @@ def treat(
         max_tokens=COMPLETION_TOKENS,
         rl=RLOptions(**shape.options()),
     )
-    remedy, after = arm.remedy, before
-    if arm.remedy == "auto":
-        remedy, after = take_best(policy, spec, sampler, lost)
-    elif arm.remedy == "shrink":
-        after = Shrinker(policy, spec, sampler, Silent()).run().entropy_after
-    else:
-        prompts = [problem.messages for problem in pool]
-        after = Reheater(policy, spec, sampler, prompts, Silent()).run().entropy_after
+    made = take_best(policy, spec, sampler, pool) if arm.remedy == "auto" else make(policy, spec, sampler, pool)
     return [
         Treated(
-            remedy=remedy,
+            remedy=made.remedy,
             samples=sampler.samples - start,
             entropy_before=before.mean,
-            entropy_after=after.mean,
+            entropy_after=made.entropy,
         )
     ]
 
 
-def take_best(
-    policy: Policy, spec: ReheatSpec, sampler: CountedSampler, lost: Sequence[Problem]
-) -> tuple[str, EntropyEstimate]:
-    """Makes the candidates of `auto`, and gives the policy the weights of the best one.
+class Made(NamedTuple):
+    """What a remedy made of a policy."""
 
-    Returns:
-        The remedy that made it, and its entropy on the probes.
-    """
-    best = make_candidates(policy, spec, sampler, lost, InProcessScorer(reward), Silent())[0]
+    remedy: Remedy
+    entropy: float
+    """On the probes, in nats per token."""
+    weights: Weights
+
+
+def make(policy: Policy, spec: ReheatSpec, sampler: CountedSampler, pool: Sequence[Problem]) -> Made:
+    """Applies a single remedy to the policy."""
+    outcome = make_trainer(policy, spec, sampler, pool, InProcessScorer(reward), Silent()).run()
+    return Made(spec.remedy, outcome.entropy_after.mean, policy.weights())
+
+
+def take_best(policy: Policy, spec: ReheatSpec, sampler: CountedSampler, pool: Sequence[Problem]) -> Made:
+    """Makes the candidates of `auto` as a job of the daemon does, and gives the policy the best one's weights."""
+    parent = policy.weights()
+    meter = SignalMeter(spec, sampler, pool, InProcessScorer(reward), Silent())
+
+    def candidate(remedy: Remedy) -> Candidate[Made]:
+        policy.set_weights(parent)
+        sampler.publish(policy, 0)
+        made = make(policy, spec.model_copy(update={"remedy": remedy}), sampler, pool)
+        return Candidate(remedy, made, meter.measure())
+
+    best = make_candidates(meter.before, candidate)[0].made
     policy.set_weights(best.weights)
     sampler.publish(policy, 0)
-    return best.remedy, sampler.measure_entropy(seed_for("probes", spec.seed, 1))
+    return best
 
 
 def reinforce(
     policy: Policy,
     sampler: CountedSampler,
     pool: Sequence[Problem],
-    scorer: Scorer,
     watch: Watch,
     shape: RLShape,
     *,
@@ -196,7 +206,7 @@ def reinforce(
         steps=steps,
         patience=steps + 1,  # no arm ends before its budget
     )
-    Grpo(policy, spec, sampler, pool, scorer, watch).run()
+    Grpo(policy, spec, sampler, pool, InProcessScorer(reward), watch).run()
 
 
 def training_problems(seed: int) -> list[Problem]:

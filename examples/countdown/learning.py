@@ -1,16 +1,10 @@
 """The learning signal of RL in process: every step is kept, and the daemon's rule says when the run has stalled."""
 
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
 from examples.countdown.measuring import CountedSampler, HeldOut, Measured
-from examples.countdown.task import reward
 from reheatd.config_tables import EntropySection
 from reheatd.entropy.regime import SignalStep, stays_stalled
 from reheatd.measures import Contract
 from workers.policy import Policy
-from workers.rewards.scoring import Unscored
 
 
 class Step(Contract):
@@ -30,37 +24,6 @@ class Step(Contract):
     def signal(self) -> SignalStep:
         varied, all_fail, all_pass = (count / self.groups for count in (self.varied, self.all_fail, self.all_pass))
         return SignalStep(varied=varied, all_fail=all_fail, all_pass=all_pass, groups=self.groups)
-
-
-@dataclass
-class Memory:
-    """A `Scorer` that remembers which problems of the newest batches nobody solved.
-
-    A batch is what is scored at once, which is one step of RL.
-    """
-
-    batches: int
-    unscored: Unscored = field(default_factory=Unscored)
-
-    def __post_init__(self) -> None:
-        self._best: deque[dict[str, float]] = deque(maxlen=self.batches)
-
-    def score_all(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        rewards = [reward(completion, answer) for completion, answer in pairs]
-        best: dict[str, float] = {}
-        for (_, answer), value in zip(pairs, rewards, strict=True):
-            best[answer] = max(value, best.get(answer, 0.0))
-        self._best.append(best)
-        return rewards
-
-    @property
-    def lost(self) -> list[str]:
-        """Answers of the problems without a reward, as long as they failed every time; the oldest first."""
-        best: dict[str, float] = {}
-        for batch in self._best:
-            for answer, value in batch.items():
-                best[answer] = max(value, best.get(answer, 0.0))
-        return [answer for answer, value in best.items() if value == 0]
 
 
 class StalledError(Exception):

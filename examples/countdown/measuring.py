@@ -61,9 +61,7 @@ class CountedSampler:
         self, prompts: Prompts, *, n: int, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
     ) -> list[list[Rollout]]:
         self.samples += len(prompts) * n
-        return self._inner.sample(
-            prompts, n=n, max_tokens=max_tokens, temperature=temperature, seed=seed, top_p=top_p
-        )
+        return self._inner.sample(prompts, n=n, max_tokens=max_tokens, temperature=temperature, seed=seed, top_p=top_p)
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
         self.samples += self._probes

@@ -1,11 +1,12 @@
 """The outcome of the experiment: the records of all runs, and what is read from them seed by seed."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from examples.countdown.arms import CONTINUED
 from examples.countdown.learning import Step
-from examples.countdown.plan import Plan, Scenario
+from examples.countdown.plan import Plan
 from examples.countdown.practice import Curve
 from examples.countdown.runs import Run
 from examples.countdown.stages import Record
@@ -54,13 +55,14 @@ class Outcome:
         """A measurement at the end of the budget."""
         return [getattr(curve.points[-1], metric) for curve in self.arm(scenario, arm)]
 
+    def differences(self, scenario: str, arm: str, metric: str) -> list[float]:
+        """A measurement at the end of the budget, less that of the arm that went on from the same policy."""
+        pairs = zip(self.last(scenario, arm, metric), self.last(scenario, CONTINUED, metric), strict=True)
+        return [value - rival for value, rival in pairs]
+
     def cascade(self, arm: str, shift: int) -> list[Curve]:
         return [self.records[Run("cascade", seed, arm=arm)].curves[shift] for seed in self.plan.seeds]
 
-    def take_offs(self, curves: Sequence[Curve], scenario: Scenario) -> list[float | None]:
-        budget = scenario.steps * scenario.shape.step
-        return [take_off(curve.steps, budget) for curve in curves]
-
-
-def by_seed(curves: Sequence[Curve], figure: Callable[[Curve], float]) -> list[float]:
-    return [figure(curve) for curve in curves]
+    def take_offs(self, scenario: str, arm: str) -> list[float | None]:
+        size = self.plan.scenarios[scenario]
+        return [take_off(curve.steps, size.steps * size.shape.step) for curve in self.arm(scenario, arm)]

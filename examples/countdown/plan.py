@@ -1,9 +1,9 @@
 """The sizes of the experiment, all in one place."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from examples.countdown.arms import CONTINUED, RLShape
+from examples.countdown.arms import ACTING, CONTINUED, RLShape
 from examples.countdown.families import ANY
 
 
@@ -80,12 +80,14 @@ SIGNAL = "signal"
 """The half of the experiment in which groups still vary."""
 STALL = "stall"
 """The half in which every group fails."""
-DECISION_ARMS = (CONTINUED, "live_1.5x")
-"""Going on and acting, which are all that the value of a rule is judged by."""
+DECISION_ARMS = (CONTINUED, ACTING)
+"""Going on and acting, by which a rule is judged."""
 
+COLLAPSE_RL = RLShape(prompts=16, group=8, learning_rate=1e-3)
+"""RL that is meant to collapse: in 600 steps on 256 easy problems, three of four policies lose the others."""
 WIDE_RL = RLShape(prompts=8, group=16, learning_rate=1e-4)
 STALL_RL = RLShape(prompts=16, group=8, learning_rate=1e-4)
-"""One learning rate for all arms, fixed before any of them ran."""
+"""RL of the arms: one learning rate for all of them."""
 
 FULL = Plan(
     name="experiment",
@@ -93,14 +95,14 @@ FULL = Plan(
     pretraining_steps=800,
     collapses={
         "wide": Collapse(ANY, problems=4096, shape=RLShape(8, 16, 3e-4), steps=1000, measure_every=250),
-        "sums": Collapse("sums", problems=256, shape=RLShape(16, 8, 3e-4), steps=600),
+        "sums": Collapse("sums", problems=256, shape=COLLAPSE_RL, steps=600),
     },
     scenarios={
         SIGNAL: Scenario(
             "wide",
             ANY,
             problems=4096,
-            arms=(CONTINUED, "hot_1.5", "live_1.5x", "frozen_1.5x", "shrink", "fold_1.25"),
+            arms=(CONTINUED, "hot_1.5", ACTING, "frozen_1.5x", "shrink", "fold_1.25"),
             shape=WIDE_RL,
             steps=700,
             measure_every=140,
@@ -113,7 +115,7 @@ FULL = Plan(
                 CONTINUED,
                 "hot_1.2",
                 "hot_1.5",
-                "live_1.5x",
+                ACTING,
                 "live_3x",
                 "frozen_1.5x",
                 "entropy_bonus",
@@ -126,10 +128,32 @@ FULL = Plan(
         "near": Scenario("sums", "one_product", problems=4096, arms=DECISION_ARMS, shape=STALL_RL, steps=240),
         "same": Scenario("sums", "sums", problems=256, arms=DECISION_ARMS, shape=STALL_RL, steps=240),
     },
-    cascade=Cascade(
-        "sums", families=("two_products", "only_sums", "only_triples"), problems=4096, shape=STALL_RL, steps=240
-    ),
+    cascade=Cascade("sums", ("only_pairs", "only_triples", "only_sums"), problems=256, shape=COLLAPSE_RL, steps=400),
     window=20,
     reheat_steps=100,
     evaluation_problems=384,
+)
+
+QUICK = Plan(
+    name="experiment-quick",
+    seeds=(1, 2),
+    pretraining_steps=4,
+    collapses={
+        "wide": Collapse(ANY, problems=64, shape=RLShape(2, 2, 3e-4), steps=33),
+        "sums": Collapse("sums", problems=16, shape=RLShape(2, 2, 3e-4), steps=33),
+    },
+    scenarios={
+        name: replace(
+            scenario,
+            problems=16 if scenario.collapse == "sums" else 64,
+            shape=RLShape(2, 2, 1e-4),
+            steps=48,
+            measure_every=scenario.measure_every and 40,
+        )
+        for name, scenario in FULL.scenarios.items()
+    },
+    cascade=Cascade("sums", ("only_pairs", "only_triples"), problems=16, shape=RLShape(2, 2, 1e-3), steps=40),
+    window=2,
+    reheat_steps=2,
+    evaluation_problems=4,
 )

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import torch
 
-from examples.countdown.arms import CONTINUED
 from examples.countdown.plan import Plan
 from examples.countdown.stages import Record, Stage, Stages
 from reheatd.errors import BadInputError
@@ -64,9 +63,8 @@ class Runs:
     def perform(self, runs: Sequence[Run]) -> dict[Run, Record]:
         """Returns the results of `runs`; those that the folder does not have are run, in this order."""
         missing = [run for run in runs if not self._file(run).exists()]
-        items = [(run, self._lost(run)) for run in missing]
-        finished = in_parallel(partial(_perform, self._folder, self._plan), items)
-        for number, ((run, _), record) in enumerate(finished, start=1):
+        finished = in_parallel(partial(_perform, self._folder, self._plan), missing)
+        for number, (run, record) in enumerate(finished, start=1):
             write_atomically(self._file(run), record.model_dump_json().encode())
             last = record.curves[-1].points[-1]
             print(
@@ -75,10 +73,6 @@ class Runs:
                 flush=True,
             )
         return {run: self._read(run) for run in runs}
-
-    def _lost(self, run: Run) -> list[str]:
-        """Answers of the problems that had failed before an arm's decision."""
-        return self._read(Run("decision", run.seed, run.where)).lost if run.stage == "arm" else []
 
     def _read(self, run: Run) -> Record:
         return Record.model_validate_json(self._file(run).read_bytes())
@@ -104,13 +98,12 @@ def _pretrain(folder: Path, plan: Plan, seed: int) -> None:
     Stages(plan, folder, seed).pretrain()
 
 
-def _perform(folder: Path, plan: Plan, item: tuple[Run, list[str]]) -> Record:
-    run, lost = item
+def _perform(folder: Path, plan: Plan, run: Run) -> Record:
     stages = Stages(plan, folder, run.seed)
     if run.stage == "collapse":
         return stages.collapse(run.where)
     if run.stage == "decision":
         return stages.decide(run.where)
     if run.stage == "arm":
-        return stages.arm(run.where, run.arm, lost)
+        return stages.arm(run.where, run.arm)
     return stages.cascade(acts=run.arm == RULE)

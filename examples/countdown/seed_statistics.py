@@ -35,6 +35,14 @@ class Interval(NamedTuple):
         half = float(student_t.ppf((1 + LEVEL) / 2, len(values) - 1)) * error
         return cls(mean, mean - half, mean + half)
 
+    def within(self, low: float, high: float) -> "Interval":
+        """The interval, ended at bounds that no estimate can be beyond."""
+        return Interval(self.mean, max(low, self.low), min(high, self.high))
+
+    def figures(self, name: str) -> dict[str, float]:
+        """The estimate as figures of a report: NAME, NAME_low and NAME_high."""
+        return {name: self.mean, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 def restricted_mean(times: Sequence[float | None], budget: float) -> Interval:
     """Mean of the times until an event, each at most `budget`, with Student's t over seeds.
@@ -46,8 +54,7 @@ def restricted_mean(times: Sequence[float | None], budget: float) -> Interval:
     Args:
         times: One per seed; None where the event did not happen within the budget.
     """
-    mean, low, high = Interval.of(restricted(times, budget))
-    return Interval(mean, max(0.0, low), min(budget, high))
+    return Interval.of(restricted(times, budget)).within(0.0, budget)
 
 
 def restricted(times: Sequence[float | None], budget: float) -> list[float]:

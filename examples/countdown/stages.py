@@ -1,11 +1,8 @@
 """The stages of the experiment: a collapse, the decision point after it, and what the arms make of it."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
-
-from pydantic import Field
 
 from examples.countdown.arms import ARMS
 from examples.countdown.learning import StalledError
@@ -13,6 +10,7 @@ from examples.countdown.measuring import PROBES, Measured
 from examples.countdown.plan import Plan
 from examples.countdown.policy import load_policy, pretrain
 from examples.countdown.practice import Curve, Practice
+from reheatd.config_tables import EntropySection
 from reheatd.measures import Contract
 from workers.policy import Policy
 
@@ -26,8 +24,6 @@ class Record(Contract):
 
     curves: list[Curve]
     """One, but for a cascade, which has one for every shift."""
-    lost: list[str] = Field(default_factory=list)
-    """Answers of the problems that failed at every try before the decision."""
     base: Measured | None = None
     """The pretrained policy, measured on the problems of the decision."""
     seconds: float
@@ -81,21 +77,15 @@ class Stages:
         practice.watch.measure()
         practice.policy.save(self._adapter(name), self._base)
         base = practice.held_out.measure(load_policy(self._base), samples=0)
-        return Record(
-            curves=[practice.curve], lost=practice.lost, base=base, seconds=time.monotonic() - began
-        )
+        return Record(curves=[practice.curve], base=base, seconds=time.monotonic() - began)
 
-    def arm(self, name: str, arm: str, lost: Sequence[str]) -> Record:
-        """What an arm makes of its budget, from the decision point on.
-
-        Args:
-            lost: Answers of the problems that the decision's record names.
-        """
+    def arm(self, name: str, arm: str) -> Record:
+        """What an arm makes of its budget, from the decision point on."""
         began = time.monotonic()
         scenario, choice = self._plan.scenarios[name], ARMS[arm]
         practice = self._scenario_practice(name, self._load(name, tau=choice.fold), scenario.measure_every)
         seed = self._draws("arm")
-        practice.treat(choice, lost, scenario.shape, steps=self._plan.reheat_steps, seed=seed)
+        practice.treat(choice, scenario.shape, steps=self._plan.reheat_steps, seed=seed)
         practice.watch.measure()
         left = scenario.steps * scenario.shape.step - practice.sampler.samples
         practice.learn(scenario.shape, left, seed, **choice.rl)
@@ -113,8 +103,9 @@ class Stages:
         policy = self._load(cascade.collapse)
         earlier = self._plan.collapses[cascade.collapse].family
         curves: list[Curve] = []
+        rule = EntropySection(stall_steps=self._plan.window) if acts else None
         for number, family in enumerate(cascade.families):
-            practice = self._practice(policy, family, earlier, cascade.problems, rule=acts)
+            practice = self._practice(policy, family, earlier, cascade.problems, rule=rule)
             self._shift(practice, self._draws("cascade") + 100 * number)
             curves.append(practice.curve)
             earlier = family
@@ -130,8 +121,7 @@ class Stages:
             try:
                 practice.learn(shape, left, seed)
             except StalledError:
-                steps = self._plan.reheat_steps
-                practice.treat(ARMS["auto"], practice.lost, shape, steps=steps, seed=seed)
+                practice.treat(ARMS["auto"], shape, steps=self._plan.reheat_steps, seed=seed)
         practice.watch.measure()
 
     def _practice(
@@ -142,7 +132,7 @@ class Stages:
         problems: int,
         *,
         measure_every: int | None = None,
-        rule: bool = False,
+        rule: EntropySection | None = None,
     ) -> Practice:
         return Practice(
             policy,
@@ -150,7 +140,6 @@ class Stages:
             earlier,
             problems=problems,
             evaluation_problems=self._plan.evaluation_problems,
-            window=self._plan.window,
             seed=self._seed,
             measure_every=measure_every,
             rule=rule,
