@@ -10,8 +10,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 LITELLM := .venv-litellm
 READY   := $(VENV)/.ready-$(ENGINE)
-# Without compiling every file of every package, of which few are ever imported: that takes as long as the rest.
-PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # Two files at a time, whose tests share engines. A test waits for processes more than it computes.
 PYTEST  := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 UV      := .venv-uv/bin/uv

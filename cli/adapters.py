@@ -12,6 +12,7 @@ from reheatd.adapters.store import VersionInfo
 from reheatd.api.schemas import VersionView
 from reheatd.jobs.report import JobReport
 from reheatd.names import parse_version, version_name
+from reheatd.signal import Reach
 
 app = typer.Typer(help="List, show, promote, roll back, import, export or delete versions.", no_args_is_help=True)
 app.command("import")(adapter_files.import_adapter)
@@ -70,6 +71,12 @@ def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> rend
         if lineage.target_entropy is not None:
             facts.add_row("target", f"{lineage.target_entropy:.3f} nats per token")
         facts.add_row("accuracy", f"{render.share(lineage.accuracy_before)} -> {render.share(lineage.accuracy_after)}")
+        if (reach := Reach.between(lineage.accuracy_base, lineage.accuracy_after)) is not None:
+            facts.add_row("out of reach", render.reach(reach))
+        if lineage.remedy is not None:
+            facts.add_row("remedy", lineage.remedy + (f", factor {lineage.factor:.3f}" if lineage.factor else ""))
+        if lineage.signal_before is not None and lineage.signal_after is not None:
+            facts.add_row("lost problems", f"{lineage.signal_before} -> {lineage.signal_after}")
         if info.report is not None:
             _add_report(facts, info.report)
         if info.report_dir is not None:

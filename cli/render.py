@@ -18,6 +18,7 @@ from reheatd.jobs.contracts import Job, JobStatus
 from reheatd.jobs.curves import CurvePoint
 from reheatd.jobs.rollouts import RolloutRow
 from reheatd.measures import Accuracy, EntropyEstimate, PassRate
+from reheatd.signal import Reach
 
 P = ParamSpec("P")
 JsonThenText = Iterator[Any]
@@ -98,6 +99,11 @@ def entropy(estimate: EntropyEstimate | None) -> str:
 
 def share(value: Accuracy | PassRate | None) -> str:
     return NOTHING if value is None else f"{value.value:.0%} [dim]\\[{value.low:.0%}, {value.high:.0%}][/]"
+
+
+def reach(found: Reach) -> str:
+    """What the base solves and the policy does not, and what it cost to know that."""
+    return f"{found} [dim]({found.samples} answers of the base)[/]"
 
 
 def learning(view: LearningView | None) -> list[str]:

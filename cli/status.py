@@ -66,6 +66,8 @@ def describe(status: StatusView) -> RenderableType:
     facts.add_row("baseline", _baseline(status))
     for line in render.learning(status.learning):
         facts.add_row("learning", line)
+    if status.reach is not None:
+        facts.add_row("out of reach", render.reach(status.reach))
     if status.measuring is not None:
         measuring = status.measuring
         facts.add_row("measuring", f"{measuring.model}: {measuring.done} of {measuring.of} probes")

@@ -1,17 +1,53 @@
-"""The learning signal that a remedy brought back: problems that a policy never solved, and that it solves again.
+"""Signal that was lost and found: problems that a policy never solves, but its base does, or a remedy does again.
 
-The problems are those of which all answers of the policy failed. It answers them once more with other random numbers,
-as every candidate does: having been chosen for their failures, they would seem to improve by chance alone otherwise.
+The problems of a `Signal` are those of which all answers of the policy failed. It answers them once more with other
+random numbers, as every candidate does: having been chosen for their failures, they would seem to improve by chance
+alone otherwise.
 """
 
 import math
 
 from pydantic import Field
 
-from reheatd.measures import Contract, PassRate
+from reheatd.measures import Accuracy, Contract, PassRate
 
 ALPHA = 0.05
 """Largest chance at which a policy that restored nothing counts as one that did."""
+
+
+class Reach(Contract):
+    """What could be had back: what the base solves of the held-out problems, and the policy does not."""
+
+    base: PassRate
+    """The base's pass@k, at the largest k that was measured."""
+    policy: PassRate
+    """The policy's pass@k on the same problems."""
+    lost: int
+    """Problems that the base solved in at least one of k answers, and the policy in none."""
+    problems: int
+    samples: int
+    """Answers of the base that this took, once for all versions."""
+
+    @classmethod
+    def between(cls, base: Accuracy | None, policy: Accuracy | None) -> "Reach | None":
+        """None unless both were measured on the same problems, with as many answers."""
+        if base is None or policy is None or not base.pass_at or not policy.solved:
+            return None
+        if (base.problem_set, base.samples) != (policy.problem_set, policy.samples):
+            return None
+        return cls(
+            base=base.pass_at[-1],
+            policy=policy.pass_at[-1],
+            lost=sum(old > 0 and not new for old, new in zip(base.solved, policy.solved, strict=True)),
+            problems=policy.problems,
+            samples=base.problems * base.samples,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"pass@{self.base.k} {self.base.value:.1%} of the base, {self.policy.value:.1%} of the policy; "
+            f"{self.lost} of {self.problems} problems solved by the base alone"
+        )
 
 
 class Signal(Contract):

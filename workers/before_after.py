@@ -9,7 +9,7 @@ from reheatd.json_lines import Messages
 from reheatd.measures import Accuracy, Contract
 from reheatd.task_data import Problem, problem_set_digest
 from workers.comparison import Completions
-from workers.evaluation import accuracy_of, evaluation_batch
+from workers.evaluation import accuracy_of, evaluation_batch, measure_accuracy
 from workers.progress import Progress
 from workers.proof import COMPLETION_TOKENS
 from workers.rewards.verifier import Verifier
@@ -51,12 +51,33 @@ class Evaluation:
         file = self.spec.output_dir / "before.json"
         if file.exists():
             return Evaluated.model_validate_json(file.read_text())
-        known = self.spec.parent_accuracy
-        # The file of the task may have changed since the parent was measured.
-        same_problems = known is not None and known.problem_set == problem_set_digest(self.held_out)
-        before = self._evaluate(0, [], known if same_problems else None)
+        before = self._evaluate(0, [], self._if_comparable(self.spec.parent_accuracy))
         write_atomically(file, before.model_dump_json().encode())
         return before
+
+    def base(self, before: Evaluated | None) -> Accuracy:
+        """The base's accuracy, which says what training may have lost. It is sampled unless it is known already.
+
+        Args:
+            before: The measurements of the job's parent; None if the job has none.
+        """
+        if before is not None and self.spec.parent_version == 0:
+            return before.accuracy
+        if (known := self._if_comparable(self.spec.base_accuracy)) is not None:
+            return known
+        file = self.spec.output_dir / "base.json"
+        if file.exists():
+            return Accuracy.model_validate_json(file.read_text())
+        self.progress.report("evaluating the base", 0)
+        batch = evaluation_batch(self.held_out, self.spec.task, self.max_tokens, seed_for("answers", self.spec.seed))
+        with self.sampler.as_base() as sampler:
+            found = measure_accuracy(sampler, self.held_out, self.verifier, batch)
+        write_atomically(file, found.model_dump_json().encode())
+        return found
+
+    def _if_comparable(self, known: Accuracy | None) -> Accuracy | None:
+        """What is known, unless it was measured on other problems: the task's file may have changed since."""
+        return known if known is not None and known.problem_set == problem_set_digest(self.held_out) else None
 
     def after(self, step: int) -> Evaluated:
         """Measures the student.

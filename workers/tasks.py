@@ -99,10 +99,12 @@ def run_import(spec: ImportSpec, channel: ProgressChannel) -> ImportResult:
         progress.report("evaluating", 0, {"probe_entropy": entropy.mean})
         rollouts = [*map(list, probes.probes)][: spec.report_rollouts]
         longest = spec.probes.max_tokens
-        measured = Evaluation(spec, longest, sampler, task.held_out, verifier, rollouts, progress).after(0)
+        evaluation = Evaluation(spec, longest, sampler, task.held_out, verifier, rollouts, progress)
+        measured = evaluation.after(0)
         return ImportResult(
             entropy=entropy,
             accuracy=measured.accuracy,
+            accuracy_base=evaluation.base(None),
             proof=build_proof(policy, measured.rollouts),
             seconds=time.monotonic() - started,
         )

@@ -109,6 +109,7 @@ class TrainingJob:
             entropy_after=outcome.entropy_after,
             accuracy_before=before.accuracy,
             accuracy_after=after.accuracy,
+            accuracy_base=self.evaluation.base(before),
             signal_before=signal,
             signal_after=signal_after,
             proof=build_proof(self.policy, after.rollouts),

@@ -47,6 +47,8 @@ class Lineage(Contract):
     entropy_after: EntropyEstimate | None = None
     accuracy_before: Accuracy | None = None
     accuracy_after: Accuracy | None = None
+    accuracy_base: Accuracy | None = None
+    """The base policy's accuracy on the same problems as `accuracy_after`."""
     signal_before: Signal | None = None
     """The parent's signal on the problems that it had lost; None if it was not measured."""
     signal_after: Signal | None = None

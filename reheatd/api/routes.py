@@ -60,6 +60,7 @@ from reheatd.jobs.report import read_report
 from reheatd.jobs.rollouts import read_rollouts
 from reheatd.names import parse_version, version_name
 from reheatd.process.broker import BrokerError
+from reheatd.signal import Reach
 from reheatd.validation import first_problem
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -164,6 +165,7 @@ class Api:
             cooldown_remaining_s=controller.cooldown_remaining_s,
             paused=controller.pauses,
             learning=self._learning(),
+            reach=self._reach(version),
             uptime_s=time.time() - context.started_at,
             engines=engines,
             broker=_health("broker", await context.broker_healthy()),
@@ -285,6 +287,10 @@ class Api:
 
     async def journal(self, request: Request) -> Response:
         return _answer(JournalView(entries=self._context.ledger.entries(_last(request))))
+
+    def _reach(self, version: int) -> Reach | None:
+        lineage = self._context.versions.get(version).lineage
+        return Reach.between(lineage.accuracy_base, lineage.accuracy_after) if lineage is not None else None
 
     def _learning(self) -> LearningView | None:
         return learning_view(self._context.learning, self._context.versions.promoted(), self._context.settings.entropy)

@@ -20,6 +20,7 @@ from reheatd.jobs.curves import CurvePoint
 from reheatd.jobs.report import JobReport
 from reheatd.jobs.rollouts import RolloutRow
 from reheatd.measures import Contract, EntropyEstimate
+from reheatd.signal import Reach
 
 
 class Readiness(Contract):
@@ -110,6 +111,9 @@ class StatusView(Contract):
     """What the daemon does not start by itself until `POST /reheatd/v1/control/resume`."""
     learning: LearningView | None
     """What the rollouts of RL teach the promoted version; None if no RL job has reported it in its run."""
+    reach: Reach | None
+    """What the base solves of the held-out problems and the promoted version does not; None for the base itself, and if
+    the job that made the version did not measure it."""
     uptime_s: float
     engines: list[EngineHealth]
     broker: PartHealth

@@ -81,7 +81,7 @@ class JobRunner:
         except JobStopped as stopped:
             self.end(stopped.status, stopped.reason)
         except AdapterInvalidError as error:
-            job.gates.append(GateResult(name="validation", outcome="failed", detail=error.message))
+            job.gates.append(_invalid(error))
             in_gates = job.status in (JobStatus.GATING, JobStatus.SWAPPING)
             self.end(JobStatus.REJECTED if in_gates else JobStatus.FAILED, error.message)
         except ReheatdError as error:
@@ -104,7 +104,7 @@ class JobRunner:
             try:
                 await self._gate()
             except (GateFailed, AdapterInvalidError) as failed:
-                if not await self._turn_to_next_candidate(str(failed)):
+                if not await self._turn_to_next_candidate(failed):
                     raise
         if job.status is JobStatus.SWAPPING:
             await self._swap()
@@ -199,13 +199,15 @@ class JobRunner:
             why = f"{name} passed the gates" + (f" without evidence from the gate on {unclear}" if undecided else "")
             self._ledger.advance(self.record, JobStatus.SWAPPING, State.SWAPPING, why)
 
-    async def _turn_to_next_candidate(self, why: str) -> bool:
+    async def _turn_to_next_candidate(self, failed: GateFailed | AdapterInvalidError) -> bool:
         """Rejects the present candidate, and goes on with the next; False if there is none."""
         job, result = self.record.job, self._result
         if not result.alternatives:
             return False
         following, *others = result.alternatives
-        logger.warning("%s: %s is rejected (%s); %s is next", job.job_id, result.remedy, why, following.remedy)
+        logger.warning("%s: %s is rejected (%s); %s is next", job.job_id, result.remedy, failed, following.remedy)
+        if isinstance(failed, AdapterInvalidError):
+            job.gates.append(self._of_candidate(_invalid(failed)))
         if job.version is not None:
             self._dependencies.versions.set_state(job.version, "rejected")
             with _warned(f"{version_name(job.version)} stays loaded"):
@@ -373,6 +375,10 @@ def _present(value: T | None, what: str, record: JobRecord) -> T:
     if value is None:
         raise RuntimeError(f"job {record.job.job_id} is {record.job.status} without a {what}")
     return value
+
+
+def _invalid(error: AdapterInvalidError) -> GateResult:
+    return GateResult(name="validation", outcome="failed", detail=error.message)
 
 
 @contextlib.contextmanager

@@ -230,6 +230,7 @@ def build_spec(
         "rollouts_kept": settings.workers.rollouts_kept,
         "retry_s": settings.workers.retry_s,
         "parent_entropy": parent_entropy,
+        "base_accuracy": parent_lineage.accuracy_base if _measured_with(parent_lineage, "task", task) else None,
         "parent_accuracy": parent_lineage.accuracy_after if _measured_with(parent_lineage, "task", task) else None,
         "seed": request.seed,
     }
@@ -297,6 +298,7 @@ def import_lineage_fields(spec: ImportSpec, result: ImportResult, policy: Served
         "spec": spec.model_dump(mode="json"),
         "entropy_after": result.entropy,
         "accuracy_after": result.accuracy,
+        "accuracy_base": result.accuracy_base,
         "proof": result.proof,
     }
 
@@ -319,6 +321,7 @@ def lineage_fields(spec: TrainingSpec, result: JobResult, policy: ServedPolicy) 
         "entropy_after": result.entropy_after,
         "accuracy_before": result.accuracy_before,
         "accuracy_after": result.accuracy_after,
+        "accuracy_base": result.accuracy_base,
         "signal_before": result.signal_before,
         "signal_after": result.signal_after,
         "proof": result.proof,

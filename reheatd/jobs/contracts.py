@@ -69,6 +69,8 @@ class JobBase(Contract):
     """Probe entropy of the parent version as the daemon measured it last; if None, the worker measures it."""
     parent_accuracy: Accuracy | None = None
     """The parent version's accuracy; if None, or if it was measured on other problems, the worker measures it."""
+    base_accuracy: Accuracy | None = None
+    """The base policy's, likewise: what training may have lost. It is measured once for a set of problems."""
     seed: int = 0
 
     @field_validator("task", mode="before")
@@ -164,6 +166,8 @@ class JobResult(Contract):
     entropy_after: EntropyEstimate
     accuracy_before: Accuracy
     accuracy_after: Accuracy
+    accuracy_base: Accuracy | None = None
+    """The base policy's accuracy on the same problems; None if an earlier version of reheatd trained."""
     proof: list[ProofItem]
     metrics: dict[str, float] = Field(default_factory=dict)
     """The last values of the training metrics."""
@@ -193,6 +197,8 @@ class ImportResult(Contract):
 
     entropy: EntropyEstimate
     accuracy: Accuracy
+    accuracy_base: Accuracy | None = None
+    """The base policy's accuracy on the same problems."""
     proof: list[ProofItem]
     seconds: float
 

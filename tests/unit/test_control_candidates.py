@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from reheatd.control.states import State
-from reheatd.errors import NotFoundError
+from reheatd.errors import AdapterInvalidError, NotFoundError
 from reheatd.jobs.contracts import JobResult, JobStatus, ReheatRequest
 from reheatd.options import Remedy
 from reheatd.signal import Signal
@@ -77,6 +77,21 @@ def test_candidates_that_restore_no_signal_are_all_refused(tmp_path: Path) -> No
         assert "gate signal: 0 of 40 lost problems found again" in (job.error or "")
 
     live(World(tmp_path), story)
+
+
+def test_a_candidate_with_broken_files_is_passed_over(tmp_path: Path) -> None:
+    class Picky(World):
+        def _validate(self, folder: Path) -> None:
+            if "shrink" in folder.parts:
+                raise AdapterInvalidError("layer 0 has values that are not finite")
+
+    async def story(world: World) -> None:
+        job = await world.until_status(await finish(world, ("shrink", {}), ("ts_opsd", {})), JobStatus.SUCCEEDED)
+        assert (job.version, world.store.versions()) == (1, [0, 1])
+        (invalid,) = [gate.detail for gate in job.gates if gate.outcome == "failed"]
+        assert invalid == "shrink: layer 0 has values that are not finite"
+
+    live(Picky(tmp_path), story)
 
 
 def test_a_restart_between_two_candidates_goes_on_with_the_second(tmp_path: Path) -> None:

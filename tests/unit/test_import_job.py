@@ -1,6 +1,7 @@
 """What the worker does with an import: it measures the adapter that was sent, and proves that very adapter."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ class LocalSampler:
     def load(self, folder: Path, step: int) -> None:
         policy = Policy.load(self._spec.model_path, self._spec.lora, folder, dtype="float32")
         self._sampler = InProcessSampler(policy, ChatCodec(policy), [*map(list, self._probes.probes)], probe_tokens=8)
+
+    @contextmanager
+    def as_base(self) -> Iterator[InProcessSampler]:
+        policy = Policy.load(self._spec.model_path, self._spec.lora, dtype="float32")
+        yield InProcessSampler(policy, ChatCodec(policy), [])
 
     def measure_entropy(self, seed: int) -> Any:
         return self._sampler.measure_entropy(seed)
@@ -82,6 +88,8 @@ def test_an_import_is_measured_and_gets_proof_items(
     result = tasks.run_import(spec, channel)
     assert result.entropy.mean > 0 and result.accuracy.problems == 2
     assert result.accuracy.samples == 2
+    base = result.accuracy_base
+    assert base is not None and base.problem_set == result.accuracy.problem_set and base.samples == 2
     assert len(result.proof) == 4 and {"preparing", "measuring", "evaluating"} <= {phase for phase, *_ in channel.sent}
     policy = Policy.load(tiny_policy, spec.lora, adapter, dtype="float32")
     sequences = [(item.prompt_ids, item.completion_ids) for item in result.proof]

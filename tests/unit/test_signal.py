@@ -6,9 +6,10 @@ import pytest
 
 from reheatd.errors import BadInputError
 from reheatd.options import Remedy
-from reheatd.signal import Signal, chance_of_nothing, is_restored
+from reheatd.signal import Reach, Signal, chance_of_nothing, is_restored
 from tests.unit.signal_figures import signal
 from workers.candidates import Candidate, make_candidates
+from workers.evaluation import accuracy_from
 
 
 @pytest.mark.parametrize(
@@ -63,3 +64,14 @@ def test_a_remedy_that_cannot_be_applied_makes_no_candidate() -> None:
     assert chosen(signal(), {"shrink": None, "ts_opsd": enough})[1] == ["ts_opsd"]
     with pytest.raises(BadInputError, match="no remedy can be applied; shrink: there is nothing to scale; ts_opsd"):
         chosen(signal(), dict.fromkeys(("shrink", "ts_opsd", "entropy_bonus", "hot")))
+
+
+def test_reach_is_what_the_base_solves_and_the_policy_does_not() -> None:
+    base, policy = (accuracy_from(solved, 4, "problems") for solved in ([4, 1, 0, 2], [4, 0, 0, 3]))
+    reach = Reach.between(base, policy)
+    assert reach is not None
+    assert (reach.lost, reach.problems, reach.samples) == (1, 4, 16)
+    assert (reach.base.k, reach.base.value, reach.policy.value) == (4, 0.75, 0.5)
+    assert str(reach) == "pass@4 75.0% of the base, 50.0% of the policy; 1 of 4 problems solved by the base alone"
+    assert Reach.between(base, accuracy_from([4, 0, 0, 3], 4, "other problems")) is None
+    assert Reach.between(None, policy) is None

@@ -10,8 +10,8 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -125,6 +125,15 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         if response.is_error:
             raise EngineError(f"{method} {url} answered {response.status_code}: {response.text[:300]}")
         return response.json()
+
+    @contextmanager
+    def as_base(self) -> Iterator["ServedSampler"]:
+        """Inside the context, the bare base is sampled from."""
+        model, self.model = self.model, BASE_MODEL_NAME
+        try:
+            yield self
+        finally:
+            self.model = model
 
     def sample(
         self, prompts: Prompts, *, n: int, max_tokens: int, temperature: float, seed: int, top_p: float = 1.0
