@@ -1,27 +1,14 @@
-"""The ways to go on from a collapsed policy, and the remedies and the RL that they consist of."""
+"""The ways to go on from a collapsed policy: a remedy or none, and RL."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from examples.countdown.learning import Watch
-from examples.countdown.measuring import PROBES, CountedSampler
 from examples.countdown.policy import LORA
-from examples.countdown.task import COMPLETION_TOKENS, problems, reward
-from reheatd.jobs.contracts import ReheatSpec, RLSpec
-from reheatd.measures import Contract
-from reheatd.options import Remedy, RLOptions
+from examples.countdown.task import COMPLETION_TOKENS, problems
+from reheatd.options import Remedy
 from reheatd.task_data import Problem
-from workers.candidates import Candidate, make_candidates
-from workers.grpo import Grpo
-from workers.policy import Policy, Weights
-from workers.remedies import make_trainer
-from workers.rewards.scoring import InProcessScorer
-from workers.sampling.seeds import seed_for
-from workers.signal_meter import SignalMeter
 
-REHEAT_PROMPTS_PER_STEP = 64
 TRAINING_PROBLEMS = 4096
 
 LIVE = {"teacher": "live", "tau": 1.2, "learning_rate": 1e-4, "refresh_every": 1}
@@ -65,18 +52,6 @@ ARMS = {
 remedies and takes the one that brings back most of the lost problems."""
 
 
-class Treated(Contract):
-    """One use of a remedy."""
-
-    remedy: str
-    """The remedy that acted; for `auto`, the one that was chosen."""
-    samples: int
-    """Completions that it sampled, the measurement of entropy before it included."""
-    entropy_before: float
-    """Entropy on the probes, in nats per token."""
-    entropy_after: float
-
-
 @dataclass(frozen=True)
 class RLShape:
     """The RL of a half of the experiment, the same for all its arms."""
@@ -103,110 +78,20 @@ class RLShape:
         }
 
 
-class Silent:
-    """A `Progress` for training whose steps are no steps of the experiment's own RL."""
+@dataclass(frozen=True)
+class RemedySizes:
+    """What remedies may sample; each is counted in the arm's budget."""
 
-    def report(self, phase: str, step: int, metrics: dict[str, float] | None = None) -> None:
-        pass
-
-
-def treat(
-    arm: Arm,
-    policy: Policy,
-    sampler: CountedSampler,
-    pool: Sequence[Problem],
-    shape: RLShape,
-    *,
-    steps: int,
-    seed: int,
-) -> list[Treated]:
-    """Applies the arm's remedy to the policy; nothing if it has none.
-
-    Args:
-        pool: Problems at hand.
-        shape: The RL of the remedies that are RL.
-        steps: Largest number of steps of the remedy.
-    """
-    if arm.remedy is None:
-        return []
-    start = sampler.samples
-    before = sampler.measure_entropy(seed_for("probes", seed, 0))
-    spec = ReheatSpec(
-        **job_fields(seed),
-        **arm.reheat,
-        remedy=arm.remedy,
-        target_entropy=arm.ratio * before.mean,
-        parent_entropy=before,
-        steps=steps,
-        prompts_per_step=REHEAT_PROMPTS_PER_STEP,
-        max_tokens=COMPLETION_TOKENS,
-        rl=RLOptions(**shape.options()),
-    )
-    made = take_best(policy, spec, sampler, pool) if arm.remedy == "auto" else make(policy, spec, sampler, pool)
-    return [
-        Treated(
-            remedy=made.remedy,
-            samples=sampler.samples - start,
-            entropy_before=before.mean,
-            entropy_after=made.entropy,
-        )
-    ]
-
-
-class Made(NamedTuple):
-    """What a remedy made of a policy."""
-
-    remedy: Remedy
-    entropy: float
-    """On the probes, in nats per token."""
-    weights: Weights
-
-
-def make(policy: Policy, spec: ReheatSpec, sampler: CountedSampler, pool: Sequence[Problem]) -> Made:
-    """Applies a single remedy to the policy."""
-    outcome = make_trainer(policy, spec, sampler, pool, InProcessScorer(reward), Silent()).run()
-    return Made(spec.remedy, outcome.entropy_after.mean, policy.weights())
-
-
-def take_best(policy: Policy, spec: ReheatSpec, sampler: CountedSampler, pool: Sequence[Problem]) -> Made:
-    """Makes the candidates of `auto` as a job of the daemon does, and gives the policy the best one's weights."""
-    parent = policy.weights()
-    meter = SignalMeter(spec, sampler, pool, InProcessScorer(reward), Silent())
-
-    def candidate(remedy: Remedy) -> Candidate[Made]:
-        policy.set_weights(parent)
-        sampler.publish(policy, 0)
-        made = make(policy, spec.model_copy(update={"remedy": remedy}), sampler, pool)
-        return Candidate(remedy, made, meter.measure())
-
-    best = make_candidates(meter.before, candidate)[0].made
-    policy.set_weights(best.weights)
-    sampler.publish(policy, 0)
-    return best
-
-
-def reinforce(
-    policy: Policy,
-    sampler: CountedSampler,
-    pool: Sequence[Problem],
-    watch: Watch,
-    shape: RLShape,
-    *,
-    samples: int,
-    seed: int,
-    **options: Any,
-) -> None:
-    """Runs RL with at most `samples` completions, including its two entropy measurements; none if that is no step."""
-    steps = (samples - 2 * PROBES) // shape.step
-    if steps < 1:
-        return
-    spec = RLSpec(
-        **job_fields(seed),
-        **shape.options(**options),
-        steps=steps,
-        patience=steps + 1,  # no arm ends before its budget
-    )
-    Grpo(policy, spec, sampler, pool, InProcessScorer(reward), watch).run()
+    steps: int
+    """Largest number of steps of TS-OPSD."""
+    prompts: int
+    """Rollouts of a step of TS-OPSD."""
+    signal_problems: int
+    """Problems among which `auto` looks for lost ones."""
+    signal_samples: int
+    """Answers to each."""
+    rl_steps: int
+    """Steps of the candidates of `auto` that are RL."""
 
 
 def training_problems(seed: int) -> list[Problem]:

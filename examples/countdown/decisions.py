@@ -63,9 +63,7 @@ def decisions(outcome: Outcome) -> list[Decision]:
 def decision_figures(outcome: Outcome) -> dict[str, float]:
     """How well the signal, and entropy alone, tell where acting pays; areas under ROC curves, bootstrap over seeds."""
     found = decisions(outcome)
-    cases = [
-        Prediction(one.seed, one.pays, {"rule": -one.varied, "entropy": -one.entropy_share}) for one in found
-    ]
+    cases = [Prediction(one.seed, one.pays, {"rule": -one.varied, "entropy": -one.entropy_share}) for one in found]
     figures: dict[str, float] = {
         "decisions": len(found),
         "decisions_that_pay": sum(one.pays for one in found),

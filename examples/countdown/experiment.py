@@ -82,7 +82,7 @@ def measure(plan: Plan, pictures: Path, *, fresh: bool) -> None:
     for figure, value in all_figures(outcome).items():
         report.result(figure, value)
     report.result("seconds", time.monotonic() - started)
-    report.result("run_seconds", sum(record.seconds for record in outcome.records.values()))
+    report.result("cpu_seconds", sum(record.cpu_seconds for record in outcome.records.values()))
     written = report.write(sizes=plan.sizes)
     pictures.mkdir(parents=True, exist_ok=True)
     shutil.copy(written, pictures / FIGURES)

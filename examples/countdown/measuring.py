@@ -18,8 +18,6 @@ SAMPLED = TaskOptions(eval_samples=16, eval_top_p=1)
 NUCLEUS = TaskOptions()
 """How accuracy is measured: greedily, by pass@1 and pass@16 of the whole distribution, and as the daemon does by
 default."""
-PROBES = 64
-"""Prompts on which entropy is measured for a remedy and at the end of RL."""
 
 
 class Measured(Contract):
@@ -48,7 +46,7 @@ class CountedSampler:
     def __init__(self, policy: Policy, probes: Sequence[Problem]) -> None:
         self.samples = 0
         self._inner = in_process(policy, probes)
-        self._probes = len(probes)
+        self.probes = len(probes)
 
     @property
     def model(self) -> str:
@@ -64,7 +62,7 @@ class CountedSampler:
         return self._inner.sample(prompts, n=n, max_tokens=max_tokens, temperature=temperature, seed=seed, top_p=top_p)
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
-        self.samples += self._probes
+        self.samples += self.probes
         return self._inner.measure_entropy(seed)
 
 

@@ -1,8 +1,8 @@
 """The tables in a page of the documentation: blocks between two comments, which a command writes anew.
 
-    <!-- table: NAME -->
-    ... whatever was here ...
-    <!-- end of table -->
+<!-- table: NAME -->
+... whatever was here ...
+<!-- end of table -->
 """
 
 import re

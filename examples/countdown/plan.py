@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from examples.countdown.arms import ACTING, CONTINUED, RLShape
+from examples.countdown.arms import ACTING, CONTINUED, RemedySizes, RLShape
 from examples.countdown.families import ANY
 
 
@@ -66,9 +66,11 @@ class Plan:
     cascade: Cascade
     window: int
     """Steps of RL before the decision, as many as the daemon's rule averages over."""
-    reheat_steps: int
-    """Largest number of optimiser steps of TS-OPSD."""
+    remedies: RemedySizes
+    probes: int
+    """Prompts on which entropy is measured for a remedy, and before and after RL."""
     evaluation_problems: int
+    """Held-out problems on which accuracy is measured, if the family has as many."""
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -130,7 +132,8 @@ FULL = Plan(
     },
     cascade=Cascade("sums", ("only_pairs", "only_triples", "only_sums"), problems=256, shape=COLLAPSE_RL, steps=400),
     window=20,
-    reheat_steps=100,
+    remedies=RemedySizes(steps=100, prompts=64, signal_problems=128, signal_samples=16, rl_steps=20),
+    probes=64,
     evaluation_problems=384,
 )
 
@@ -139,21 +142,22 @@ QUICK = Plan(
     seeds=(1, 2),
     pretraining_steps=4,
     collapses={
-        "wide": Collapse(ANY, problems=64, shape=RLShape(2, 2, 3e-4), steps=33),
-        "sums": Collapse("sums", problems=16, shape=RLShape(2, 2, 3e-4), steps=33),
+        "wide": Collapse(ANY, problems=64, shape=RLShape(2, 2, 3e-4), steps=10),
+        "sums": Collapse("sums", problems=16, shape=RLShape(2, 2, 3e-4), steps=10),
     },
     scenarios={
         name: replace(
             scenario,
             problems=16 if scenario.collapse == "sums" else 64,
             shape=RLShape(2, 2, 1e-4),
-            steps=48,
+            steps=20,
             measure_every=scenario.measure_every and 40,
         )
         for name, scenario in FULL.scenarios.items()
     },
     cascade=Cascade("sums", ("only_pairs", "only_triples"), problems=16, shape=RLShape(2, 2, 1e-3), steps=40),
     window=2,
-    reheat_steps=2,
+    remedies=RemedySizes(steps=2, prompts=4, signal_problems=8, signal_samples=2, rl_steps=2),
+    probes=4,
     evaluation_problems=4,
 )

@@ -8,30 +8,23 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from examples.countdown.arms import ARMS, CONTINUED
+from examples.countdown.arms import ACTING, CONTINUED
 from examples.countdown.outcome import Outcome
 from examples.countdown.plan import SIGNAL
 from examples.countdown.practice import Curve
 from examples.countdown.tables import LABELS
 
 COLOURS = {
-    arm: colour
-    for arm, colour in zip(
-        ARMS,
-        (
-            "0.35",
-            "tab:orange",
-            "tab:red",
-            "tab:green",
-            "tab:olive",
-            "tab:cyan",
-            "tab:blue",
-            "tab:purple",
-            "tab:brown",
-            "tab:pink",
-        ),
-        strict=True,
-    )
+    CONTINUED: "0.35",
+    "hot_1.2": "tab:orange",
+    "hot_1.5": "tab:red",
+    ACTING: "tab:green",
+    "live_3x": "tab:olive",
+    "frozen_1.5x": "tab:cyan",
+    "fold_1.25": "tab:blue",
+    "entropy_bonus": "tab:purple",
+    "shrink": "tab:brown",
+    "auto": "tab:pink",
 }
 COLLAPSE = "RL until collapse"
 

@@ -4,13 +4,18 @@ from typing import Any
 
 from pydantic import Field
 
-from examples.countdown.arms import Arm, RLShape, Treated, reinforce, treat
+from examples.countdown.arms import Arm, RemedySizes, RLShape, job_fields
 from examples.countdown.families import family_problems
 from examples.countdown.learning import Step, Watch
-from examples.countdown.measuring import PROBES, CountedSampler, HeldOut, Measured
+from examples.countdown.measuring import CountedSampler, HeldOut, Measured
+from examples.countdown.task import reward
+from examples.countdown.treatment import Treated, treat
 from reheatd.config_tables import EntropySection
+from reheatd.jobs.contracts import RLSpec
 from reheatd.measures import Contract
+from workers.grpo import Grpo
 from workers.policy import Policy
+from workers.rewards.scoring import InProcessScorer
 
 
 class Curve(Contract):
@@ -38,6 +43,7 @@ class Practice:
         earlier: str,
         *,
         problems: int,
+        probes: int,
         evaluation_problems: int,
         seed: int,
         measure_every: int | None = None,
@@ -45,7 +51,7 @@ class Practice:
     ) -> None:
         self.policy = policy
         self.pool = family_problems(family, problems, "train", seed)
-        self.sampler = CountedSampler(policy, family_problems(family, PROBES, "train", seed=-1))
+        self.sampler = CountedSampler(policy, family_problems(family, probes, "train", seed=-1))
         others = None if family == earlier else family_problems(earlier, evaluation_problems, "held_out", seed=0)
         self.held_out = HeldOut(family_problems(family, evaluation_problems, "held_out", seed=0), others)
         self.watch = Watch(policy, self.sampler, self.held_out, measure_every=measure_every, rule=rule)
@@ -56,18 +62,23 @@ class Practice:
         return Curve(points=self.watch.points, steps=self.watch.steps, treated=self._treated)
 
     def learn(self, shape: RLShape, samples: int, seed: int, **options: Any) -> None:
-        """RL with at most `samples` completions.
+        """RL with at most `samples` completions, two measurements of entropy included; none if that is no step.
 
         Raises:
             StalledError: The rule calls it stalled.
         """
-        reinforce(self.policy, self.sampler, self.pool, self.watch, shape, samples=samples, seed=seed, **options)
+        steps = (samples - 2 * self.sampler.probes) // shape.step
+        if steps < 1:
+            return
+        spec = RLSpec(
+            **job_fields(seed),
+            **shape.options(**options),
+            steps=steps,
+            patience=steps + 1,  # no arm ends before its budget
+        )
+        Grpo(self.policy, spec, self.sampler, self.pool, InProcessScorer(reward), self.watch).run()
 
-    def treat(self, arm: Arm, shape: RLShape, *, steps: int, seed: int) -> None:
-        """Applies the arm's remedy, if it has one; a new run of RL begins.
-
-        Args:
-            steps: Largest number of steps of the remedy.
-        """
-        self._treated += treat(arm, self.policy, self.sampler, self.pool, shape, steps=steps, seed=seed)
+    def treat(self, arm: Arm, shape: RLShape, sizes: RemedySizes, seed: int) -> None:
+        """Applies the arm's remedy, if it has one; a new run of RL begins."""
+        self._treated += treat(arm, self.policy, self.sampler, self.pool, shape, sizes, seed)
         self.watch.begin_run()

@@ -47,6 +47,7 @@ def accuracy_figures(outcome: Outcome, scenario: str) -> dict[str, float]:
         curves = outcome.arm(scenario, arm)
         figures[f"treated_pass1_{arm}"] = statistics.fmean(curve.points[0].pass1 for curve in curves)
         figures[f"treated_entropy_{arm}"] = statistics.fmean(curve.points[0].entropy for curve in curves)
+        figures[f"refused_{arm}"] = sum(bool(treated.refused) for curve in curves for treated in curve.treated)
         figures[f"cost_{arm}"] = statistics.fmean(_cost(curve) for curve in curves)
     return figures
 

@@ -69,7 +69,7 @@ class Runs:
             last = record.curves[-1].points[-1]
             print(
                 f"{number}/{len(missing)} {run.name}: pass@1 {last.pass1:.3f}, pass@16 {last.pass16:.3f}, "
-                f"entropy {last.entropy:.3f} in {record.seconds:.0f} s",
+                f"entropy {last.entropy:.3f} in {record.cpu_seconds:.1f} s of one core",
                 flush=True,
             )
         return {run: self._read(run) for run in runs}

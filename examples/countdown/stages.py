@@ -6,7 +6,7 @@ from typing import Literal
 
 from examples.countdown.arms import ARMS
 from examples.countdown.learning import StalledError
-from examples.countdown.measuring import PROBES, Measured
+from examples.countdown.measuring import Measured
 from examples.countdown.plan import Plan
 from examples.countdown.policy import load_policy, pretrain
 from examples.countdown.practice import Curve, Practice
@@ -26,8 +26,8 @@ class Record(Contract):
     """One, but for a cascade, which has one for every shift."""
     base: Measured | None = None
     """The pretrained policy, measured on the problems of the decision."""
-    seconds: float
-    """Time of the run, for planning."""
+    cpu_seconds: float
+    """Processor time of the run, for planning."""
 
     @property
     def curve(self) -> Curve:
@@ -52,7 +52,7 @@ class Stages:
 
     def collapse(self, name: str) -> Record:
         """RL on the pretrained policy; writes the adapter."""
-        began = time.monotonic()
+        began = time.process_time()
         plan = self._plan.collapses[name]
         practice = self._practice(
             load_policy(self._base, seed=self._seed),
@@ -65,32 +65,32 @@ class Stages:
         practice.learn(plan.shape, plan.steps * plan.shape.step, self._draws("collapse"))
         practice.watch.measure()
         practice.policy.save(self._adapter(name), self._base)
-        return Record(curves=[practice.curve], seconds=time.monotonic() - began)
+        return Record(curves=[practice.curve], cpu_seconds=time.process_time() - began)
 
     def decide(self, name: str) -> Record:
         """The steps of RL before the decision; writes the adapter that all arms start from."""
-        began = time.monotonic()
+        began = time.process_time()
         scenario = self._plan.scenarios[name]
         practice = self._scenario_practice(name, self._load(scenario.collapse))
-        window = self._plan.window * scenario.shape.step + 2 * PROBES
+        window = self._plan.window * scenario.shape.step + 2 * self._plan.probes
         practice.learn(scenario.shape, window, self._draws("decision"))
         practice.watch.measure()
         practice.policy.save(self._adapter(name), self._base)
         base = practice.held_out.measure(load_policy(self._base), samples=0)
-        return Record(curves=[practice.curve], base=base, seconds=time.monotonic() - began)
+        return Record(curves=[practice.curve], base=base, cpu_seconds=time.process_time() - began)
 
     def arm(self, name: str, arm: str) -> Record:
         """What an arm makes of its budget, from the decision point on."""
-        began = time.monotonic()
+        began = time.process_time()
         scenario, choice = self._plan.scenarios[name], ARMS[arm]
         practice = self._scenario_practice(name, self._load(name, tau=choice.fold), scenario.measure_every)
         seed = self._draws("arm")
-        practice.treat(choice, scenario.shape, steps=self._plan.reheat_steps, seed=seed)
+        practice.treat(choice, scenario.shape, self._plan.remedies, seed)
         practice.watch.measure()
         left = scenario.steps * scenario.shape.step - practice.sampler.samples
         practice.learn(scenario.shape, left, seed, **choice.rl)
         practice.watch.measure()
-        return Record(curves=[practice.curve], seconds=time.monotonic() - began)
+        return Record(curves=[practice.curve], cpu_seconds=time.process_time() - began)
 
     def cascade(self, *, acts: bool) -> Record:
         """Shift after shift, from the collapsed policy on.
@@ -98,7 +98,7 @@ class Stages:
         Args:
             acts: Whether the remedy `auto` acts whenever the daemon's rule calls the run stalled.
         """
-        began = time.monotonic()
+        began = time.process_time()
         cascade = self._plan.cascade
         policy = self._load(cascade.collapse)
         earlier = self._plan.collapses[cascade.collapse].family
@@ -109,19 +109,19 @@ class Stages:
             self._shift(practice, self._draws("cascade") + 100 * number)
             curves.append(practice.curve)
             earlier = family
-        return Record(curves=curves, seconds=time.monotonic() - began)
+        return Record(curves=curves, cpu_seconds=time.process_time() - began)
 
     def _shift(self, practice: Practice, seed: int) -> None:
         """One shift of the cascade, with its whole budget."""
         shape = self._plan.cascade.shape
         budget = self._plan.cascade.steps * shape.step
         practice.watch.measure()
-        while (left := budget - practice.sampler.samples) >= shape.step + 2 * PROBES:
+        while (left := budget - practice.sampler.samples) >= shape.step + 2 * self._plan.probes:
             seed += 1
             try:
                 practice.learn(shape, left, seed)
             except StalledError:
-                practice.treat(ARMS["auto"], shape, steps=self._plan.reheat_steps, seed=seed)
+                practice.treat(ARMS["auto"], shape, self._plan.remedies, seed)
         practice.watch.measure()
 
     def _practice(
@@ -139,6 +139,7 @@ class Stages:
             family,
             earlier,
             problems=problems,
+            probes=self._plan.probes,
             evaluation_problems=self._plan.evaluation_problems,
             seed=self._seed,
             measure_every=measure_every,
