@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from examples.countdown.policy import LORA
 from examples.countdown.task import COMPLETION_TOKENS, problems
-from reheatd.options import Remedy
+from reheatd.options import LoraOptions, Remedy
 from reheatd.task_data import Problem
 
+LORA = LoraOptions(rank=16, alpha=32)
 TRAINING_PROBLEMS = 4096
 
 LIVE = {"teacher": "live", "tau": 1.2, "learning_rate": 1e-4, "refresh_every": 1}

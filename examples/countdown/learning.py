@@ -1,29 +1,10 @@
 """The learning signal of RL in process: every step is kept, and the daemon's rule says when the run has stalled."""
 
-from examples.countdown.measuring import CountedSampler, HeldOut, Measured
+from examples.countdown.measuring import CountedSampler, HeldOut
+from examples.countdown.records import Measured, Step
 from reheatd.config_tables import EntropySection
 from reheatd.entropy.regime import SignalStep, stays_stalled
-from reheatd.measures import Contract
 from workers.policy import Policy
-
-
-class Step(Contract):
-    """One step of RL, as its own rollouts show it."""
-
-    samples: int
-    """Completions sampled until its end, since the run began, with everything that was sampled besides."""
-    reward: float
-    """Mean reward of its rollouts."""
-    groups: int
-    varied: int
-    """Groups whose rewards differ; with none, the step changes nothing."""
-    all_fail: int
-    all_pass: int
-
-    @property
-    def signal(self) -> SignalStep:
-        varied, all_fail, all_pass = (count / self.groups for count in (self.varied, self.all_fail, self.all_pass))
-        return SignalStep(varied=varied, all_fail=all_fail, all_pass=all_pass, groups=self.groups)
 
 
 class StalledError(Exception):

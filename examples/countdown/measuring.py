@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from examples.countdown.records import Measured
 from examples.countdown.task import COMPLETION_TOKENS, WordCodec, reward
 from reheatd.json_lines import Prompts
-from reheatd.measures import Accuracy, Contract, EntropyEstimate
+from reheatd.measures import Accuracy, EntropyEstimate
 from reheatd.options import TaskOptions
 from reheatd.task_data import Problem
 from workers.evaluation import evaluation_batch, measure_accuracy
@@ -18,22 +19,6 @@ SAMPLED = TaskOptions(eval_samples=16, eval_top_p=1)
 NUCLEUS = TaskOptions()
 """How accuracy is measured: greedily, by pass@1 and pass@16 of the whole distribution, and as the daemon does by
 default."""
-
-
-class Measured(Contract):
-    """Measurements of a policy on held-out problems."""
-
-    samples: int
-    """Completions sampled until then, since the run began."""
-    pass1: float
-    pass16: float
-    greedy: float
-    nucleus: float
-    """Mean accuracy of 8 answers from the nucleus of 0.7."""
-    entropy: float
-    """Exact entropy over the states that the policy visits, in nats per token."""
-    kept: float
-    """pass@1 on held-out problems of the family that the policy collapsed on."""
 
 
 class CountedSampler:

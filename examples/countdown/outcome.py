@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from examples.countdown.arms import CONTINUED
-from examples.countdown.learning import Step
 from examples.countdown.plan import Plan
-from examples.countdown.practice import Curve
+from examples.countdown.records import Curve, Record, Step
 from examples.countdown.runs import Run
-from examples.countdown.stages import Record
 
 TAKE_OFF = 0.05
 """Mean reward at which RL has taken off."""

@@ -1,6 +1,6 @@
 """The sizes of the experiment, all in one place."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from examples.countdown.arms import ACTING, CONTINUED, RemedySizes, RLShape
@@ -60,6 +60,8 @@ class Plan:
     """Name of the folders with its runs and its plots, and of its report."""
     seeds: tuple[int, ...]
     """Every seed has a pretrained policy of its own."""
+    layers: int
+    """Layers of the policy."""
     pretraining_steps: int
     collapses: dict[str, Collapse]
     scenarios: dict[str, Scenario]
@@ -94,6 +96,7 @@ STALL_RL = RLShape(prompts=16, group=8, learning_rate=1e-4)
 FULL = Plan(
     name="experiment",
     seeds=tuple(range(1, 9)),
+    layers=4,
     pretraining_steps=800,
     collapses={
         "wide": Collapse(ANY, problems=4096, shape=RLShape(8, 16, 3e-4), steps=1000, measure_every=250),
@@ -137,27 +140,25 @@ FULL = Plan(
     evaluation_problems=384,
 )
 
+TINY_RL = RLShape(prompts=2, group=2, learning_rate=1e-3)
 QUICK = Plan(
     name="experiment-quick",
     seeds=(1, 2),
-    pretraining_steps=4,
+    layers=1,
+    pretraining_steps=2,
     collapses={
-        "wide": Collapse(ANY, problems=64, shape=RLShape(2, 2, 3e-4), steps=10),
-        "sums": Collapse("sums", problems=16, shape=RLShape(2, 2, 3e-4), steps=10),
+        "wide": Collapse(ANY, problems=16, shape=TINY_RL, steps=5, measure_every=4),
+        "sums": Collapse("sums", problems=16, shape=TINY_RL, steps=5),
     },
     scenarios={
-        name: replace(
-            scenario,
-            problems=16 if scenario.collapse == "sums" else 64,
-            shape=RLShape(2, 2, 1e-4),
-            steps=20,
-            measure_every=scenario.measure_every and 40,
-        )
-        for name, scenario in FULL.scenarios.items()
+        SIGNAL: Scenario("wide", ANY, 16, (CONTINUED, ACTING, "fold_1.25"), TINY_RL, steps=8, measure_every=4),
+        STALL: Scenario("sums", "two_products", 16, FULL.scenarios[STALL].arms, TINY_RL, steps=8),
+        "same": Scenario("sums", "sums", 16, DECISION_ARMS, TINY_RL, steps=8),
     },
-    cascade=Cascade("sums", ("only_pairs", "only_triples"), problems=16, shape=RLShape(2, 2, 1e-3), steps=40),
+    cascade=Cascade("sums", ("only_pairs", "only_triples"), problems=16, shape=TINY_RL, steps=10),
     window=2,
-    remedies=RemedySizes(steps=2, prompts=4, signal_problems=8, signal_samples=2, rl_steps=2),
-    probes=4,
-    evaluation_problems=4,
+    remedies=RemedySizes(steps=2, prompts=2, signal_problems=8, signal_samples=2, rl_steps=2),
+    probes=2,
+    evaluation_problems=2,
 )
+"""It shows nothing: it runs every arm once, and its policies solve nothing."""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from examples.countdown.arms import ACTING, CONTINUED
 from examples.countdown.outcome import Outcome
 from examples.countdown.plan import SIGNAL
-from examples.countdown.practice import Curve
+from examples.countdown.records import Curve
 from examples.countdown.tables import LABELS
 
 COLOURS = {

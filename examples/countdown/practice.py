@@ -2,28 +2,18 @@
 
 from typing import Any
 
-from pydantic import Field
-
 from examples.countdown.arms import Arm, RemedySizes, RLShape, job_fields
 from examples.countdown.families import family_problems
-from examples.countdown.learning import Step, Watch
-from examples.countdown.measuring import CountedSampler, HeldOut, Measured
+from examples.countdown.learning import Watch
+from examples.countdown.measuring import CountedSampler, HeldOut
+from examples.countdown.records import Curve, Treated
 from examples.countdown.task import reward
-from examples.countdown.treatment import Treated, treat
+from examples.countdown.treatment import treat
 from reheatd.config_tables import EntropySection
 from reheatd.jobs.contracts import RLSpec
-from reheatd.measures import Contract
 from workers.grpo import Grpo
 from workers.policy import Policy
 from workers.rewards.scoring import InProcessScorer
-
-
-class Curve(Contract):
-    """RL on the problems of one family, with the remedies before it and in between."""
-
-    points: list[Measured]
-    steps: list[Step]
-    treated: list[Treated] = Field(default_factory=list)
 
 
 class Practice:

@@ -8,7 +8,7 @@ from examples.countdown.arms import ACTING, CONTINUED
 from examples.countdown.decisions import decision_figures
 from examples.countdown.outcome import Outcome, noop_share, take_off
 from examples.countdown.plan import SIGNAL, STALL
-from examples.countdown.practice import Curve
+from examples.countdown.records import Curve
 from examples.countdown.runs import RULE
 from examples.countdown.seed_statistics import (
     Interval,
@@ -73,7 +73,7 @@ def stall_figures(outcome: Outcome) -> dict[str, float]:
     for end in ("", "_low", "_high", "_p"):
         figures[f"takeoff_live_vs_continued{end}"] = figures[f"takeoff_{ACTING}_minus_{CONTINUED}{end}"]
     if "auto" in scenario.arms:
-        chosen = [curve.treated[0].remedy for curve in outcome.arm(STALL, "auto")]
+        chosen = [treated.remedy for curve in outcome.arm(STALL, "auto") for treated in curve.treated]
         figures |= {f"auto_chose_{remedy}": chosen.count(remedy) for remedy in sorted(set(chosen))}
     return figures
 

@@ -1,4 +1,7 @@
-"""Runs of the experiment, in parallel with one thread each; results are kept for an experiment that is interrupted."""
+"""Runs of the experiment, in parallel with one thread each; results are kept for an experiment that is interrupted.
+
+Only the processes that run something import torch, which takes seconds; that is why some imports are inside functions.
+"""
 
 import json
 import multiprocessing
@@ -10,10 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from examples.countdown.plan import Plan
-from examples.countdown.stages import Record, Stage, Stages
+from examples.countdown.records import Record, Stage
 from reheatd.errors import BadInputError
 from reheatd.files import write_atomically
 
@@ -88,17 +89,27 @@ def in_parallel(work: Callable[[T], U], items: Sequence[T]) -> Iterator[tuple[T,
     # everything, once, and computed nothing.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["examples.countdown.stages"])
-    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=_one_thread) as pool:
         waiting = {pool.submit(work, item): item for item in items}
         for finished in as_completed(waiting):
             yield waiting[finished], finished.result()
 
 
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def _pretrain(folder: Path, plan: Plan, seed: int) -> None:
+    from examples.countdown.stages import Stages
+
     Stages(plan, folder, seed).pretrain()
 
 
 def _perform(folder: Path, plan: Plan, run: Run) -> Record:
+    from examples.countdown.stages import Stages
+
     stages = Stages(plan, folder, run.seed)
     if run.stage == "collapse":
         return stages.collapse(run.where)

@@ -17,7 +17,7 @@ from scipy.stats import t as student_t
 LEVEL = 0.95
 MOST_PAIRS = 16
 """Largest number of pairs whose sign flips are all tried."""
-RESAMPLES = 4000
+RESAMPLES = 2000
 
 
 class Interval(NamedTuple):

@@ -2,38 +2,18 @@
 
 import time
 from pathlib import Path
-from typing import Literal
 
 from examples.countdown.arms import ARMS
 from examples.countdown.learning import StalledError
-from examples.countdown.measuring import Measured
 from examples.countdown.plan import Plan
 from examples.countdown.policy import load_policy, pretrain
-from examples.countdown.practice import Curve, Practice
+from examples.countdown.practice import Practice
+from examples.countdown.records import Curve, Record, Stage
 from reheatd.config_tables import EntropySection
-from reheatd.measures import Contract
 from workers.policy import Policy
 
-Stage = Literal["collapse", "decision", "arm", "cascade"]
 FIRST_SEED: dict[Stage, int] = {"collapse": 0, "decision": 10**6, "arm": 2 * 10**6, "cascade": 3 * 10**6}
 """Seeds of the stages lie this far apart, so that no two of them draw the same random numbers."""
-
-
-class Record(Contract):
-    """What is kept of a run."""
-
-    curves: list[Curve]
-    """One, but for a cascade, which has one for every shift."""
-    base: Measured | None = None
-    """The pretrained policy, measured on the problems of the decision."""
-    cpu_seconds: float
-    """Processor time of the run, for planning."""
-
-    @property
-    def curve(self) -> Curve:
-        """The curve of a run that is no cascade."""
-        (curve,) = self.curves
-        return curve
 
 
 class Stages:
@@ -48,7 +28,7 @@ class Stages:
     def pretrain(self) -> None:
         """Writes the pretrained policy unless it is there already."""
         if not self._base.exists():
-            pretrain(self._base, self._plan.pretraining_steps, self._seed)
+            pretrain(self._base, self._plan.pretraining_steps, self._seed, self._plan.layers)
 
     def collapse(self, name: str) -> Record:
         """RL on the pretrained policy; writes the adapter."""

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from examples.countdown.decisions import PAYS, decisions
-from examples.countdown.learning import Step
 from examples.countdown.outcome import TAKE_OFF, TAKE_OFF_STEPS, Outcome
 from examples.countdown.plan import STALL
 from examples.countdown.plots import COLOURS
+from examples.countdown.records import Step
 from examples.countdown.seed_statistics import restricted, restricted_mean
 
 GRID = 120

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from examples.countdown.arms import Arm, RemedySizes, RLShape, job_fields
 from examples.countdown.measuring import CountedSampler
+from examples.countdown.records import Treated
 from examples.countdown.task import COMPLETION_TOKENS, reward
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import ReheatSpec
-from reheatd.measures import Contract
 from reheatd.options import Remedy, RLOptions
 from reheatd.task_data import Problem
 from workers.candidates import Candidate, make_candidates
@@ -17,20 +17,6 @@ from workers.remedies import make_trainer
 from workers.rewards.scoring import InProcessScorer
 from workers.sampling.seeds import seed_for
 from workers.signal_meter import SignalMeter
-
-
-class Treated(Contract):
-    """One use of a remedy."""
-
-    remedy: Remedy
-    """The remedy; for `auto`, the one that was chosen."""
-    refused: str | None = None
-    """Why it could not be applied, which leaves the policy as it was; None if it was."""
-    samples: int
-    """Completions that it sampled, the measurement of entropy before it included."""
-    entropy_before: float
-    """Entropy on the probes, in nats per token."""
-    entropy_after: float
 
 
 class Made(NamedTuple):
