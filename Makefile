@@ -18,7 +18,7 @@ COMPILE := $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-hea
   $(if $(filter 1,$(UPGRADE)),--upgrade,$(patsubst %,--upgrade-package %,$(UPGRADE)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-regime bench-reheat bench-swap bench-gateway experiment experiment-quick experiment-reheating test-compose lock clean
+.PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-regime bench-reheat bench-swap bench-gateway experiment experiment-quick experiment-tables experiment-reheating test-compose lock clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,11 +96,14 @@ bench-regime: $(READY)  ## Run the detector over runs with the shapes of the pap
 bench-reheat: $(READY)  ## Reheat a deeply collapsed policy with ten seeds, and one that has not collapsed
 	@$(BIN)/python -m bench.reheat
 
-experiment: $(READY)  ## Run Countdown: RL until collapse, then four arms at equal budgets (2 hours; FRESH=1 starts over)
+experiment: $(READY)  ## Run Countdown: every remedy, where groups still vary and where all fail, at equal budgets (2 hours; FRESH=1 starts over)
 	@$(BIN)/python -m examples.countdown.experiment $(if $(FRESH),--fresh)
 
-experiment-quick: $(READY)  ## Run the same in a minute, at a size that shows nothing
+experiment-quick: $(READY)  ## Run the same in seconds, at a size that shows nothing
 	@$(BIN)/python -m examples.countdown.experiment --quick --fresh
+
+experiment-tables: $(READY)  ## Write the tables of docs/experiment.md again, from docs/experiment/figures.json
+	@$(BIN)/python -m examples.countdown.experiment --render
 
 experiment-reheating: $(READY)  ## Compare TS-OPSD's settings and LoRA's ranks with the exact solution, on the experiment's policies
 	@$(BIN)/python -m examples.countdown.reheating

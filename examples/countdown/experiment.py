@@ -1,125 +1,118 @@
-"""Measures whether a reheated policy is a better start for continued RL: Countdown, four arms, equal budgets.
+"""When does reheating pay? Countdown, two halves, equal budgets.
 
-    python -m examples.countdown.experiment [--quick] [--fresh]
+    python -m examples.countdown.experiment [--quick] [--fresh] [--render]
 
-There is one pretrained policy. For every seed, RL with LoRA runs until the policy's entropy has collapsed. Then the
-arms run, each with the learning rate and tau that were best for it on another seed and other problems.
+Every seed begins with a policy that is pretrained from scratch and then collapsed by RL with a LoRA.
+
+- In the half `signal`, RL goes on with the problems that it collapsed on. Groups of rollouts still vary.
+- In the half `stall`, the policy has collapsed on few easy problems, which + and - solve, and gets problems that need
+  two multiplications. Every group fails.
+
+At the decision point, RL has gone on for 20 steps, which is what the daemon's rule averages over. All arms start there,
+with one budget of completions for all: rollouts, probes, the measurements by which `auto` chooses and the rollouts that
+remedies train on are counted alike. The learning rate of RL is the same for all arms and was fixed before any of them
+ran.
+
+Fixed before there were results, for the half `stall`:
+
+- primary: completions until take-off, which is when the mean reward of 10 steps reaches 0.05, restricted to the budget;
+  and the share of no-op steps, in which no group varies;
+- secondary: pass@1, pass@16 and nucleus accuracy on held-out problems of the new family, and pass@1 on held-out easy
+  problems, all at the end of the budget;
+- the comparison that decides is `live_1.5x` against `continued`. `takeoff_live_vs_continued` is the difference of their
+  restricted means in completions, below 0 if reheating is faster, seeds paired. All other comparisons only describe.
+
+In a cascade of three shifts, the daemon's rule decides when to act. At the decision points of all scenarios, two rules
+are judged by what acting gains there (`examples.countdown.decisions`).
 """
 
 import argparse
+import json
 import shutil
-import statistics
 import time
-from dataclasses import asdict, dataclass, replace
-from itertools import product
 from pathlib import Path
 
 from bench.figures import RESULTS, Report
-from examples.countdown.arms import ARMS, STEP, Choice, Measured, Sizes
+from examples.countdown.arms import CONTINUED
 from examples.countdown.outcome import Outcome
+from examples.countdown.page import render
+from examples.countdown.plan import FULL, QUICK, Plan
 from examples.countdown.plots import plot_curves, plot_differences, plot_frontier
-from examples.countdown.policy import pretrain
-from examples.countdown.runs import PRETRAINED, Run, Runs
+from examples.countdown.results import all_figures
+from examples.countdown.runs import RULE, Run, Runs
+from examples.countdown.stall_plots import plot_decisions, plot_rewards, plot_take_off
+from examples.countdown.tables import all_tables
 
 DOCS = Path(__file__).parents[2] / "docs"
-TUNING_SEED = 0
+PAGE = DOCS / "experiment.md"
+FIGURES = "figures.json"
+"""The report's figures, beside the plots."""
 
-
-@dataclass(frozen=True)
-class Plan:
-    name: str
-    """Name of the folders with its runs and its plots, and of its report."""
-    pretraining_steps: int
-    collapse: Choice
-    sizes: Sizes
-    seeds: range
-    choices: dict[str, list[Choice]]
-    """The choices that are tried for each arm, equally many for all."""
-
-
-FULL = Plan(
-    name="experiment",
-    pretraining_steps=800,
-    collapse=Choice(3e-4),
-    sizes=Sizes(
-        collapse=1000 * STEP,
-        budget=700 * STEP,
-        evaluate_every=140 * STEP,
-        evaluation_problems=384,
-        reheat_steps=40,
-    ),
-    seeds=range(1, 7),
-    choices={
-        "continued": [Choice(rate) for rate in (2e-5, 5e-5, 1e-4, 2e-4, 3e-4, 6e-4)],
-        **{arm: [Choice(*pair) for pair in product((5e-5, 1e-4, 3e-4), (1.25, 1.5))] for arm in ARMS[1:]},
-    },
-)
-QUICK = Plan(
-    name="experiment-quick",
-    pretraining_steps=10,
-    collapse=Choice(3e-4),
-    sizes=Sizes(collapse=2 * STEP, budget=5 * STEP, evaluate_every=3 * STEP, evaluation_problems=8, reheat_steps=2),
-    seeds=range(1, 3),
-    choices={arm: [Choice(3e-4, 1.0 if arm == "continued" else 1.5)] for arm in ARMS},
-)
+PLOTS = {
+    "curves": plot_curves,
+    "frontier": plot_frontier,
+    "differences": plot_differences,
+    "rewards": plot_rewards,
+    "take-off": plot_take_off,
+    "decisions": plot_decisions,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Is a reheated policy a better start for continued RL?")
+    parser = argparse.ArgumentParser(description="When does reheating pay?")
     parser.add_argument("--quick", action="store_true", help="at a size that shows nothing")
     parser.add_argument("--fresh", action="store_true", help="forget the runs that are finished already")
+    parser.add_argument("--render", action="store_true", help="run nothing; write the tables of the last report anew")
     arguments = parser.parse_args()
-    started = time.monotonic()
     plan = QUICK if arguments.quick else FULL
+    pictures = RESULTS / plan.name if arguments.quick else DOCS / plan.name
+    if not arguments.render:
+        measure(plan, pictures, fresh=arguments.fresh)
+    write_tables(plan, pictures, pictures / PAGE.name if arguments.quick else PAGE)
+
+
+def measure(plan: Plan, pictures: Path, *, fresh: bool) -> None:
+    """Runs what is missing, and writes the report and the plots."""
+    started = time.monotonic()
     folder = RESULTS / plan.name
-    if arguments.fresh:
+    if fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    outcome = run(plan, prepare(plan, folder))
+    outcome = run(plan, Runs(folder, plan))
     report = Report(plan.name)
-    for figure, value in outcome.figures().items():
+    for figure, value in all_figures(outcome).items():
         report.result(figure, value)
     report.result("seconds", time.monotonic() - started)
-    report.write(choices={arm: asdict(choice) for arm, choice in outcome.choices.items()})
-    pictures = folder if plan is QUICK else DOCS / plan.name
+    report.result("cpu_seconds", sum(record.cpu_seconds for record in outcome.records.values()))
+    written = report.write(sizes=plan.sizes)
     pictures.mkdir(parents=True, exist_ok=True)
-    (pictures / "table.md").write_text(outcome.table())
-    plot_curves(pictures / "curves.png", outcome)
-    plot_frontier(pictures / "frontier.png", outcome)
-    plot_differences(pictures / "differences.png", outcome)
-    print(f"table and plots are in {pictures}")
+    shutil.copy(written, pictures / FIGURES)
+    for name, plot in PLOTS.items():
+        plot(pictures / f"{name}.png", outcome)
 
 
-def prepare(plan: Plan, folder: Path) -> Runs:
-    """Pretrains the policy if needed, and returns the runs in `folder` that start from it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / PRETRAINED).exists():
-        pretrain(folder / PRETRAINED, plan.pretraining_steps)
-    return Runs(folder, plan.sizes)
+def write_tables(plan: Plan, pictures: Path, page: Path) -> None:
+    """Writes every table to a file of its own and into its block of the page, from the report beside the plots."""
+    tables = all_tables(json.loads((pictures / FIGURES).read_text())["results"], plan)
+    for name, table in tables.items():
+        (pictures / f"{name}.md").write_text(table)
+    if page.exists():
+        page.write_text(render(page.read_text(), tables))
+    print(f"tables and plots are in {pictures}")
 
 
 def run(plan: Plan, runs: Runs) -> Outcome:
-    parted = [Run("collapse", plan.collapse, "tuning", TUNING_SEED)]
-    parted += [Run("collapse", plan.collapse, "held_out", seed) for seed in plan.seeds]
-    collapses = runs.perform(parted)
-    trials = [Run(arm, choice, "tuning", TUNING_SEED) for arm in ARMS for choice in plan.choices[arm]]
-    tried = runs.perform(trials)
-    chosen = {
-        arm: max((trial for trial in trials if trial.arm == arm), key=lambda trial: settled(tried[trial]))
-        for arm in ARMS
-    }
-    finals = {arm: [replace(chosen[arm], split="held_out", seed=seed) for seed in plan.seeds] for arm in ARMS}
-    results = runs.perform([final for arm in ARMS for final in finals[arm]])
-    return Outcome(
-        collapses=[collapses[one] for one in parted[1:]],
-        arms={arm: [results[final] for final in finals[arm]] for arm in ARMS},
-        choices={arm: chosen[arm].choice for arm in ARMS},
-        trials={trial: tried[trial] for trial in trials},
-    )
-
-
-def settled(points: list[Measured]) -> float:
-    """Mean pass@1 over the last three measurements, because at high learning rates a single one is mostly luck."""
-    return statistics.fmean(point.pass1 for point in points[-3:])
+    """Makes all runs, stage after stage; in each, the longest begin first."""
+    runs.pretrain()
+    records = runs.perform([Run("collapse", seed, name) for name in plan.collapses for seed in plan.seeds])
+    records |= runs.perform([Run("decision", seed, name) for name in plan.scenarios for seed in plan.seeds])
+    cascades = [Run("cascade", seed, arm=arm) for arm in (RULE, CONTINUED) for seed in plan.seeds]
+    arms = [
+        Run("arm", seed, name, arm)
+        for name, scenario in sorted(plan.scenarios.items(), key=lambda item: -item[1].steps)
+        for arm in scenario.arms
+        for seed in plan.seeds
+    ]
+    return Outcome(plan, records | runs.perform([*cascades, *arms]))
 
 
 if __name__ == "__main__":

@@ -1,88 +1,66 @@
-"""The outcome of the experiment: means over seeds, and differences to continued RL with the seeds paired."""
+"""The outcome of the experiment: the records of all runs, and what is read from them seed by seed."""
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from scipy.stats import t as student_t
-
-from examples.countdown.arms import Choice, Measured
+from examples.countdown.arms import CONTINUED
+from examples.countdown.plan import Plan
+from examples.countdown.records import Curve, Record, Step
 from examples.countdown.runs import Run
 
-RIVAL = "continued"
-METRICS = ("pass1", "pass16", "greedy", "entropy")
-LABELS = {"pass1": "pass@1", "pass16": "pass@16", "greedy": "greedy", "entropy": "entropy, nats per token"}
+TAKE_OFF = 0.05
+"""Mean reward at which RL has taken off."""
+TAKE_OFF_STEPS = 10
+"""Steps over which the mean is taken."""
 
 
-class Interval(NamedTuple):
-    """A mean over seeds with its 95% interval (Student's t)."""
+def take_off(steps: Sequence[Step], budget: int) -> int | None:
+    """Completions until RL takes off; None if it does not within the budget.
 
-    mean: float
-    low: float
-    high: float
+    That is the first step at which the newest `TAKE_OFF_STEPS` steps have a mean reward of at least `TAKE_OFF`. With
+    fewer steps there is no mean yet.
+    """
+    for end in range(TAKE_OFF_STEPS, len(steps) + 1):
+        newest = steps[end - TAKE_OFF_STEPS : end]
+        if statistics.fmean(step.reward for step in newest) >= TAKE_OFF and newest[-1].samples <= budget:
+            return newest[-1].samples
+    return None
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Interval":
-        mean = statistics.fmean(values)
-        error = statistics.stdev(values) / len(values) ** 0.5
-        half = float(student_t.ppf(0.975, len(values) - 1)) * error
-        return cls(mean, mean - half, mean + half)
 
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+def noop_share(steps: Sequence[Step]) -> float:
+    """Share of steps in which no group varied, so that they changed nothing; 0 if there was no step."""
+    return statistics.fmean(step.varied == 0 for step in steps) if steps else 0.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The measurements of all runs. Every list has one entry per seed, with the seeds in the same order."""
+    """All runs of a plan. Every list that a method returns has one value per seed, in the plan's order."""
 
-    collapses: list[list[Measured]]
-    arms: dict[str, list[list[Measured]]]
-    choices: dict[str, Choice]
-    """The settings that tuning chose, by arm."""
-    trials: dict[Run, list[Measured]]
+    plan: Plan
+    records: dict[Run, Record]
 
-    def last(self, arm: str, metric: str) -> list[float]:
-        """The values of a metric at the end of the budget, by seed."""
-        return [getattr(points[-1], metric) for points in self.arms[arm]]
+    def collapses(self, name: str) -> list[Curve]:
+        return [self.records[Run("collapse", seed, name)].curve for seed in self.plan.seeds]
 
-    def difference(self, arm: str, metric: str) -> Interval:
-        """The difference to continued RL from the same collapsed policy."""
-        pairs = zip(self.last(arm, metric), self.last(RIVAL, metric), strict=True)
-        return Interval.of([value - rival for value, rival in pairs])
+    def decisions(self, scenario: str) -> list[Record]:
+        return [self.records[Run("decision", seed, scenario)] for seed in self.plan.seeds]
 
-    def figures(self) -> dict[str, float]:
-        """Every figure by name."""
-        figures: dict[str, float] = {"seeds": len(self.collapses)}
-        for metric in METRICS:
-            for place, name in ((0, "pretrained"), (-1, "collapsed")):
-                figures[f"{metric}_{name}"] = statistics.fmean(getattr(c[place], metric) for c in self.collapses)
-        for arm in self.arms:
-            for metric in METRICS:
-                figures[f"{metric}_{arm}"] = statistics.fmean(self.last(arm, metric))
-        for arm in self.arms:
-            if arm == RIVAL:
-                continue
-            for metric in METRICS:
-                name = f"{metric}_{arm}_minus_{RIVAL}"
-                difference = self.difference(arm, metric)
-                figures |= {name: difference.mean, f"{name}_low": difference.low, f"{name}_high": difference.high}
-        return figures
+    def arm(self, scenario: str, arm: str) -> list[Curve]:
+        return [self.records[Run("arm", seed, scenario, arm)].curve for seed in self.plan.seeds]
 
-    def table(self) -> str:
-        """A Markdown table of where the seeds started, how each arm ended, and how it differs from continued RL."""
-        head = "| | learning rate | tau | " + " | ".join(LABELS[metric] for metric in METRICS) + " |"
-        lines = [head, "|---|---|---|" + "---|" * len(METRICS)]
-        for place, name in ((0, "pretrained"), (-1, "collapsed")):
-            means = [statistics.fmean(getattr(c[place], metric) for c in self.collapses) for metric in METRICS]
-            lines.append(f"| {name} | | | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
-        for arm, choice in self.choices.items():
-            tau = "" if arm == RIVAL else f"{choice.tau:g}"
-            cells = [str(Interval.of(self.last(arm, metric))) for metric in METRICS]
-            lines.append(f"| {arm} | {choice.learning_rate:g} | {tau} | " + " | ".join(cells) + " |")
-        for arm in self.arms:
-            if arm != RIVAL:
-                cells = [str(self.difference(arm, metric)) for metric in METRICS]
-                lines.append(f"| {arm} less {RIVAL} | | | " + " | ".join(cells) + " |")
-        return "\n".join(lines) + "\n"
+    def last(self, scenario: str, arm: str, metric: str) -> list[float]:
+        """A measurement at the end of the budget."""
+        return [getattr(curve.points[-1], metric) for curve in self.arm(scenario, arm)]
+
+    def differences(self, scenario: str, arm: str, metric: str) -> list[float]:
+        """A measurement at the end of the budget, less that of the arm that went on from the same policy."""
+        pairs = zip(self.last(scenario, arm, metric), self.last(scenario, CONTINUED, metric), strict=True)
+        return [value - rival for value, rival in pairs]
+
+    def cascade(self, arm: str, shift: int) -> list[Curve]:
+        return [self.records[Run("cascade", seed, arm=arm)].curves[shift] for seed in self.plan.seeds]
+
+    def take_offs(self, scenario: str, arm: str) -> list[float | None]:
+        size = self.plan.scenarios[scenario]
+        return [take_off(curve.steps, size.steps * size.shape.step) for curve in self.arm(scenario, arm)]

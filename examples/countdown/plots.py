@@ -1,24 +1,40 @@
-"""The experiment in three plots: every arm over its samples, pass@1 over entropy, and differences at the end."""
+"""The half in which groups still vary, in three plots: every arm over its samples, accuracy over entropy, and
+differences at the end."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from examples.countdown.arms import Measured
-from examples.countdown.outcome import LABELS, RIVAL, Interval, Outcome
+from examples.countdown.arms import ACTING, CONTINUED
+from examples.countdown.outcome import Outcome
+from examples.countdown.plan import SIGNAL
+from examples.countdown.records import Curve
+from examples.countdown.tables import LABELS
 
-COLOURS = {"continued": "0.35", "hot": "tab:red", "reheat": "tab:green", "fold": "tab:blue"}
+COLOURS = {
+    CONTINUED: "0.35",
+    "hot_1.2": "tab:orange",
+    "hot_1.5": "tab:red",
+    ACTING: "tab:green",
+    "live_3x": "tab:olive",
+    "frozen_1.5x": "tab:cyan",
+    "fold_1.25": "tab:blue",
+    "entropy_bonus": "tab:purple",
+    "shrink": "tab:brown",
+    "auto": "tab:pink",
+}
+COLLAPSE = "RL until collapse"
 
 
 def plot_curves(file: Path, outcome: Outcome) -> None:
     """Plots pass@1, pass@16 and entropy over samples: the mean over seeds, with the range of the seeds."""
     figure = Figure(figsize=(13, 4.2))
     for axes, metric in zip(figure.subplots(1, 3), ("pass1", "pass16", "entropy"), strict=True):
-        _line(axes, outcome.collapses, metric, "0.7", "RL until collapse")
-        for arm, by_seed in outcome.arms.items():
-            _line(axes, by_seed, metric, COLOURS[arm], arm)
+        for label, colour, start, curves in _lines(outcome):
+            _line(axes, curves, start, metric, colour, label)
         axes.set_xlabel("completions sampled")
         axes.set_ylabel(LABELS[metric])
     figure.axes[-1].set_ylim(bottom=0)
@@ -27,9 +43,20 @@ def plot_curves(file: Path, outcome: Outcome) -> None:
     figure.savefig(file, dpi=120)
 
 
-def _line(axes: Axes, by_seed: list[list[Measured]], metric: str, colour: str, label: str) -> None:
-    columns = list(zip(*by_seed, strict=True))
-    samples = [statistics.fmean(point.samples for point in column) for column in columns]
+def _lines(outcome: Outcome) -> list[tuple[str, str, int, list[Curve]]]:
+    """Label, colour, completions before it and curves of the collapse and of every arm."""
+    scenario = outcome.plan.scenarios[SIGNAL]
+    collapses = outcome.collapses(scenario.collapse)
+    before = collapses[0].points[-1].samples + outcome.decisions(SIGNAL)[0].curve.points[-1].samples
+    return [
+        (COLLAPSE, "0.7", 0, collapses),
+        *((arm, COLOURS[arm], before, outcome.arm(SIGNAL, arm)) for arm in scenario.arms),
+    ]
+
+
+def _line(axes: Axes, curves: Sequence[Curve], start: int, metric: str, colour: str, label: str) -> None:
+    columns = list(zip(*(curve.points for curve in curves), strict=False))
+    samples = [start + statistics.fmean(point.samples for point in column) for column in columns]
     values = [[getattr(point, metric) for point in column] for column in columns]
     axes.plot(samples, [statistics.fmean(column) for column in values], color=colour, label=label)
     axes.fill_between(
@@ -41,11 +68,8 @@ def plot_frontier(file: Path, outcome: Outcome) -> None:
     """Plots pass@1 and pass@16 over entropy: means over seeds, with the end of every arm marked."""
     figure = Figure(figsize=(11, 4.2))
     for axes, metric in zip(figure.subplots(1, 2), ("pass1", "pass16"), strict=True):
-        for label, colour, by_seed in (
-            ("RL until collapse", "0.7", outcome.collapses),
-            *((arm, COLOURS[arm], by_seed) for arm, by_seed in outcome.arms.items()),
-        ):
-            columns = list(zip(*by_seed, strict=True))
+        for label, colour, _, curves in _lines(outcome):
+            columns = list(zip(*(curve.points for curve in curves), strict=False))
             entropies = [statistics.fmean(point.entropy for point in column) for column in columns]
             values = [statistics.fmean(getattr(point, metric) for point in column) for column in columns]
             axes.plot(entropies, values, ".-", color=colour, label=label, linewidth=1)
@@ -59,20 +83,17 @@ def plot_frontier(file: Path, outcome: Outcome) -> None:
 
 
 def plot_differences(file: Path, outcome: Outcome) -> None:
-    """Plots the differences to continued RL at the end of the budget: every seed, the mean and its 95% interval."""
-    arms = [arm for arm in outcome.arms if arm != RIVAL]
+    """Plots the differences to going on at the end of the budget: every seed, and the mean."""
+    arms = [arm for arm in outcome.plan.scenarios[SIGNAL].arms if arm != CONTINUED]
     figure = Figure(figsize=(11, 3.2))
     for axes, metric in zip(figure.subplots(1, 3), ("pass1", "pass16", "entropy"), strict=True):
         for place, arm in enumerate(arms):
-            rivals = outcome.last(RIVAL, metric)
-            seeds = [value - rival for value, rival in zip(outcome.last(arm, metric), rivals, strict=True)]
-            interval: Interval = outcome.difference(arm, metric)
-            axes.plot(seeds, [place] * len(seeds), "o", color=COLOURS[arm], alpha=0.35, markersize=4)
-            error = [[interval.mean - interval.low], [interval.high - interval.mean]]
-            axes.errorbar([interval.mean], [place], xerr=error, fmt="D", color=COLOURS[arm], capsize=4)
+            differences = outcome.differences(SIGNAL, arm, metric)
+            axes.plot(differences, [place] * len(differences), "o", color=COLOURS[arm], alpha=0.35, markersize=4)
+            axes.plot([statistics.fmean(differences)], [place], "D", color=COLOURS[arm])
         axes.axvline(0, color="0.35", linewidth=1)
         axes.set_yticks(range(len(arms)), arms)
         axes.set_ylim(-0.6, len(arms) - 0.4)
-        axes.set_xlabel(f"{LABELS[metric]} less {RIVAL} RL's")
+        axes.set_xlabel(f"{LABELS[metric]}, less that of going on")
     figure.tight_layout()
     figure.savefig(file, dpi=120)

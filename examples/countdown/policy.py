@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 from transformers import Qwen3ForCausalLM
 
+from examples.countdown.arms import LORA
 from examples.countdown.task import COMPLETION_TOKENS, END, WORDS, solved_problems, token_ids
 from examples.tiny_model import tiny_qwen3
 from reheatd.files import publish_folder
@@ -17,15 +18,15 @@ from workers.policy import Policy
 
 BATCH = 256
 PEAK_LEARNING_RATE = 2e-3
-LORA = LoraOptions(rank=16, alpha=32)
+LAYERS = 4
 
 
-def new_model(seed: int) -> Qwen3ForCausalLM:
+def new_model(seed: int, layers: int = LAYERS) -> Qwen3ForCausalLM:
     return tiny_qwen3(
         len(WORDS),
         hidden_size=128,
         intermediate_size=384,
-        layers=4,
+        layers=layers,
         heads=4,
         kv_heads=2,
         positions=64,
@@ -34,9 +35,9 @@ def new_model(seed: int) -> Qwen3ForCausalLM:
     )
 
 
-def pretrain(folder: Path, steps: int, seed: int = 0) -> None:
+def pretrain(folder: Path, steps: int, seed: int = 0, layers: int = LAYERS) -> None:
     """Trains a model on the solutions, not on the prompts, and saves it; `folder` appears complete or not at all."""
-    model = new_model(seed)
+    model = new_model(seed, layers)
     generator = random.Random(seed)
     stream = solved_problems(generator, "train")
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)

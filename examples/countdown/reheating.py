@@ -4,7 +4,7 @@
 
 With the frozen teacher and forward KL the exact solution is known: the final norm divided by tau. Every setting is
 judged by its distance from that solution, in the states that the student visits on held-out problems. Run `make
-experiment` first, because this starts from its policies.
+experiment` first, because this starts from one of its policies.
 """
 
 import statistics
@@ -17,10 +17,13 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.figures import RESULTS, Report
-from examples.countdown.arms import GREEDY, GROUP_SIZE, REHEAT_PROMPTS_PER_STEP, job_fields, training_problems
-from examples.countdown.experiment import DOCS, FULL, TUNING_SEED, prepare
+from examples.countdown.arms import job_fields, training_problems
+from examples.countdown.experiment import DOCS
+from examples.countdown.measuring import GREEDY
+from examples.countdown.plan import FULL
 from examples.countdown.policy import LORA, load_policy
-from examples.countdown.runs import PRETRAINED, Run, in_parallel
+from examples.countdown.runs import Run, Runs, in_parallel
+from examples.countdown.stages import Stages
 from examples.countdown.task import COMPLETION_TOKENS, WordCodec, problems, reward
 from reheatd.jobs.contracts import ReheatSpec
 from reheatd.options import LoraOptions
@@ -32,6 +35,10 @@ from workers.sampling.in_process import InProcessSampler
 from workers.sampling.rollout import Rollout
 from workers.ts_opsd import Reheater
 
+START = "wide"
+"""The collapse of the experiment whose policy is the parent."""
+START_SEED = FULL.seeds[0]
+GROUP_SIZE = 16
 TAU = 1.5
 STEPS = 40
 RANKS = (1, 4, 16, 64)
@@ -93,7 +100,8 @@ class Silent:
 
 def main() -> None:
     folder = RESULTS / FULL.name
-    prepare(FULL, folder).perform([Run("collapse", FULL.collapse, "tuning", TUNING_SEED)])
+    Stages(FULL, folder, START_SEED).pretrain()
+    Runs(folder, FULL).perform([Run("collapse", START_SEED, START)])
     work = partial(run, folder=folder)
     results: dict[Trial, list[Reached]] = {trial: [] for trial in TRIALS}
     for (trial, seed), reached in in_parallel(work, [(trial, seed) for trial in TRIALS for seed in SEEDS]):
@@ -109,9 +117,9 @@ def main() -> None:
 
 def run(item: tuple[Trial, int], folder: Path) -> Reached:
     trial, seed = item
-    parent = None if trial.rank else folder / f"collapsed-{TUNING_SEED}"
+    parent = None if trial.rank else folder / f"{START}-{START_SEED}"
     lora = LoraOptions(rank=trial.rank, alpha=2 * trial.rank) if trial.rank else LORA
-    policy = load_policy(folder / PRETRAINED, parent, tau=trial.fold, lora=lora, seed=seed)
+    policy = load_policy(folder / f"pretrained-{START_SEED}", parent, tau=trial.fold, lora=lora, seed=seed)
     held_out = problems(HELD_OUT, "held_out", seed=0)
     sampler = InProcessSampler(
         policy, WordCodec(), [problem.messages for problem in held_out], probe_tokens=COMPLETION_TOKENS
@@ -122,7 +130,7 @@ def run(item: tuple[Trial, int], folder: Path) -> Reached:
         if settings.get("teacher") == "live":
             settings["target_entropy"] = _fold_entropy(folder, parent)
         spec = ReheatSpec(
-            **job_fields(seed), **settings, prompts_per_step=REHEAT_PROMPTS_PER_STEP, max_tokens=COMPLETION_TOKENS
+            **job_fields(seed), **settings, prompts_per_step=FULL.remedies.prompts, max_tokens=COMPLETION_TOKENS
         )
         prompts = [problem.messages for problem in training_problems(seed)]
         trained = Reheater(policy, spec, sampler, prompts, Silent()).run().steps
@@ -156,7 +164,7 @@ def _distance(policy: Policy, groups: Sequence[list[Rollout]], tau: float) -> fl
 
 
 def _fold_entropy(folder: Path, parent: Path | None) -> float:
-    fold = load_policy(folder / PRETRAINED, parent, tau=TAU)
+    fold = load_policy(folder / f"pretrained-{START_SEED}", parent, tau=TAU)
     probes = [problem.messages for problem in problems(HELD_OUT, "held_out", seed=0)]
     return InProcessSampler(fold, WordCodec(), probes, probe_tokens=COMPLETION_TOKENS).measure_entropy(0).mean
 

@@ -1,73 +1,82 @@
-"""Runs of the experiment, in parallel with one thread each; results are kept for an experiment that is interrupted."""
+"""Runs of the experiment, in parallel with one thread each; results are kept for an experiment that is interrupted.
+
+Only the processes that run something import torch, which takes seconds; that is why some imports are inside functions.
+"""
 
 import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-import torch
-
-from examples.countdown.arms import Choice, Measured, Sizes, collapse, run_arm
-from examples.countdown.task import Split
+from examples.countdown.plan import Plan
+from examples.countdown.records import Record, Stage
 from reheatd.errors import BadInputError
 from reheatd.files import write_atomically
 
 T = TypeVar("T")
 U = TypeVar("U")
 
-PRETRAINED = "pretrained"
+RULE = "rule"
+"""The arm of the cascade in which the daemon's rule says when to act; in the other one, RL only goes on."""
 
 
 @dataclass(frozen=True)
 class Run:
-    arm: Literal["collapse", "continued", "hot", "reheat", "fold"]
-    choice: Choice
-    split: Split
-    """Split of the problems that the run is measured on."""
+    stage: Stage
     seed: int
+    where: str = ""
+    """Name of the collapse or of the scenario; a cascade has none."""
+    arm: str = ""
+    """Name of the arm, of a scenario or of the cascade."""
 
     @property
     def name(self) -> str:
-        return f"{self.arm}-{self.split}-seed{self.seed}-lr{self.choice.learning_rate:g}-tau{self.choice.tau:g}"
+        return "-".join(part for part in (self.stage, self.where, self.arm, f"seed{self.seed}") if part)
 
 
 class Runs:
-    """The results in a folder, which also holds the pretrained policy as `PRETRAINED`.
+    """The results of a plan's runs in a folder, with the policies that they start from.
 
     Raises:
         BadInputError: The folder has results for other sizes.
     """
 
-    def __init__(self, folder: Path, sizes: Sizes) -> None:
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._sizes = sizes
-        settings = folder / "sizes.json"
+        self._plan = plan
+        sizes, settings = json.loads(json.dumps(plan.sizes)), folder / "sizes.json"
         if not settings.exists():
-            write_atomically(settings, json.dumps(asdict(sizes), indent=2).encode())
-        elif json.loads(settings.read_text()) != asdict(sizes):
-            raise BadInputError(f"{folder} has results for sizes other than {sizes}; start over with --fresh")
+            write_atomically(settings, json.dumps(sizes, indent=2).encode())
+        elif json.loads(settings.read_text()) != sizes:
+            raise BadInputError(f"{folder} has results for other sizes than those of {plan.name}; use --fresh")
 
-    def perform(self, runs: Sequence[Run]) -> dict[Run, list[Measured]]:
-        """Returns the results of `runs`; those that the folder does not have are run, one per core at a time."""
+    def pretrain(self) -> None:
+        """Makes the pretrained policies that are missing."""
+        for seed, _ in in_parallel(partial(_pretrain, self._folder, self._plan), self._plan.seeds):
+            print(f"policy of seed {seed} is pretrained", flush=True)
+
+    def perform(self, runs: Sequence[Run]) -> dict[Run, Record]:
+        """Returns the results of `runs`; those that the folder does not have are run, in this order."""
         missing = [run for run in runs if not self._file(run).exists()]
-        finished = in_parallel(partial(_perform, folder=self._folder, sizes=self._sizes), missing)
-        for number, (run, points) in enumerate(finished, start=1):
-            write_atomically(self._file(run), json.dumps([asdict(point) for point in points]).encode())
-            last = points[-1]
+        finished = in_parallel(partial(_perform, self._folder, self._plan), missing)
+        for number, (run, record) in enumerate(finished, start=1):
+            write_atomically(self._file(run), record.model_dump_json().encode())
+            last = record.curves[-1].points[-1]
             print(
-                f"{number}/{len(missing)} {run.name}: "
-                f"pass@1 {last.pass1:.3f}, pass@16 {last.pass16:.3f}, entropy {last.entropy:.3f}",
+                f"{number}/{len(missing)} {run.name}: pass@1 {last.pass1:.3f}, pass@16 {last.pass16:.3f}, "
+                f"entropy {last.entropy:.3f} in {record.cpu_seconds:.1f} s of one core",
                 flush=True,
             )
-        return {run: list(self._read(run)) for run in runs}
+        return {run: self._read(run) for run in runs}
 
-    def _read(self, run: Run) -> Iterator[Measured]:
-        return (Measured(**point) for point in json.loads(self._file(run).read_text()))
+    def _read(self, run: Run) -> Record:
+        return Record.model_validate_json(self._file(run).read_bytes())
 
     def _file(self, run: Run) -> Path:
         return self._folder / f"{run.name}.json"
@@ -79,15 +88,33 @@ def in_parallel(work: Callable[[T], U], items: Sequence[T]) -> Iterator[tuple[T,
     # Children forked from here would inherit torch's threads in an undefined state. The fork server has imported
     # everything, once, and computed nothing.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["examples.countdown.arms"])
-    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    context.set_forkserver_preload(["examples.countdown.stages"])
+    with ProcessPoolExecutor(processes, context, initializer=_one_thread) as pool:
         waiting = {pool.submit(work, item): item for item in items}
         for finished in as_completed(waiting):
             yield waiting[finished], finished.result()
 
 
-def _perform(run: Run, folder: Path, sizes: Sizes) -> list[Measured]:
-    collapsed = folder / f"collapsed-{run.seed}"
-    if run.arm == "collapse":
-        return collapse(run.choice, folder / PRETRAINED, collapsed, sizes, run.split, run.seed)
-    return run_arm(run.arm, run.choice, folder / PRETRAINED, collapsed, sizes, run.split, run.seed)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _pretrain(folder: Path, plan: Plan, seed: int) -> None:
+    from examples.countdown.stages import Stages
+
+    Stages(plan, folder, seed).pretrain()
+
+
+def _perform(folder: Path, plan: Plan, run: Run) -> Record:
+    from examples.countdown.stages import Stages
+
+    stages = Stages(plan, folder, run.seed)
+    if run.stage == "collapse":
+        return stages.collapse(run.where)
+    if run.stage == "decision":
+        return stages.decide(run.where)
+    if run.stage == "arm":
+        return stages.arm(run.where, run.arm)
+    return stages.cascade(acts=run.arm == RULE)

@@ -82,11 +82,18 @@ def problems(count: int, split: Split, seed: int) -> list[Problem]:
     found: dict[str, Problem] = {}
     for prompt, _ in solved_problems(random.Random(seed), split):
         *numbers, _, target, _ = prompt
-        answer = " ".join([*sorted(numbers, key=int), target])
-        found.setdefault(answer, Problem([{"role": "user", "content": " ".join(prompt)}], answer))
+        problem = make_problem(list(map(int, numbers)), int(target))
+        found.setdefault(problem.answer, problem)
         if len(found) == count:
             break
     return list(found.values())
+
+
+def make_problem(numbers: Sequence[int], target: int) -> Problem:
+    """The problem whose prompt names the numbers in this order; its answer does not depend on the order."""
+    prompt = [*map(str, numbers), REACH, str(target), BY]
+    answer = " ".join(map(str, [*sorted(numbers), target]))
+    return Problem([{"role": "user", "content": " ".join(prompt)}], answer)
 
 
 def split_of(numbers: Sequence[str], target: int) -> Split:
