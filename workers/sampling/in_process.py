@@ -24,8 +24,9 @@ from torch import Tensor
 from reheatd.entropy.estimators import clustered_interval
 from reheatd.json_lines import Messages, Prompts
 from reheatd.measures import EntropyEstimate
+from workers.lora import product
 from workers.policy import Policy
-from workers.sampling.decoders import Decoder, merged_decoders
+from workers.sampling.decoders import Decoder, Decoders
 from workers.sampling.prefixes import Prefixes
 from workers.sampling.rollout import Rollout
 
@@ -88,6 +89,7 @@ class InProcessSampler:
     ) -> None:
         self.model = "in-process-0"
         self._policy = policy
+        self._decoders = Decoders(policy)
         self._codec = codec
         self._probes = probes
         self._probe_tokens = probe_tokens
@@ -126,7 +128,7 @@ class InProcessSampler:
     ) -> list[Completion]:
         generator = torch.Generator(self._policy.device).manual_seed(seed)
         completions: list[Completion] = []
-        with torch.inference_mode(), merged_decoders(self._policy) as new_decoder:
+        with torch.inference_mode(), self._decoders.merged() as new_decoder:
             for chunk in self._chunks(prompts):
                 completions += self._decode(new_decoder(), chunk, max_tokens, temperature, top_p, generator)
         return completions
@@ -150,7 +152,7 @@ class InProcessSampler:
         alive_B = torch.ones(len(prompts), dtype=torch.bool, device=head_VD.device)
         steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         while True:
-            logprobs_RV = torch.log_softmax((prefixes.hidden_RD @ head_VD.T).float(), -1)
+            logprobs_RV = torch.log_softmax(product(prefixes.hidden_RD, head_VD, None).float(), -1)
             p_RV = logprobs_RV.exp()
             row_B = prefixes.row_B
             if temperature == 0:
