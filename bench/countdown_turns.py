@@ -34,7 +34,7 @@ PROMPTS = 16
 GROUP_SIZE = 8
 PRETRAINING_STEPS = 100
 LORA_B_STD = 0.02
-LEARNING_RATE = 1e-6
+LEARNING_RATE = 1e-9
 """So small that the policy stays what it is."""
 TURNS = 64
 

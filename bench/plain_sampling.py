@@ -1,13 +1,16 @@
 """Sampling in process as plain as it gets, which `bench.rl` and the tests compare `workers.sampling.in_process` with.
 
-Every row of a batch computes its own prompt, every layer multiplies by its LoRA apart from its frozen weight, and rows
-whose completion has ended are decoded on until the last one ends.
+Every row of a batch computes its own prompt, every layer multiplies by its LoRA apart from its frozen weight, with
+torch's own product, and rows whose completion has ended are decoded on until the last one ends.
 """
+
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from workers import lora
 from workers.losses import entropy
 from workers.sampling.in_process import Completion, InProcessSampler, nucleus
 
@@ -20,8 +23,9 @@ class PlainSampler(InProcessSampler):
     ) -> list[Completion]:
         generator = torch.Generator(self._policy.device).manual_seed(seed)
         completions: list[Completion] = []
-        for chunk in self._chunks(prompts):
-            completions += self._decode_plainly(chunk, max_tokens, temperature, top_p, generator)
+        with patch.object(lora, "product", torch.nn.functional.linear):
+            for chunk in self._chunks(prompts):
+                completions += self._decode_plainly(chunk, max_tokens, temperature, top_p, generator)
         return completions
 
     @torch.no_grad()

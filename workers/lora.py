@@ -34,7 +34,7 @@ class LoraProduct(torch.autograd.Function):
         x_TI = x.reshape(-1, x.shape[-1])
         a, b = a_RI.to(x.dtype), b_OR.to(x.dtype)
         down_TR = x_TI @ a.T
-        y_TO = nn.functional.linear(x_TI, weight_OI, bias_O).addmm_(down_TR, b.T, alpha=scale)
+        y_TO = product(x_TI, weight_OI, bias_O).addmm_(down_TR, b.T, alpha=scale)
         ctx.save_for_backward(x, weight_OI, a, b, down_TR)
         ctx.scale, ctx.lora_dtype = scale, a_RI.dtype
         return y_TO.view(*x.shape[:-1], -1)
@@ -47,7 +47,7 @@ class LoraProduct(torch.autograd.Function):
         grad_TR = (grad_TO @ b).mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad_TO @ weight_OI).addmm_(grad_TR, a).view_as(x)
+            grad_x = product(grad_TO, weight_OI.T, None).addmm_(grad_TR, a).view_as(x)
         grad_a = grad_b = None
         if ctx.needs_input_grad[3]:
             grad_a = (grad_TR.T @ x.reshape(-1, x.shape[-1])).to(ctx.lora_dtype)
@@ -119,7 +119,7 @@ def merge_into(out_OI: Tensor, layer: nn.Module) -> None:
 
 
 def product(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    """x W^T + b without gradient.
+    """x W^T + b, for which autograd records nothing.
 
     For float32 on a CPU this is oneDNN's product. torch takes MKL's, which does not use AVX-512 on AMD's processors.
     """

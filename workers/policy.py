@@ -25,7 +25,7 @@ from reheatd.files import publish_folder
 from reheatd.options import LoraOptions, NumberFormat
 from workers.lora import merged_lora, use_fused_lora
 from workers.losses import chunked_logprobs
-from workers.shared_prompts import Sequences, SharedPrompts, by_prompt, can_share, positions
+from workers.shared_prompts import Sequences, SharedPrompts, by_prompt, can_share, computed_positions
 
 MICRO_BATCH_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Tokens times hidden size of one forward and backward pass. On a CPU, a larger pass is no faster."""
@@ -285,7 +285,7 @@ class Policy:
         plans = [micro_batches([len(prompt) + len(completion) for prompt, completion in sequences], limit)]
         if self._can_share:
             plans.append(by_prompt(sequences, limit))
-        return min(plans, key=lambda plan: sum(positions([sequences[i] for i in part]) for part in plan))
+        return min(plans, key=lambda plan: sum(computed_positions([sequences[i] for i in part]) for part in plan))
 
     @property
     def micro_batch_tokens(self) -> int:

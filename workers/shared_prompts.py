@@ -128,7 +128,7 @@ def by_prompt(sequences: Sequences, max_positions: int) -> list[list[int]]:
     return groups
 
 
-def positions(sequences: Sequences) -> int:
+def computed_positions(sequences: Sequences) -> int:
     """Positions that the model computes for a micro-batch of these sequences, with or without sharing."""
     size = _Size.of(sequences)
     return size.shared if size.pays else size.plain

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import MistralConfig, MistralForCausalLM
 
 from reheatd.jobs.contracts import RLSpec
 from tests.unit.test_comparison import LORA
-from tests.unit.workers_support import VOCABULARY, job_fields, tiny_llama, tiny_model
+from tests.unit.workers_support import VOCABULARY, job_fields, tiny_llama, tiny_mistral, tiny_model
 from workers import shared_prompts
 from workers.policy import Policy, TokenBatch
 from workers.rl_learner import Learner
@@ -75,25 +74,8 @@ def test_completions_of_one_token_need_only_the_prompts(monkeypatch: pytest.Monk
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-def sliding_mistral() -> MistralForCausalLM:
-    torch.manual_seed(0)
-    return MistralForCausalLM(
-        MistralConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=16,
-            max_position_embeddings=128,
-            sliding_window=4,
-        )
-    )
-
-
 def test_a_model_whose_layers_forget_tokens_computes_every_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = policy_on(sliding_mistral())
+    policy = policy_on(tiny_mistral())
     with torch.no_grad():
         states = policy.hidden(TokenBatch.build(groups(), policy.device))
         never_share(monkeypatch)

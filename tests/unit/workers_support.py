@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen3ForCausalLM
 
 from examples.tiny_model import tiny_qwen3
 from reheatd.json_lines import Messages
@@ -35,7 +35,7 @@ def tiny_model(seed: int = 0, head_scale: float = 6.0) -> Qwen3ForCausalLM:
 
 
 def tiny_llama() -> LlamaForCausalLM:
-    """A Llama of the same size, with a tied head."""
+    """A Llama of about the same size, with biases and a head that is tied to the embedding."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -44,11 +44,36 @@ def tiny_llama() -> LlamaForCausalLM:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        attention_bias=True,
+        mlp_bias=True,
         max_position_embeddings=128,
         tie_word_embeddings=True,
         initializer_range=0.4,
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("bias"):
+                weight.normal_(0, 0.4)
+    return model
+
+
+def tiny_mistral() -> MistralForCausalLM:
+    """A Mistral of about the same size, whose layers see four tokens back."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=128,
+        sliding_window=4,
+        initializer_range=0.4,
+    )
+    return MistralForCausalLM(config)
 
 
 def number_prompts(count: int, length: int = 5) -> list[Messages]:

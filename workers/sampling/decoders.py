@@ -29,18 +29,25 @@ class Decoder(Protocol):
         ...
 
 
-@contextmanager
-def merged_decoders(policy: Policy) -> Iterator[Callable[[], Decoder]]:
-    """Inside the context, makes decoders of the policy in its present role: student, teacher or base.
+class Decoders:
+    """Makes decoders of a policy."""
 
-    The merged weights live as long as the context; see `workers.lora.merged_lora`.
-    """
-    if LlamaWeights.can_hold(policy.model):
-        weights = LlamaWeights(policy.model)
-        yield lambda: LlamaDecoder(weights)
-    else:
-        with policy.merged():
-            yield lambda: _TransformersDecoder(policy)
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._is_llama = LlamaWeights.can_hold(policy.model)
+
+    @contextmanager
+    def merged(self) -> Iterator[Callable[[], Decoder]]:
+        """Inside the context, makes decoders of the policy in the role that it has: student, teacher or base.
+
+        The merged weights live as long as the context; see `workers.lora.merged_lora`.
+        """
+        if self._is_llama:
+            weights = LlamaWeights(self._policy.model)
+            yield lambda: LlamaDecoder(weights)
+        else:
+            with self._policy.merged():
+                yield lambda: _TransformersDecoder(self._policy)
 
 
 class _TransformersDecoder:

@@ -2,7 +2,7 @@
 
 The sampler has the interface of `workers.sampling.served.ServedSampler`. It samples from the student as it is at that
 moment, so publishing only renames the student. While it samples, the student's LoRA is merged into a copy of the
-weights; a policy for which that copy is too large belongs into the engine.
+weights; a policy for which that copy is too large is sampled by an engine.
 
 **What a seed means.** Sequences are decoded in chunks of as many rows as `LOGITS_ELEMENTS` and `MAX_ROWS` allow, in
 order. Every step of a chunk draws one exponential variate for every sequence of the chunk and every token of the
@@ -11,7 +11,7 @@ sequence's next token is the one with the largest ratio of probability to variat
 draws from [B, V] probabilities. So the tokens of a seed do not depend on which prefixes are computed together. At
 temperature 0, nothing is drawn.
 
-Axes: B sequences, R distinct prefixes of those that have not ended, V vocabulary, D hidden size, L positions.
+Axes: B sequences, R distinct prefixes of those that have not ended, V vocabulary, D hidden size, T tokens.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,10 @@ from torch import Tensor
 from reheatd.entropy.estimators import clustered_interval
 from reheatd.json_lines import Messages, Prompts
 from reheatd.measures import EntropyEstimate
+from workers.lora import product
+from workers.optimisation import TrainingDivergedError
 from workers.policy import Policy
-from workers.sampling.decoders import Decoder, merged_decoders
+from workers.sampling.decoders import Decoder, Decoders
 from workers.sampling.prefixes import Prefixes
 from workers.sampling.rollout import Rollout
 
@@ -88,6 +90,7 @@ class InProcessSampler:
     ) -> None:
         self.model = "in-process-0"
         self._policy = policy
+        self._decoders = Decoders(policy)
         self._codec = codec
         self._probes = probes
         self._probe_tokens = probe_tokens
@@ -126,7 +129,7 @@ class InProcessSampler:
     ) -> list[Completion]:
         generator = torch.Generator(self._policy.device).manual_seed(seed)
         completions: list[Completion] = []
-        with torch.inference_mode(), merged_decoders(self._policy) as new_decoder:
+        with torch.inference_mode(), self._decoders.merged() as new_decoder:
             for chunk in self._chunks(prompts):
                 completions += self._decode(new_decoder(), chunk, max_tokens, temperature, top_p, generator)
         return completions
@@ -144,13 +147,17 @@ class InProcessSampler:
         top_p: float,
         generator: torch.Generator,
     ) -> list[Completion]:
-        """Decodes one chunk of sequences token by token."""
+        """Decodes one chunk of sequences token by token.
+
+        Raises:
+            TrainingDivergedError: The policy's distribution is not finite.
+        """
         head_VD = self._policy.head_VD
         prefixes = Prefixes(decoder, prompts, head_VD.device)
         alive_B = torch.ones(len(prompts), dtype=torch.bool, device=head_VD.device)
         steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         while True:
-            logprobs_RV = torch.log_softmax((prefixes.hidden_RD @ head_VD.T).float(), -1)
+            logprobs_RV = torch.log_softmax(product(prefixes.hidden_RD, head_VD, None).float(), -1)
             p_RV = logprobs_RV.exp()
             row_B = prefixes.row_B
             if temperature == 0:
@@ -164,12 +171,15 @@ class InProcessSampler:
             if len(steps) == max_tokens or not alive_B.any():
                 break
             prefixes.append(token_B, alive_B, len(head_VD))
-        tokens, logprobs, entropies, present = (torch.stack(parts, -1).tolist() for parts in zip(*steps, strict=True))
-        lengths = map(sum, present)
-        rows = zip(tokens, logprobs, entropies, lengths, alive_B.tolist(), strict=True)
+        tokens_BT, logprobs_BT, entropies_BT, present_BT = (
+            torch.stack(parts, -1) for parts in zip(*steps, strict=True)
+        )
+        if not logprobs_BT.isfinite().all():
+            raise TrainingDivergedError("the policy's distribution is not finite; lower the learning rate")
+        columns = (tokens_BT, logprobs_BT, entropies_BT, present_BT.sum(-1), alive_B)
         return [
             Completion(tokens[:length], logprobs[:length], entropies[:length], stopped=not alive)
-            for tokens, logprobs, entropies, length, alive in rows
+            for tokens, logprobs, entropies, length, alive in zip(*(column.tolist() for column in columns), strict=True)
         ]
 
 

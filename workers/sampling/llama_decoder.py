@@ -5,7 +5,7 @@ and copies all keys and values for each. Here the LoRA is merged into the weight
 product, queries and keys are normalised and rotated together, and a new token is written behind the last one.
 
 Axes: R rows, N new positions, L all positions, C positions that there is room for, D hidden size, H heads of queries,
-K heads of keys, J = H + K heads that are rotated, E size of a head, X number of layers, O outputs, I inputs.
+K heads of keys, J = H + K heads that are rotated, E size of a head, O outputs, I inputs.
 """
 
 from dataclasses import dataclass
@@ -49,9 +49,7 @@ class LlamaDecoder:
 
     def __init__(self, weights: LlamaWeights) -> None:
         self._weights = weights
-        self._length = 0
-        self._room_CX2RKE: Tensor | None = None
-        """Keys and values of every layer in the first L positions."""
+        self._memories = [_Memory() for _ in weights.layers]
 
     def decode(self, ids_RN: Tensor, positions_RN: Tensor, mask_RL: Tensor | None) -> Tensor:
         weights = self._weights
@@ -60,62 +58,72 @@ class LlamaDecoder:
         first_RNe, second_RNe = sin_RNE.chunk(2, -1)
         sin_RNE = torch.cat([-first_RNe, second_RNe], -1)  # a head's halves are swapped, and one of them negated
         seen_R1NL = self._seen(ids_RN, mask_RL)
-        self._grow(x_RND)
-        for number, layer in enumerate(weights.layers):
-            x_RND = x_RND + self._attend(number, layer, x_RND, cos_RNE[:, :, None], sin_RNE[:, :, None], seen_R1NL)
+        for layer, memory in zip(weights.layers, self._memories, strict=True):
+            x_RND = x_RND + self._attend(layer, memory, x_RND, cos_RNE[:, :, None], sin_RNE[:, :, None], seen_R1NL)
             gate_RNO, up_RNO = layer.mlp_in(layer.mlp_norm(x_RND)).chunk(2, -1)
             x_RND = x_RND + layer.mlp_out(silu(gate_RNO).mul_(up_RNO))
         return weights.norm(x_RND[:, -1])
 
     def select(self, rows_R: Tensor) -> None:
-        assert self._room_CX2RKE is not None
-        used_LX2RKE = self._room_CX2RKE[: self._length]
-        self._room_CX2RKE = self._new_room(used_LX2RKE, self._length + 1, len(rows_R))
-        torch.index_select(used_LX2RKE, 3, rows_R, out=self._room_CX2RKE[: self._length])
+        for memory in self._memories:
+            memory.select(rows_R)
 
     def _seen(self, ids_RN: Tensor, mask_RL: Tensor | None) -> Tensor | None:
         """Which positions each new one attends to; None if to all."""
-        new = ids_RN.shape[1]
+        before, new = self._memories[0].length, ids_RN.shape[1]
         seen = None if mask_RL is None else mask_RL[:, None, None].bool()
         if new > 1:
-            causal = torch.ones(new, self._length + new, dtype=torch.bool, device=ids_RN.device).tril(self._length)
+            causal = torch.ones(new, before + new, dtype=torch.bool, device=ids_RN.device).tril(before)
             seen = causal if seen is None else seen & causal
         return seen
 
-    def _grow(self, x_RND: Tensor) -> None:
-        """Counts the new positions, and makes room for them."""
-        rows, new, _ = x_RND.shape
-        before, self._length = self._length, self._length + new
-        old = self._room_CX2RKE
-        if old is None or len(old) < self._length:
-            self._room_CX2RKE = self._new_room(x_RND, self._length, rows)
-            if old is not None:
-                self._room_CX2RKE[:before] = old[:before]
-
-    def _new_room(self, like: Tensor, length: int, rows: int) -> Tensor:
-        weights = self._weights
-        shape = len(weights.layers), 2, rows, weights.key_heads, weights.head_size
-        return like.new_empty(int(GROWTH * length), *shape)
-
     def _attend(
-        self, number: int, layer: "_Layer", x_RND: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None
+        self, layer: "_Layer", memory: "_Memory", x_RND: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None
     ) -> Tensor:
-        weights, room_CX2RKE = self._weights, self._room_CX2RKE
-        assert room_CX2RKE is not None
-        heads = layer.attention_in(layer.attention_norm(x_RND)).unflatten(-1, (-1, weights.head_size))
-        turned_RNJE, values_RNKE = heads.split([weights.heads + weights.key_heads, weights.key_heads], 2)
+        heads, keys, size = self._weights.heads, self._weights.key_heads, self._weights.head_size
+        projected = layer.attention_in(layer.attention_norm(x_RND)).unflatten(-1, (-1, size))
+        turned_RNJE, values_RNKE = projected.split([heads + keys, keys], 2)
         if layer.head_norm is not None:
             turned_RNJE = layer.head_norm(turned_RNJE)
-        turned_RNJE = torch.addcmul(turned_RNJE * cos, turned_RNJE.roll(weights.head_size // 2, -1), sin)
-        queries_RNHE, keys_RNKE = turned_RNJE.split([weights.heads, weights.key_heads], 2)
-        before = self._length - x_RND.shape[1]
-        room_CX2RKE[before : self._length, number, 0] = keys_RNKE.transpose(0, 1)
-        room_CX2RKE[before : self._length, number, 1] = values_RNKE.transpose(0, 1)
-        keys_RKLE, values_RKLE = room_CX2RKE[: self._length, number].permute(1, 2, 3, 0, 4)
-        mixed_RHNE = scaled_dot_product_attention(
-            queries_RNHE.transpose(1, 2), keys_RKLE, values_RKLE, seen, enable_gqa=True
-        )
+        turned_RNJE = torch.addcmul(turned_RNJE * cos, turned_RNJE.roll(size // 2, -1), sin)
+        queries_RNHE, keys_RNKE = turned_RNJE.split([heads, keys], 2)
+        keys_RKLE, values_RKLE = memory.append(keys_RNKE, values_RNKE)
+        if x_RND.shape[1] == 1:  # the heads of queries that share a head of keys are like positions to the attention
+            queries_RKGE = queries_RNHE.reshape(-1, keys, heads // keys, size)
+            mixed_RKGE = scaled_dot_product_attention(queries_RKGE, keys_RKLE, values_RKLE, seen)
+            return layer.attention_out(mixed_RKGE.flatten(1)[:, None])
+        queries_RHNE = queries_RNHE.transpose(1, 2)
+        mixed_RHNE = scaled_dot_product_attention(queries_RHNE, keys_RKLE, values_RKLE, seen, enable_gqa=True)
         return layer.attention_out(mixed_RHNE.transpose(1, 2).flatten(2))
+
+
+class _Memory:
+    """Keys and values of a layer, with room for more. Positions come first, so that each is written as a whole."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._room_C2RKE: Tensor | None = None
+
+    def append(self, keys_RNKE: Tensor, values_RNKE: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds new positions, and returns the keys and values of all, [R, K, L, E]."""
+        before, self.length = self.length, self.length + keys_RNKE.shape[1]
+        old = self._room_C2RKE
+        if old is None or len(old) < self.length:
+            rows, _, heads, size = keys_RNKE.shape
+            self._room_C2RKE = keys_RNKE.new_empty(int(GROWTH * self.length), 2, rows, heads, size)
+            if old is not None:
+                self._room_C2RKE[:before] = old[:before]
+        assert self._room_C2RKE is not None
+        self._room_C2RKE[before : self.length, 0] = keys_RNKE.transpose(0, 1)
+        self._room_C2RKE[before : self.length, 1] = values_RNKE.transpose(0, 1)
+        keys_RKLE, values_RKLE = self._room_C2RKE[: self.length].permute(1, 2, 3, 0, 4)
+        return keys_RKLE, values_RKLE
+
+    def select(self, rows_R: Tensor) -> None:
+        assert self._room_C2RKE is not None
+        used = self._room_C2RKE[: self.length]
+        self._room_C2RKE = used.new_empty(int(GROWTH * self.length) + 1, 2, len(rows_R), *used.shape[3:])
+        torch.index_select(used, 2, rows_R, out=self._room_C2RKE[: self.length])
 
 
 class _Norm:
@@ -126,7 +134,9 @@ class _Norm:
         self._eps = module.variance_epsilon
 
     def __call__(self, x: Tensor) -> Tensor:
-        return rms_norm(x, x.shape[-1:], eps=self._eps) * self._weight
+        if self._weight.dim() == 1:
+            return rms_norm(x, x.shape[-1:], self._weight, self._eps)
+        return rms_norm(x, x.shape[-1:], eps=self._eps).mul_(self._weight)
 
 
 class _Projection:
