@@ -99,7 +99,7 @@ FULL = Plan(
     layers=4,
     pretraining_steps=800,
     collapses={
-        "wide": Collapse(ANY, problems=4096, shape=RLShape(8, 16, 3e-4), steps=1000, measure_every=250),
+        "wide": Collapse(ANY, problems=4096, shape=RLShape(8, 16, 3e-4), steps=1000, measure_every=500),
         "sums": Collapse("sums", problems=256, shape=COLLAPSE_RL, steps=600),
     },
     scenarios={
@@ -109,8 +109,8 @@ FULL = Plan(
             problems=4096,
             arms=(CONTINUED, "hot_1.5", ACTING, "frozen_1.5x", "shrink", "fold_1.25"),
             shape=WIDE_RL,
-            steps=700,
-            measure_every=140,
+            steps=500,
+            measure_every=250,
         ),
         STALL: Scenario(
             "sums",
