@@ -13,7 +13,7 @@ with one budget of completions for all: rollouts, probes, the measurements by wh
 remedies train on are counted alike. The learning rate of RL is the same for all arms and was fixed before any of them
 ran.
 
-Fixed before there were results, for the half `stall`:
+Fixed before there were results, for the half `stall`, but for the depth of the collapse (see `COLLAPSE_RL`):
 
 - primary: completions until take-off, which is when the mean reward of 10 steps reaches 0.05, restricted to the budget;
   and the share of no-op steps, in which no group varies;

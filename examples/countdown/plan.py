@@ -88,14 +88,16 @@ DECISION_ARMS = (CONTINUED, ACTING)
 """Going on and acting, by which a rule is judged."""
 
 COLLAPSE_RL = RLShape(prompts=16, group=8, learning_rate=1e-3)
-"""RL that is meant to collapse: in 600 steps on 256 easy problems, three of four policies lose the others."""
+"""RL that is meant to collapse: in 600 steps on 256 easy problems, three of four policies lose the others.
+
+The rate was chosen among 3e-4 to 3e-3, after arms had been seen on seeds 1 and 2."""
 WIDE_RL = RLShape(prompts=8, group=16, learning_rate=1e-4)
 STALL_RL = RLShape(prompts=16, group=8, learning_rate=1e-4)
 """RL of the arms: one learning rate for all of them."""
 
 FULL = Plan(
     name="experiment",
-    seeds=tuple(range(1, 9)),
+    seeds=tuple(range(21, 29)),  # seeds 1, 2, 11 and 12 were used to choose the collapse
     layers=4,
     pretraining_steps=800,
     collapses={
