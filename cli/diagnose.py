@@ -27,10 +27,11 @@ LABELS: dict[Signal, str] = {
     "zero_variance": "groups without variance",
     "all_fail": "groups that all fail",
     "all_pass": "groups that all pass",
+    "pass_at_k": "pass@k, held out",
     "completion_length": "completion length, tokens",
 }
 STYLE = {"healthy": "green", "collapsed": "bold red", "too_hot": "bold magenta", "stalled": "bold yellow"}
-SHARES = ("zero_variance", "all_fail", "all_pass")
+SHARES = ("zero_variance", "all_fail", "all_pass", "pass_at_k")
 
 
 def diagnose(

@@ -122,7 +122,9 @@ def diagnose(signals: Signals, settings: EntropySection, baseline_nats: float | 
         warning_below_nats=state.limits.warning,
         too_hot_above_nats=state.limits.too_hot,
         trainer=signals.trainer,
-        signals={signal: SignalFigures.of(signals.names[signal], values) for signal, values in signals.series.items()},
+        signals={
+            signal: SignalFigures.of(signal, signals.names[signal], values) for signal, values in signals.series.items()
+        },
         notes=[
             *signals.notes,
             *_baseline_notes(steps, settings, baseline, baseline_nats is not None),

@@ -88,7 +88,8 @@ def learning_notes(signals: Signals, stall: Stall | None) -> list[str]:
     newest = list(signal_steps(signals).values())[-SMOOTH:]
     if newest and statistics.fmean(step.all_pass for step in newest) > 0.9:
         notes.append("the policy solves nearly all of its problems; harder ones would teach more")
-    return notes + _falling_reward(signals.get("reward")) + _spikes(signals.get("grad_norm"))
+    notes += _falling_reward(signals.get("reward")) + _spikes(signals.get("grad_norm"))
+    return notes + _could_be_had_back(signals)
 
 
 def _flat_reward(reward: Series) -> Stall | None:
@@ -117,6 +118,26 @@ def _falling_reward(reward: Series) -> list[str]:
     if smooth[best] - last < max(FALL * span, 4 * noise):
         return []
     return [f"reward has fallen from {smooth[best]:.3g} about step {best} to {last:.3g}"]
+
+
+def _could_be_had_back(signals: Signals) -> list[str]:
+    """How much of what the base solved is out of the policy's reach, by what the trainer evaluated itself."""
+    pass_at_k, entropy = signals.get("pass_at_k"), signals.get("entropy")
+    if len(pass_at_k) < 2:
+        return []
+    (begin, base), (end, policy) = next(iter(pass_at_k.items())), list(pass_at_k.items())[-1]
+    name = signals.names["pass_at_k"]
+    if begin > next(iter(entropy)):
+        return [
+            f"{name} is first logged at step {begin}, so what the base could solve is not known; evaluate before the "
+            "first step"
+        ]
+    if policy >= base:
+        return [f"{name} has not fallen ({base:.3g} at step {begin}, {policy:.3g} at step {end}): nothing was lost"]
+    return [
+        f"{name} has fallen from {base:.3g} at step {begin} to {policy:.3g} at step {end}: this is what a remedy "
+        "could bring back, on the same problems"
+    ]
 
 
 def _smooth(reward: Series) -> Series:

@@ -5,7 +5,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-Signal = Literal["entropy", "reward", "grad_norm", "zero_variance", "all_fail", "all_pass", "completion_length"]
+Signal = Literal[
+    "entropy", "reward", "grad_norm", "zero_variance", "all_fail", "all_pass", "pass_at_k", "completion_length"
+]
 
 SIGNALS: dict[Signal, str] = {
     "entropy": "mean token entropy of the rollouts, nats per token",
@@ -14,6 +16,7 @@ SIGNALS: dict[Signal, str] = {
     "zero_variance": "share of the groups of rollouts whose rewards are all equal",
     "all_fail": "share of the groups in which no rollout is rewarded",
     "all_pass": "share of the groups in which every rollout is rewarded fully",
+    "pass_at_k": "share of the held-out problems of which one of k answers is right, for the largest k that is logged",
     "completion_length": "mean length of a completion, tokens",
 }
 
@@ -28,15 +31,21 @@ class MetricName:
     trainer: str
     signal: Signal
     pattern: str
-    """Regular expression for the whole name."""
+    """Regular expression for the whole name; a group `k` in it is the k of pass@k."""
     complement: bool = False
     """Whether the signal is 1 minus what is logged."""
 
     def matches(self, name: str) -> bool:
         return re.fullmatch(self.pattern, name) is not None
 
+    def k(self, name: str) -> int:
+        """The k of a pass@k; 0 for other signals."""
+        found = re.fullmatch(self.pattern, name)
+        return int(found.groupdict().get("k", 0)) if found else 0
 
-# prime-rl logs its rollouts by agent; SkyRL's name ends with the number of rollouts in a group.
+
+# prime-rl logs its rollouts by agent; SkyRL's name ends with the number of rollouts in a group. verl and prime-rl log
+# pass@k by data source.
 METRIC_NAMES = (
     # Without prefix in trainer_state.json, with `train/` in TensorBoard and W&B.
     MetricName("TRL", "entropy", "(train/)?entropy"),
@@ -51,6 +60,7 @@ METRIC_NAMES = (
     MetricName("verl", "reward", "critic/rewards/mean"),
     MetricName("verl", "grad_norm", "actor/grad_norm"),
     MetricName("verl", "completion_length", "response_length/mean"),
+    MetricName("verl", "pass_at_k", r"val-core/.+/best@(?P<k>\d+)/mean"),
     MetricName("prime-rl", "entropy", "entropy/all/mean"),
     MetricName("prime-rl", "entropy", "entropy/mean"),
     MetricName("prime-rl", "reward", "train/agg/all/[^/]+/reward/mean"),
@@ -62,10 +72,12 @@ METRIC_NAMES = (
     MetricName("prime-rl", "all_pass", "(batch/solve_all|solve_all/all)"),
     MetricName("prime-rl", "completion_length", "train/agg/all/num_output_tokens/mean"),
     MetricName("prime-rl", "completion_length", "decode_len/(all/)?mean"),
+    MetricName("prime-rl", "pass_at_k", r"eval/.+/pass@(?P<k>\d+)"),
     MetricName("SkyRL", "entropy", "policy/policy_entropy"),
     MetricName("SkyRL", "reward", "reward/avg_raw_reward"),
     MetricName("SkyRL", "grad_norm", "policy/(raw_)?grad_norm"),
     MetricName("SkyRL", "all_fail", r"reward/avg_pass_at_\d+", complement=True),
+    MetricName("SkyRL", "pass_at_k", r"eval/all/pass_at_(?P<k>\d+)"),
     MetricName("SkyRL", "completion_length", "generate/avg_num_tokens"),
     MetricName("OpenRLHF", "entropy", "train/entropy_loss"),
     MetricName("OpenRLHF", "reward", "train/rollout/reward_mean"),
@@ -84,6 +96,8 @@ def bare(name: str) -> str:
 def known(signal: Signal, names: Collection[str], trainer: str | None = None) -> tuple[MetricName, list[str]] | None:
     """The first entry of the table for `signal` that some of `names` match, with the names that match it.
 
+    Of several pass@k, only those of the largest k are returned.
+
     Args:
         names: The names in a log.
         trainer: Its entries come before those of other trainers.
@@ -92,5 +106,6 @@ def known(signal: Signal, names: Collection[str], trainer: str | None = None) ->
     for entry in entries:
         matching = [name for name in names if entry.matches(bare(name))]
         if matching:
-            return entry, matching
+            largest = max(entry.k(bare(name)) for name in matching)
+            return entry, [name for name in matching if entry.k(bare(name)) == largest]
     return None

@@ -18,7 +18,8 @@ Series = dict[int, float]
 
 
 ENDS = 5
-"""Logged values at each end of a signal whose mean says how it began and ended."""
+"""Logged values at each end of a signal whose mean says how it began and ended; of pass@k, which is rarely logged, it
+is one."""
 
 
 class SignalFigures(Contract):
@@ -32,9 +33,9 @@ class SignalFigures(Contract):
     """Mean of its last logged values."""
 
     @classmethod
-    def of(cls, metric: str, series: Series) -> "SignalFigures":
-        values = list(series.values())
-        return cls(metric=metric, first=statistics.fmean(values[:ENDS]), last=statistics.fmean(values[-ENDS:]))
+    def of(cls, signal: Signal, metric: str, series: Series) -> "SignalFigures":
+        values, ends = list(series.values()), 1 if signal == "pass_at_k" else ENDS
+        return cls(metric=metric, first=statistics.fmean(values[:ends]), last=statistics.fmean(values[-ends:]))
 
 
 @dataclass(frozen=True)

@@ -160,3 +160,28 @@ def test_a_log_that_begins_late_says_so() -> None:
 def test_what_is_no_series_of_entropies_is_refused(values: list[float], says: str) -> None:
     with pytest.raises(BadInputError, match=says):
         diagnose(Signals(None, {"entropy": dict(enumerate(values))}, {"entropy": "h"}), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({0: 0.61, 100: 0.4, 299: 0.23}, "p@8 has fallen from 0.61 at step 0 to 0.23 at step 299"),
+        ({0: 0.61, 299: 0.7}, "nothing was lost"),
+        ({50: 0.5, 299: 0.23}, "what the base could solve is not known; evaluate before the first step"),
+    ],
+)
+def test_pass_at_k_before_the_first_step_says_what_could_be_had_back(values: Series, says: str) -> None:
+    run = signals(support.stalled())
+    run.series["pass_at_k"], run.names["pass_at_k"] = values, "p@8"
+    found = diagnose(run, SETTINGS)
+    assert [note for note in found.notes if says in note]
+    assert (found.signals["pass_at_k"].first, found.signals["pass_at_k"].last) == (
+        next(iter(values.values())),
+        values[299],
+    )
+
+
+def test_a_single_pass_at_k_says_nothing() -> None:
+    run = signals(support.stalled())
+    run.series["pass_at_k"], run.names["pass_at_k"] = {0: 0.5}, "p@8"
+    assert not [note for note in diagnose(run, SETTINGS).notes if "p@8" in note]

@@ -248,3 +248,27 @@ def test_entropies_of_which_none_is_finite_are_refused(tmp_path: Path) -> None:
     (tmp_path / "run.jsonl").write_text('{"step": 1, "entropy": NaN}\n{"step": 2, "entropy": NaN}\n')
     with pytest.raises(BadInputError, match="none of the 2 values of entropy is finite"):
         pick_signals(read_run(tmp_path / "run.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("names", "largest"),
+    [
+        (["val-core/math/acc/mean@16", "val-core/math/acc/best@16/mean"], "val-core/math/acc/best@16/mean"),
+        (["eval/aime2025/pass@1", "eval/aime2025/pass@16", "eval/aime2025/pass@8"], "eval/aime2025/pass@16"),
+        (["eval/all/pass_at_8"], "eval/all/pass_at_8"),
+    ],
+)
+def test_of_several_pass_at_k_the_one_of_the_largest_k_counts(names: list[str], largest: str, tmp_path: Path) -> None:
+    rows = [{"step": step, "entropy": 0.5} | dict.fromkeys(names, 0.25) for step in range(3)]
+    signals = pick_signals(read_run(support.write_json_lines(tmp_path / "run.jsonl", rows)))
+    assert signals.names["pass_at_k"] == largest
+    assert signals.notes == []
+
+
+def test_pass_at_k_of_several_data_sources_has_to_be_named(tmp_path: Path) -> None:
+    sources = ["eval/aime2025/pass@16", "eval/math500/pass@16"]
+    rows = [{"step": step, "entropy": 0.5} | dict.fromkeys(sources, 0.25) for step in range(3)]
+    log = read_run(support.write_json_lines(tmp_path / "run.jsonl", rows))
+    (note,) = pick_signals(log).notes
+    assert note == f"pass_at_k may be any of {', '.join(sources)}; name one with --metric pass_at_k=NAME"
+    assert pick_signals(log, {"pass_at_k": sources[1]}).names["pass_at_k"] == sources[1]
