@@ -107,6 +107,26 @@ def test_the_adapter_that_is_active_is_sampled(tmp_path: Path, role: str) -> Non
         assert_same_as_plain(policy, prompts([5, 2]))
 
 
+def test_a_sampler_follows_the_policy_as_it_learns_and_changes_its_role(tmp_path: Path) -> None:
+    policy = with_parent(tmp_path)
+    sampler = InProcessSampler(policy, StoppingCodec(), [])
+
+    def logprobs() -> list[list[float]]:
+        (rollouts,) = sampler.sample(prompts([5])[:1], n=2, max_tokens=3, temperature=0.0, seed=0)
+        exact = policy.logprobs([(rollout.prompt_ids, rollout.token_ids) for rollout in rollouts])
+        for rollout, expected in zip(rollouts, exact, strict=True):
+            assert rollout.logprobs == pytest.approx(expected, abs=1e-5)
+        return exact
+
+    found = [logprobs()]
+    for weight in policy.parameters():
+        weight.data.mul_(1.5)
+    found.append(logprobs())
+    with policy.as_teacher():
+        found.append(logprobs())
+    assert found[0] != found[1] != found[2] != found[0]
+
+
 def everything(policy: Policy) -> dict[str, Any]:
     """All weights, what each role computes, and the student's gradients."""
     states = {name: weight.clone() for name, weight in policy._model.state_dict().items()}

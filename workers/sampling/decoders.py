@@ -25,29 +25,36 @@ class Decoder(Protocol):
         ...
 
     def select(self, rows_R: Tensor) -> None:
-        """Keeps these rows, in this order; a row may be there several times."""
+        """Keeps these rows, in this order; a row may be there several times.
+
+        It is cheapest if all rows stay where they are and the repeated ones come behind them.
+        """
         ...
 
 
 class Decoders:
-    """Makes decoders of a policy."""
+    """Makes decoders of a policy, whose base must not change."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._is_llama = LlamaWeights.can_hold(policy.model)
+        self._llama: LlamaWeights | None = None
 
     @contextmanager
-    def merged(self) -> Iterator[Callable[[], Decoder]]:
+    def merged(self) -> Iterator[Callable[[int], Decoder]]:
         """Inside the context, makes decoders of the policy in the role that it has: student, teacher or base.
 
-        The merged weights live as long as the context; see `workers.lora.merged_lora`.
+        What makes them is told the largest number of rows that they will have.
+
+        Where Llama's decoder computes, the memory of the merged weights is kept for the next time.
         """
-        if self._is_llama:
-            weights = LlamaWeights(self._policy.model)
-            yield lambda: LlamaDecoder(weights)
+        if self._llama is None and LlamaWeights.can_hold(self._policy.model):
+            self._llama = LlamaWeights(self._policy.model)
+        if (weights := self._llama) is not None:
+            weights.merge()
+            yield lambda most_rows: LlamaDecoder(weights, most_rows)
         else:
             with self._policy.merged():
-                yield lambda: _TransformersDecoder(self._policy)
+                yield lambda _: _TransformersDecoder(self._policy)
 
 
 class _TransformersDecoder:

@@ -131,7 +131,7 @@ class InProcessSampler:
         completions: list[Completion] = []
         with torch.inference_mode(), self._decoders.merged() as new_decoder:
             for chunk in self._chunks(prompts):
-                completions += self._decode(new_decoder(), chunk, max_tokens, temperature, top_p, generator)
+                completions += self._decode(new_decoder(len(chunk)), chunk, max_tokens, temperature, top_p, generator)
         return completions
 
     def _chunks(self, prompts: list[list[int]]) -> list[list[list[int]]]:

@@ -4,8 +4,9 @@ The time of a small policy goes into single operations. transformers takes about
 and copies all keys and values for each. Here the LoRA is merged into the weights, all that has the same inputs is one
 product, queries and keys are normalised and rotated together, and a new token is written behind the last one.
 
-Axes: R rows, N new positions, L all positions, C positions that there is room for, D hidden size, H heads of queries,
-K heads of keys, J = H + K heads that are rotated, E size of a head, O outputs, I inputs.
+Axes: R rows, N new positions, L all positions, S rows and C positions that there is room for, D hidden size, H heads of
+queries, K heads of keys, J = H + K heads that are rotated, V = K + K heads of keys and values, E size of a head,
+O outputs, I inputs.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,10 @@ GROWTH = 1.5
 
 
 class LlamaWeights:
-    """The weights of a model with its active adapter merged, as they are now: a copy of all but embedding and norms."""
+    """The weights of a model with its active adapter merged: a copy of all but embedding and norms.
+
+    The base does not change; `merge` has to be called before the first use and after every change of the adapter.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         body: Any = model.base_model
@@ -33,6 +37,13 @@ class LlamaWeights:
         self.layers = [_Layer.of(layer) for layer in body.layers]
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_size = config.head_dim
+
+    def merge(self) -> None:
+        """Takes over the adapter that is active now, as it is now."""
+        with torch.no_grad():
+            for layer in self.layers:
+                for projection in (layer.attention_in, layer.attention_out, layer.mlp_in, layer.mlp_out):
+                    projection.merge()
 
     @staticmethod
     def can_hold(model: PreTrainedModel) -> bool:
@@ -47,9 +58,9 @@ class LlamaWeights:
 class LlamaDecoder:
     """Decodes with these weights; see `workers.sampling.decoders.Decoder`."""
 
-    def __init__(self, weights: LlamaWeights) -> None:
+    def __init__(self, weights: LlamaWeights, most_rows: int) -> None:
         self._weights = weights
-        self._memories = [_Memory() for _ in weights.layers]
+        self._memories = [_Memory(most_rows) for _ in weights.layers]
 
     def decode(self, ids_RN: Tensor, positions_RN: Tensor, mask_RL: Tensor | None) -> Tensor:
         weights = self._weights
@@ -65,8 +76,13 @@ class LlamaDecoder:
         return weights.norm(x_RND[:, -1])
 
     def select(self, rows_R: Tensor) -> None:
+        before = self._memories[0].rows
+        all_stay = torch.equal(rows_R[:before], torch.arange(before, device=rows_R.device))
         for memory in self._memories:
-            memory.select(rows_R)
+            if all_stay:
+                memory.repeat(rows_R[before:])
+            else:
+                memory.select(rows_R)
 
     def _seen(self, ids_RN: Tensor, mask_RL: Tensor | None) -> Tensor | None:
         """Which positions each new one attends to; None if to all."""
@@ -82,12 +98,12 @@ class LlamaDecoder:
     ) -> Tensor:
         heads, keys, size = self._weights.heads, self._weights.key_heads, self._weights.head_size
         projected = layer.attention_in(layer.attention_norm(x_RND)).unflatten(-1, (-1, size))
-        turned_RNJE, values_RNKE = projected.split([heads + keys, keys], 2)
+        turned_RNJE = projected[:, :, : heads + keys]
         if layer.head_norm is not None:
             turned_RNJE = layer.head_norm(turned_RNJE)
-        turned_RNJE = torch.addcmul(turned_RNJE * cos, turned_RNJE.roll(size // 2, -1), sin)
-        queries_RNHE, keys_RNKE = turned_RNJE.split([heads, keys], 2)
-        keys_RKLE, values_RKLE = memory.append(keys_RNKE, values_RNKE)
+        torch.addcmul(turned_RNJE * cos, turned_RNJE.roll(size // 2, -1), sin, out=projected[:, :, : heads + keys])
+        queries_RNHE = projected[:, :, :heads]
+        keys_RKLE, values_RKLE = memory.append(projected[:, :, heads:])
         if x_RND.shape[1] == 1:  # the heads of queries that share a head of keys are like positions to the attention
             queries_RKGE = queries_RNHE.reshape(-1, keys, heads // keys, size)
             mixed_RKGE = scaled_dot_product_attention(queries_RKGE, keys_RKLE, values_RKLE, seen)
@@ -98,32 +114,48 @@ class LlamaDecoder:
 
 
 class _Memory:
-    """Keys and values of a layer, with room for more. Positions come first, so that each is written as a whole."""
+    """Keys and values of a layer, with room for more rows and positions.
 
-    def __init__(self) -> None:
-        self.length = 0
-        self._room_C2RKE: Tensor | None = None
+    Args:
+        most_rows: The largest number of rows that there will be.
+    """
 
-    def append(self, keys_RNKE: Tensor, values_RNKE: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds new positions, and returns the keys and values of all, [R, K, L, E]."""
-        before, self.length = self.length, self.length + keys_RNKE.shape[1]
-        old = self._room_C2RKE
-        if old is None or len(old) < self.length:
-            rows, _, heads, size = keys_RNKE.shape
-            self._room_C2RKE = keys_RNKE.new_empty(int(GROWTH * self.length), 2, rows, heads, size)
+    def __init__(self, most_rows: int) -> None:
+        self.rows = self.length = 0
+        self._most_rows = most_rows
+        self._room_SCVE: Tensor | None = None
+
+    def append(self, new_RNVE: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds positions to every row, and returns the keys and values of all positions, [R, K, L, E].
+
+        Args:
+            new_RNVE: The heads of keys, and behind them those of values.
+        """
+        self.rows, before, self.length = len(new_RNVE), self.length, self.length + new_RNVE.shape[1]
+        old = self._room_SCVE
+        if old is None or old.shape[1] < self.length:
+            self._room_SCVE = new_RNVE.new_empty(self._most_rows, int(GROWTH * self.length), *new_RNVE.shape[2:])
             if old is not None:
-                self._room_C2RKE[:before] = old[:before]
-        assert self._room_C2RKE is not None
-        self._room_C2RKE[before : self.length, 0] = keys_RNKE.transpose(0, 1)
-        self._room_C2RKE[before : self.length, 1] = values_RNKE.transpose(0, 1)
-        keys_RKLE, values_RKLE = self._room_C2RKE[: self.length].permute(1, 2, 3, 0, 4)
+                self._room_SCVE[: self.rows, :before] = old[: self.rows, :before]
+        used_RLVE = self._used()
+        used_RLVE[:, before:] = new_RNVE
+        keys_RKLE, values_RKLE = used_RLVE.transpose(1, 2).chunk(2, 1)
         return keys_RKLE, values_RKLE
 
+    def repeat(self, rows_A: Tensor) -> None:
+        """Adds copies of these rows behind the last one."""
+        before, self.rows = self.rows, self.rows + len(rows_A)
+        used_RLVE = self._used()
+        used_RLVE[before:] = used_RLVE[rows_A]
+
     def select(self, rows_R: Tensor) -> None:
-        assert self._room_C2RKE is not None
-        used = self._room_C2RKE[: self.length]
-        self._room_C2RKE = used.new_empty(int(GROWTH * self.length) + 1, 2, len(rows_R), *used.shape[3:])
-        torch.index_select(used, 2, rows_R, out=self._room_C2RKE[: self.length])
+        selected_RLVE = self._used()[rows_R]
+        self.rows = len(rows_R)
+        self._used()[:] = selected_RLVE
+
+    def _used(self) -> Tensor:
+        assert self._room_SCVE is not None
+        return self._room_SCVE[: self.rows, : self.length]
 
 
 class _Norm:
@@ -145,10 +177,13 @@ class _Projection:
     def __init__(self, *layers: nn.Module) -> None:
         bases: list[Any] = [getattr(layer, "base_layer", layer) for layer in layers]
         outputs = [base.out_features for base in bases]
-        self._weight_OI = bases[0].weight.new_empty(sum(outputs), bases[0].in_features)
-        for layer, part_OI in zip(layers, self._weight_OI.split(outputs), strict=True):
-            merge_into(part_OI, layer)
+        self._weight_OI = bases[0].weight.detach().new_empty(sum(outputs), bases[0].in_features)
+        self._parts = list(zip(self._weight_OI.split(outputs), layers, strict=True))
         self._bias_O = None if bases[0].bias is None else torch.cat([base.bias for base in bases])
+
+    def merge(self) -> None:
+        for part_OI, layer in self._parts:
+            merge_into(part_OI, layer)
 
     def __call__(self, x: Tensor) -> Tensor:
         return product(x, self._weight_OI, self._bias_O)

@@ -42,6 +42,7 @@ class Prefixes:
         """Appends a token to the prefix of every sequence that is alive, at least one, and computes what is new."""
         # The keys of two sequences are equal where both prefix and token are.
         key_R, row_A = torch.unique((self.row_B * vocabulary + token_B)[alive_B], return_inverse=True)
+        key_R, row_A = _repeats_last(key_R, row_A, key_R // vocabulary)
         self.row_B = torch.zeros_like(self.row_B).masked_scatter_(alive_B, row_A)
         parent_R, token_R = key_R // vocabulary, key_R % vocabulary
         if not torch.equal(parent_R, torch.arange(len(self.hidden_RD), device=parent_R.device)):
@@ -58,3 +59,12 @@ class Prefixes:
         if self._pad_R is None:
             return None
         return (torch.arange(self._length, device=self._pad_R.device) >= self._pad_R[:, None]).long()
+
+
+def _repeats_last(key_R: Tensor, row_A: Tensor, parent_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Moves all but the first of equal parents, which are sorted, to the end: the others then keep their places."""
+    repeats_R = torch.zeros_like(parent_R, dtype=torch.bool)
+    torch.eq(parent_R[1:], parent_R[:-1], out=repeats_R[1:])
+    order_R = torch.cat([(~repeats_R).nonzero()[:, 0], repeats_R.nonzero()[:, 0]])
+    place_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(len(order_R), device=order_R.device))
+    return key_R[order_R], place_R[row_A]
