@@ -1,8 +1,10 @@
 """What `bench.rl` measures on Countdown: sampling in process, and an update with and without shared prompts.
 
-The policy is that of `examples.countdown`, pretrained for a moment, with a LoRA student whose B is not zero. A step has
-16 prompts of 7 tokens with 8 completions of up to 8 tokens each. One thread computes. Both sides take turns in one
-process, so that whatever else the machine does affects both; which one is first alternates.
+The policy is that of `examples.countdown` after the first third of the RL that makes it collapse on easy problems; all
+that the experiment's second half samples comes from such policies. Sampling is also measured before that RL, where
+fewer rollouts begin alike. A step has 16 prompts of 7 tokens with 8 completions of 8 tokens each. One thread computes.
+Both sides take turns in one process, so that whatever else the machine does affects both; which one is first
+alternates.
 """
 
 import math
@@ -20,8 +22,11 @@ from bench.figures import Report
 from bench.paired import pseudomedian
 from bench.plain_sampling import PlainSampler
 from examples.countdown.arms import job_fields
+from examples.countdown.families import family_problems
+from examples.countdown.plan import FULL
 from examples.countdown.policy import load_policy, pretrain
-from examples.countdown.task import COMPLETION_TOKENS, WordCodec, problems
+from examples.countdown.practice import Practice
+from examples.countdown.task import COMPLETION_TOKENS, WordCodec
 from reheatd.jobs.contracts import RLSpec
 from workers import shared_prompts
 from workers.policy import Policy
@@ -30,10 +35,9 @@ from workers.sampling.groups import ScoredRollout
 from workers.sampling.in_process import InProcessSampler
 from workers.sampling.rollout import Rollout
 
-PROMPTS = 16
-GROUP_SIZE = 8
-PRETRAINING_STEPS = 100
-LORA_B_STD = 0.02
+COLLAPSE = FULL.collapses["sums"]
+PROMPTS, GROUP_SIZE = COLLAPSE.shape.prompts, COLLAPSE.shape.group
+RL_STEPS = COLLAPSE.steps // 3
 LEARNING_RATE = 1e-9
 """So small that the policy stays what it is."""
 TURNS = 64
@@ -41,26 +45,26 @@ TURNS = 64
 
 def countdown_turns(report: Report) -> dict[str, Any]:
     """Reports the speedups, and returns the settings that belong to them."""
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        pretrain(Path(folder) / "model", PRETRAINING_STEPS)
+        pretrain(Path(folder) / "model", FULL.pretraining_steps)
         policy = load_policy(Path(folder) / "model")
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, weight in policy.named_parameters().items():
-            if "lora_B" in name:
-                weight.normal_(0, LORA_B_STD, generator=generator)
-    _sampling(policy, report)
+    torch.set_num_threads(1)
+    _sampling(policy, report, "in_process_sampling_pretrained")
+    practice = Practice(
+        policy, COLLAPSE.family, COLLAPSE.family, problems=COLLAPSE.problems, probes=1, evaluation_problems=1, seed=0
+    )
+    practice.learn(COLLAPSE.shape, RL_STEPS * COLLAPSE.shape.step + 2, seed=0)
+    _sampling(policy, report, "in_process_sampling")
     _update(policy, report)
-    return {"turns": TURNS, "prompts": PROMPTS, "group_size": GROUP_SIZE, "pretraining_steps": PRETRAINING_STEPS}
+    return {"turns": TURNS, "prompts": PROMPTS, "group_size": GROUP_SIZE, "rl_steps": RL_STEPS}
 
 
-def _sampling(policy: Policy, report: Report) -> None:
+def _sampling(policy: Policy, report: Report, name: str) -> None:
     plain, merged = (_sampling_by(kind, policy) for kind in (PlainSampler, InProcessSampler))
     tokens = [[rollout.token_ids for group in sample(0) for rollout in group] for sample in (plain, merged)]
     if tokens[0] != tokens[1]:
         raise RuntimeError("the plain way and ours sample different tokens from one seed")
-    _take_turns(report, "in_process_sampling", plain, merged)
+    _take_turns(report, name, plain, merged)
 
 
 def _update(policy: Policy, report: Report) -> None:
@@ -93,7 +97,7 @@ def _update(policy: Policy, report: Report) -> None:
 
 
 def _sampling_by(kind: type[InProcessSampler], policy: Policy) -> Callable[[int], list[list[Rollout]]]:
-    asked = [problem.messages for problem in problems(PROMPTS, "train", seed=0)]
+    asked = [problem.messages for problem in family_problems(COLLAPSE.family, PROMPTS, "train", seed=0)]
     sampler = kind(policy, WordCodec(), asked)
 
     def sample(seed: int) -> list[list[Rollout]]:

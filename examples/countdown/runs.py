@@ -89,16 +89,18 @@ def in_parallel(work: Callable[[T], U], items: Sequence[T]) -> Iterator[tuple[T,
     # everything, once, and computed nothing.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["examples.countdown.stages"])
-    with ProcessPoolExecutor(processes, context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=_begin_process) as pool:
         waiting = {pool.submit(work, item): item for item in items}
         for finished in as_completed(waiting):
             yield waiting[finished], finished.result()
 
 
-def _one_thread() -> None:
+def _begin_process() -> None:
     import torch
+    from transformers.utils import logging
 
     torch.set_num_threads(1)
+    logging.disable_progress_bar()  # a bar for every policy that is read would hide the results
 
 
 def _pretrain(folder: Path, plan: Plan, seed: int) -> None:
