@@ -134,6 +134,11 @@ class Settings(BaseSettings):
         return self.data_dir / "jobs"
 
     @property
+    def reference_answers_file(self) -> Path:
+        """The reference's answers to the held-out problems; see `reheatd.reference.answers`."""
+        return self.data_dir / "reference-answers.json"
+
+    @property
     def broker_dir(self) -> Path:
         return self.data_dir / "broker"
 

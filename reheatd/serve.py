@@ -24,7 +24,7 @@ from reheatd.control.controller import Controller
 from reheatd.control.dependencies import Dependencies, ServedPolicy
 from reheatd.control.imports import Imports
 from reheatd.control.ledger import Ledger
-from reheatd.control.specs import check_request
+from reheatd.control.specs import check_request, task_of_jobs
 from reheatd.daemon import Daemon, Parts, Readiness
 from reheatd.database import connect
 from reheatd.engine.keeper import EngineKeeper
@@ -53,8 +53,10 @@ from reheatd.process.http_server import HttpServer
 from reheatd.process.instance import claim_data_dir, listen, url_of
 from reheatd.process.ports import reserve_port
 from reheatd.process.supervisor import Command, Supervisor
+from reheatd.reference.answers import AnswerKey
 from reheatd.reference.files import Reference, resolve_reference
 from reheatd.reference.measurement import ReferenceMeasurement, check_engine_for_reference
+from reheatd.task_data import load_task
 
 ENGINE_GRACE_S = 10.0
 
@@ -306,12 +308,24 @@ def build_reference(
     settings: Settings, device: Device, policy: ServedPolicy, reference: Reference | None, entropy: Entropy
 ) -> ReferenceMeasurement | None:
     """The measurement of the reference; None if there is no reference, or if it was measured in an earlier run."""
-    if reference is None or entropy.series.baseline() is not None:
+    if reference is None:
+        return None
+    problems = load_task(settings.task, settings.entropy).held_out
+    measurement = ReferenceMeasurement(
+        settings,
+        device,
+        reference.path,
+        policy.path,
+        entropy.series,
+        entropy.meter_of,
+        entropy.answer_length,
+        problems,
+        AnswerKey.of(reference.digest, problems, task_of_jobs(settings, settings.rl)),
+    )
+    if measurement.is_known:
         return None
     check_engine_for_reference(device)
-    return ReferenceMeasurement(
-        settings, device, reference.path, policy.path, entropy.series, entropy.meter_of, entropy.answer_length
-    )
+    return measurement
 
 
 def build_gateway(

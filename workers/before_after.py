@@ -1,21 +1,26 @@
 """Measures a job's parent and its student in the same way: accuracy, and the completions that the report compares."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from reheatd.files import write_atomically
 from reheatd.jobs.contracts import JobBase
 from reheatd.json_lines import Messages
 from reheatd.measures import Accuracy, Contract
+from reheatd.reference.answers import ReferenceAnswers
 from reheatd.task_data import Problem, problem_set_digest
 from workers.comparison import Completions
-from workers.evaluation import accuracy_of, evaluation_batch, measure_accuracy
+from workers.evaluation import accuracy_of, accuracy_of_texts, evaluation_batch, measure_accuracy
 from workers.progress import Progress
 from workers.proof import COMPLETION_TOKENS
 from workers.rewards.verifier import Verifier
 from workers.sampling.rollout import Batch, Rollout
 from workers.sampling.seeds import seed_for
 from workers.sampling.served import ServedSampler
+
+logger = logging.getLogger(__name__)
 
 
 class Evaluated(Contract):
@@ -55,12 +60,19 @@ class Evaluation:
         write_atomically(file, before.model_dump_json().encode())
         return before
 
-    def base(self, before: Evaluated | None) -> Accuracy:
-        """The base's accuracy, which says what training may have lost. It is sampled unless it is known already.
+    def base(self, before: Evaluated | None) -> Accuracy | None:
+        """The accuracy of the base, or of the reference, which says what training may have lost.
+
+        The base is sampled unless its accuracy is known already. The reference has answered while its engine ran.
 
         Args:
             before: The measurements of the job's parent; None if the job has none.
+
+        Returns:
+            None if the reference was asked other problems: the task's file has changed since.
         """
+        if self.spec.reference_answers is not None:
+            return self._reference(self.spec.reference_answers)
         if before is not None and self.spec.parent_version == 0:
             return before.accuracy
         if (known := self._if_comparable(self.spec.base_accuracy)) is not None:
@@ -74,6 +86,14 @@ class Evaluation:
             found = measure_accuracy(sampler, self.held_out, self.verifier, batch)
         write_atomically(file, found.model_dump_json().encode())
         return found
+
+    def _reference(self, file: Path) -> Accuracy | None:
+        stored = ReferenceAnswers.read(file)
+        if stored is None or stored.key.problem_set != problem_set_digest(self.held_out):
+            logger.warning("%s has no answers to these problems; restart the daemon, which asks the reference", file)
+            return None
+        self.progress.report("scoring the reference", 0)
+        return accuracy_of_texts(stored.texts, self.held_out, self.verifier)
 
     def _if_comparable(self, known: Accuracy | None) -> Accuracy | None:
         """What is known, unless it was measured on other problems: the task's file may have changed since."""

@@ -64,13 +64,15 @@ def accuracy_of(
     short = sum(len(rollouts) < samples for rollouts in sampled)
     if short:
         raise EngineError(f"{model} gave fewer than {samples} answers to {short} of {len(problems)} held-out problems")
-    pairs = [(r.text, problem.answer) for problem, rollouts in zip(problems, sampled, strict=True) for r in rollouts]
+    return accuracy_of_texts([[rollout.text for rollout in rollouts] for rollouts in sampled], problems, scorer)
+
+
+def accuracy_of_texts(texts: Sequence[Sequence[str]], problems: Sequence[Problem], scorer: Scorer) -> Accuracy:
+    """Accuracy from equally many answers to each problem."""
+    pairs = [(text, problem.answer) for problem, answers in zip(problems, texts, strict=True) for text in answers]
     rewards = iter(scorer.score_all(pairs))
-    return accuracy_from(
-        [sum(next(rewards) >= SOLVED_REWARD for _ in rollouts) for rollouts in sampled],
-        samples,
-        problem_set_digest(problems),
-    )
+    solved = [sum(next(rewards) >= SOLVED_REWARD for _ in answers) for answers in texts]
+    return accuracy_from(solved, len(texts[0]), problem_set_digest(problems))
 
 
 def accuracy_from(solved: Sequence[int], samples: int, problem_set: str) -> Accuracy:

@@ -213,7 +213,7 @@ def build_spec(
     """
     check_request(request, settings, vocabulary=policy.vocabulary, baseline=baseline, default_target=default_target)
     rl = merged(settings.rl, request) if isinstance(request, RLRequest) else settings.rl
-    task, probes = _task(settings, rl), _from_anywhere(probes)
+    task, probes = task_of_jobs(settings, rl), _from_anywhere(probes)
     if parent_entropy is None and _measured_with(parent_lineage, "probes", probes):
         parent_entropy = parent_lineage.entropy_after
     common: dict[str, Any] = {
@@ -229,6 +229,7 @@ def build_spec(
         "report_rollouts": settings.workers.report_rollouts,
         "rollouts_kept": settings.workers.rollouts_kept,
         "retry_s": settings.workers.retry_s,
+        "reference_answers": _reference_answers(settings),
         "parent_entropy": parent_entropy,
         "base_accuracy": parent_lineage.accuracy_base if _measured_with(parent_lineage, "task", task) else None,
         "parent_accuracy": parent_lineage.accuracy_after if _measured_with(parent_lineage, "task", task) else None,
@@ -274,10 +275,11 @@ def build_import_spec(
         source=request.source,
         trained_on=request.trained_on,
         lora=settings.lora,
-        task=_task(settings, settings.rl),
+        task=task_of_jobs(settings, settings.rl),
         probes=_from_anywhere(probes),
         report_rollouts=settings.workers.report_rollouts,
         retry_s=settings.workers.retry_s,
+        reference_answers=_reference_answers(settings),
         seed=request.seed,
     )
 
@@ -347,7 +349,7 @@ def _measured_with(lineage: Lineage | None, name: str, options: Options) -> Type
     return lineage is not None and lineage.spec.get(name) == options.model_dump(mode="json")
 
 
-def _task(settings: Settings, rl: RLOptions) -> TaskOptions:
+def task_of_jobs(settings: Settings, rl: RLOptions) -> TaskOptions:
     """The task that jobs train and measure on; its path is absolute.
 
     Args:
@@ -355,6 +357,10 @@ def _task(settings: Settings, rl: RLOptions) -> TaskOptions:
     """
     length = settings.task.eval_max_tokens or rl.max_tokens
     return settings.task.model_copy(update={"path": _absolute(settings.task.path), "eval_max_tokens": length})
+
+
+def _reference_answers(settings: Settings) -> Path | None:
+    return settings.reference_answers_file.resolve() if settings.policy.reference is not None else None
 
 
 def _from_anywhere(probes: ProbeOptions) -> ProbeOptions:

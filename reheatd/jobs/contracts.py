@@ -71,6 +71,9 @@ class JobBase(Contract):
     """The parent version's accuracy; if None, or if it was measured on other problems, the worker measures it."""
     base_accuracy: Accuracy | None = None
     """The base policy's, likewise: what training may have lost. It is measured once for a set of problems."""
+    reference_answers: Path | None = None
+    """The reference's answers to the held-out problems, if the policy has a reference; they take the place of the
+    base's."""
     seed: int = 0
 
     @field_validator("task", mode="before")
@@ -167,7 +170,8 @@ class JobResult(Contract):
     accuracy_before: Accuracy
     accuracy_after: Accuracy
     accuracy_base: Accuracy | None = None
-    """The base policy's accuracy on the same problems; None if an earlier version of reheatd trained."""
+    """The accuracy of the base, or of the policy's reference, on the same problems. None if an earlier version of
+    reheatd trained, or if the reference was not asked these problems."""
     proof: list[ProofItem]
     metrics: dict[str, float] = Field(default_factory=dict)
     """The last values of the training metrics."""
@@ -198,7 +202,7 @@ class ImportResult(Contract):
     entropy: EntropyEstimate
     accuracy: Accuracy
     accuracy_base: Accuracy | None = None
-    """The base policy's accuracy on the same problems."""
+    """As in `JobResult`."""
     proof: list[ProofItem]
     seconds: float
 

@@ -1,7 +1,8 @@
-"""Measures the reference's entropy on an engine of its own, which runs only for that."""
+"""Measures the reference's entropy, and asks it the held-out problems, on an engine that runs only for that."""
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +20,16 @@ from reheatd.names import BASE_MODEL_NAME
 from reheatd.process.instance import url_of
 from reheatd.process.ports import reserve_port
 from reheatd.process.supervisor import Command, Supervisor
+from reheatd.reference.answers import AnswerKey, ReferenceAnswers, ask
 from reheatd.reference.files import PARAM
+from reheatd.task_data import Problem
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ReferenceMeasurement:
-    """The measurement that makes the reference's entropy the baseline of a series."""
+    """The measurement that makes the reference's entropy the baseline of a series, and keeps its answers."""
 
     settings: Settings
     device: Device
@@ -39,14 +42,24 @@ class ReferenceMeasurement:
     """Makes the meter of the series for a client."""
     answer_length: AnswerLength
     """Finds the longest answer to a probe; the reference's answers decide it for the whole series."""
+    problems: Sequence[Problem]
+    """The held-out problems."""
+    answers: AnswerKey
+    """What the reference is asked."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether an earlier run has measured all of it."""
+        stored = ReferenceAnswers.read(self.settings.reference_answers_file)
+        return self.series.baseline() is not None and stored is not None and stored.key == self.answers
 
     async def run(self, supervisor: Supervisor) -> None:
-        """Starts the engine, measures, stores the baseline in the series and stops the engine.
+        """Starts the engine, measures, stores the baseline in the series and the answers in their file, and stops it.
 
         The policy's engines must not run yet, because memory may hold only one model.
 
         Raises:
-            ChildError, EngineError: The engine did not start, or could not be sampled; nothing was stored.
+            ChildError, EngineError: The engine did not start, or could not be sampled; what was missing is not stored.
             BadInputError: The reference's entropy on the probes is 0.
         """
         logger.info("measuring the entropy of the reference on an engine of its own")
@@ -76,6 +89,10 @@ class ReferenceMeasurement:
                 answer_length=self.answer_length,
             )
             await monitor.ensure_baseline()
+            asked, times = len(self.problems), self.answers.samples
+            logger.info("asking the reference %s held-out problems, %s times each", asked, times)
+            answers = await ask(client, self.answers, self.problems)
+        await asyncio.to_thread(answers.write, self.settings.reference_answers_file)
 
 
 def check_engine_for_reference(device: Device) -> None:

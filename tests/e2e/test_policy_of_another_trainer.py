@@ -141,6 +141,9 @@ def test_a_checkpoint_with_its_reference_is_reheated_and_continued(
         assert baseline > 2.0 and status["baseline_of"] == "reference"
         first = daemon.reheatd("entropy", "--last", "1000")["windows"][0]
         assert first["version"] == 0 and first["estimate"]["high"] < 0.1 * baseline
+        lineage = daemon.reheatd("adapters", "show", "1")["lineage"]
+        before, reference = (lineage[f"accuracy_{whose}"] for whose in ("before", "base"))
+        assert reference["value"] < before["value"]  # only the checkpoint was trained to repeat itself
         daemon.reheatd("adapters", "export", str(first_round["version"]), str(tmp_path / "out"), "--merged")
 
     merged = logprobs_of(tmp_path / "out")

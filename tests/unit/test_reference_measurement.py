@@ -1,7 +1,9 @@
-"""The reference's entropy becomes the baseline, and its engine is gone before the policy's starts."""
+"""The reference's entropy becomes the baseline, and its answers are kept; then its engine is gone."""
 
 import asyncio
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,17 @@ import pytest
 
 from reheatd.config import load_settings
 from reheatd.database import connect
+from reheatd.engine.client import Sample
 from reheatd.engine.launch import EngineCommand
 from reheatd.entropy.answer_length import AnswerLength
 from reheatd.entropy.series import EntropySeries
 from reheatd.errors import EngineError
+from reheatd.options import TaskOptions
 from reheatd.process.supervisor import Supervisor
 from reheatd.reference import measurement
+from reheatd.reference.answers import AnswerKey, ReferenceAnswers
 from reheatd.reference.measurement import ReferenceMeasurement
+from reheatd.task_data import Problem
 from tests.unit.entropy_support import NOISE, SETTINGS, SimulatedEngine, exact_entropy, make_meter
 
 
@@ -24,6 +30,18 @@ class SimulatedClient(SimulatedEngine):
     """A client of the engine that was started, which is a process that does nothing."""
 
     started: list[list[str]]
+    problem_failure: Exception | None = None
+
+    async def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[Sample]:
+        if messages[0]["content"] not in QUESTIONS:
+            return await super().chat(model, messages, **options)
+        if self.problem_failure is not None:
+            raise self.problem_failure
+        assert (options["n"], options["max_tokens"], options["temperature"], options["top_p"]) == (2, 9, 1.0, 0.7)
+        texts = (f"{messages[0]['content']} {number}" for number in range(options["n"]))
+        return [
+            Sample(prompt_ids=[1], token_ids=[2], text=t, logprobs=[-1], tokens=[], finish_reason="stop") for t in texts
+        ]
 
     async def __aenter__(self) -> "SimulatedClient":
         return self
@@ -35,12 +53,32 @@ class SimulatedClient(SimulatedEngine):
         self.started = [process.cmdline() for process in children()]
 
 
+QUESTIONS = ("What is 1 + 1?", "What is 1 + 2?", "What is 1 + 3?")
+PROBLEMS = [Problem([{"role": "user", "content": question}], "2") for question in QUESTIONS]
+TASK = TaskOptions(eval_samples=2, eval_max_tokens=9)
+
+
 def children() -> set[psutil.Process]:
     """The processes that run below this one."""
     return set(psutil.Process().children(recursive=True))
 
 
-def measure(folder: Path, client: SimulatedClient, monkeypatch: pytest.MonkeyPatch) -> EntropySeries:
+def measurement_in(folder: Path, problems: list[Problem] = PROBLEMS) -> ReferenceMeasurement:
+    settings = load_settings(None, {"data_dir": folder}).model_copy(update={"entropy": SETTINGS})
+    return ReferenceMeasurement(
+        settings,
+        "cpu",
+        folder / "base",
+        folder / "policy",
+        EntropySeries(connect(folder / "reheatd.sqlite3"), "key"),
+        lambda _: make_meter(SimulatedClient()),
+        AnswerLength(SETTINGS.window_tokens, max_model_len=1024),
+        problems,
+        AnswerKey.of("digest", problems, TASK),
+    )
+
+
+def measure(folder: Path, client: SimulatedClient, monkeypatch: pytest.MonkeyPatch) -> ReferenceMeasurement:
     """Runs the measurement of a reference with an engine that is `client`; its process must be gone afterwards."""
 
     def command(settings: Any, model: Path, port: int, device: str) -> EngineCommand:
@@ -48,27 +86,29 @@ def measure(folder: Path, client: SimulatedClient, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(measurement, "engine_command", command)
     monkeypatch.setattr(measurement, "EngineClient", lambda url: client)
-    settings = load_settings(None, {"data_dir": folder}).model_copy(update={"entropy": SETTINGS})
-    db = connect(folder / "reheatd.sqlite3")
-    series = EntropySeries(db, "key")
-    base, policy = folder / "base", folder / "policy"
-    length = AnswerLength(SETTINGS.window_tokens, max_model_len=1024)
-    asked = ReferenceMeasurement(settings, "cpu", base, policy, series, lambda _: make_meter(client), length)
+    asked = replace(measurement_in(folder), meter_of=lambda _: make_meter(client))
     others = children()  # the engine that tests of this process share
     try:
-        asyncio.run(asked.run(Supervisor(settings.logs_dir)))
+        asyncio.run(asked.run(Supervisor(asked.settings.logs_dir)))
     finally:
         assert children() <= others
-    assert any(line[-3:] == [str(base), "--tokenizer", str(policy)] for line in client.started)
-    return series
+    command_line = [str(asked.reference), "--tokenizer", str(asked.policy)]
+    assert any(line[-3:] == command_line for line in client.started)
+    return asked
 
 
 def test_the_reference_answers_the_policy_s_prompts_and_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    baseline = measure(tmp_path, SimulatedClient(), monkeypatch).baseline()
+    assert not measurement_in(tmp_path).is_known
+    baseline = measure(tmp_path, SimulatedClient(), monkeypatch).series.baseline()
     assert baseline is not None and baseline.mean == pytest.approx(exact_entropy(1.0), abs=NOISE)
     assert baseline.sequences == SETTINGS.baseline_windows * SETTINGS.probe_count
+    stored = ReferenceAnswers.read(tmp_path / "reference-answers.json")
+    assert stored is not None
+    assert stored.texts == [[f"{question} 0", f"{question} 1"] for question in QUESTIONS]
+    assert measurement_in(tmp_path).is_known
+    assert not measurement_in(tmp_path, PROBLEMS[:2]).is_known  # the task has changed
 
 
 def test_a_reference_that_cannot_be_sampled_leaves_no_engine_and_no_baseline(
@@ -78,4 +118,23 @@ def test_a_reference_that_cannot_be_sampled_leaves_no_engine_and_no_baseline(
     client.failures = [EngineError("out of memory")]
     with pytest.raises(EngineError, match="out of memory"):
         measure(tmp_path, client, monkeypatch)
-    assert EntropySeries(connect(tmp_path / "reheatd.sqlite3"), "key").baseline() is None
+    assert measurement_in(tmp_path).series.baseline() is None
+
+
+def test_a_reference_that_did_not_answer_all_problems_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = SimulatedClient()
+    client.problem_failure = EngineError("out of memory")
+    with pytest.raises(EngineError, match="out of memory"):
+        measure(tmp_path, client, monkeypatch)
+    assert not measurement_in(tmp_path).is_known
+    assert ReferenceAnswers.read(tmp_path / "reference-answers.json") is None
+    measure(tmp_path, SimulatedClient(), monkeypatch)
+    assert measurement_in(tmp_path).is_known
+
+
+def test_answers_of_another_version_are_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure(tmp_path, SimulatedClient(), monkeypatch)
+    (tmp_path / "reference-answers.json").write_text('{"texts": []}')
+    assert not measurement_in(tmp_path).is_known

@@ -13,6 +13,7 @@ from reheatd.jobs.contracts import JobResult, ReheatSpec
 from reheatd.jobs.curves import read_curves
 from reheatd.jobs.report import read_report
 from reheatd.options import LoraOptions, ProbeOptions, TaskOptions
+from reheatd.reference.answers import AnswerKey, ReferenceAnswers
 from reheatd.task_data import Problem
 from tests.unit.recording_channel import RecordingChannel
 from tests.unit.workers_support import RecordingSampler, SilentProgress, job_fields, number_prompts, tiny_model
@@ -83,6 +84,20 @@ def failing_until(enough: int) -> Callable[[str, str], float]:
         return float(calls > enough and int(completion.split()[0]) % 2)
 
     return reward
+
+
+@pytest.mark.parametrize(("asked", "solved"), [(4, [2, 1, 0, 0]), (3, None)])
+def test_the_answers_of_a_reference_take_the_place_of_the_base_s(
+    tmp_path: Path, adapter: Path, asked: int, solved: list[int] | None
+) -> None:
+    """If the reference was asked other problems, what it solves of these is not known."""
+    spec = make_spec(tmp_path, remedy="shrink", reference_answers=tmp_path / "answers.json")
+    texts = [["right", "right"], ["right", "wrong"], ["wrong", "wrong"], ["wrong", "wrong"]][:asked]
+    key = AnswerKey.of("digest", PROBLEMS[:asked], spec.task)
+    ReferenceAnswers(key=key, texts=texts).write(tmp_path / "answers.json")
+    result = make_job(spec, adapter, lambda completion, _: float(completion == "right")).run(spec)
+    assert (result.accuracy_base and result.accuracy_base.solved) == solved
+    assert result.accuracy_before.solved == [0, 0, 0, 0]
 
 
 def tried_to(result: JobResult) -> dict[str | None, JobResult]:
