@@ -71,21 +71,24 @@ class Evaluation:
         Returns:
             None if the reference was asked other problems: the task's file has changed since.
         """
-        if self.spec.reference_answers is not None:
-            return self._reference(self.spec.reference_answers)
-        if before is not None and self.spec.parent_version == 0:
-            return before.accuracy
-        if (known := self._if_comparable(self.spec.base_accuracy)) is not None:
-            return known
         file = self.spec.output_dir / "base.json"
         if file.exists():
             return Accuracy.model_validate_json(file.read_text())
+        if self.spec.reference_answers is not None:
+            found = self._reference(self.spec.reference_answers)
+        elif before is not None and self.spec.parent_version == 0:
+            found = before.accuracy
+        else:
+            found = self._if_comparable(self.spec.base_accuracy) or self._sampled_base()
+        if found is not None:
+            write_atomically(file, found.model_dump_json().encode())
+        return found
+
+    def _sampled_base(self) -> Accuracy:
         self.progress.report("evaluating the base", 0)
         batch = evaluation_batch(self.held_out, self.spec.task, self.max_tokens, seed_for("answers", self.spec.seed))
         with self.sampler.as_base() as sampler:
-            found = measure_accuracy(sampler, self.held_out, self.verifier, batch)
-        write_atomically(file, found.model_dump_json().encode())
-        return found
+            return measure_accuracy(sampler, self.held_out, self.verifier, batch)
 
     def _reference(self, file: Path) -> Accuracy | None:
         stored = ReferenceAnswers.read(file)

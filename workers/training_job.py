@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from reheatd.files import write_atomically
@@ -73,16 +74,14 @@ class TrainingJob:
                 self.sampler.publish(self.policy, 0)
                 one = spec.model_copy(update={"remedy": remedy, "output_dir": folder})
                 self.progress.turn_to(step_limit(one), CurveWriter(one.curves_file))
+                _show(spec, folder)
                 result = self._trained(one, before, meter.before, meter)
                 write_atomically(finished, result.model_dump_json().encode())
             assert result.signal_after is not None
             return Candidate(remedy, result, result.signal_after)
 
         best, *others = [candidate.made for candidate in make_candidates(meter.before, make)]
-        for file in (spec.curves_file, spec.rollouts_file):
-            shown = best.adapter_dir.parent / file.name
-            if shown.exists():
-                shutil.copy(shown, file)
+        _show(spec, best.adapter_dir.parent)
         return best.model_copy(update={"alternatives": others, "seconds": time.monotonic() - self.started})
 
     def _trained(
@@ -124,6 +123,15 @@ class TrainingJob:
         if isinstance(trainer, Grpo):
             trainer.save_optimizer(result.adapter_dir)
         return result
+
+
+def _show(spec: ReheatSpec, candidate: Path) -> None:
+    """Makes the curves and rollouts of a candidate those of the job, for `reheatd jobs curves` and `jobs rollouts`."""
+    for file in (spec.curves_file, spec.rollouts_file):
+        link = file.with_name(f".{file.name}.link")
+        link.unlink(missing_ok=True)
+        link.symlink_to((candidate / file.name).relative_to(file.parent))
+        link.replace(file)
 
 
 def _how_it_ended(outcome: Outcome) -> dict[str, Any]:

@@ -104,11 +104,26 @@ def tried_to(result: JobResult) -> dict[str | None, JobResult]:
     return {made.remedy: made for made in (result, *result.alternatives)}
 
 
-def test_auto_makes_candidates_and_hands_over_the_one_with_most_signal(tmp_path: Path, adapter: Path) -> None:
+def curves_of(spec: ReheatSpec, remedy: str) -> Path:
+    return spec.output_dir / "candidates" / remedy / spec.curves_file.name
+
+
+def test_auto_makes_candidates_and_hands_over_the_one_with_most_signal(
+    tmp_path: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = make_spec(tmp_path, remedy="auto")
     # Everything fails until the lost problems are known, and the parent has tried them again.
     known = 4 * 2 + 20 * 4 + 20 * 4
-    result = make_job(spec, adapter, failing_until(known)).best_of_all(spec)
+    job, shown = make_job(spec, adapter, failing_until(known)), dict[str, list[int]]()
+    compare = training_job.compare
+
+    def note_what_is_shown(*arguments: Any) -> Any:
+        remedy = spec.curves_file.resolve().parent.name
+        shown[remedy] = [point.step for point in read_curves(spec.curves_file)]
+        return compare(*arguments)
+
+    monkeypatch.setattr(training_job, "compare", note_what_is_shown)
+    result = job.best_of_all(spec)
     made = tried_to(result)
     assert set(made) == {"shrink", "ts_opsd"}
     assert result.signal_before is not None and (result.signal_before.lost, result.signal_before.found) == (20, 0)
@@ -127,7 +142,9 @@ def test_auto_makes_candidates_and_hands_over_the_one_with_most_signal(tmp_path:
         load_file(made["shrink"].adapter_dir / "adapter_model.safetensors"),
         {name: weight * (factor if "lora_B" in name else 1.0) for name, weight in parent.items()},
     )
-    assert [point.metrics for point in read_curves(spec.curves_file)]  # those of the best, for `reheatd jobs curves`
+    for remedy in made:  # each was shown while it was made
+        assert shown[str(remedy)] == [point.step for point in read_curves(curves_of(spec, str(remedy)))]
+    assert read_curves(spec.curves_file) == read_curves(curves_of(spec, str(result.remedy)))
 
 
 def test_a_worker_that_takes_over_does_not_make_finished_candidates_again(
