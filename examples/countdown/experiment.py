@@ -30,6 +30,7 @@ import argparse
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.figures import RESULTS, Report
@@ -43,8 +44,10 @@ from examples.countdown.runs import RULE, Run, Runs
 from examples.countdown.stall_plots import plot_decisions, plot_rewards, plot_take_off
 from examples.countdown.tables import all_tables
 
-DOCS = Path(__file__).parents[2] / "docs"
-PAGE = DOCS / "experiment.md"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = (DOCS / "experiment.md", DOCS / "remedies.md", DOCS / "entropy.md", ROOT / "README.md")
+"""The pages that show figures of the experiment."""
 FIGURES = "figures.json"
 """The report's figures, beside the plots."""
 
@@ -68,7 +71,7 @@ def main() -> None:
     pictures = RESULTS / plan.name if arguments.quick else DOCS / plan.name
     if not arguments.render:
         measure(plan, pictures, fresh=arguments.fresh)
-    write_tables(plan, pictures, pictures / PAGE.name if arguments.quick else PAGE)
+    write_tables(plan, pictures, () if arguments.quick else PAGES)
 
 
 def measure(plan: Plan, pictures: Path, *, fresh: bool) -> None:
@@ -90,13 +93,14 @@ def measure(plan: Plan, pictures: Path, *, fresh: bool) -> None:
         plot(pictures / f"{name}.png", outcome)
 
 
-def write_tables(plan: Plan, pictures: Path, page: Path) -> None:
-    """Writes every table to a file of its own and into its block of the page, from the report beside the plots."""
-    tables = all_tables(json.loads((pictures / FIGURES).read_text())["results"], plan)
+def write_tables(plan: Plan, pictures: Path, pages: Sequence[Path]) -> None:
+    """Writes every table to a file beside the plots, and tables and figures into the pages, from the report there."""
+    figures = json.loads((pictures / FIGURES).read_text())["results"]
+    tables = all_tables(figures, plan)
     for name, table in tables.items():
         (pictures / f"{name}.md").write_text(table)
-    if page.exists():
-        page.write_text(render(page.read_text(), tables))
+    for page in pages:
+        page.write_text(render(page.read_text(), tables, figures))
     print(f"tables and plots are in {pictures}")
 
 

@@ -140,6 +140,17 @@ def decimals(value: float) -> str:
     return f"{value:.3f}"
 
 
+FORMS: dict[str, Callable[[float], str]] = {
+    "completions": completions,
+    "share": share,
+    "decimals": decimals,
+    "count": lambda value: f"{value:.0f}",
+    "area": lambda value: f"{value:.2f}",
+    "minutes": lambda seconds: f"{seconds / 60:.0f}",
+}
+"""How figures are written in sentences."""
+
+
 def _less(figures: Figures, name: str, form: Callable[[float], str]) -> list[str]:
     """The cells of a difference and of its p-value; empty for the arm that the others are compared with."""
     return [interval(figures, name, form), f"{figures[f'{name}_p']:.3f}"] if name in figures else ["", ""]

@@ -1,5 +1,6 @@
 """What is read from the experiment's runs, on runs that are made up."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from examples.countdown.arms import ACTING, CONTINUED
 from examples.countdown.decisions import decisions
+from examples.countdown.experiment import PAGES
 from examples.countdown.outcome import Outcome, noop_share, take_off
 from examples.countdown.page import render
 from examples.countdown.plan import FULL, SIGNAL, STALL
@@ -16,7 +18,6 @@ from examples.countdown.runs import RULE, Run, Runs
 from examples.countdown.tables import all_tables
 from reheatd.errors import BadInputError
 
-PAGE = Path(__file__).parents[2] / "docs" / "experiment.md"
 PLAN = replace(FULL, seeds=tuple(range(1, 9)))
 STEP = PLAN.scenarios[STALL].shape.step
 BUDGET = PLAN.scenarios[STALL].steps * STEP
@@ -138,16 +139,31 @@ def test_every_arm_is_in_its_table(figures: dict[str, float]) -> None:
         assert rows
 
 
-def test_the_page_names_only_tables_that_there_are(figures: dict[str, float]) -> None:
-    tables = all_tables(figures, PLAN)
-    page = render(PAGE.read_text(), tables)
-    assert all(table in page for table in tables.values())
-    assert render(page, tables) == page
+def test_the_pages_name_only_what_there_is_and_are_the_same_when_written_again(figures: dict[str, float]) -> None:
+    tables, known = all_tables(figures, PLAN), figures | {"seconds": 6000.0}
+    pages = [render(page.read_text(), tables, known) for page in PAGES]
+    assert all(any(table in page for page in pages) for table in tables.values())
+    assert [render(page, tables, known) for page in pages] == pages
 
 
-def test_a_block_for_an_unknown_table_is_refused() -> None:
-    with pytest.raises(BadInputError, match="table secret"):
-        render("<!-- table: secret -->\n<!-- end of table -->\n", {"stall": ""})
+def test_figures_in_sentences_are_written_with_their_form_and_interval() -> None:
+    figures = {"gain_1.5x": 0.123, "gain_1.5x_low": 0.1, "gain_1.5x_high": 0.15}
+    page = "gains <!-- gain_1.5x:decimals+ -->nothing<!-- / --> in <!-- gain_1.5x:share -->\n<!-- / --> of cases"
+    said = re.sub("<!-- .*? -->", "", render(page, {}, figures))
+    assert said == "gains 0.123 [0.100, 0.150] in 12% of cases"
+
+
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        ("<!-- table: secret -->\n<!-- end of table -->\n", "table secret; there are stall"),
+        ("<!-- secret:share -->1%<!-- / -->", "figure secret; there are gain"),
+        ("<!-- gain:secret -->1%<!-- / -->", "form secret; there are completions, share"),
+    ],
+)
+def test_what_a_page_names_and_is_not_there_is_refused(page: str, says: str) -> None:
+    with pytest.raises(BadInputError, match=says):
+        render(page, {"stall": ""}, {"gain": 0.01})
 
 
 def test_results_of_other_sizes_are_not_gone_on_with(tmp_path: Path) -> None:
