@@ -51,9 +51,9 @@ def countdown_turns(report: Report) -> dict[str, Any]:
     torch.set_num_threads(1)
     _sampling(policy, report, "in_process_sampling_pretrained")
     practice = Practice(
-        policy, COLLAPSE.family, COLLAPSE.family, problems=COLLAPSE.problems, probes=1, evaluation_problems=1, seed=0
+        policy, COLLAPSE.family, COLLAPSE.family, problems=COLLAPSE.problems, probes=2, evaluation_problems=1, seed=0
     )
-    practice.learn(COLLAPSE.shape, RL_STEPS * COLLAPSE.shape.step + 2, seed=0)
+    practice.learn(COLLAPSE.shape, RL_STEPS * COLLAPSE.shape.step + 2 * practice.sampler.probes, seed=0)
     _sampling(policy, report, "in_process_sampling")
     _update(policy, report)
     return {"turns": TURNS, "prompts": PROMPTS, "group_size": GROUP_SIZE, "rl_steps": RL_STEPS}

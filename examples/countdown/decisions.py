@@ -2,10 +2,12 @@
 
 A rule sees the last steps of RL before the decision: how many groups varied per step, and what share of the pretrained
 policy's entropy is left. Acting pays if the arm `live_1.5x` ends with a held-out pass@1 that is higher by more than
-`PAYS` than that of the arm that only goes on, from the same policy and with the same budget.
+`PAYS` than that of the arm that only goes on, from the same policy and with the same budget. The same is asked of the
+arm `shrink`, where there is one; that question came up only with the results.
 """
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from examples.countdown.arms import ACTING
@@ -31,19 +33,21 @@ class Decision:
     entropy_share: float
     """Entropy over that of the pretrained policy, on the same held-out problems."""
     gain: float
-    """pass@1 after acting, less that after going on."""
+    """pass@1 at the end of the arm that acts, less that of going on."""
 
     @property
     def pays(self) -> bool:
         return self.gain > PAYS
 
 
-def decisions(outcome: Outcome) -> list[Decision]:
-    """All decision points, by scenario and seed."""
+def decisions(outcome: Outcome, acting: str = ACTING) -> list[Decision]:
+    """The decision points of all scenarios that have the arm `acting`, by scenario and seed."""
     rule = EntropySection(stall_steps=outcome.plan.window)
     found: list[Decision] = []
-    for scenario in outcome.plan.scenarios:
-        gains = outcome.differences(scenario, ACTING, "pass1")
+    for scenario, size in outcome.plan.scenarios.items():
+        if acting not in size.arms:
+            continue
+        gains = outcome.differences(scenario, acting, "pass1")
         for seed, record, gain in zip(outcome.plan.seeds, outcome.decisions(scenario), gains, strict=True):
             signals = [step.signal for step in record.curve.steps]
             assert record.base is not None
@@ -61,18 +65,11 @@ def decisions(outcome: Outcome) -> list[Decision]:
 
 
 def decision_figures(outcome: Outcome) -> dict[str, float]:
-    """How well the signal, and entropy alone, tell where acting pays; areas under ROC curves, bootstrap over seeds."""
+    """How well the signal, and entropy alone, tell where acting pays."""
+    figures = _areas(decisions(outcome), "")
+    if any("shrink" in scenario.arms for scenario in outcome.plan.scenarios.values()):
+        figures |= _areas(decisions(outcome, "shrink"), "_shrink")
     found = decisions(outcome)
-    cases = [Prediction(one.seed, one.pays, {"rule": -one.varied, "entropy": -one.entropy_share}) for one in found]
-    figures: dict[str, float] = {
-        "decisions": len(found),
-        "decisions_that_pay": sum(one.pays for one in found),
-        "stalled_that_pay": sum(one.pays and one.stalled for one in found),
-        "stalled_that_do_not_pay": sum(one.stalled and not one.pays for one in found),
-    }
-    figures |= auc_over_seeds(cases, "rule").figures("rule_auc")
-    figures |= auc_over_seeds(cases, "entropy").figures("entropy_auc")
-    figures |= auc_over_seeds(cases, "rule", "entropy").figures("rule_auc_minus_entropy_auc")
     for scenario in outcome.plan.scenarios:
         here = [one for one in found if one.scenario == scenario]
         for name, value in (
@@ -82,3 +79,18 @@ def decision_figures(outcome: Outcome) -> dict[str, float]:
         ):
             figures[f"decision_{name}_{scenario}"] = statistics.fmean(value)
     return figures
+
+
+def _areas(found: Sequence[Decision], suffix: str) -> dict[str, float]:
+    """Areas under ROC curves, with a bootstrap over seeds, and where acting pays by the daemon's verdict."""
+    cases = [Prediction(one.seed, one.pays, {"rule": -one.varied, "entropy": -one.entropy_share}) for one in found]
+    figures: dict[str, float] = {
+        f"decisions{suffix}": len(found),
+        f"decisions_that_pay{suffix}": sum(one.pays for one in found),
+        f"stalled_that_pay{suffix}": sum(one.pays and one.stalled for one in found),
+        f"stalled_that_do_not_pay{suffix}": sum(one.stalled and not one.pays for one in found),
+        f"most_varied_that_pays{suffix}": max((one.varied for one in found if one.pays), default=float("nan")),
+    }
+    figures |= auc_over_seeds(cases, "rule").figures(f"rule_auc{suffix}")
+    figures |= auc_over_seeds(cases, "entropy").figures(f"entropy_auc{suffix}")
+    return figures | auc_over_seeds(cases, "rule", "entropy").figures(f"rule_auc_minus_entropy_auc{suffix}")

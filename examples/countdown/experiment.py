@@ -29,7 +29,6 @@ are judged by what acting gains there (`examples.countdown.decisions`).
 import argparse
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +49,7 @@ PAGES = (DOCS / "experiment.md", DOCS / "remedies.md", DOCS / "entropy.md", ROOT
 """The pages that show figures of the experiment."""
 FIGURES = "figures.json"
 """The report's figures, beside the plots."""
+REHEATING = "reheating.md"
 
 PLOTS = {
     "curves": plot_curves,
@@ -76,15 +76,15 @@ def main() -> None:
 
 def measure(plan: Plan, pictures: Path, *, fresh: bool) -> None:
     """Runs what is missing, and writes the report and the plots."""
-    started = time.monotonic()
     folder = RESULTS / plan.name
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    outcome = run(plan, Runs(folder, plan))
+    runs = Runs(folder, plan)
+    outcome = run(plan, runs)
     report = Report(plan.name)
     for figure, value in all_figures(outcome).items():
         report.result(figure, value)
-    report.result("seconds", time.monotonic() - started)
+    report.result("seconds", runs.seconds)
     report.result("cpu_seconds", sum(record.cpu_seconds for record in outcome.records.values()))
     written = report.write(sizes=plan.sizes)
     pictures.mkdir(parents=True, exist_ok=True)
@@ -97,6 +97,8 @@ def write_tables(plan: Plan, pictures: Path, pages: Sequence[Path]) -> None:
     """Writes every table to a file beside the plots, and tables and figures into the pages, from the report there."""
     figures = json.loads((pictures / FIGURES).read_text())["results"]
     tables = all_tables(figures, plan)
+    if (reheating := pictures / REHEATING).exists():  # made by `examples.countdown.reheating`
+        tables["reheating"] = reheating.read_text()
     for name, table in tables.items():
         (pictures / f"{name}.md").write_text(table)
     for page in pages:

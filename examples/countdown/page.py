@@ -13,6 +13,7 @@ The form after the colon is one of `FORMS`. With a + behind it, the 95% interval
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 
 from examples.countdown.tables import FORMS, interval
 from reheatd.errors import BadInputError
@@ -33,7 +34,8 @@ def render(page: str, tables: Mapping[str, str], figures: Mapping[str, float]) -
         ("form", {form for _, _, form, _, _ in FIGURE.findall(page)}, FORMS.keys()),
     ):
         if unknown := sorted(names - known):
-            raise BadInputError(f"the page names the {kind} {unknown[0]}; there are {', '.join(known)}")
+            near = get_close_matches(unknown[0], known)
+            raise BadInputError(f"the page names the {kind} {unknown[0]}, which there is not; near it are {near}")
 
     def figure(found: re.Match[str]) -> str:
         begin, name, form, has_interval, end = found.groups()

@@ -94,6 +94,7 @@ def plot_differences(file: Path, outcome: Outcome) -> None:
         axes.axvline(0, color="0.35", linewidth=1)
         axes.set_yticks(range(len(arms)), arms)
         axes.set_ylim(-0.6, len(arms) - 0.4)
-        axes.set_xlabel(f"{LABELS[metric]}, less that of going on")
+        axes.set_xlabel(LABELS[metric])
+    figure.suptitle("at the end of the budget, less what going on ends with", fontsize=10)
     figure.tight_layout()
     figure.savefig(file, dpi=120)

@@ -18,7 +18,7 @@ import torch
 
 from bench.figures import RESULTS, Report
 from examples.countdown.arms import job_fields, training_problems
-from examples.countdown.experiment import DOCS
+from examples.countdown.experiment import DOCS, PAGES, REHEATING, write_tables
 from examples.countdown.measuring import GREEDY
 from examples.countdown.plan import FULL
 from examples.countdown.policy import LORA, load_policy
@@ -112,7 +112,8 @@ def main() -> None:
         for figure, values in zip(Reached._fields, zip(*reached, strict=True), strict=True):
             report.result(f"{figure}_{trial.name.replace(',', '').replace(' ', '_')}", statistics.fmean(values))
     report.write(tau=TAU, seeds=len(SEEDS))
-    (DOCS / FULL.name / "reheating.md").write_text("\n".join(_table(results)) + "\n")
+    (DOCS / FULL.name / REHEATING).write_text("\n".join(_table(results)) + "\n")
+    write_tables(FULL, DOCS / FULL.name, PAGES)
 
 
 def run(item: tuple[Trial, int], folder: Path) -> Reached:

@@ -17,6 +17,7 @@ from examples.countdown.seed_statistics import (
     sign_flip_interval,
     sign_flip_p,
 )
+from workers.candidates import CHEAP, COSTLY
 
 METRICS = ("pass1", "pass16", "nucleus", "greedy", "entropy", "kept")
 STARTS = ("pretrained", "decision")
@@ -74,7 +75,7 @@ def stall_figures(outcome: Outcome) -> dict[str, float]:
         figures[f"takeoff_live_vs_continued{end}"] = figures[f"takeoff_{ACTING}_minus_{CONTINUED}{end}"]
     if "auto" in scenario.arms:
         chosen = [treated.remedy for curve in outcome.arm(STALL, "auto") for treated in curve.treated]
-        figures |= {f"auto_chose_{remedy}": chosen.count(remedy) for remedy in sorted(set(chosen))}
+        figures |= {f"auto_chose_{remedy}": chosen.count(remedy) for remedy in (*CHEAP, *COSTLY)}
     return figures
 
 
@@ -84,8 +85,10 @@ def cascade_figures(outcome: Outcome) -> dict[str, float]:
     budget = cascade.steps * cascade.shape.step
     figures: dict[str, float] = {}
     totals: dict[str, list[float]] = {}
-    for arm in (CONTINUED, RULE):
-        shifts = [outcome.cascade(arm, shift) for shift in range(len(cascade.families))]
+    curves_of = {
+        arm: [outcome.cascade(arm, shift) for shift in range(len(cascade.families))] for arm in (CONTINUED, RULE)
+    }
+    for arm, shifts in curves_of.items():
         times = [restricted([take_off(curve.steps, budget) for curve in curves], budget) for curves in shifts]
         totals[arm] = [sum(of_seed) for of_seed in zip(*times, strict=True)]
         for number, (curves, of_shift) in enumerate(zip(shifts, times, strict=True), start=1):
@@ -98,6 +101,8 @@ def cascade_figures(outcome: Outcome) -> dict[str, float]:
                 )
             figures[name.format("actions")] = statistics.fmean(len(curve.treated) for curve in curves)
         figures |= restricted_mean(totals[arm], budget * len(shifts)).figures(f"cascade_takeoff_{arm}")
+    actions = [treated for curves in curves_of[RULE] for curve in curves for treated in curve.treated]
+    figures["cascade_action_cost"] = statistics.fmean(treated.samples for treated in actions) if actions else 0.0
     difference = _less(totals[RULE], totals[CONTINUED])
     return figures | _paired("cascade_takeoff_rule_minus_continued", difference, budget * len(cascade.families))
 

@@ -6,8 +6,10 @@ Only the processes that run something import torch, which takes seconds; that is
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,7 @@ from reheatd.files import write_atomically
 T = TypeVar("T")
 U = TypeVar("U")
 
+SECONDS = "seconds.txt"
 RULE = "rule"
 """The arm of the cascade in which the daemon's rule says when to act; in the other one, RL only goes on."""
 
@@ -58,22 +61,39 @@ class Runs:
 
     def pretrain(self) -> None:
         """Makes the pretrained policies that are missing."""
-        for seed, _ in in_parallel(partial(_pretrain, self._folder, self._plan), self._plan.seeds):
-            print(f"policy of seed {seed} is pretrained", flush=True)
+        with self._clock():
+            for seed, _ in in_parallel(partial(_pretrain, self._folder, self._plan), self._plan.seeds):
+                print(f"policy of seed {seed} is pretrained", flush=True)
 
     def perform(self, runs: Sequence[Run]) -> dict[Run, Record]:
         """Returns the results of `runs`; those that the folder does not have are run, in this order."""
         missing = [run for run in runs if not self._file(run).exists()]
         finished = in_parallel(partial(_perform, self._folder, self._plan), missing)
-        for number, (run, record) in enumerate(finished, start=1):
-            write_atomically(self._file(run), record.model_dump_json().encode())
-            last = record.curves[-1].points[-1]
-            print(
-                f"{number}/{len(missing)} {run.name}: pass@1 {last.pass1:.3f}, pass@16 {last.pass16:.3f}, "
-                f"entropy {last.entropy:.3f} in {record.cpu_seconds:.1f} s of one core",
-                flush=True,
-            )
+        with self._clock():
+            for number, (run, record) in enumerate(finished, start=1):
+                write_atomically(self._file(run), record.model_dump_json().encode())
+                last = record.curves[-1].points[-1]
+                print(
+                    f"{number}/{len(missing)} {run.name}: pass@1 {last.pass1:.3f}, pass@16 {last.pass16:.3f}, "
+                    f"entropy {last.entropy:.3f} in {record.cpu_seconds:.1f} s of one core",
+                    flush=True,
+                )
         return {run: self._read(run) for run in runs}
+
+    @property
+    def seconds(self) -> float:
+        """Time that all of it took, before interruptions as well."""
+        file = self._folder / SECONDS
+        return float(file.read_text()) if file.exists() else 0.0
+
+    @contextmanager
+    def _clock(self) -> Iterator[None]:
+        """Adds the time that passes inside to `seconds`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            write_atomically(self._folder / SECONDS, str(self.seconds + time.monotonic() - started).encode())
 
     def _read(self, run: Run) -> Record:
         return Record.model_validate_json(self._file(run).read_bytes())

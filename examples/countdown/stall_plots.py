@@ -86,7 +86,7 @@ def plot_decisions(file: Path, outcome: Outcome) -> None:
     left.set_xlabel(f"groups that vary per step (none is drawn at {LEAST_VARIED})")
     left.set_ylabel("gain of acting, pass@1")
     right.set_xlabel("entropy, share of the pretrained policy's")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="lower left")
     for axes in (left, right):
         _lines_of_gain(axes)
     figure.tight_layout()

@@ -3,7 +3,7 @@ from the report's file."""
 
 from collections.abc import Callable, Mapping, Sequence
 
-from examples.countdown.arms import CONTINUED
+from examples.countdown.arms import ACTING, CONTINUED
 from examples.countdown.plan import SIGNAL, STALL, Plan
 from examples.countdown.results import STARTS
 from examples.countdown.runs import RULE
@@ -26,8 +26,10 @@ def stall_table(figures: Figures, plan: Plan) -> str:
         "",
         "completions until take-off",
         "seeds that took off",
+        "less that of going on",
+        "p",
         "no-op steps",
-        "less take-off of going on",
+        "less those of going on",
         "p",
         "completions for the remedy",
         "pass@1 after it",
@@ -37,9 +39,10 @@ def stall_table(figures: Figures, plan: Plan) -> str:
         [
             arm,
             interval(figures, f"takeoff_{arm}", completions),
-            f"{figures[f'took_off_{arm}']:.0f} of {figures['seeds']:.0f}",
-            interval(figures, f"noop_{arm}", share),
+            _of(figures, f"took_off_{arm}", "seeds"),
             *_less(figures, f"takeoff_{arm}_minus_{CONTINUED}", completions),
+            interval(figures, f"noop_{arm}", share),
+            *_less(figures, f"noop_{arm}_minus_{CONTINUED}", share),
             completions(figures[f"cost_{arm}"]),
             f"{figures[f'treated_pass1_{arm}']:.4f}",
             decimals(figures[f"treated_entropy_{arm}"]),
@@ -77,7 +80,7 @@ def cascade_table(figures: Figures, plan: Plan) -> str:
                     f"{number}: {family}",
                     arm,
                     interval(figures, name.format("takeoff"), completions),
-                    f"{figures[name.format('took_off')]:.0f} of {figures['seeds']:.0f}",
+                    _of(figures, name.format("took_off"), "seeds"),
                     f"{figures[name.format('actions')]:.1f}",
                     interval(figures, name.format("pass1"), decimals),
                     interval(figures, name.format("pass16"), decimals),
@@ -114,12 +117,24 @@ def rule_table(figures: Figures, plan: Plan) -> str:
         for name, scenario in plan.scenarios.items()
     ]
     head = ["decision point", "groups that vary per step", "entropy left", "gain of acting, pass@1"]
+    names = {"varied groups": "rule_auc", "entropy alone": "entropy_auc", "difference": "rule_auc_minus_entropy_auc"}
+    suffixes = {ACTING: "", "shrink": "_shrink"} if "rule_auc_shrink" in figures else {ACTING: ""}
     areas = [
-        ["varied groups", interval(figures, "rule_auc", decimals)],
-        ["entropy alone", interval(figures, "entropy_auc", decimals)],
-        ["difference", interval(figures, "rule_auc_minus_entropy_auc", decimals)],
+        [label, *(interval(figures, f"{name}{suffix}", decimals) for suffix in suffixes.values())]
+        for label, name in names.items()
     ]
-    return _table(head, rows) + "\n" + _table(["rule", "area under the ROC curve"], areas)
+    for label, name, of in (
+        ("acting pays at", "decisions_that_pay", "decisions"),
+        ("of these, stalled", "stalled_that_pay", "decisions_that_pay"),
+    ):
+        areas.append([label, *(_of(figures, f"{name}{end}", f"{of}{end}") for end in suffixes.values())])
+    areas.append(
+        [
+            "stalled where acting does not pay",
+            *(f"{figures[f'stalled_that_do_not_pay{end}']:.0f}" for end in suffixes.values()),
+        ]
+    )
+    return _table(head, rows) + "\n" + _table(["area under the ROC curve", *suffixes], areas)
 
 
 def interval(figures: Figures, name: str, form: Callable[[float], str]) -> str:
@@ -149,6 +164,10 @@ FORMS: dict[str, Callable[[float], str]] = {
     "minutes": lambda seconds: f"{seconds / 60:.0f}",
 }
 """How figures are written in sentences."""
+
+
+def _of(figures: Figures, part: str, whole: str) -> str:
+    return f"{figures[part]:.0f} of {figures[whole]:.0f}"
 
 
 def _less(figures: Figures, name: str, form: Callable[[float], str]) -> list[str]:

@@ -1,5 +1,6 @@
 """What is read from the experiment's runs, on runs that are made up."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from examples.countdown.arms import ACTING, CONTINUED
 from examples.countdown.decisions import decisions
-from examples.countdown.experiment import PAGES
+from examples.countdown.experiment import DOCS, FIGURES, PAGES, REHEATING
 from examples.countdown.outcome import Outcome, noop_share, take_off
 from examples.countdown.page import render
 from examples.countdown.plan import FULL, SIGNAL, STALL
@@ -139,11 +140,13 @@ def test_every_arm_is_in_its_table(figures: dict[str, float]) -> None:
         assert rows
 
 
-def test_the_pages_name_only_what_there_is_and_are_the_same_when_written_again(figures: dict[str, float]) -> None:
-    tables, known = all_tables(figures, PLAN), figures | {"seconds": 6000.0}
-    pages = [render(page.read_text(), tables, known) for page in PAGES]
+def test_the_pages_show_the_figures_of_the_last_report() -> None:
+    folder = DOCS / PLAN.name
+    figures = json.loads((folder / FIGURES).read_text())["results"]
+    tables = all_tables(figures, PLAN) | {"reheating": (folder / REHEATING).read_text()}
+    pages = [page.read_text() for page in PAGES]
+    assert [render(page, tables, figures) for page in pages] == pages
     assert all(any(table in page for page in pages) for table in tables.values())
-    assert [render(page, tables, known) for page in pages] == pages
 
 
 def test_figures_in_sentences_are_written_with_their_form_and_interval() -> None:
@@ -156,9 +159,9 @@ def test_figures_in_sentences_are_written_with_their_form_and_interval() -> None
 @pytest.mark.parametrize(
     ("page", "says"),
     [
-        ("<!-- table: secret -->\n<!-- end of table -->\n", "table secret; there are stall"),
-        ("<!-- secret:share -->1%<!-- / -->", "figure secret; there are gain"),
-        ("<!-- gain:secret -->1%<!-- / -->", "form secret; there are completions, share"),
+        ("<!-- table: stalled -->\n<!-- end of table -->\n", "table stalled, which there is not; near it are .'stall'"),
+        ("<!-- gains:share -->1%<!-- / -->", "figure gains, which there is not; near it are .'gain'"),
+        ("<!-- gain:shares -->1%<!-- / -->", "form shares, which there is not; near it are .'share'"),
     ],
 )
 def test_what_a_page_names_and_is_not_there_is_refused(page: str, says: str) -> None:
