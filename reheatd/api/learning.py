@@ -52,6 +52,6 @@ def learning_view(learning: LearningSignal, version: int, settings: EntropySecti
         varied=statistics.fmean(step.varied for step in newest),
         all_fail=statistics.fmean(step.all_fail for step in newest),
         all_pass=statistics.fmean(step.all_pass for step in newest),
-        trends={name: SignalFigures.of(name, series) for name, series in trends.items() if series},
+        trends={name: SignalFigures.of(name, name, series) for name, series in trends.items() if series},
         notes=learning_notes(Signals(None, {**trends, **shares}, {}), None),
     )
