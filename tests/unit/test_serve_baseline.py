@@ -13,6 +13,7 @@ from reheatd.engine.pool import EnginePool
 from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.errors import MissingExtraError
 from reheatd.measures import EntropyEstimate
+from reheatd.reference.answers import ReferenceAnswers
 from reheatd.reference.files import Reference
 from reheatd.reference.measurement import ReferenceMeasurement
 from reheatd.serve import Entropy, build_adapters, build_entropy, build_reference
@@ -55,6 +56,9 @@ def test_a_reference_is_measured_once_and_another_one_anew(db: sqlite3.Connectio
     assert measurement is not None and measurement.reference == tmp_path / "base"
     measurement.series.save_baseline(MEASURED)
     assert first.monitor.baseline == MEASURED
+    assert first.measurement() is not None  # it has not answered the held-out problems yet
+    texts = [["42"] * measurement.answers.samples for _ in measurement.problems]
+    ReferenceAnswers(key=measurement.answers, texts=texts).write(first.settings.reference_answers_file)
     again = Start(db, tmp_path, "base")
     assert again.measurement() is None and again.monitor.baseline == MEASURED
     assert Start(db, tmp_path, "other base").measurement() is not None
