@@ -149,6 +149,7 @@ class Daemon:
             on_ready({"url": parts.url, "pid": os.getpid()})
         self._in_background("entropy monitor", parts.monitor.run)
         self._in_background("live entropy", partial(close_windows_every, settings.entropy.interval_s, parts.live))
+        self._in_background("rotation of logs", parts.supervisor.rotate_logs)
         if parts.tap_listener is not None:
             self._in_background("entropy tap", TapListener(parts.live, parts.tap_listener).run)
         self._in_background("control loop", parts.controller.run)

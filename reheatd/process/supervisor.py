@@ -8,7 +8,6 @@ before that doubles with every quick failure, and the reason is logged.
 import asyncio
 import logging
 import os
-import re
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reheatd.errors import ReheatdError
+from reheatd.process.child_log import ChildLog
 from reheatd.process.guard import guarded
 
 logger = logging.getLogger(__name__)
@@ -25,9 +25,7 @@ FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
 STABLE_S = 60.0
 """A child that has run for this time is restarted after the first back-off again."""
-LONGEST_LOOK_BACK = 64_000
-"""Bytes at the end of a child's log that are searched for the reason of its end."""
-ERROR_LINE = re.compile(r"\b\w*(Error|Exception)\b(?!.*See root cause above)|\berror: ")
+ROTATE_EVERY_S = 60.0
 
 T = TypeVar("T")
 
@@ -55,7 +53,7 @@ class Child:
 
     def __init__(self, command: Command, log_path: Path, inherited: tuple[int, ...]) -> None:
         self.command = command
-        self.log_path = log_path
+        self.log = ChildLog(log_path)
         self.restarts = 0
         self._inherited = inherited
         self._process: asyncio.subprocess.Process | None = None
@@ -63,11 +61,14 @@ class Child:
         self._keeper: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._started_at = 0.0
-        self._log_start = 0
 
     @property
     def name(self) -> str:
         return self.command.name
+
+    @property
+    def log_path(self) -> Path:
+        return self.log.path
 
     @property
     def is_running(self) -> bool:
@@ -120,8 +121,7 @@ class Child:
         # process ends, however it ends.
         read_end, self._lifeline = os.pipe()
         try:
-            with self.log_path.open("ab") as log:
-                self._log_start = log.tell()
+            with self.log.open() as log:
                 self._process = await asyncio.create_subprocess_exec(
                     *guarded(self.command.argv, self.command.grace_s),
                     stdin=read_end,
@@ -131,6 +131,9 @@ class Child:
                     pass_fds=self._inherited,
                     start_new_session=True,
                 )
+        except OSError:
+            self._close_lifeline()
+            raise
         finally:
             os.close(read_end)
         self._started_at = time.monotonic()
@@ -165,35 +168,47 @@ class Child:
         on_restart: Callable[[], Awaitable[None]] | None,
         until_dead: Callable[[], Awaitable[None]] | None,
     ) -> None:
-        backoff_s = FIRST_BACKOFF_S
+        backoff_s, has_ended = FIRST_BACKOFF_S, False
         while True:
-            assert self._process is not None
-            if until_dead is None:
-                await self._process.wait()
-            else:
-                await self._ended_before(asyncio.create_task(_call(until_dead)))
-            if on_exit is not None:
-                on_exit()
-            if self.is_running:
-                logger.warning("the %s is running but can no longer do its work", self.name)
-                await self._ended_before(asyncio.create_task(asyncio.sleep(self.command.grace_s)))
-            await self._terminate()
-            if time.monotonic() - self._started_at >= STABLE_S:
-                backoff_s = FIRST_BACKOFF_S
-            times = self.restarts + 1
-            why = self._obituary()
-            logger.warning("the %s %s; restart %d follows in %.0f s", self.name, why, times, backoff_s)
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
-            await self.start()
-            self.restarts += 1
-            if on_restart is None:
-                continue
             try:
-                await self.ready_when(_call(on_restart))
+                if not has_ended:
+                    await self._until_ended(until_dead)
+                    has_ended = True
+                    if on_exit is not None:
+                        on_exit()
+                    await self._put_down()
+                    if time.monotonic() - self._started_at >= STABLE_S:
+                        backoff_s = FIRST_BACKOFF_S
+                    times, why = self.restarts + 1, self._obituary()
+                    logger.warning("the %s %s; restart %d follows in %.0f s", self.name, why, times, backoff_s)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+                await self.start()
+                self.restarts += 1
+                has_ended = False
+                if on_restart is not None:
+                    await self.ready_when(_call(on_restart))
             except ReheatdError as error:
                 logger.error("the %s did not become ready again: %s", self.name, error)
                 await self._terminate()
+            except Exception:  # whatever it is, the child has to run again
+                logger.exception("the %s could not be restarted; the next attempt follows", self.name)
+                await self._terminate()
+                has_ended = True
+
+    async def _until_ended(self, until_dead: Callable[[], Awaitable[None]] | None) -> None:
+        assert self._process is not None
+        if until_dead is None:
+            await self._process.wait()
+        else:
+            await self._ended_before(asyncio.create_task(_call(until_dead)))
+
+    async def _put_down(self) -> None:
+        """Ends a process that can no longer do its work, unless it ends by itself within its grace period."""
+        if self.is_running:
+            logger.warning("the %s is running but can no longer do its work", self.name)
+            await self._ended_before(asyncio.create_task(asyncio.sleep(self.command.grace_s)))
+        await self._terminate()
 
     def _obituary(self) -> str:
         assert self._process is not None and self._process.returncode is not None
@@ -204,7 +219,7 @@ class Child:
             how = f"was ended by {names.get(number, f'signal {number}')}"
         else:
             how = f"exited with code {code}"
-        reason = telling_line(self.log_path, self._log_start)
+        reason = self.log.reason()
         return f"{how} after {time.monotonic() - self._started_at:.0f} s" + (f" ({reason})" if reason else "")
 
 
@@ -222,25 +237,23 @@ class Supervisor:
         self._children: list[Child] = []
 
     async def start(self, command: Command) -> Child:
-        self._logs_dir.mkdir(parents=True, exist_ok=True)
         child = Child(command, self._logs_dir / f"{command.name}.log", self._inherited)
         self._children.append(child)
         await child.start()
         return child
+
+    async def rotate_logs(self) -> None:
+        """Rotates logs that have become large, for ever."""
+        while True:
+            for child in self._children:
+                await asyncio.to_thread(child.log.rotate)
+            await asyncio.sleep(ROTATE_EVERY_S)
 
     async def stop_all(self, last: Child | None = None) -> None:
         """Stops all children at once, and `last`, which the others need, after they have ended."""
         await asyncio.gather(*(child.stop() for child in self._children if child is not last))
         if last is not None:
             await last.stop()
-
-
-def telling_line(path: Path, start: int) -> str:
-    """The line of a log, from byte `start` on, that most likely says why: the last error, or else the last line."""
-    with path.open("rb") as file:
-        file.seek(max(start, path.stat().st_size - LONGEST_LOOK_BACK))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if ERROR_LINE.search(line)), lines[-1] if lines else "")
 
 
 async def _call(function: Callable[[], Awaitable[None]]) -> None:

@@ -1,21 +1,25 @@
 """Children of the daemon: no process of theirs outlives it, and their ends are noticed and reported."""
 
 import asyncio
+import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from reheatd.process import supervisor
-from reheatd.process.supervisor import ChildError, Command, Supervisor
+from reheatd.process import child_log, supervisor
+from reheatd.process.child_log import ChildLog
+from reheatd.process.supervisor import Child, ChildError, Command, Supervisor
 from tests.waiting import wait_until
 
 # A command that ignores SIGTERM, with a child that ignores it too and a grandchild that was daemonised: forked twice,
@@ -276,3 +280,136 @@ def test_a_child_that_lives_but_cannot_go_on_is_replaced(
 
     asyncio.run(scenario())
     assert "the engine is running but can no longer do its work" in caplog.text
+
+
+NUMBERED_RUNS = """
+import pathlib, sys, time
+runs = pathlib.Path(sys.argv[1])
+with runs.open("a") as file:
+    file.write("run\\n")
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_child_is_restarted_though_its_log_and_their_folder_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_BACKOFF_S", 0.05)
+    logs, runs = tmp_path / "logs", tmp_path / "runs"
+
+    async def scenario() -> None:
+        children = Supervisor(logs)
+        child = await children.start(Command("engine", python(NUMBERED_RUNS, runs)))
+        await asyncio.to_thread(wait_until, runs.exists)
+        child.keep_running()
+        shutil.rmtree(logs)
+        await asyncio.to_thread(kill_tree, child)
+        await asyncio.to_thread(wait_until, lambda: runs.read_text().count("run") == 2)
+        await asyncio.to_thread(wait_until, lambda: child.log_path.read_text() == "up\n")
+        await children.stop_all()
+
+    asyncio.run(scenario())
+
+
+def test_a_restart_that_fails_is_tried_again_and_its_traceback_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_BACKOFF_S", 0.05)
+    runs = tmp_path / "runs"
+    start_process = asyncio.create_subprocess_exec
+    failures = [OSError(errno.EAGAIN, "Resource temporarily unavailable"), OSError(errno.ENOMEM, "Out of memory")]
+
+    async def fail_first(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        if failures:
+            raise failures.pop()
+        return await start_process(*arguments, **options)
+
+    async def scenario() -> None:
+        children = Supervisor(tmp_path)
+        child = await children.start(Command("engine", python(NUMBERED_RUNS, runs)))
+        await asyncio.to_thread(wait_until, runs.exists)
+        exits: list[str] = []
+        child.keep_running(on_exit=lambda: exits.append("exit"))
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", fail_first)
+        open_files = len(os.listdir("/proc/self/fd"))
+        await asyncio.to_thread(kill_tree, child)
+        await asyncio.to_thread(wait_until, lambda: runs.read_text().count("run") == 2)
+        assert (child.restarts, exits, failures) == (1, ["exit"], [])
+        assert len(os.listdir("/proc/self/fd")) == open_files
+        await children.stop_all()
+
+    asyncio.run(scenario())
+    assert caplog.text.count("the engine could not be restarted; the next attempt follows\nTraceback") == 2
+
+
+def kill_tree(child: Child) -> None:
+    """Kills the command, which its guard survives to report."""
+    assert child._process is not None
+    (command,) = psutil.Process(child._process.pid).children()
+    command.kill()
+
+
+def test_a_large_log_is_rotated_while_the_child_goes_on_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_log, "LARGEST", 1000)
+    code = """
+    import pathlib, sys, time
+    print("begin " * 200, flush=True)
+    while not pathlib.Path(sys.argv[1]).exists():
+        time.sleep(0.01)
+    print("ValueError: the end", flush=True)
+    sys.exit(1)
+    """
+
+    async def scenario() -> None:
+        children = Supervisor(tmp_path)
+        child = await children.start(Command("engine", python(code, tmp_path / "go")))
+        await asyncio.to_thread(wait_until, lambda: child.log_path.stat().st_size > 1000)
+        rotating = asyncio.create_task(children.rotate_logs())
+        await asyncio.to_thread(wait_until, lambda: child.log_path.stat().st_size == 0)
+        (tmp_path / "go").touch()
+        with pytest.raises(ChildError, match=r"\(ValueError: the end\)"):
+            await child.ready_when(asyncio.sleep(60))
+        assert child.log_path.read_text() == "ValueError: the end\n"
+        assert (tmp_path / "engine.log.1").read_text().startswith("begin begin")
+        rotating.cancel()
+        await children.stop_all()
+
+    asyncio.run(scenario())
+
+
+VLLM_LOG = """
+WARNING 11-28 10:00:00 [interface.py:12] Failed to import from vllm._C: ImportError: libcuda.so.1: cannot open
+(EngineCore pid=7) ERROR 11-28 10:00:09 [core.py:900] ValueError: No available memory for the cache blocks.
+(EngineCore pid=7) Traceback (most recent call last):
+(APIServer pid=1)     raise RuntimeError(
+(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
+/usr/lib/python3.11/multiprocessing/resource_tracker.py:254: UserWarning: There appear to be 1 leaked objects
+"""
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        (
+            VLLM_LOG,
+            "(EngineCore pid=7) ERROR 11-28 10:00:09 [core.py:900] ValueError: No available memory for the cache",
+        ),
+        (
+            "one\ntorch.OutOfMemoryError: CUDA out of memory\n  raise RuntimeError(\ntwo\n",
+            "torch.OutOfMemoryError: CUDA",
+        ),
+        ("MemoryError\nlast\n", "MemoryError"),
+        ("api_server.py: error: argument --port: invalid int value\nlast\n", "api_server.py: error: argument --port"),
+        ("one\n\ntwo\n", "two"),
+        ("", ""),
+    ],
+)
+def test_the_reason_is_the_last_error_and_no_warning_and_no_code(written: str, reason: str, tmp_path: Path) -> None:
+    log = ChildLog(tmp_path / "engine.log")
+    with log.open() as file:
+        file.write(written.encode())
+    assert log.reason().startswith(reason)
+    assert bool(log.reason()) == bool(reason)
