@@ -5,10 +5,9 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -53,6 +52,7 @@ from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.series import EntropySeries
 from reheatd.errors import ArchiveInvalidError, BadInputError, ConflictError
 from reheatd.gateway.app import RequestCounts
+from reheatd.gateway.request_body import parse_body
 from reheatd.jobs.contracts import parse_request
 from reheatd.jobs.curves import read_curves
 from reheatd.jobs.dispatch import JobDispatcher
@@ -244,7 +244,7 @@ class Api:
         return _answer(_promotion(await self._controller.rollback()))
 
     async def submit_job(self, request: Request) -> Response:
-        return _answer(self._controller.submit(parse_request(_json(await request.body()))), 202)
+        return _answer(self._controller.submit(parse_request(parse_body(await request.body()))), 202)
 
     async def jobs(self, request: Request) -> Response:
         return _answer(JobList(jobs=self._context.ledger.jobs.all()))
@@ -347,17 +347,10 @@ async def _body(request: Request, model: type[Model]) -> Model:
         BadInputError: The body is not valid JSON, or a field is unknown or unusable; `param` names it.
     """
     try:
-        return model.model_validate(_json(await request.body()))
+        return model.model_validate(parse_body(await request.body()))
     except ValidationError as error:
         name, message = first_problem(error)
         raise BadInputError(message, param=name or "body") from error
-
-
-def _json(raw: bytes) -> Any:
-    try:
-        return from_json(raw)
-    except ValueError as error:
-        raise BadInputError(f"the request body is not valid JSON: {error}", param="body") from error
 
 
 def _last(request: Request) -> int:

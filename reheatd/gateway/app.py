@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ from reheatd.errors import BadInputError, EngineTimeoutError, EngineUnavailableE
 from reheatd.gateway.affinity import prompt_prefix
 from reheatd.gateway.limits import ConcurrencyLimit, client_of
 from reheatd.gateway.live_logprobs import LiveLogprobs, MeasuredRequest
+from reheatd.gateway.request_body import read_body
 from reheatd.names import ALIAS_NAME, BASE_MODEL_NAME, parse_version_name, rollout_job, version_name
 from reheatd.tap.wire import TapSource, tags
 
@@ -41,15 +42,22 @@ PROXIED_PATHS = (*GENERATING_PATHS, "/tokenize", "/detokenize")
 VERSION_HEADER = "x-reheatd-version"
 ENGINE_HEADER = "x-reheatd-engine"
 REQUEST_ID_HEADER = "x-request-id"
+LONGEST_REQUEST_ID = 128
 RETRY_AFTER_S = "5"
 CLIENT_CLOSED_REQUEST = 499
-NOT_FORWARDED = frozenset(
+HOP_BY_HOP = frozenset(
     (
-        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",
-        "upgrade", "host", "content-length", "accept-encoding", "date", "server",
+        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+        "transfer-encoding", "upgrade",
     )
 )  # fmt: skip
-"""Headers that belong to one connection or to the server that sends them, not to the request."""
+"""Headers that belong to one connection (RFC 9110, section 7.6.1)."""
+OF_THE_CLIENT = frozenset(
+    ("host", "content-length", "content-encoding", "accept-encoding", "cookie", "authorization", "x-api-key", "api-key")
+)
+"""Headers of a request that are not the engine's business: its keys and cookies are for this server."""
+OF_THE_ENGINE = frozenset(("content-length", "date", "server", "set-cookie"))
+"""Headers of an answer that this server writes itself, or that only the engine's own clients should get."""
 
 
 @dataclass
@@ -114,7 +122,8 @@ class Gateway:
 
     async def _proxy(self, request: Request) -> Response:
         self.counts.total += 1
-        request_id = request.headers.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
+        # The engine repeats the id in every event of a stream, so a long one would make a short answer huge.
+        request_id = request.headers.get(REQUEST_ID_HEADER, "")[:LONGEST_REQUEST_ID] or uuid.uuid4().hex
         try:
             response = await self._forward(request, request_id)
         except ReheatdError as error:
@@ -125,7 +134,7 @@ class Gateway:
         return response
 
     async def _forward(self, request: Request, request_id: str) -> Response:
-        body = _parse(await request.body())
+        body = await read_body(request)
         if not self._pool.serving():
             raise EngineUnavailableError(f"no engine is ready to answer; try again in {RETRY_AFTER_S} s")
         name = body.get("model", ALIAS_NAME)
@@ -141,9 +150,10 @@ class Gateway:
         self, request: Request, request_id: str, body: dict[str, Any], target: str, claims: ExitStack
     ) -> Response:
         """Returns the engine's answer; if it is a stream, it takes over the claims until it ends."""
-        headers = {key: value for key, value in request.headers.items() if key.lower() not in NOT_FORWARDED}
+        headers = end_to_end(request.headers, OF_THE_CLIENT)
         headers[REQUEST_ID_HEADER] = request_id
         headers["content-type"] = "application/json"
+        headers["accept-encoding"] = "identity"  # aiohttp would ask for gzip, which the client may not want
         number = parse_version_name(target)
         version = target if number is None else version_name(number)
         body["model"] = target
@@ -162,7 +172,7 @@ class Gateway:
             if sent is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             upstream, replica = sent
-            answer_headers = {key: value for key, value in upstream.headers.items() if key.lower() not in NOT_FORWARDED}
+            answer_headers = end_to_end(upstream.headers, OF_THE_ENGINE)
             answer_headers[VERSION_HEADER] = version
             answer_headers[ENGINE_HEADER] = replica.name
             if upstream.content_type == "text/event-stream":
@@ -286,6 +296,13 @@ class _LeasedStream(StreamingResponse):
             self._claims.close()
 
 
+def end_to_end(headers: Mapping[str, str], besides: frozenset[str]) -> dict[str, str]:
+    """The headers without those of one connection, of which `connection` may name more, and without `besides`."""
+    named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
+    left_out = HOP_BY_HOP | besides | named
+    return {key: value for key, value in headers.items() if key.lower() not in left_out}
+
+
 def _error_event(error: ReheatdError) -> bytes:
     return b"data: " + json.dumps(error.openai_object()).encode() + b"\n\n"
 
@@ -300,16 +317,6 @@ def _traffic_source(version: str) -> tuple[str, TapSource]:
     """What the entropy tap counts a request's tokens for: a version that clients ask, or a job's rollouts."""
     job = rollout_job(version)
     return (version, "live") if job is None else (job, "rollout")
-
-
-def _parse(raw: bytes) -> dict[str, Any]:
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(f"the request body is not valid JSON: {error}", param="body") from error
-    if not isinstance(body, dict):
-        raise BadInputError(f"the request body must be a JSON object, got {type(body).__name__}", param="body")
-    return body
 
 
 async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
