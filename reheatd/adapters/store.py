@@ -140,22 +140,22 @@ class AdapterStore:
         return 0 if row is None else row["version"]
 
     def previous(self) -> int | None:
-        """The version before the present one: the last promoted other version that still exists and is not rejected.
+        """The version that a roll-back goes to: the one promoted before the present one, if it still can serve.
 
-        So two roll-backs in a row return to where they began. The base counts as promoted before the first promotion.
+        Promoting a version that was promoted earlier takes back what was promoted since. So each roll-back goes further
+        back, and none returns to a version that was just left. The base counts as promoted before the first promotion.
 
         Returns:
             None if there is no such version.
         """
-        current = self.promoted()
-        row = self._db.execute(
-            "SELECT p.version FROM adapter_promotions p LEFT JOIN adapter_versions v USING (version) "
-            "WHERE p.version != ? AND (p.version = 0 OR v.state != 'rejected') ORDER BY p.id DESC LIMIT 1",
-            (current,),
-        ).fetchone()
-        if row is not None:
-            return row["version"]
-        return 0 if current else None
+        trail = [0]
+        for row in self._db.execute("SELECT version FROM adapter_promotions ORDER BY id"):
+            version: int = row["version"]
+            if version in trail:
+                del trail[trail.index(version) :]
+            trail.append(version)
+        able = {info.version for info in self.list() if info.state != "rejected"}
+        return next((version for version in reversed(trail[:-1]) if version in able), None)
 
     def promote(self, version: int) -> None:
         """Records, in one transaction, that the alias means `version` from now on."""

@@ -102,15 +102,20 @@ def test_promotions_and_what_roll_back_means(tmp_path: Path, db: sqlite3.Connect
     assert (store.promoted(), store.previous()) == (3, 2)
     assert [info.state for info in store.list()] == ["retired", "retired", "retired", "promoted"]
     store.promote(2)
-    assert store.previous() == 3
-    store.set_state(3, "rejected")
+    assert store.previous() == 1  # and not 3, which was just left
+    store.promote(3)
+    assert store.previous() == 2
+    store.set_state(2, "rejected")
     assert store.previous() == 1
+    store.promote(1)
+    assert store.previous() == 0
+    store.promote(3)
     store.delete(1)
     assert store.previous() == 0
-    assert open_store(tmp_path, db).promoted() == 2
+    assert open_store(tmp_path, db).promoted() == 3
     with pytest.raises(NotFoundError):
         store.promote(9)
-    assert store.promoted() == 2
+    assert store.promoted() == 3
 
 
 def test_the_promoted_version_and_the_base_are_not_deleted(tmp_path: Path, db: sqlite3.Connection) -> None:

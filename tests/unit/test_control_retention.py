@@ -37,7 +37,7 @@ def test_pruning_keeps_the_newest_and_what_is_needed(tmp_path: Path) -> None:
         assert await world.controller.retention.prune(2) == [2, 3]
         assert world.store.versions() == [0, 1, 4, 5, 6, 7, 8]
         assert (await world.controller.rollback()).to_version == 4
-        assert await world.controller.retention.prune(0) == [7, 8]
+        assert await world.controller.retention.prune(0) == [1, 7, 8]  # 1 was rolled back
         assert await world.controller.retention.prune(0) == []
 
     live(World(tmp_path), story)
