@@ -81,6 +81,12 @@ class ConflictError(ReheatdError):
     exit_code = 2
 
 
+class SlotsFullError(ConflictError):
+    """Every adapter slot of the engine is in use; one is free when a request or a job ends."""
+
+    code = "no_free_slot"
+
+
 class QueueFullError(ReheatdError):
     """The job queue is at its limit."""
 

@@ -15,7 +15,14 @@ from pathlib import Path
 
 from reheatd.engine.client import EngineClient
 from reheatd.engine.pool import EnginePool, Replica
-from reheatd.errors import AdapterInvalidError, ConflictError, EngineError, EngineUnavailableError, NotFoundError
+from reheatd.errors import (
+    AdapterInvalidError,
+    ConflictError,
+    EngineError,
+    EngineUnavailableError,
+    NotFoundError,
+    SlotsFullError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +54,7 @@ class AdapterSlots:
         """Loads the adapter in `path` as `name`; does nothing if it is loaded already.
 
         Raises:
-            ConflictError: Every slot is taken, and none can be freed.
+            SlotsFullError: Every slot is taken, and none can be freed.
             AdapterInvalidError, EngineError: An engine failed to load the adapter; it is loaded on none.
         """
         async with self._changing:
@@ -173,7 +180,7 @@ class AdapterSlots:
                 log.info("unloading %s to make room for %s", name, wanted)
                 await self._unregister(name)
                 return
-        raise ConflictError(
+        raise SlotsFullError(
             f"no adapter slot is free for {wanted}: {', '.join(self._paths)} are loaded; "
             "retry later or raise engine.max_loras"
         )

@@ -1,14 +1,18 @@
 """What is asked again while the other side is away, and what is not."""
 
 import asyncio
+import json
 import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from reheatd.engine.client import EngineClient, Sample
-from reheatd.errors import EngineError
+from reheatd.errors import ConflictError, EngineError, EngineUnavailableError, ReheatdError, SlotsFullError
 from reheatd.jobs.contracts import ReheatSpec
 from reheatd.process.broker import BrokerError, wait_for_broker
 from tests.probes import task_probes
@@ -70,6 +74,72 @@ def test_an_engine_that_was_slow_before_it_went_away_is_waited_for_as_long(
 ) -> None:
     gateway = Gateway(None, takes_s=1.2)
     assert sample(gateway, tmp_path, monkeypatch, retry_s=1.0) == ["x"]
+
+
+class Daemon(BaseHTTPRequestHandler):
+    """Answers a worker that publishes a snapshot as it is told, before it loads it."""
+
+    answers: ClassVar[list[tuple[int, dict[str, Any]]]] = []
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        self.asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        status, body = self.answers.pop(0) if self.answers else (200, {"model": "job-a-1"})
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def daemon() -> Iterator[str]:
+    Daemon.answers, Daemon.asked = [], []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Daemon) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def spec_for(daemon: str, folder: Path) -> ReheatSpec:
+    fields: dict[str, Any] = {**job_fields(folder), "gateway_url": daemon}
+    return ReheatSpec(**fields, tau=1.5)
+
+
+def refused(error: ReheatdError) -> tuple[int, dict[str, Any]]:
+    return error.status, error.openai_object()
+
+
+@pytest.mark.parametrize(
+    ("answers", "tries"),
+    [
+        ([refused(EngineUnavailableError("no engine is ready"))] * 2, 3),
+        ([refused(SlotsFullError("no adapter slot is free"))], 2),
+        ([(500, {}), refused(EngineError("it restarts"))], 3),
+    ],
+)
+def test_a_snapshot_is_published_when_the_engine_is_back_or_a_slot_is_free(
+    answers: list[tuple[int, dict[str, Any]]], tries: int, daemon: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.sampling.served.MAX_DELAY_S", 0.01)
+    Daemon.answers = list(answers)
+    spec = spec_for(daemon, tmp_path)
+    with ServedSampler(spec, task_probes(2)) as sampler:
+        sampler.load(tmp_path, 1)
+        assert sampler.model == "job-a-1"
+    assert Daemon.asked == [{"path": str(tmp_path), "step": 1}] * tries
+
+
+def test_a_snapshot_that_is_refused_is_not_published_again(
+    daemon: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.sampling.served.MAX_DELAY_S", 0.01)
+    Daemon.answers = [refused(ConflictError("the job is not running"))]
+    spec = spec_for(daemon, tmp_path)
+    with ServedSampler(spec, task_probes(2)) as sampler, pytest.raises(EngineError, match="the job is not running"):
+        sampler.load(tmp_path, 1)
+    assert len(Daemon.asked) == 1
 
 
 def test_a_broker_that_is_not_there_is_named_with_the_way_out() -> None:

@@ -21,7 +21,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exp
 from reheatd.engine.client import EngineClient, Sample
 from reheatd.entropy.meter import EntropyMeter
 from reheatd.entropy.probes import ProbeSet
-from reheatd.errors import EngineError
+from reheatd.errors import EngineError, SlotsFullError
 from reheatd.jobs.contracts import JobBase
 from reheatd.json_lines import Prompts
 from reheatd.measures import EntropyEstimate
@@ -107,24 +107,27 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
     def load(self, folder: Path, step: int) -> None:
         """Makes the adapter in `folder`, which is inside the job's own, the version that is sampled from.
 
+        While the engine or the daemon is away, or all adapter slots are in use, it waits for as long as sampling does.
+
         Raises:
-            EngineError: The daemon does not answer, or refuses the adapter.
+            EngineError: The daemon refuses the adapter, or does not answer for too long.
         """
-        url = f"{self._spec.gateway_url}/reheatd/v1/jobs/{self._spec.job_id}/rollout-adapter"
-        body = self._admin("POST", url, {"path": str(folder.resolve()), "step": step})
-        self.model = body["model"]
+        asked = _Patience(self._spec.retry_s).repeat(lambda: self._ask_to_load(folder.resolve(), step))
+        self.model = self._io.run(asked)
         self.probed = []
 
-    def _admin(self, method: str, url: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def _ask_to_load(self, folder: Path, step: int) -> str:
+        url = f"{self._spec.gateway_url}/reheatd/v1/jobs/{self._spec.job_id}/rollout-adapter"
         try:
-            response = httpx.request(method, url, json=body, timeout=120)
+            async with httpx.AsyncClient(timeout=120) as http:
+                response = await http.post(url, json={"path": str(folder), "step": step})
         except httpx.HTTPError as error:
-            raise EngineError(
-                f"the daemon at {self._spec.gateway_url} did not answer {method} {url}: {error}"
-            ) from error
+            raise EngineError(f"the daemon at {self._spec.gateway_url} did not answer POST {url}: {error}") from error
         if response.is_error:
-            raise EngineError(f"{method} {url} answered {response.status_code}: {response.text[:300]}")
-        return response.json()
+            refused = EngineError(f"POST {url} answered {response.status_code}: {response.text[:300]}")
+            refused.upstream_status = 503 if SlotsFullError.code in response.text else response.status_code
+            raise refused
+        return response.json()["model"]
 
     @contextmanager
     def as_base(self) -> Iterator["ServedSampler"]:
