@@ -142,7 +142,7 @@ def _base_folder(given: Path | None, lineage: Lineage | None) -> Path:
         BadInputError: It is not here, or it is another model.
     """
     if lineage is None:
-        raise ConflictError("version 0 is the base model, which has no adapter; name a later one", param="version")
+        raise ConflictError("the base and lost versions have no adapter; name another version", param="version")
     folder = given or Path(str(lineage.spec.get("model_path", "")))
     try:
         digest = base_digest(folder)

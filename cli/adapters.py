@@ -20,7 +20,7 @@ app.command("export")(adapter_files.export_adapter)
 app.command("delete")(adapter_files.delete_adapter)
 app.command("prune")(adapter_files.prune_adapters)
 
-STATE_STYLE = {"promoted": "bold green", "candidate": "cyan", "retired": "dim", "rejected": "red"}
+STATE_STYLE = {"promoted": "bold green", "candidate": "cyan", "retired": "dim", "rejected": "red", "lost": "bold red"}
 
 
 @app.command("list")
@@ -34,7 +34,8 @@ def list_adapters(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
         lineage = version.lineage
         state = f"[{STATE_STYLE[version.state]}]{version.state}[/]"
         if lineage is None:
-            rows.add_row(version.name, state, render.NOTHING, "base", *[render.NOTHING] * 4)
+            kind = render.NOTHING if version.version else "base"
+            rows.add_row(version.name, state, render.NOTHING, kind, *[render.NOTHING] * 4)
             continue
         rows.add_row(
             version.name,
@@ -59,7 +60,9 @@ def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> rend
     facts = render.facts()
     facts.add_row("version", f"{info.name}  [{STATE_STYLE[info.state]}]{info.state}[/]")
     lineage = info.lineage
-    if lineage is None:
+    if lineage is None and info.version:
+        facts.add_row("files", "gone or damaged; the version can only be deleted")
+    elif lineage is None:
         facts.add_row("kind", "the bare base model")
     else:
         facts.add_row("parent", version_name(lineage.parent))

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reheatd.adapters.lineage import Lineage
 from reheatd.adapters.validate import CONFIG_FILE, WEIGHTS_FILE
@@ -29,7 +29,8 @@ MOMENTS_FILE = "adam_moments.safetensors"
 """Adam's moments at the end of the job of RL that made a version. The digest does not cover them, and nobody but the
 next job of RL needs them."""
 REPORT_FOLDER = "report"
-VersionState = Literal["candidate", "promoted", "retired", "rejected"]
+VersionState = Literal["candidate", "promoted", "retired", "rejected", "lost"]
+"""`lost` means that the files of a version are gone or damaged, so that it can only be deleted."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS adapter_versions (
@@ -46,7 +47,7 @@ CREATE TABLE IF NOT EXISTS adapter_promotions (
 
 
 class VersionInfo(BaseModel):
-    """A version as it is listed. Version 0, which is the bare base model, has no lineage."""
+    """A version as it is listed. Version 0, which is the bare base model, and lost versions have no lineage."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -93,9 +94,12 @@ class AdapterStore:
         """
         if version == 0:
             return VersionInfo(version=0, name=version_name(0), state=self._base_state(), lineage=None)
-        row = self._row(version)
-        lineage = Lineage.model_validate_json((self._folder / row["folder"] / LINEAGE_FILE).read_text())
-        return VersionInfo(version=version, name=version_name(version), state=row["state"], lineage=lineage)
+        row, name = self._row(version), version_name(version)
+        try:
+            lineage = Lineage.model_validate_json((self._folder / row["folder"] / LINEAGE_FILE).read_bytes())
+        except (OSError, ValidationError):  # one version that is gone must not take the others with it
+            return VersionInfo(version=version, name=name, state="lost", lineage=None)
+        return VersionInfo(version=version, name=name, state=row["state"], lineage=lineage)
 
     def path(self, version: int) -> Path:
         """The folder of a version >= 1.
@@ -154,7 +158,7 @@ class AdapterStore:
             if version in trail:
                 del trail[trail.index(version) :]
             trail.append(version)
-        able = {info.version for info in self.list() if info.state != "rejected"}
+        able = {info.version for info in self.list() if info.state not in ("rejected", "lost")}
         return next((version for version in reversed(trail[:-1]) if version in able), None)
 
     def promote(self, version: int) -> None:
@@ -199,7 +203,8 @@ class AdapterStore:
         folder = self.path(version)
         with self._db:
             self._db.execute("DELETE FROM adapter_versions WHERE version = ?", (version,))
-        shutil.rmtree(folder)
+        if folder.exists():
+            shutil.rmtree(folder)
 
     def _base_state(self) -> VersionState:
         return "promoted" if self.promoted() == 0 else "retired"

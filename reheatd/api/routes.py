@@ -220,12 +220,13 @@ class Api:
     async def export_adapter(self, request: Request) -> Response:
         """A version's files as a tar stream."""
         versions, version = self._context.versions, _version(request)
-        lineage = versions.get(version).lineage
-        if lineage is None:
+        if not version:
             raise ConflictError(
                 "version 0 is the base model, which has no adapter; export a later one", param="version"
             )
-        files = export_files(await versions.intact_path(version), lineage.base_model)
+        folder, lineage = await versions.intact_path(version), versions.get(version).lineage
+        assert lineage is not None  # its files are intact
+        files = export_files(folder, lineage.base_model)
         return StreamingResponse(pack(files), media_type="application/x-tar")
 
     async def delete_adapter(self, request: Request) -> Response:

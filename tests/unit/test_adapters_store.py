@@ -1,6 +1,7 @@
 """Immutable versions, their numbers, and the durable record of which one is promoted."""
 
 import asyncio
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -194,3 +195,26 @@ def test_lost_and_changed_files_are_noticed(tmp_path: Path, db: sqlite3.Connecti
 )
 def test_names(name: str, version: int | None) -> None:
     assert parse_version_name(name) == version
+
+
+@pytest.mark.parametrize("damage", ["folder", "lineage", "content"])
+def test_a_version_that_is_lost_takes_no_other_with_it(damage: str, tmp_path: Path, db: sqlite3.Connection) -> None:
+    store = open_store(tmp_path, db)
+    for content in "abc":
+        store.promote(publish(store, tmp_path, content))
+    folder = store.path(2)
+    if damage == "folder":
+        shutil.rmtree(folder)
+    elif damage == "lineage":
+        (folder / "lineage.json").unlink()
+    else:
+        (folder / "lineage.json").write_text('{"version": 2')
+    assert [(info.version, info.state) for info in store.list()][1:] == [(1, "retired"), (2, "lost"), (3, "promoted")]
+    assert store.get(2).lineage is None
+    assert store.previous() == 1
+    with pytest.raises(AdapterInvalidError, match="policy-v2"):
+        asyncio.run(store.intact_path(2))
+    assert publish(store, tmp_path, "d") == 4
+    store.delete(2)
+    assert not folder.exists()
+    assert store.versions() == [0, 1, 3, 4]
