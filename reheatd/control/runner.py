@@ -104,7 +104,8 @@ class JobRunner:
             try:
                 await self._gate()
             except (GateFailed, AdapterInvalidError) as failed:
-                if not await self._turn_to_next_candidate(failed):
+                is_served = job.version is not None and job.version == self._dependencies.swaps.promoted
+                if is_served or not await self._turn_to_next_candidate(failed):
                     raise
         if job.status is JobStatus.SWAPPING:
             await self._swap()
@@ -326,9 +327,16 @@ class JobRunner:
             )
 
     def end(self, status: JobStatus, reason: str) -> None:
-        """Ends the job without success; a version that it made is rejected with it."""
-        logger.warning("%s %s: %s", self.record.job.job_id, status, reason)
+        """Ends the job without success; a version that it made is rejected with it.
+
+        But a version that somebody promoted meanwhile is served, and a job does not overrule that.
+        """
         version = self.record.job.version
+        if version is not None and version == self._dependencies.swaps.promoted:
+            logger.warning("%s stays promoted, as somebody asked, though: %s", version_name(version), reason)
+            self._ledger.finish(self.record, JobStatus.SUCCEEDED, None, self._idle_state())
+            return
+        logger.warning("%s %s: %s", self.record.job.job_id, status, reason)
         if version is not None and status in (JobStatus.REJECTED, JobStatus.CANCELLED):
             self._dependencies.versions.set_state(version, "rejected")
         self._ledger.finish(self.record, status, reason, self._idle_state())

@@ -53,8 +53,10 @@ STATUS_TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     ),
     # An import does not train, so no gate compares it with anything: it has succeeded once its version is published.
     JobStatus.RUNNING: frozenset({JobStatus.GATING, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}),
+    # A version that somebody promotes by request while it is being measured is served, whatever the gates say then.
     JobStatus.GATING: frozenset(
         {
+            JobStatus.SUCCEEDED,
             JobStatus.SWAPPING,
             JobStatus.AWAITING_APPROVAL,
             JobStatus.REJECTED,

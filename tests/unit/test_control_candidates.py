@@ -79,6 +79,23 @@ def test_candidates_that_restore_no_signal_are_all_refused(tmp_path: Path) -> No
     live(World(tmp_path), story)
 
 
+def test_a_candidate_that_somebody_promotes_while_it_is_gated_stays_promoted(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        world.monitor.entropies["policy-v1"] = entropy(0.9)  # far from the target, so the gate fails
+        world.monitor.gate.clear()
+        job_id = await finish(world, ("shrink", {}), ("ts_opsd", {}))
+        await world.monitor.measuring.wait()
+        await world.controller.promote(1)
+        world.monitor.gate.set()
+        job = await world.until_status(job_id, JobStatus.SUCCEEDED)
+        assert (job.version, world.swaps.promoted, world.store.versions()) == (1, 1, [0, 1])
+        assert world.store.get(1).state == "promoted"
+        assert [gate.outcome for gate in job.gates if gate.name == "entropy"] == ["failed"]
+        assert world.promotions() == [1]
+
+    live(World(tmp_path), story)
+
+
 def test_a_candidate_with_broken_files_is_passed_over(tmp_path: Path) -> None:
     class Picky(World):
         def _validate(self, folder: Path) -> None:
