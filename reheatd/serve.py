@@ -43,6 +43,7 @@ from reheatd.entropy.probes import load_probes
 from reheatd.entropy.series import EntropySeries, series_key
 from reheatd.extras import require_engine_extra, require_worker_extra
 from reheatd.gateway.app import Gateway
+from reheatd.gateway.limits import LogprobLimit
 from reheatd.gateway.live_logprobs import LiveLogprobs
 from reheatd.jobs.contracts import ReheatRequest
 from reheatd.jobs.dispatch import JobDispatcher
@@ -347,6 +348,7 @@ def build_gateway(
         adapters.store,
         live_logprobs,
         max_concurrent_per_key=settings.server.max_concurrent_per_key,
+        logprob_limit=LogprobLimit(settings.server.max_logprobs, settings.policy.max_model_len),
         silence_timeout_s=settings.server.silence_timeout_s,
     )
 

@@ -28,7 +28,7 @@ from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.slots import AdapterSlots
 from reheatd.errors import BadInputError, EngineTimeoutError, EngineUnavailableError, ReheatdError
 from reheatd.gateway.affinity import prompt_prefix
-from reheatd.gateway.limits import ConcurrencyLimit, client_of
+from reheatd.gateway.limits import ConcurrencyLimit, LogprobLimit, client_of
 from reheatd.gateway.live_logprobs import LiveLogprobs, MeasuredRequest
 from reheatd.gateway.request_body import read_body
 from reheatd.names import ALIAS_NAME, BASE_MODEL_NAME, parse_version_name, rollout_job, version_name
@@ -81,6 +81,7 @@ class Gateway:
         live: LiveLogprobs | None = None,
         *,
         max_concurrent_per_key: int | None = None,
+        logprob_limit: LogprobLimit | None = None,
         silence_timeout_s: float = 600.0,
     ) -> None:
         self.counts = RequestCounts()
@@ -90,6 +91,7 @@ class Gateway:
         self._store = store
         self._live = live
         self._limit = ConcurrencyLimit(max_concurrent_per_key)
+        self._logprob_limit = logprob_limit or LogprobLimit(None, 0)
         self._silence_timeout_s = silence_timeout_s
         self._session: aiohttp.ClientSession | None = None
 
@@ -142,6 +144,7 @@ class Gateway:
             raise BadInputError(f"model must be a string, got {name!r}; GET /v1/models lists the names", param="model")
         with ExitStack() as claims:
             if rollout_job(name) is None:
+                self._logprob_limit.check(body)
                 claims.enter_context(self._limit.admit(client_of(request)))
             target = await self._lease(name, claims)
             return await self._answer(request, request_id, body, target, claims)

@@ -1,12 +1,16 @@
-"""Limits the number of requests that a client may have in flight."""
+"""Limits how many requests a client may have in flight, and what one of them may ask for."""
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from starlette.requests import Request
 
-from reheatd.errors import RateLimitError
+from reheatd.errors import BadInputError, RateLimitError
+
+COMPLETION_TOKENS = 16
+"""Tokens of a completion that names no length, by OpenAI's interface."""
 
 
 class ConcurrencyLimit:
@@ -35,6 +39,47 @@ class ConcurrencyLimit:
             self._in_flight[client] -= 1
             if not self._in_flight[client]:
                 del self._in_flight[client]
+
+
+class LogprobLimit:
+    """Refuses requests for too many top log-probabilities.
+
+    The engine writes them as JSON in one piece, about 50,000 in a second, and answers nobody else meanwhile.
+
+    Args:
+        most: Largest number of log-probabilities that a request may ask for; None means no limit.
+        longest: Tokens of a chat's answer that names no length.
+    """
+
+    def __init__(self, most: int | None, longest: int) -> None:
+        self._most = most
+        self._longest = longest
+
+    def check(self, body: dict[str, Any]) -> None:
+        """Checks a request by its JSON body; what has a wrong type is left to the engine.
+
+        Raises:
+            BadInputError: It asks for too many.
+        """
+        top = max(_count(body.get("top_logprobs"), 0), _count(body.get("logprobs"), 0))
+        if self._most is None or not top:
+            return
+        longest = self._longest if "messages" in body else COMPLETION_TOKENS
+        tokens = _count(body.get("max_completion_tokens"), 0) or _count(body.get("max_tokens"), longest)
+        prompt = body.get("prompt")
+        prompts = len(prompt) if isinstance(prompt, list) and not all(isinstance(item, int) for item in prompt) else 1
+        answers = prompts * _count(body.get("n"), 1)
+        asked = answers * tokens * top
+        if asked > self._most:
+            raise BadInputError(
+                f"{answers} answers x {tokens} tokens x {top} top logprobs are {asked} log-probabilities, and a "
+                f"request may ask for {self._most} (server.max_logprobs); ask for fewer in one request",
+                param="top_logprobs" if "top_logprobs" in body else "logprobs",
+            )
+
+
+def _count(value: Any, default: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
 
 
 def client_of(request: Request) -> str:

@@ -3,11 +3,13 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 
-from reheatd.gateway.limits import ConcurrencyLimit
+from reheatd.errors import BadInputError
+from reheatd.gateway.limits import ConcurrencyLimit, LogprobLimit
 from tests.unit.test_gateway import CHAT, World, in_world
 
 
@@ -66,5 +68,47 @@ def test_an_engine_that_falls_silent_is_an_error_and_not_a_hang(stream: bool, tm
         assert error["code"] == "engine_timeout"
         assert "server.silence_timeout_s" in error["message"]
         assert world.gateway.counts.failed == 1
+
+    in_world(tmp_path, body)
+
+
+CHAT_OF_8 = {"messages": [], "n": 2, "max_tokens": 4}
+
+
+@pytest.mark.parametrize(
+    ("body", "asked"),
+    [
+        (CHAT_OF_8 | {"logprobs": True}, 0),
+        (CHAT_OF_8 | {"top_logprobs": 0}, 0),
+        (CHAT_OF_8 | {"logprobs": True, "top_logprobs": 5}, 40),
+        ({"messages": [], "top_logprobs": 5, "max_completion_tokens": 3, "max_tokens": 9}, 15),
+        ({"messages": [], "top_logprobs": 5}, 500),
+        ({"prompt": "a", "logprobs": 5}, 80),
+        ({"prompt": ["a", "b"], "logprobs": 5, "max_tokens": 4}, 40),
+        ({"prompt": [[1, 2], [3]], "logprobs": 5, "max_tokens": 4}, 40),
+        ({"prompt": [1, 2, 3], "logprobs": 5, "max_tokens": 4}, 20),
+        ({"messages": [], "n": "2", "max_tokens": None, "top_logprobs": "5"}, 0),
+    ],
+)
+def test_log_probabilities_are_counted(body: dict[str, Any], asked: int) -> None:
+    LogprobLimit(max(asked, 1), 100).check(body)
+    LogprobLimit(None, 100).check(body)
+    if asked:
+        with pytest.raises(
+            BadInputError, match=rf"are {asked} log-probabilities, and a request may ask for {asked - 1}"
+        ):
+            LogprobLimit(asked - 1, 100).check(body)
+
+
+def test_a_client_may_not_keep_the_engine_busy_with_logprobs_but_a_job_may(tmp_path: Path) -> None:
+    async def body(world: World) -> None:
+        world.gateway._logprob_limit = LogprobLimit(39, 100)
+        asked = CHAT_OF_8 | {"logprobs": True, "top_logprobs": 5}
+        refused = await world.http.post(CHAT, json=asked)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "top_logprobs"
+        assert (await world.http.post(CHAT, json=asked | {"n": 1})).status_code == 200
+        await world.slots.load("job-a-1", tmp_path)
+        assert (await world.http.post(CHAT, json=asked | {"model": "job-a-1"})).status_code == 200
 
     in_world(tmp_path, body)
