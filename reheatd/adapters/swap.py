@@ -100,7 +100,7 @@ class SwapManager:
         raise ModelNotFoundError(f"model {name!r} does not exist; GET /v1/models lists those that do", param="model")
 
     async def restore(self) -> None:
-        """Arranges that every engine loads the promoted version before it is admitted; called once at the start.
+        """Arranges that every engine loads the promoted version before it is admitted; called while none serves.
 
         If the files of the promoted version were lost or changed, the version that was promoted before takes its place,
         because that is better than not serving at all.
@@ -121,13 +121,16 @@ class SwapManager:
     async def admit(self, replica: Replica) -> None:
         """Lets an engine that has started take requests once it answers with the promoted version as trained.
 
-        A swap that is under way ends first, so that each engine takes part in all of a swap or in none of it.
+        A swap that is under way ends first, so that each engine takes part in all of a swap or in none of it. If no
+        other engine serves, the promoted version's files are looked at again, as at the start.
 
         Raises:
             AdapterInvalidError, DeliveryError: The engine does not serve what the others serve.
             EngineError: The engine cannot be reached.
         """
         async with self._changing:
+            if not self._pool.serving():
+                await self.restore()
             await self._slots.admit(replica, lambda: self._verify_promoted(replica))
 
     async def _verify_promoted(self, replica: Replica) -> None:

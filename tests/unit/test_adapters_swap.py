@@ -1,6 +1,7 @@
 """The swap protocol: what serves after each way it can go."""
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,23 @@ def test_lost_files_of_the_promoted_version_are_replaced_by_the_version_before(t
         await world.swaps.admit(world.pool.replicas[0])
         assert (world.swaps.promoted, world.store.promoted(), list(world.engine.names)) == (1, 1, ["policy-v1"])
         assert world.store.get(3).state == "rejected"
+
+    in_world(tmp_path, body)
+
+
+def test_files_that_are_lost_before_an_engine_comes_back_are_replaced_as_well(tmp_path: Path) -> None:
+    async def body(world: World) -> None:
+        for version in (1, 2):
+            await world.publish()
+            await world.swaps.promote(version)
+        shutil.rmtree(world.store.path(2))
+        (replica,) = world.pool.replicas
+        replica.eject()
+        world.engine.names.clear()
+        await world.swaps.admit(replica)
+        assert (world.swaps.promoted, world.store.promoted(), list(world.engine.names)) == (1, 1, ["policy-v1"])
+        assert world.swaps.model_for("policy") == "policy-v1"
+        assert replica.serving and world.slots.loaded() == ["policy-v1"]
 
     in_world(tmp_path, body)
 
