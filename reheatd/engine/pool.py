@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 AFFINITY_SLACK = 2
 """How many more requests than the least busy engine an engine may have and still be chosen for its prefix cache."""
 WATCH_S = 2.0
+ERRORS_OF_THE_DEAD = 3
+"""Health checks in a row that must fail before an engine is taken for dead; a busy one may break a connection."""
 SILENT_S = 60.0
 """Time after which an engine that accepts connections but does not answer is taken for dead, in seconds."""
 
@@ -70,8 +72,9 @@ class Replica:
         self._heard_at = time.monotonic()
 
     async def until_dead(self) -> None:
-        """Waits until the engine is ejected, refuses connections, says that it cannot go on, or is silent for long."""
+        """Waits until the engine is ejected, fails several checks, says that it cannot go on, or is silent for long."""
         self.hear()
+        errors = 0
         while True:
             try:
                 async with asyncio.timeout(WATCH_S):
@@ -86,11 +89,16 @@ class Replica:
                 if time.monotonic() - self._heard_at > SILENT_S:
                     log.warning("%s has not answered for %.0f s", self.name, SILENT_S)
                     return
-            except aiohttp.ClientError:
-                return
+            except aiohttp.ClientError as error:
+                errors += 1
+                self.responsive = False
+                if errors == ERRORS_OF_THE_DEAD:
+                    log.warning("%s fails its health checks: %s", self.name, error)
+                    return
             else:
                 if status == 503:
                     return
+                errors = 0
                 self.hear()
                 self.responsive = True
 

@@ -108,16 +108,21 @@ class Health:
         return answer
 
 
-@pytest.mark.parametrize("last", [503, aiohttp.ClientError()])
-def test_a_slow_answer_is_no_death_and_a_refusal_is(last: int | Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+BROKEN = aiohttp.ClientError()
+
+
+@pytest.mark.parametrize("end", [[503], [BROKEN] * 3])
+def test_a_slow_answer_or_an_error_is_no_death_but_errors_in_a_row_are(
+    end: list[int | Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("reheatd.engine.pool.WATCH_S", 0.01)
 
     async def body() -> None:
-        engine = Health(200, TimeoutError(), 200, last)
+        engine = Health(200, TimeoutError(), 200, BROKEN, BROKEN, 200, *end)
         (replica,) = pool_of(engine).replicas
         await replica.until_dead()
         assert engine.answers == []
-        assert replica.responsive
+        assert replica.responsive is (end == [503])
 
     asyncio.run(body())
 
