@@ -34,7 +34,7 @@ class ServerSection(Options):
     key, or by its address if it has none. Rollouts of jobs are not counted. Default: no limit."""
     max_logprobs: int | None = Field(default=1_000_000, ge=1)
     """Largest number of top log-probabilities that one request may ask for: answers x tokens x top_logprobs. While an
-    engine writes them as JSON, about 50,000 in a second, it answers nobody else. Rollouts of jobs are not limited."""
+    engine writes them as JSON, it answers nobody else. Rollouts of jobs are not limited."""
     silence_timeout_s: float = Field(default=600.0, gt=0)
     """Longest time a client waits without a byte from the engine, in seconds. After that the client gets 504, or an
     error in its stream."""

@@ -332,12 +332,13 @@ class JobRunner:
         But a version that somebody promoted meanwhile is served, and a job does not overrule that.
         """
         version = self.record.job.version
-        if version is not None and version == self._dependencies.swaps.promoted:
-            logger.warning("%s stays promoted, as somebody asked, though: %s", version_name(version), reason)
+        is_served = version is not None and version == self._dependencies.swaps.promoted
+        if is_served and status is JobStatus.REJECTED:
+            logger.warning("%s stays promoted, as somebody asked, though: %s", version_name(self._version), reason)
             self._ledger.finish(self.record, JobStatus.SUCCEEDED, None, self._idle_state())
             return
         logger.warning("%s %s: %s", self.record.job.job_id, status, reason)
-        if version is not None and status in (JobStatus.REJECTED, JobStatus.CANCELLED):
+        if version is not None and not is_served and status in (JobStatus.REJECTED, JobStatus.CANCELLED):
             self._dependencies.versions.set_state(version, "rejected")
         self._ledger.finish(self.record, status, reason, self._idle_state())
 

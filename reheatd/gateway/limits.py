@@ -44,7 +44,7 @@ class ConcurrencyLimit:
 class LogprobLimit:
     """Refuses requests for too many top log-probabilities.
 
-    The engine writes them as JSON in one piece, about 50,000 in a second, and answers nobody else meanwhile.
+    The engine writes them as JSON in one piece, and answers nobody else meanwhile.
 
     Args:
         most: Largest number of log-probabilities that a request may ask for; None means no limit.

@@ -96,6 +96,19 @@ def test_a_candidate_that_somebody_promotes_while_it_is_gated_stays_promoted(tmp
     live(World(tmp_path), story)
 
 
+def test_a_promoted_candidate_stays_promoted_when_its_job_is_cancelled(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        world.monitor.gate.clear()
+        job_id = await finish(world, ("shrink", {}), ("ts_opsd", {}))
+        await world.monitor.measuring.wait()
+        await world.controller.promote(1)
+        world.controller.cancel(job_id)
+        await world.until_status(job_id, JobStatus.CANCELLED)
+        assert (world.swaps.promoted, world.store.get(1).state) == (1, "promoted")
+
+    live(World(tmp_path), story)
+
+
 def test_a_candidate_with_broken_files_is_passed_over(tmp_path: Path) -> None:
     class Picky(World):
         def _validate(self, folder: Path) -> None:

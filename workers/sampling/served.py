@@ -125,7 +125,9 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
             raise EngineError(f"the daemon at {self._spec.gateway_url} did not answer POST {url}: {error}") from error
         if response.is_error:
             refused = EngineError(f"POST {url} answered {response.status_code}: {response.text[:300]}")
-            refused.upstream_status = 503 if SlotsFullError.code in response.text else response.status_code
+            # Full slots are a conflict to everybody else; a job waits for one, as for an engine that is away.
+            is_full = response.status_code == SlotsFullError.status and _code_of(response) == SlotsFullError.code
+            refused.upstream_status = 503 if is_full else response.status_code
             raise refused
         return response.json()["model"]
 
@@ -221,6 +223,14 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         measured = self._io.run(measuring)
         self.probed = self._rollouts(measured.samples)
         return measured.estimate
+
+
+def _code_of(response: httpx.Response) -> str | None:
+    """The code of an OpenAI-style error; None if the answer is something else."""
+    try:
+        return response.json()["error"]["code"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 class _Patience:
