@@ -7,59 +7,45 @@ import socket
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
 
-from reheatd.adapters.store import AdapterStore
-from reheatd.adapters.swap import SwapManager
-from reheatd.adapters.validate import base_digest, validate_adapter
+from reheatd.adapters.validate import base_digest
 from reheatd.api.errors import exception_handlers
 from reheatd.api.routes import ApiContext, api_routes
+from reheatd.assembly import (
+    build_adapters,
+    build_broker,
+    build_controller,
+    build_engines,
+    build_entropy,
+    build_gateway,
+    build_reference,
+    listen_to_taps,
+)
 from reheatd.config import Settings
-from reheatd.control.controller import Controller
-from reheatd.control.dependencies import Dependencies, ServedPolicy
+from reheatd.control.dependencies import ServedPolicy
 from reheatd.control.imports import Imports
 from reheatd.control.ledger import Ledger
-from reheatd.control.specs import check_request, task_of_jobs
+from reheatd.control.specs import check_request
 from reheatd.daemon import Daemon, Parts, Readiness
 from reheatd.database import connect
 from reheatd.engine.keeper import EngineKeeper
-from reheatd.engine.launch import Device, detect_device, engine_command, taps
+from reheatd.engine.launch import Device, detect_device
 from reheatd.engine.policy_model import resolve_policy
-from reheatd.engine.pool import EnginePool, Replica
-from reheatd.engine.probe_client import ProbeClient
-from reheatd.engine.slots import AdapterSlots
-from reheatd.entropy.answer_length import AnswerLength
-from reheatd.entropy.detector import CollapseDetector, Origin
-from reheatd.entropy.learning import LearningSignal
-from reheatd.entropy.live import LiveSeries, tap_socket
-from reheatd.entropy.meter import EntropyMeter, Sampler, vocabulary_size
-from reheatd.entropy.monitor import EntropyMonitor
-from reheatd.entropy.probes import load_probes
-from reheatd.entropy.series import EntropySeries, series_key
+from reheatd.engine.pool import EnginePool
+from reheatd.entropy.meter import vocabulary_size
 from reheatd.extras import require_engine_extra, require_worker_extra
-from reheatd.gateway.app import Gateway
-from reheatd.gateway.limits import LogprobLimit
-from reheatd.gateway.live_logprobs import LiveLogprobs
 from reheatd.jobs.contracts import ReheatRequest
 from reheatd.jobs.dispatch import JobDispatcher
-from reheatd.measures import EntropyEstimate
-from reheatd.names import engine_name
-from reheatd.process.broker import embedded_broker, ping
+from reheatd.process.broker import ping
 from reheatd.process.http_server import HttpServer
 from reheatd.process.instance import claim_data_dir, listen, url_of
-from reheatd.process.ports import reserve_port
-from reheatd.process.supervisor import Command, Supervisor
-from reheatd.reference.answers import AnswerKey
+from reheatd.process.supervisor import Supervisor
 from reheatd.reference.files import Reference, resolve_reference
-from reheatd.reference.measurement import ReferenceMeasurement, check_engine_for_reference
-from reheatd.task_data import load_task
-
-ENGINE_GRACE_S = 10.0
 
 
 async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] | None = None) -> None:
@@ -91,27 +77,6 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
                 await Daemon(settings, parts).run(on_ready)
         finally:
             os.close(lock)
-
-
-@dataclass(frozen=True)
-class Adapters:
-    """The parts that keep, load and swap adapters."""
-
-    store: AdapterStore
-    slots: AdapterSlots
-    swaps: SwapManager
-
-
-@dataclass(frozen=True)
-class Entropy:
-    """The parts that measure and keep entropy."""
-
-    meter_of: Callable[[Sampler], EntropyMeter]
-    answer_length: AnswerLength
-    series: EntropySeries
-    learning: LearningSignal
-    monitor: EntropyMonitor
-    live: LiveSeries
 
 
 def assemble(
@@ -189,194 +154,6 @@ def assemble(
         dispatcher=dispatcher,
         controller=controller,
         http=HttpServer(app, listener, drain_timeout_s=settings.server.drain_timeout_s),
-    )
-
-
-def build_broker(settings: Settings) -> tuple[str, Command | None]:
-    """The broker's URL, and the command that starts it if it is to be a child."""
-    if settings.broker.url is not None:
-        return settings.broker.url, None
-    embedded = embedded_broker(settings.broker_dir)
-    return embedded.url, embedded.command
-
-
-def listen_to_taps(settings: Settings, device: Device) -> socket.socket | None:
-    """The socket that the engines' taps send to; None if there are none. Engines that run elsewhere may have taps."""
-    tapped = settings.entropy.tap != "off" if settings.engine.url else taps(settings, device)
-    return tap_socket(settings.entropy.tap_address) if tapped else None
-
-
-def build_engines(
-    settings: Settings, policy: ServedPolicy, device: Device, tap_listener: socket.socket | None
-) -> tuple[list[Replica], list[Command]]:
-    """The replicas, and the commands that start them if they are to be children."""
-    engine = settings.engine
-    if engine.urls:
-        return [Replica(_engine_name(index, engine.urls), url) for index, url in enumerate(engine.urls)], []
-    tap_address = "{}:{}".format(*tap_listener.getsockname()[:2]) if tap_listener else None
-    ports = [engine.port + index if engine.port else reserve_port(engine.host) for index in range(engine.replicas)]
-    replicas: list[Replica] = []
-    commands: list[Command] = []
-    for index, port in enumerate(ports):
-        name = _engine_name(index, ports)
-        share = (index, len(ports))
-        made = engine_command(settings, policy.path, port, device, tap_address=tap_address, replica=share)
-        replicas.append(Replica(name, url_of(engine.host, port)))
-        commands.append(Command(name, made.argv, made.env, ENGINE_GRACE_S))
-    return replicas, commands
-
-
-def _engine_name(index: int, engines: Sequence[object]) -> str:
-    return f"engine-{index + 1}" if len(engines) > 1 else "engine"
-
-
-def build_adapters(settings: Settings, db: sqlite3.Connection, pool: EnginePool) -> Adapters:
-    store = AdapterStore(settings.adapters_dir, db)
-    slots = AdapterSlots(pool, settings.engine.max_loras)
-    swaps = SwapManager(
-        store,
-        slots,
-        pool,
-        proof_tolerance=settings.gate.proof_tolerance,
-        drain_timeout_s=settings.server.drain_timeout_s,
-    )
-    return Adapters(store, slots, swaps)
-
-
-def build_entropy(
-    settings: Settings,
-    policy: ServedPolicy,
-    reference: Reference | None,
-    db: sqlite3.Connection,
-    pool: EnginePool,
-    adapters: Adapters,
-) -> Entropy:
-    section = settings.entropy
-    probes = load_probes(settings.task, section)
-    length = AnswerLength(section.window_tokens, settings.policy.max_model_len)
-    configured = None if section.max_tokens == "auto" else section.max_tokens
-
-    def meter_of(client: Sampler) -> EntropyMeter:
-        return EntropyMeter(
-            client,
-            probes,
-            max_tokens=configured,
-            top_k=section.top_k,
-            confidence=section.confidence,
-            vocab_size=policy.vocabulary,
-        )
-
-    given = section.baseline_nats
-    baseline = f"{given} nats" if given is not None else reference and reference.digest
-    key = series_key(
-        policy.digest,
-        probes.digest,
-        max_tokens=length.rule if configured is None else configured,
-        top_k=section.top_k,
-        windows=section.baseline_windows,
-        baseline=baseline,
-    )
-    series = EntropySeries(db, key)
-    if given is not None:
-        series.save_baseline(EntropyEstimate(mean=given, low=given, high=given, tokens=0, sequences=0))
-    detector = CollapseDetector(section)
-    swaps = adapters.swaps
-
-    def origin_of(version: int) -> Origin:
-        lineage = adapters.store.get(version).lineage
-        return "base" if lineage is None else lineage.kind
-
-    def job_of(version: int) -> str | None:
-        lineage = adapters.store.get(version).lineage
-        return None if lineage is None else lineage.job_id
-
-    learning = LearningSignal(db, section, job_of)
-    monitor = EntropyMonitor(
-        meter_of(ProbeClient(pool, adapters.slots)),
-        series,
-        detector,
-        section,
-        lambda: (swaps.promoted, engine_name(swaps.promoted)),
-        origin_of,
-        learning.is_stalled,
-        own_baseline=settings.baseline_of == "policy",
-        answer_length=length,
-    )
-    return Entropy(meter_of, length, series, learning, monitor, LiveSeries(db, confidence=section.confidence))
-
-
-def build_reference(
-    settings: Settings, device: Device, policy: ServedPolicy, reference: Reference | None, entropy: Entropy
-) -> ReferenceMeasurement | None:
-    """The measurement of the reference; None if there is no reference, or if it was measured in an earlier run."""
-    if reference is None:
-        return None
-    problems = load_task(settings.task, settings.entropy).held_out
-    measurement = ReferenceMeasurement(
-        settings,
-        device,
-        reference.path,
-        policy.path,
-        entropy.series,
-        entropy.meter_of,
-        entropy.answer_length,
-        problems,
-        AnswerKey.of(reference.digest, problems, task_of_jobs(settings, settings.rl)),
-    )
-    if measurement.is_known:
-        return None
-    check_engine_for_reference(device)
-    return measurement
-
-
-def build_gateway(
-    settings: Settings, policy: ServedPolicy, pool: EnginePool, adapters: Adapters, entropy: Entropy
-) -> Gateway:
-    live_logprobs = None
-    if settings.entropy.live_fraction:
-        live_logprobs = LiveLogprobs(
-            entropy.live,
-            fraction=settings.entropy.live_fraction,
-            top_k=settings.entropy.top_k,
-            vocab_size=policy.vocabulary,
-            tail_model=lambda: entropy.series.tail_moments().fit(),
-        )
-    return Gateway(
-        pool,
-        adapters.slots,
-        adapters.swaps,
-        adapters.store,
-        live_logprobs,
-        max_concurrent_per_key=settings.server.max_concurrent_per_key,
-        logprob_limit=LogprobLimit(settings.server.max_logprobs, settings.policy.max_model_len),
-        silence_timeout_s=settings.server.silence_timeout_s,
-    )
-
-
-def build_controller(
-    settings: Settings,
-    policy: ServedPolicy,
-    url: str,
-    ledger: Ledger,
-    adapters: Adapters,
-    entropy: Entropy,
-    dispatcher: JobDispatcher,
-) -> Controller:
-    return Controller(
-        Dependencies(
-            settings=settings,
-            policy=policy,
-            gateway_url=settings.server.public_url or url,
-            ledger=ledger,
-            versions=adapters.store,
-            swaps=adapters.swaps,
-            slots=adapters.slots,
-            monitor=entropy.monitor,
-            learning=entropy.learning,
-            dispatcher=dispatcher,
-            on_rollouts=entropy.live.append,
-            validate=lambda folder: validate_adapter(folder, policy.path, max_rank=settings.engine.max_lora_rank),
-        )
     )
 
 

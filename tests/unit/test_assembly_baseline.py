@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from reheatd.assembly import Entropy, build_adapters, build_entropy, build_reference
 from reheatd.config import Settings, load_settings
 from reheatd.control.dependencies import ServedPolicy
 from reheatd.database import connect
@@ -16,7 +17,6 @@ from reheatd.measures import EntropyEstimate
 from reheatd.reference.answers import ReferenceAnswers
 from reheatd.reference.files import Reference
 from reheatd.reference.measurement import ReferenceMeasurement
-from reheatd.serve import Entropy, build_adapters, build_entropy, build_reference
 
 MEASURED = EntropyEstimate(mean=0.8, low=0.7, high=0.9, tokens=1000, sequences=32)
 
