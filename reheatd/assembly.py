@@ -30,7 +30,7 @@ from reheatd.gateway.limits import LogprobLimit
 from reheatd.gateway.live_logprobs import LiveLogprobs
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.measures import EntropyEstimate
-from reheatd.names import engine_name
+from reheatd.names import model_name
 from reheatd.process.broker import embedded_broker
 from reheatd.process.instance import url_of
 from reheatd.process.ports import reserve_port
@@ -82,23 +82,23 @@ def build_engines(
     settings: Settings, policy: ServedPolicy, device: Device, tap_listener: socket.socket | None
 ) -> tuple[list[Replica], list[Command]]:
     """The replicas, and the commands that start them if they are to be children."""
-    engine = settings.engine
+    engine, owned = settings.engine, settings.data_dir.resolve()
     if engine.urls:
-        return [Replica(_engine_name(index, engine.urls), url) for index, url in enumerate(engine.urls)], []
+        return [Replica(_engine_label(index, engine.urls), url, owned) for index, url in enumerate(engine.urls)], []
     tap_address = "{}:{}".format(*tap_listener.getsockname()[:2]) if tap_listener else None
     ports = [engine.port + index if engine.port else reserve_port(engine.host) for index in range(engine.replicas)]
     replicas: list[Replica] = []
     commands: list[Command] = []
     for index, port in enumerate(ports):
-        name = _engine_name(index, ports)
+        name = _engine_label(index, ports)
         share = (index, len(ports))
         made = engine_command(settings, policy.path, port, device, tap_address=tap_address, replica=share)
-        replicas.append(Replica(name, url_of(engine.host, port)))
+        replicas.append(Replica(name, url_of(engine.host, port), owned))
         commands.append(Command(name, made.argv, made.env, ENGINE_GRACE_S))
     return replicas, commands
 
 
-def _engine_name(index: int, engines: Sequence[object]) -> str:
+def _engine_label(index: int, engines: Sequence[object]) -> str:
     return f"engine-{index + 1}" if len(engines) > 1 else "engine"
 
 
@@ -168,7 +168,7 @@ def build_entropy(
         series,
         detector,
         section,
-        lambda: (swaps.promoted, engine_name(swaps.promoted)),
+        lambda: (swaps.promoted, model_name(swaps.promoted)),
         origin_of,
         learning.is_stalled,
         own_baseline=settings.baseline_of == "policy",

@@ -87,6 +87,19 @@ class SlotsFullError(ConflictError):
     code = "no_free_slot"
 
 
+class EngineTakenError(ConflictError):
+    """The engine holds adapters of another daemon."""
+
+    code = "engine_taken"
+
+
+class FilesUnreadableError(ReheatdError, OSError):
+    """Files cannot be read at the moment, for a reason that may pass."""
+
+    code = "files_unreadable"
+    status = 503
+
+
 class QueueFullError(ReheatdError):
     """The job queue is at its limit."""
 

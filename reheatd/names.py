@@ -1,10 +1,12 @@
 """Names of models and versions, and the one parser of them.
 
-The gateway and the engines know a model by one of these names:
+The gateway knows a model by one of these names:
 
     policy       the version that is promoted now
     base         the bare base model, which is version 0
     policy-v3    version 3
+    policy-v3-4bf0c1d27a9e
+                 version 3 by the name of its folder, with the digest of its weights; engines know it by this name
     job-ID.1-8   the policy of job ID in its first attempt, after 8 steps; the job samples its rollouts from it
 """
 
@@ -27,8 +29,8 @@ def version_name(version: int) -> str:
     return f"{ALIAS_NAME}-v{version}"
 
 
-def engine_name(version: int) -> str:
-    """The name under which the engine serves a version."""
+def model_name(version: int) -> str:
+    """The name that a request is resolved to if it means a version."""
     return version_name(version) if version else BASE_MODEL_NAME
 
 

@@ -135,6 +135,7 @@ def assemble(
     # Callbacks by which a part tells something to a part that it does not know.
     entropy.monitor.on_verdict = controller.on_verdict
     adapters.swaps.on_flip = entropy.monitor.give_up_outdated
+    adapters.swaps.on_fallback = controller.on_fallback
 
     return Parts(
         url=url,

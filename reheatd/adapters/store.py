@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reheatd.adapters.lineage import Lineage
 from reheatd.adapters.validate import CONFIG_FILE, WEIGHTS_FILE
-from reheatd.errors import AdapterInvalidError, ConflictError, NotFoundError
+from reheatd.errors import AdapterInvalidError, ConflictError, FilesUnreadableError, NotFoundError
 from reheatd.files import folder_bytes, publish_folder
 from reheatd.names import parse_version_name, version_name
 
@@ -101,6 +101,11 @@ class AdapterStore:
             return VersionInfo(version=version, name=name, state="lost", lineage=None)
         return VersionInfo(version=version, name=name, state=row["state"], lineage=lineage)
 
+    def version_in(self, folder: str) -> int | None:
+        """The version whose folder has this name, e.g. policy-v3-4bf0c1d27a9e; None if there is none."""
+        row = self._db.execute("SELECT version FROM adapter_versions WHERE folder = ?", (folder,)).fetchone()
+        return None if row is None or not folder else row["version"]
+
     def path(self, version: int) -> Path:
         """The folder of a version >= 1.
 
@@ -176,14 +181,19 @@ class AdapterStore:
         Raises:
             NotFoundError: There is no such version.
             AdapterInvalidError: The version's files are gone or were changed.
+            FilesUnreadableError: They cannot be read now, for a reason that may pass.
         """
         folder = self.path(version)
         try:
             lineage = self.get(version).lineage
             digest = await asyncio.to_thread(content_digest, folder)
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             raise AdapterInvalidError(
                 f"{version_name(version)} cannot be read from {folder}: {error.strerror}; promote another version"
+            ) from error
+        except OSError as error:
+            raise FilesUnreadableError(
+                f"{version_name(version)} cannot be read from {folder} at the moment: {error.strerror}; try again later"
             ) from error
         if lineage is None or digest != lineage.digest:
             raise AdapterInvalidError(

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_fixed
+
 from reheatd.adapters.lineage import ProofItem
 from reheatd.adapters.proof import Proof, prove
 from reheatd.adapters.store import AdapterStore
@@ -20,18 +22,24 @@ from reheatd.engine.slots import AdapterSlots
 from reheatd.errors import (
     AdapterInvalidError,
     ConflictError,
+    DeliveryError,
     EngineError,
     EngineUnavailableError,
     ModelNotFoundError,
     NotFoundError,
+    ReheatdError,
 )
-from reheatd.names import ALIAS_NAME, engine_name, parse_version_name, version_name
+from reheatd.names import ALIAS_NAME, model_name, parse_version_name, version_name
 
 log = logging.getLogger(__name__)
 
 READMISSION_FACTOR = 1.5
 """Factor on the proof tolerance for an engine that comes back. Another run rounds differently, and a version that
 passed narrowly must not keep a restarted engine out."""
+
+REFUSALS = 3
+"""How often an engine that serves alone must refuse the promoted version before the one before it takes its place."""
+REFUSED_PAUSE_S = 2.0
 
 SwapStage = Literal["stage", "verify", "flip", "drain"]
 
@@ -75,6 +83,8 @@ class SwapManager:
         self._on_stage = on_stage
         self.on_flip: Callable[[], None] | None = None
         """Called once the alias has been flipped, before the wait for requests on the old version."""
+        self.on_fallback: Callable[[int, str], None] | None = None
+        """Called with the version that has taken the promoted one's place, and why, if that one cannot be served."""
         self._promoted = store.promoted()
         self._staged: set[int] = set()
         self._changing = asyncio.Lock()
@@ -91,10 +101,12 @@ class SwapManager:
             ModelNotFoundError: There is no such model.
         """
         if name == ALIAS_NAME:
-            return engine_name(self._promoted)
+            return model_name(self._promoted)
         version = parse_version_name(name)
+        if version is None:
+            version = self._store.version_in(name)
         if version is not None and version in self._store.versions():
-            return engine_name(version)
+            return model_name(version)
         if self._slots.is_loaded(name):
             return name
         raise ModelNotFoundError(f"model {name!r} does not exist; GET /v1/models lists those that do", param="model")
@@ -109,41 +121,53 @@ class SwapManager:
             try:
                 path = await self._store.intact_path(version)
             except (AdapterInvalidError, NotFoundError) as error:
-                if not isinstance(error, NotFoundError):
-                    self._store.set_state(version, "rejected")
-                fallback = self._store.previous() or 0
-                log.error("%s; %s is served in its place", error, version_name(fallback))
-                self._flip(fallback)
+                self._fall_back("lost", error)
             else:
-                self._slots.expect(engine_name(version), path)
+                self._slots.expect(model_name(version), path)
                 return
 
     async def admit(self, replica: Replica) -> None:
         """Lets an engine that has started take requests once it answers with the promoted version as trained.
 
         A swap that is under way ends first, so that each engine takes part in all of a swap or in none of it. If no
-        other engine serves, the promoted version's files are looked at again, as at the start.
+        other engine serves, the promoted version's files are looked at again, as at the start; if the engine refuses
+        that version again and again, the one that was promoted before it takes its place.
 
         Raises:
             AdapterInvalidError, DeliveryError: The engine does not serve what the others serve.
+            EngineTakenError: The engine serves another daemon.
             EngineError: The engine cannot be reached.
         """
         async with self._changing:
-            if not self._pool.serving():
-                await self.restore()
-            await self._slots.admit(replica, lambda: self._verify_promoted(replica))
+            while True:
+                try:
+                    async for attempt in AsyncRetrying(
+                        retry=retry_if_exception_type((AdapterInvalidError, DeliveryError)),
+                        stop=stop_after_attempt(1 if self._pool.serving() else REFUSALS),
+                        wait=wait_fixed(REFUSED_PAUSE_S),
+                        reraise=True,
+                    ):
+                        with attempt:
+                            if not self._pool.serving():
+                                await self.restore()
+                            await self._slots.admit(replica, lambda: self._verify_promoted(replica))
+                    return
+                except (AdapterInvalidError, DeliveryError) as error:
+                    if self._pool.serving() or not self._promoted:
+                        raise
+                    self._fall_back("rejected", error)
 
     async def _verify_promoted(self, replica: Replica) -> None:
         version = self._promoted
         if not version:
             return
-        name = engine_name(version)
+        name = model_name(version)
         if not self._slots.is_loaded(name):
             raise AdapterInvalidError(f"{replica.name} refuses {name}, which is promoted; promote another version")
         lineage = self._store.get(version).lineage
         if lineage is not None and lineage.proof:
             tolerance = READMISSION_FACTOR * self._proof_tolerance
-            await prove(replica.client, name, lineage.proof, tolerance=tolerance)
+            await prove(replica.client, self._slots.engine_name(name), lineage.proof, tolerance=tolerance)
 
     async def stage(self, version: int) -> str:
         """Loads `version` under its own name, beside the version that serves, and returns that name.
@@ -157,13 +181,13 @@ class SwapManager:
         if version:
             await self._load(version)
             self._staged.add(version)
-        return engine_name(version)
+        return model_name(version)
 
     async def discard(self, version: int) -> None:
         """Unloads a staged version that will not be promoted; if requests still run on it, it is unloaded later."""
         self._staged.discard(version)
         if version and version != self._promoted:
-            await self._give_up(engine_name(version))
+            await self._give_up(model_name(version))
 
     async def load_on_demand(self, name: str) -> None:
         """Loads the version that a request pins by `name`; it stays until its slot is needed for something else.
@@ -179,11 +203,13 @@ class SwapManager:
         if version != self._promoted and version not in self._staged:
             self._slots.mark_evictable(name)
 
-    async def promote(self, version: int, *, prove_delivery: bool = True) -> SwapResult:
+    async def promote(self, version: int, *, prove_delivery: bool = True, without_engine: bool = False) -> SwapResult:
         """Makes `version` the one that the alias means.
 
         Args:
             prove_delivery: Whether the adapter's proof items are scored through the engine before the flip.
+            without_engine: Whether to flip even if no engine serves. The version is then loaded and proven when one is
+                admitted.
 
         Raises:
             ConflictError: The version is promoted already.
@@ -195,6 +221,12 @@ class SwapManager:
                 raise ConflictError(f"{version_name(version)} is promoted already", param="version")
             info = self._store.get(version)
             started = time.monotonic()
+            if without_engine and not self._pool.serving():
+                if version:
+                    await self._store.intact_path(version)
+                old = self._flip(version)
+                self._slots.mark_evictable(model_name(old))
+                return SwapResult(old, version, time.monotonic() - started, None)
             self._tell("stage", version)
             name = await self.stage(version)
             proof: Proof | None = None
@@ -212,14 +244,14 @@ class SwapManager:
                 self.on_flip()
             if old:
                 self._tell("drain", old)
-                await self._give_up(engine_name(old))
+                await self._give_up(model_name(old))
             return SwapResult(old, version, seconds, proof)
 
     async def _prove(self, name: str, items: list[ProofItem]) -> Proof:
         """Proves the delivery on every engine, and returns the proof of the engine furthest from the trainer."""
-        replicas = self._pool.serving()
+        replicas, engine_name = self._pool.serving(), self._slots.engine_name(name)
         results = await asyncio.gather(
-            *(prove(replica.client, name, items, tolerance=self._proof_tolerance) for replica in replicas),
+            *(prove(replica.client, engine_name, items, tolerance=self._proof_tolerance) for replica in replicas),
             return_exceptions=True,
         )
         proofs: list[Proof] = []
@@ -233,7 +265,7 @@ class SwapManager:
         return max(proofs, key=lambda proof: proof.mean_difference)
 
     async def rollback(self) -> SwapResult:
-        """Promotes the version that was promoted before, without a proof if it has no proof items.
+        """Promotes the version that was promoted before, without a proof if it has no proof items or no engine serves.
 
         Raises:
             ConflictError: No version was promoted before.
@@ -243,7 +275,8 @@ class SwapManager:
         if previous is None:
             raise ConflictError("nothing to roll back to: no version was promoted before this one")
         lineage = self._store.get(previous).lineage
-        return await self.promote(previous, prove_delivery=bool(lineage and lineage.proof))
+        proof = bool(lineage and lineage.proof)
+        return await self.promote(previous, prove_delivery=proof, without_engine=True)
 
     async def delete(self, version: int) -> None:
         """Deletes a version that is neither promoted nor staged.
@@ -266,6 +299,18 @@ class SwapManager:
             # No await from here on: a request that still waits for this version finds that it does not exist any more.
             self._store.delete(version)
 
+    def _fall_back(self, state: Literal["lost", "rejected"], error: ReheatdError) -> None:
+        """Replaces the promoted version, which cannot be served, by the one before it."""
+        version = self._promoted
+        if version in self._store.versions():
+            self._store.set_state(version, state)
+        fallback = self._store.previous() or 0
+        reason = f"{error.message}; {version_name(fallback)} is served in its place"
+        log.error("%s", reason)
+        self._flip(fallback)
+        if self.on_fallback is not None:
+            self.on_fallback(fallback, reason)
+
     def _flip(self, version: int) -> int:
         # The durable record comes first: after a crash in between, the daemon starts with the new version, which is
         # proven.
@@ -284,11 +329,11 @@ class SwapManager:
             self._slots.mark_evictable(name)
 
     async def _load(self, version: int) -> None:
-        name = engine_name(version)
+        name = model_name(version)
         await self._slots.load(name, await self._store.intact_path(version))
         self._slots.keep(name)
 
     def _tell(self, stage: SwapStage, version: int) -> None:
-        log.info("swap: %s %s", stage, engine_name(version))
+        log.info("swap: %s %s", stage, model_name(version))
         if self._on_stage is not None:
             self._on_stage(stage, version)

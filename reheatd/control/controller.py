@@ -175,16 +175,26 @@ class Controller:
     async def promote(self, version: int) -> SwapResult:
         """Promotes a version at a user's request; it is staged and proven like any other.
 
+        If no engine serves, that happens when one is back.
+
         Raises:
             NotFoundError: There is no such version.
             ConflictError: The version is promoted already, or a job's version is being swapped in.
             DeliveryError, EngineError: A step before the flip failed; the old version keeps serving.
         """
-        return await self._change(lambda: self._dependencies.swaps.promote(version), "promoted by request")
+        return await self._change(
+            lambda: self._dependencies.swaps.promote(version, without_engine=True), "promoted by request"
+        )
 
     async def rollback(self) -> SwapResult:
         """Promotes the version that was promoted before the present one; raises the same errors as `promote`."""
         return await self._change(self._dependencies.swaps.rollback, "rolled back by request")
+
+    def on_fallback(self, version: int, reason: str) -> None:
+        """Records that `version` has taken the place of the promoted one; called as `SwapManager.on_fallback`."""
+        self._ledger.promoted(version, reason)
+        self._dependencies.monitor.trigger()
+        self._wake.set()
 
     async def load_rollout_adapter(self, job_id: str, path: Path, step: int) -> str:
         """Loads a running job's snapshot in `path`, and returns the model name to sample from.

@@ -4,7 +4,7 @@ import logging
 
 from reheatd.control.dependencies import Dependencies
 from reheatd.errors import ConflictError, ReheatdError
-from reheatd.names import engine_name, version_name
+from reheatd.names import model_name, version_name
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Retention:
         return [
             version
             for version in self._versions.versions()
-            if version not in kept and not self._slots.is_loaded(engine_name(version))
+            if version not in kept and not self._slots.is_loaded(model_name(version))
         ]
 
     def _used_by_job(self) -> set[int | None]:

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
-from reheatd.errors import AdapterInvalidError, EngineError, NotFoundError
+from reheatd.errors import AdapterInvalidError, EngineError, EngineTakenError, NotFoundError
 from reheatd.names import BASE_MODEL_NAME
 
 IDLE_CONNECTION_S = 2.0
@@ -57,11 +57,14 @@ class EngineClient:
 
     Args:
         base_url: URL of the engine or of the gateway, e.g. http://127.0.0.1:8000.
+        owned: Folder that holds all adapters of this daemon. An engine with an adapter from elsewhere serves another
+            daemon. None if adapters are not this client's business.
         timeout_s: Longest wait for one answer, in seconds.
     """
 
-    def __init__(self, base_url: str, *, timeout_s: float = 600.0) -> None:
+    def __init__(self, base_url: str, *, owned: Path | None = None, timeout_s: float = 600.0) -> None:
         self.base_url = base_url.rstrip("/")
+        self._owned = owned
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
@@ -118,29 +121,53 @@ class EngineClient:
                 "or raise engine.startup_timeout_s"
             ) from error
 
-    async def models(self) -> list[str]:
-        return [model["id"] for model in (await self._request("GET", "/v1/models"))["data"]]
+    async def adapters(self) -> dict[str, Path]:
+        """The registered adapters, with the folder that each was loaded from.
+
+        Raises:
+            EngineTakenError: One of them is not this daemon's.
+        """
+        models = (await self._request("GET", "/v1/models"))["data"]
+        adapters = {model["id"]: Path(model["root"]) for model in models if model.get("parent")}
+        for name, path in adapters.items():
+            if self._owned is not None and not path.is_relative_to(self._owned):
+                raise EngineTakenError(
+                    f"the engine at {self.base_url} serves another daemon: its adapter {name} was loaded from {path}, "
+                    f"which is not in {self._owned}; give each daemon an engine of its own, or restart the engine if "
+                    "that daemon is gone"
+                )
+        return adapters
 
     async def load_adapter(self, name: str, path: Path) -> None:
         """Registers the adapter in `path` under `name`.
 
-        If the engine already has the name, from a daemon that ran before this one, the name is unregistered first,
-        because this daemon does not know what it stands for. Requests in flight on it end as they began.
+        If the engine already has the name, from a daemon that ran before this one, the name is unregistered first.
+        Requests in flight on it end as they began.
 
         Raises:
             AdapterInvalidError: The engine refuses the files; the message is the engine's.
+            EngineTakenError: The engine holds adapters of another daemon.
         """
         body = {"lora_name": name, "lora_path": str(path)}
+        if name in await self.adapters():
+            await self.unload_adapter(name)
         try:
-            if name in await self.models():
-                await self.unload_adapter(name)
             await self._request("POST", "/v1/load_lora_adapter", body)
-        except NotFoundError as error:
-            raise AdapterInvalidError(f"the engine refuses adapter {name} from {path}: {error.message}") from error
-        except EngineError as error:
-            if error.__cause__ is None:  # the engine answered; the connection did not break
+        except (NotFoundError, EngineError) as error:
+            # vLLM answers 500 both if the files are at fault and if its core has died; then its health check fails.
+            answered = isinstance(error, NotFoundError) or error.upstream_status not in (None, 429, 503)
+            if answered and await self.is_healthy():
                 raise AdapterInvalidError(f"the engine refuses adapter {name} from {path}: {error.message}") from error
             raise
+
+    async def unload_all(self) -> None:
+        """Unregisters all adapters that a daemon which ran before this one has left.
+
+        Raises:
+            EngineTakenError: The engine holds adapters of another daemon.
+        """
+        for name in await self.adapters():
+            await self.unload_adapter(name)
 
     async def unload_adapter(self, name: str) -> None:
         await self._request("POST", "/v1/unload_lora_adapter", {"lora_name": name})

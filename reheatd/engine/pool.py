@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import aiohttp
 
@@ -29,11 +30,15 @@ SILENT_S = 60.0
 
 
 class Replica:
-    """One engine, with the name that logs and answers use for it."""
+    """One engine, with the name that logs and answers use for it.
 
-    def __init__(self, name: str, url: str) -> None:
+    Args:
+        owned: Folder that holds all adapters of this daemon; see `EngineClient`.
+    """
+
+    def __init__(self, name: str, url: str, owned: Path | None = None) -> None:
         self.name = name
-        self.client = EngineClient(url)
+        self.client = EngineClient(url, owned=owned)
         self.serving = False
         """Whether the engine takes requests: it runs, and it holds every adapter that the others hold."""
         self.responsive = True

@@ -30,4 +30,6 @@ class ProbeClient:
         version = version_name(0) if model == BASE_MODEL_NAME else model
         replica = self._pool.pick()
         with self._slots.lease(model), replica.occupied():
-            return await replica.client.chat(model, messages, xargs=tags(version, "probe"), **options)
+            name = self._slots.engine_name(model)
+            name = self._slots.engine_name(model)
+            return await replica.client.chat(name, messages, xargs=tags(version, "probe"), **options)

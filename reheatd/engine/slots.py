@@ -4,6 +4,9 @@ vLLM queues requests without a word if more adapters are in use than it has slot
 name until its last request ends. So the daemon keeps account itself: it never loads more adapters than there are slots,
 and it unregisters an adapter only after its last request has drained. Every engine that serves holds the same adapters.
 A change is made on all of them or undone, and an engine that can no longer be reached is ejected from the pool.
+
+An engine knows a version by the name of its folder, which ends with the digest of the weights. So a name never stands
+for other weights, not even on an engine that has outlived the database that numbered the versions.
 """
 
 import asyncio
@@ -20,6 +23,7 @@ from reheatd.errors import (
     ConflictError,
     EngineError,
     EngineUnavailableError,
+    FilesUnreadableError,
     NotFoundError,
     SlotsFullError,
 )
@@ -45,6 +49,11 @@ class AdapterSlots:
 
     def loaded(self) -> list[str]:
         return list(self._paths)
+
+    def engine_name(self, name: str) -> str:
+        """The name by which engines know the model `name`."""
+        path = self._paths.get(name)
+        return name if path is None else _engine_name(name, path)
 
     def in_flight(self, name: str | None = None) -> int:
         """Number of requests in flight on `name`, or on all models."""
@@ -119,26 +128,36 @@ class AdapterSlots:
         self._evictable.discard(name)
 
     def expect(self, name: str, path: Path) -> None:
-        """Arranges that engines load this adapter before they are admitted; called before the first is admitted."""
+        """Arranges that engines load this adapter before they are admitted; called while none serves."""
+        while name not in self._paths and len(self._paths) >= self._max_loras:
+            idle = [other for other in self._paths if other in self._evictable and not self._in_flight[other]]
+            if not idle:
+                break  # what is in use is loaded, too; the promoted version must not wait for it
+            del self._paths[idle[0]]
+            self._evictable.discard(idle[0])
         self._paths[name] = path
+        self._evictable.discard(name)
 
     async def admit(self, replica: Replica, verify: Callable[[], Awaitable[None]]) -> None:
         """Loads the adapters that the others hold on an engine that has started, then lets it take requests.
 
-        If no other engine serves, an adapter that this one refuses is given up.
+        Adapters that the engine still holds from before a restart of the daemon are unregistered. If no other engine
+        serves, an adapter that this one refuses is given up.
 
         Args:
             verify: Awaited before the engine takes requests; if it raises an error, the engine is not admitted.
 
         Raises:
             AdapterInvalidError: The engine refuses an adapter that others hold.
+            EngineTakenError: The engine serves another daemon.
             EngineError: The engine cannot be reached.
         """
         async with self._changing:
+            await replica.client.unload_all()
             for name, path in list(self._paths.items()):
                 try:
                     await _read_ahead(name, path)
-                    await replica.client.load_adapter(name, path)
+                    await replica.client.load_adapter(_engine_name(name, path), path)
                 except AdapterInvalidError as error:
                     if self._pool.serving():
                         raise
@@ -150,7 +169,10 @@ class AdapterSlots:
 
     async def _load(self, name: str, path: Path) -> None:
         await _read_ahead(name, path)
-        await self._on_all(lambda client: client.load_adapter(name, path), undo=lambda client: _unload(client, name))
+        engine_name = _engine_name(name, path)
+        await self._on_all(
+            lambda client: client.load_adapter(engine_name, path), undo=lambda client: _unload(client, engine_name)
+        )
 
     async def _on_all(
         self,
@@ -190,11 +212,15 @@ class AdapterSlots:
         # sees that it is not loaded, waits for the lock and loads it again.
         path = self._paths.pop(name)
         try:
-            await self._on_all(lambda client: _unload(client, name))
+            await self._on_all(lambda client: _unload(client, _engine_name(name, path)))
         except BaseException:
             self._paths[name] = path
             raise
         self._evictable.discard(name)
+
+
+def _engine_name(name: str, path: Path) -> str:
+    return path.name if path.name.startswith(f"{name}-") else name
 
 
 async def _unload(client: EngineClient, name: str) -> None:
@@ -221,8 +247,12 @@ async def _read_ahead(name: str, path: Path) -> None:
     # The engine reads the files between two steps. From a cold disk, that would stall every stream for seconds.
     try:
         await asyncio.to_thread(_read_into_page_cache, path)
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise AdapterInvalidError(f"adapter {name} cannot be read from {path}: {error.strerror}") from error
+    except OSError as error:  # it may pass: too many open files, a network file system that is away
+        raise FilesUnreadableError(
+            f"adapter {name} cannot be read from {path} at the moment: {error.strerror}; try again later"
+        ) from error
 
 
 def _read_into_page_cache(folder: Path) -> None:

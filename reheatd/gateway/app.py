@@ -159,7 +159,7 @@ class Gateway:
         headers["accept-encoding"] = "identity"  # aiohttp would ask for gzip, which the client may not want
         number = parse_version_name(target)
         version = target if number is None else version_name(number)
-        body["model"] = target
+        body["model"] = self._slots.engine_name(target)
         measured: MeasuredRequest | None = None
         if request.url.path in GENERATING_PATHS:
             source = _traffic_source(version)

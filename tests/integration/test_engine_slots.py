@@ -71,7 +71,7 @@ def test_an_adapter_is_unregistered_only_after_its_requests(engine: str, tiny_po
                 await slots.load("drain-v2", tmp_path / "v1")
             await slots.unload("drain-v1")
             assert asking.done() and (await asking).token_ids == alone.token_ids
-            assert "drain-v1" not in await client.models()
+            assert "drain-v1" not in await client.adapters()
 
     asyncio.run(body())
 

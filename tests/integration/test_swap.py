@@ -18,6 +18,7 @@ from reheatd.adapters.proof import Proof, prove
 from reheatd.adapters.validate import validate_adapter
 from reheatd.engine.client import EngineClient
 from reheatd.errors import AdapterInvalidError, DeliveryError, EngineError
+from reheatd.names import parse_version
 from tests.integration.serving import Serving, serving, trainer_proof
 from tests.random_adapter import random_adapter
 
@@ -108,7 +109,7 @@ async def is_refused(engine: str, folder: Path, adapter: Path, proof: list[Proof
         with pytest.raises(error):
             await served.swaps.promote(version)
         assert (served.swaps.promoted, served.slots.loaded()) == (0, [])
-        assert f"policy-v{version}" not in await served.engine.models()
+        assert served.store.path(version).name not in await served.engine.adapters()
         answer = await served.openai.chat.completions.create(model="policy", messages=QUESTION, max_tokens=4)
         assert answer.model == "base"
 
@@ -143,7 +144,7 @@ async def ask(served: Serving, model: str) -> tuple[str, list[float]]:
     version = raw.headers["x-reheatd-version"]
     logprobs: list[float] = []
     async for chunk in raw.parse():
-        assert chunk.model == ("base" if version == "policy-v0" else version)
+        assert chunk.model == ("base" if version == "policy-v0" else served.store.path(parse_version(version)).name)
         for choice in chunk.choices:
             logprobs += [token.logprob for token in (choice.logprobs and choice.logprobs.content) or []]
     assert len(logprobs) == 16

@@ -5,7 +5,7 @@ import numpy as np
 from reheatd.entropy.detector import DetectorState, Verdict
 from reheatd.entropy.series import Window
 from reheatd.measures import Accuracy, EntropyEstimate, PassRate
-from reheatd.names import engine_name
+from reheatd.names import model_name
 
 BASELINE = 2.0
 
@@ -34,7 +34,7 @@ def accuracy(solved: int, problems: int = 48) -> Accuracy:
 def window(version: int, verdict: Verdict, mean: float) -> Window:
     return Window(
         version=version,
-        model=engine_name(version),
+        model=model_name(version),
         source="schedule",
         verdict=verdict,
         detector=DetectorState(version=version, verdict=verdict),

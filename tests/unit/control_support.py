@@ -33,7 +33,7 @@ from reheatd.jobs.contracts import (
     TrainingSpec,
 )
 from reheatd.measures import EntropyEstimate
-from reheatd.names import engine_name
+from reheatd.names import model_name
 from reheatd.options import ProbeOptions
 from tests.unit.control_figures import BASELINE, accuracy, entropy, window
 from tests.waiting import until
@@ -57,12 +57,12 @@ class FakeSwaps:
 
     async def stage(self, version: int) -> str:
         self.staged.add(version)
-        return engine_name(version)
+        return model_name(version)
 
     async def discard(self, version: int) -> None:
         self.staged.discard(version)
 
-    async def promote(self, version: int) -> SwapResult:
+    async def promote(self, version: int, *, without_engine: bool = False) -> SwapResult:
         if version == self.promoted:
             raise ConflictError(f"policy-v{version} is promoted already")
         self._store.get(version)
@@ -158,7 +158,7 @@ class FakeMonitor:
         )
 
     def latest_estimate(self, version: int) -> EntropyEstimate | None:
-        return self.entropies.get(engine_name(version))
+        return self.entropies.get(model_name(version))
 
     def adopt(self, version: int, measurement: Measurement) -> None:
         self.adopted.append((version, measurement.estimate.mean))

@@ -1,6 +1,7 @@
 """The swap protocol: what serves after each way it can go."""
 
 import asyncio
+import errno
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,8 +13,18 @@ from reheatd.adapters.lineage import ProofItem
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager
 from reheatd.database import connect
+from reheatd.engine.pool import Replica
 from reheatd.engine.slots import AdapterSlots
-from reheatd.errors import ConflictError, DeliveryError, EngineError, ModelNotFoundError, NotFoundError
+from reheatd.errors import (
+    AdapterInvalidError,
+    ConflictError,
+    DeliveryError,
+    EngineError,
+    EngineUnavailableError,
+    FilesUnreadableError,
+    ModelNotFoundError,
+    NotFoundError,
+)
 from tests.serving_pool import pool_of
 from tests.waiting import HANGS_S, until
 
@@ -31,10 +42,22 @@ class FakeEngine:
         self.rounding = [0.0] * len(CHANGE)
         """What it is off by under an adapter."""
         self.unload_failure: Exception | None = None
+        self.refuses: str | None = None
+        """A version that it does not load."""
+
+    def loaded(self) -> list[str]:
+        """The loaded versions, without the digest of their weights."""
+        return [_version(name) for name in self.names]
 
     async def load_adapter(self, name: str, path: Path) -> None:
         assert (path / "adapter_model.safetensors").is_file()
+        if self.refuses == _version(name):
+            raise AdapterInvalidError(f"the engine refuses {name}")
+        assert name.startswith("job-") or name == path.name  # which has the digest of the weights
         self.names[name] = path
+
+    async def unload_all(self) -> None:
+        self.names.clear()
 
     async def unload_adapter(self, name: str) -> None:
         if self.unload_failure is not None:
@@ -45,11 +68,16 @@ class FakeEngine:
         if model == "base":
             return [-2.0] * len(completion_ids)
         assert model in self.names
-        share = self.delivers.get(model, 1.0)
+        share = self.delivers.get(_version(model), 1.0)
         return [-2 + share * change + off for change, off in zip(CHANGE, self.rounding, strict=True)]
 
     async def score_next(self, model: str, prompt_ids: list[int], token: int) -> float:
-        return -2 + self.cached.get(model, self.delivers.get(model, 1.0)) * CHANGE[-1]
+        version = _version(model)
+        return -2 + self.cached.get(version, self.delivers.get(version, 1.0)) * CHANGE[-1]
+
+
+def _version(engine_name: str) -> str:
+    return "-".join(engine_name.split("-")[:2]) if engine_name.startswith("policy-v") else engine_name
 
 
 class World:
@@ -116,7 +144,7 @@ def test_promote_and_roll_back(tmp_path: Path) -> None:
         report = await swaps.rollback()
         assert (report.from_version, report.to_version, swaps.model_for("policy")) == (2, 1, "policy-v1")
         await swaps.promote(0)
-        assert (swaps.model_for("policy"), list(world.engine.names)) == ("base", [])
+        assert (swaps.model_for("policy"), world.engine.loaded()) == ("base", [])
 
     in_world(tmp_path, body)
 
@@ -130,7 +158,7 @@ def test_an_undelivered_adapter_leaves_the_old_one_serving(tmp_path: Path) -> No
         with pytest.raises(DeliveryError, match="policy-v2"):
             await world.swaps.promote(2)
         assert (world.swaps.promoted, world.store.promoted()) == (1, 1)
-        assert list(world.engine.names) == ["policy-v1"]
+        assert world.engine.loaded() == ["policy-v1"]
 
     in_world(tmp_path, body)
 
@@ -139,9 +167,9 @@ def test_a_cache_of_other_weights_is_noticed(tmp_path: Path) -> None:
     async def body(world: World) -> None:
         await world.publish()
         world.engine.cached["policy-v1"] = 3.0
-        with pytest.raises(DeliveryError, match="policy-v1 answers from a prefix cache that other weights have filled"):
+        with pytest.raises(DeliveryError, match=r"policy-v1-\w+ answers from a prefix cache that other weights"):
             await world.swaps.promote(1)
-        assert (world.swaps.promoted, list(world.engine.names)) == (0, [])
+        assert (world.swaps.promoted, world.engine.loaded()) == (0, [])
 
     in_world(tmp_path, body)
 
@@ -167,16 +195,16 @@ def test_requests_on_the_old_version_are_waited_for_and_keep_it_if_they_take_too
         lease.__enter__()
         swap = asyncio.create_task(world.swaps.promote(2))
         await until(lambda: world.swaps.promoted == 2)  # new requests go to the new one already
-        assert "policy-v1" in world.engine.names
+        assert "policy-v1" in world.engine.loaded()
         assert not swap.done()
         lease.__exit__(None, None, None)
         await swap
-        assert list(world.engine.names) == ["policy-v2"]
+        assert world.engine.loaded() == ["policy-v2"]
 
         world.swaps._drain_timeout_s = at_most_s
         with world.slots.lease("policy-v2"):
             await world.swaps.promote(3)
-            assert sorted(world.engine.names) == ["policy-v2", "policy-v3"]
+            assert sorted(world.engine.loaded()) == ["policy-v2", "policy-v3"]
 
     in_world(tmp_path, body)
 
@@ -209,7 +237,7 @@ def test_a_swap_that_is_cancelled_before_the_flip_unloads_the_new_version(tmp_pa
         swap.cancel()
         with pytest.raises(asyncio.CancelledError):
             await swap
-        assert (world.swaps.promoted, list(world.engine.names)) == (0, [])
+        assert (world.swaps.promoted, world.engine.loaded()) == (0, [])
 
     in_world(tmp_path, body)
 
@@ -226,7 +254,7 @@ def test_a_record_that_cannot_be_written_leaves_the_old_version_serving(
         monkeypatch.setattr(world.store, "promote", full)
         with pytest.raises(OSError, match="No space left"):
             await world.swaps.promote(1)
-        assert (world.swaps.model_for("policy"), list(world.engine.names)) == ("base", [])
+        assert (world.swaps.model_for("policy"), world.engine.loaded()) == ("base", [])
 
     in_world(tmp_path, body)
 
@@ -253,10 +281,10 @@ def test_a_restart_at_any_step_serves_what_was_recorded(died_at: str, tmp_path: 
         await world.swaps.admit(world.pool.replicas[0])
         served = 2 if died_at == "drain" else 1
         assert world.swaps.model_for("policy") == f"policy-v{served}"
-        assert list(world.engine.names) == [f"policy-v{served}"]
+        assert world.engine.loaded() == [f"policy-v{served}"]
         # And the swap can be done again, or back.
         await world.swaps.promote(3 - served)
-        assert list(world.engine.names) == [f"policy-v{3 - served}"]
+        assert world.engine.loaded() == [f"policy-v{3 - served}"]
 
     in_world(tmp_path, body)
 
@@ -271,8 +299,8 @@ def test_lost_files_of_the_promoted_version_are_replaced_by_the_version_before(t
         world.restart()
         await world.swaps.restore()
         await world.swaps.admit(world.pool.replicas[0])
-        assert (world.swaps.promoted, world.store.promoted(), list(world.engine.names)) == (1, 1, ["policy-v1"])
-        assert world.store.get(3).state == "rejected"
+        assert (world.swaps.promoted, world.store.promoted(), world.engine.loaded()) == (1, 1, ["policy-v1"])
+        assert world.store.get(3).state == "lost"
 
     in_world(tmp_path, body)
 
@@ -287,7 +315,7 @@ def test_files_that_are_lost_before_an_engine_comes_back_are_replaced_as_well(tm
         replica.eject()
         world.engine.names.clear()
         await world.swaps.admit(replica)
-        assert (world.swaps.promoted, world.store.promoted(), list(world.engine.names)) == (1, 1, ["policy-v1"])
+        assert (world.swaps.promoted, world.store.promoted(), world.engine.loaded()) == (1, 1, ["policy-v1"])
         assert world.swaps.model_for("policy") == "policy-v1"
         assert replica.serving and world.slots.loaded() == ["policy-v1"]
 
@@ -320,11 +348,11 @@ def test_pinned_versions_give_their_slot_up_and_staged_ones_do_not(tmp_path: Pat
         await world.swaps.stage(2)
         for name in ("policy-v2", "policy-v3", "policy-v4", "policy-v5"):
             await world.swaps.load_on_demand(name)
-        assert sorted(world.engine.names) == ["policy-v1", "policy-v2", "policy-v5"]
+        assert sorted(world.engine.loaded()) == ["policy-v1", "policy-v2", "policy-v5"]
         await world.swaps.promote(2)  # was staged and is promoted: still kept
         for name in ("policy-v3", "policy-v4", "policy-v5"):
             await world.swaps.load_on_demand(name)
-        assert "policy-v2" in world.engine.names
+        assert "policy-v2" in world.engine.loaded()
 
     in_world(tmp_path, body)
 
@@ -375,8 +403,109 @@ def test_delete_takes_the_files_last_and_nothing_that_serves(tmp_path: Path) -> 
             assert folder.is_dir()
         await world.swaps.delete(2)
         assert not folder.exists()
-        assert list(world.engine.names) == ["policy-v1"]
+        assert world.engine.loaded() == ["policy-v1"]
         with pytest.raises(ModelNotFoundError):
             world.swaps.model_for("policy-v2")
+
+    in_world(tmp_path, body)
+
+
+@pytest.mark.parametrize("fault", ["refused", "proof"])
+def test_a_promoted_version_that_an_engine_never_serves_gives_way_to_the_one_before(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reheatd.adapters.swap.REFUSED_PAUSE_S", 0.001)
+
+    async def body(world: World) -> None:
+        for version in (1, 2):
+            await world.publish()
+            await world.swaps.promote(version)
+        world.restart()
+        fallbacks: list[tuple[int, str]] = []
+        world.swaps.on_fallback = lambda version, why: fallbacks.append((version, why))
+        (replica,) = world.pool.replicas
+        replica.eject()
+        if fault == "refused":
+            world.engine.refuses = "policy-v2"
+        else:
+            world.engine.delivers["policy-v2"] = 0.0
+        await world.swaps.admit(replica)
+        assert (world.swaps.promoted, world.store.promoted(), replica.serving) == (1, 1, True)
+        assert "policy-v1" in world.engine.loaded()
+        assert world.store.get(2).state == "rejected"
+        ((version, why),) = fallbacks
+        assert version == 1 and "policy-v2" in why and why.endswith("policy-v1 is served in its place")
+
+    in_world(tmp_path, body)
+
+
+def test_an_engine_beside_others_is_kept_out_rather_than_the_version(tmp_path: Path) -> None:
+    async def body(world: World) -> None:
+        await world.publish()
+        await world.swaps.promote(1)
+        late = Replica("late", "http://nowhere")
+        engine: Any = FakeEngine()
+        engine.refuses = "policy-v1"
+        late.client = engine
+        with pytest.raises(AdapterInvalidError):
+            await world.swaps.admit(late)
+        assert (world.swaps.promoted, late.serving) == (1, False)
+
+    in_world(tmp_path, body)
+
+
+def test_files_that_cannot_be_read_for_a_moment_are_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(world: World) -> None:
+        await world.publish()
+        await world.swaps.promote(1)
+        world.restart()
+        (replica,) = world.pool.replicas
+        replica.eject()
+
+        def too_many(folder: Path) -> str:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("reheatd.adapters.store.content_digest", too_many)
+            with pytest.raises(FilesUnreadableError, match="at the moment: Too many open files"):
+                await world.swaps.admit(replica)
+        assert (world.store.get(1).state, replica.serving) == ("promoted", False)
+        await world.swaps.admit(replica)
+        assert world.engine.loaded() == ["policy-v1"]
+
+    in_world(tmp_path, body)
+
+
+def test_a_user_promotes_and_rolls_back_while_no_engine_serves(tmp_path: Path) -> None:
+    async def body(world: World) -> None:
+        for version in (1, 2, 3):
+            await world.publish()
+            await world.swaps.promote(version)
+        (replica,) = world.pool.replicas
+        replica.eject()
+        world.engine.names.clear()
+        with pytest.raises(EngineUnavailableError):
+            await world.swaps.promote(1)  # as a job does, which waits for an engine
+        assert (await world.swaps.rollback()).proof is None
+        assert world.swaps.model_for("policy") == "policy-v2"
+        await world.swaps.promote(1, without_engine=True)
+        (world.store.path(3) / "adapter_model.safetensors").write_text("broken")
+        with pytest.raises(AdapterInvalidError, match="not those that were published"):
+            await world.swaps.promote(3, without_engine=True)
+        await world.swaps.admit(replica)
+        assert (world.swaps.promoted, world.store.promoted()) == (1, 1)
+        assert "policy-v1" in world.engine.loaded()
+
+    in_world(tmp_path, body)
+
+
+def test_the_name_in_an_answer_pins_the_version_that_gave_it(tmp_path: Path) -> None:
+    async def body(world: World) -> None:
+        await world.publish()
+        await world.swaps.promote(1)
+        (name,) = world.engine.names
+        assert world.swaps.model_for(name) == "policy-v1"
+        with pytest.raises(ModelNotFoundError):
+            world.swaps.model_for("policy-v1-000000000000")
 
     in_world(tmp_path, body)

@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from reheatd.engine.client import EngineClient
-from reheatd.errors import AdapterInvalidError, EngineError, NotFoundError
+from reheatd.errors import AdapterInvalidError, EngineError, EngineTakenError, NotFoundError
 from tests.waiting import HANGS_S
 
 T = TypeVar("T")
@@ -32,11 +32,11 @@ class Script:
         return web.json_response(answer, status=status)
 
 
-def run(script: Script, body: Callable[[EngineClient], Awaitable[T]]) -> T:
+def run(script: Script, body: Callable[[EngineClient], Awaitable[T]], owned: Path | None = None) -> T:
     async def main() -> T:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", script)
-        async with TestServer(app) as server, EngineClient(str(server.make_url(""))) as client:
+        async with TestServer(app) as server, EngineClient(str(server.make_url("")), owned=owned) as client:
             return await body(client)
 
     return asyncio.run(main())
@@ -92,14 +92,54 @@ def test_scores_are_those_of_the_completion_alone() -> None:
 
 def test_a_refused_adapter_is_told_in_the_engines_words() -> None:
     refusal = {"error": {"message": "LoRA rank 64 is greater than\nmax_lora_rank 16."}}
-    script = Script(models=lambda body: (200, {"data": []}), load_lora_adapter=lambda body: (500, refusal))
+    script = Script(
+        models=lambda body: (200, {"data": []}),
+        load_lora_adapter=lambda body: (500, refusal),
+        health=lambda body: (200, ""),
+    )
     with pytest.raises(AdapterInvalidError, match=r"policy-v3 .*rank 64 is greater than max_lora_rank 16"):
         run(script, lambda client: client.load_adapter("policy-v3", Path("/a")))
 
 
+def test_an_engine_that_dies_while_it_loads_an_adapter_does_not_refuse_it() -> None:
+    script = Script(
+        models=lambda body: (200, {"data": []}),
+        load_lora_adapter=lambda body: (500, {"error": {"message": "EngineCore encountered an issue."}}),
+        health=lambda body: (503, ""),
+    )
+    with pytest.raises(EngineError, match="EngineCore encountered an issue") as raised:
+        run(script, lambda client: client.load_adapter("policy-v3", Path("/a")))
+    assert raised.value.is_transient
+
+
+def held(*roots: str) -> Answer:
+    """The engine's list of models: the base, and an adapter from each of the folders."""
+    adapters = [{"id": Path(root).name, "root": root, "parent": "base"} for root in roots]
+    return lambda body: (200, {"data": [{"id": "base", "root": "/models/base", "parent": None}, *adapters]})
+
+
+def test_what_an_earlier_daemon_left_is_unregistered() -> None:
+    models = held("/data/adapters/policy-v1-00", "/data/jobs/rl-1/x-8")
+    script = Script(models=models, unload_lora_adapter=lambda _: (200, ""))
+    run(script, lambda client: client.unload_all(), owned=Path("/data"))
+    asked = [(name, body and body["lora_name"]) for name, body in script.asked]
+    assert asked == [("models", None), ("unload_lora_adapter", "policy-v1-00"), ("unload_lora_adapter", "x-8")]
+
+
+def test_an_engine_of_another_daemon_is_left_alone() -> None:
+    script = Script(models=held("/data/adapters/policy-v1-00", "/other/adapters/policy-v1-11"))
+    for change in (
+        lambda client: client.unload_all(),
+        lambda client: client.load_adapter("policy-v2-22", Path("/data/adapters/policy-v2-22")),
+    ):
+        with pytest.raises(EngineTakenError, match="policy-v1-11 was loaded from /other/adapters/policy-v1-11, which"):
+            run(script, change, owned=Path("/data"))
+    assert {name for name, _ in script.asked} == {"models"}
+
+
 def test_a_name_the_engine_still_holds_is_registered_afresh() -> None:
     script = Script(
-        models=lambda body: (200, {"data": [{"id": "base"}, {"id": "policy-v3"}]}),
+        models=held("/data/policy-v3"),
         load_lora_adapter=lambda body: (200, "ok"),
         unload_lora_adapter=lambda body: (200, "ok"),
     )

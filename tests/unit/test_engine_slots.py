@@ -32,6 +32,9 @@ class FakeEngine:
         assert name not in self.names
         self.names[name] = path
 
+    async def unload_all(self) -> None:
+        self.names.clear()
+
     async def unload_adapter(self, name: str) -> None:
         await self._called(f"unload {name}")
         del self.names[name]

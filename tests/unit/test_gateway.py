@@ -126,7 +126,7 @@ def test_only_the_model_is_changed_and_the_tap_told(tmp_path: Path) -> None:
         headers = {"authorization": "Bearer k", "x-request-id": "r-1", "connection": "close", "x-mine": "1"}
         answer = await world.http.post(CHAT, json=asked, headers=headers)
         tagged = {"a": [1, 2.5, None], "reheatd_version": "policy-v1", "reheatd_source": "live"}
-        assert world.engine.body == {**asked, "model": "policy-v1", "vllm_xargs": tagged}
+        assert world.engine.body == {**asked, "model": world.store.path(1).name, "vllm_xargs": tagged}
         assert world.engine.headers["x-mine"] == "1"
         assert world.engine.headers["x-request-id"] == "r-1"
         assert answer.json() == {"path": CHAT}
@@ -331,7 +331,8 @@ def test_swaps_under_load_lose_no_request(tmp_path: Path) -> None:
                 answer = await world.http.post(CHAT, json={"stream": True})
                 version = answer.headers["x-reheatd-version"]
                 assert answer.status_code == 200
-                assert answer.text == ("base" if version == "policy-v0" else version) * 3
+                number = int(version.removeprefix("policy-v"))
+                assert answer.text == (world.store.path(number).name if number else "base") * 3
                 served.append(version)
 
         asking = [asyncio.create_task(ask()) for _ in range(12)]
