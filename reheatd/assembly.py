@@ -202,7 +202,12 @@ def build_reference(
 
 
 def build_gateway(
-    settings: Settings, policy: ServedPolicy, pool: EnginePool, adapters: Adapters, entropy: Entropy
+    settings: Settings,
+    policy: ServedPolicy,
+    pool: EnginePool,
+    adapters: Adapters,
+    entropy: Entropy,
+    readiness: Callable[[], str],
 ) -> Gateway:
     live_logprobs = None
     if settings.entropy.live_fraction:
@@ -222,6 +227,8 @@ def build_gateway(
         max_concurrent_per_key=settings.server.max_concurrent_per_key,
         logprob_limit=LogprobLimit(settings.server.max_logprobs, settings.policy.max_model_len),
         silence_timeout_s=settings.server.silence_timeout_s,
+        engine_wait_s=settings.server.engine_wait_s,
+        readiness=readiness,
     )
 
 

@@ -35,6 +35,9 @@ class ServerSection(Options):
     max_logprobs: int | None = Field(default=1_000_000, ge=1)
     """Largest number of top log-probabilities that one request may ask for: answers x tokens x top_logprobs. While an
     engine writes them as JSON, it answers nobody else. Rollouts of jobs are not limited."""
+    engine_wait_s: float = Field(default=60.0, ge=0)
+    """How long a request waits while no engine can take it, for example during a restart, in seconds. After that it
+    gets 503 with `Retry-After`."""
     silence_timeout_s: float = Field(default=600.0, gt=0)
     """Longest time a client waits without a byte from the engine, in seconds. After that the client gets 504, or an
     error in its stream."""

@@ -107,11 +107,11 @@ def assemble(
         pool, supervisor, commands, adapters.swaps.admit, startup_timeout_s=settings.engine.startup_timeout_s
     )
     entropy = build_entropy(settings, policy, reference, db, pool, adapters)
-    gateway = build_gateway(settings, policy, pool, adapters, entropy)
+    readiness = Readiness(pool)
+    gateway = build_gateway(settings, policy, pool, adapters, entropy, readiness)
     dispatcher = JobDispatcher(broker_url, heartbeat_timeout_s=settings.control.heartbeat_timeout_s)
     ledger = Ledger(db)
     controller = build_controller(settings, policy, url, ledger, adapters, entropy, dispatcher)
-    readiness = Readiness(pool)
     api = ApiContext(
         settings=settings,
         controller=controller,

@@ -41,8 +41,9 @@ class Replica:
         self.client = EngineClient(url, owned=owned)
         self.serving = False
         """Whether the engine takes requests: it runs, and it holds every adapter that the others hold."""
-        self.responsive = True
-        """False while the engine does not answer; other engines are then preferred."""
+        self.able = asyncio.Event()
+        """Set while the engine serves and is responsive."""
+        self._responsive = True
         self.outstanding = 0
         """Number of requests in flight on the engine."""
         self._ejected = asyncio.Event()
@@ -51,6 +52,19 @@ class Replica:
     @property
     def url(self) -> str:
         return self.client.base_url
+
+    @property
+    def responsive(self) -> bool:
+        """False while the engine does not answer; requests then go to other engines, or wait."""
+        return self._responsive
+
+    @responsive.setter
+    def responsive(self, responsive: bool) -> None:
+        self._responsive = responsive
+        if self.serving and responsive:
+            self.able.set()
+        else:
+            self.able.clear()
 
     @contextmanager
     def occupied(self) -> Iterator[None]:
@@ -64,17 +78,29 @@ class Replica:
     def enter(self) -> None:
         """Lets the engine take requests from now on."""
         self._ejected.clear()
-        self.responsive = True
         self.serving = True
+        self.responsive = True
 
     def eject(self) -> None:
         """Lets the engine take no more requests from now on; requests in flight on it continue."""
         self.serving = False
+        self.able.clear()
         self._ejected.set()
 
     def hear(self) -> None:
         """Notes that the engine has just sent something: it is alive, even if it has no time for health checks."""
         self._heard_at = time.monotonic()
+        if not self._responsive:
+            self.responsive = True
+
+    async def has_died(self) -> bool:
+        """Whether the engine says that it cannot go on, or accepts no connection; asked after an error of its own."""
+        try:
+            return await self.client.health() == 503
+        except TimeoutError:
+            return False
+        except aiohttp.ClientError:
+            return True
 
     async def until_dead(self) -> None:
         """Waits until the engine is ejected, fails several checks, says that it cannot go on, or is silent for long."""
@@ -105,7 +131,6 @@ class Replica:
                     return
                 errors = 0
                 self.hear()
-                self.responsive = True
 
 
 class EnginePool:
@@ -139,6 +164,28 @@ class EnginePool:
             return next(replica for replica in able if replica.outstanding == least)
         near = [replica for replica in able if replica.outstanding <= least + AFFINITY_SLACK]
         return max(near, key=lambda replica: _weight(replica.name, prefix)) if len(near) > 1 else near[0]
+
+    @property
+    def is_able(self) -> bool:
+        """Whether an engine can take a request at once."""
+        return any(replica.able.is_set() for replica in self.replicas)
+
+    async def until_able(self, timeout_s: float) -> None:
+        """Waits until an engine can take a request at once.
+
+        Raises:
+            EngineUnavailableError: None can within `timeout_s` seconds.
+        """
+        if self.is_able:
+            return
+        waiting = [asyncio.ensure_future(replica.able.wait()) for replica in self.replicas]
+        try:
+            able, _ = await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
+        if not able:
+            raise EngineUnavailableError("no engine is ready to answer; try again in a few seconds")
 
     async def close(self) -> None:
         for replica in self.replicas:

@@ -9,11 +9,12 @@ wait for it.
 import asyncio
 import json
 import logging
+import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import aiohttp
 from starlette.requests import Request
@@ -70,7 +71,12 @@ class RequestCounts:
 
 
 class Gateway:
-    """The routes of the OpenAI surface in front of the engines."""
+    """The routes of the OpenAI surface in front of the engines.
+
+    Args:
+        engine_wait_s: How long a request waits for an engine that can take it, once the server has started.
+        readiness: Says what the server waits for while it starts, beginning with "starting".
+    """
 
     def __init__(
         self,
@@ -83,6 +89,8 @@ class Gateway:
         max_concurrent_per_key: int | None = None,
         logprob_limit: LogprobLimit | None = None,
         silence_timeout_s: float = 600.0,
+        engine_wait_s: float = 0.0,
+        readiness: Callable[[], str] = lambda: "ready",
     ) -> None:
         self.counts = RequestCounts()
         self._pool = pool
@@ -93,6 +101,8 @@ class Gateway:
         self._limit = ConcurrencyLimit(max_concurrent_per_key)
         self._logprob_limit = logprob_limit or LogprobLimit(None, 0)
         self._silence_timeout_s = silence_timeout_s
+        self._engine_wait_s = engine_wait_s
+        self._readiness = readiness
         self._session: aiohttp.ClientSession | None = None
 
     def routes(self) -> list[Route]:
@@ -137,8 +147,12 @@ class Gateway:
 
     async def _forward(self, request: Request, request_id: str) -> Response:
         body = await read_body(request)
-        if not self._pool.serving():
-            raise EngineUnavailableError(f"no engine is ready to answer; try again in {RETRY_AFTER_S} s")
+        state = self._readiness()
+        if state.startswith("starting"):
+            raise EngineUnavailableError(f"the server is {state}; try again in {RETRY_AFTER_S} s")
+        deadline = time.monotonic() + self._engine_wait_s
+        if not self._pool.is_able and await _unless_disconnected(request, self._until_able(deadline)) is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         name = body.get("model", ALIAS_NAME)
         if not isinstance(name, str):
             raise BadInputError(f"model must be a string, got {name!r}; GET /v1/models lists the names", param="model")
@@ -147,10 +161,25 @@ class Gateway:
                 self._logprob_limit.check(body)
                 claims.enter_context(self._limit.admit(client_of(request)))
             target = await self._lease(name, claims)
-            return await self._answer(request, request_id, body, target, claims)
+            return await self._answer(request, request_id, body, target, claims, deadline)
+
+    async def _until_able(self, deadline: float) -> Literal[True]:
+        """Waits until an engine can take a request.
+
+        Raises:
+            EngineUnavailableError: None can by `deadline`, in seconds of the monotonic clock.
+        """
+        await self._pool.until_able(max(0.0, deadline - time.monotonic()))
+        return True
 
     async def _answer(
-        self, request: Request, request_id: str, body: dict[str, Any], target: str, claims: ExitStack
+        self,
+        request: Request,
+        request_id: str,
+        body: dict[str, Any],
+        target: str,
+        claims: ExitStack,
+        deadline: float,
     ) -> Response:
         """Returns the engine's answer; if it is a stream, it takes over the claims until it ends."""
         headers = end_to_end(request.headers, OF_THE_CLIENT)
@@ -171,7 +200,7 @@ class Gateway:
         upstream: aiohttp.ClientResponse | None = None
         streaming = False
         try:
-            sent = await _unless_disconnected(request, self._send(request.url.path, body, headers, claims))
+            sent = await _unless_disconnected(request, self._send(request.url.path, body, headers, claims, deadline))
             if sent is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             upstream, replica = sent
@@ -191,6 +220,8 @@ class Gateway:
                 # The engine was restarted a moment ago and does not have its adapters back yet.
                 raise EngineUnavailableError(f"{target} is being loaded again; try again in {RETRY_AFTER_S} s")
             if upstream.status >= 500:
+                if await replica.has_died():
+                    raise EngineUnavailableError(f"the engine broke down; try again in {RETRY_AFTER_S} s")
                 self.counts.failed += 1
             if measured is not None and upstream.status == 200:
                 content = measured.answer(content)
@@ -207,13 +238,13 @@ class Gateway:
                 upstream.close()
 
     async def _send(
-        self, path: str, body: dict[str, Any], headers: dict[str, str], claims: ExitStack
+        self, path: str, body: dict[str, Any], headers: dict[str, str], claims: ExitStack, deadline: float
     ) -> tuple[aiohttp.ClientResponse, Replica]:
         """Sends a request, and returns the beginning of the answer with the engine that gives it.
 
         The request counts as in flight on that engine for as long as `claims` is open. If an engine accepts no
-        connection, the next one is tried. If it breaks a connection, no other is tried, because a request that kills an
-        engine must not be sent to the next one.
+        connection, the next one is tried; if none does, the request waits for one until `deadline`. If an engine breaks
+        a connection, no other is tried, because a request that kills an engine must not be sent to the next one.
         """
         prefix = prompt_prefix(body) if len(self._pool.replicas) > 1 else None
         data = json.dumps(body).encode()
@@ -228,6 +259,9 @@ class Gateway:
                     log.warning("%s cannot be reached: %s", replica.name, error)
                     replica.responsive = False
                     tried.append(replica)
+                    if all(each in tried for each in self._pool.serving()):
+                        await self._until_able(deadline)
+                        tried.clear()
                 else:
                     claims.push(occupied.pop_all())
                     return upstream, replica

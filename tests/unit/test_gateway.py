@@ -31,17 +31,22 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.names = {"base"}
+        self.health = 200
         self.body: dict[str, Any] = {}
         self.headers = CIMultiDict[str]()
         self.answer: Callable[[web.Request], Awaitable[web.StreamResponse]] = self.echo
 
     def app(self) -> web.Application:
         app = web.Application()
+        app.router.add_get("/health", self.check)
         app.router.add_get("/v1/models", self.models)
         app.router.add_post("/v1/load_lora_adapter", self.load)
         app.router.add_post("/v1/unload_lora_adapter", self.unload)
         app.router.add_post("/{path:.*}", self.generate)
         return app
+
+    async def check(self, request: web.Request) -> web.Response:
+        return web.Response(status=self.health)
 
     async def models(self, request: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": name} for name in self.names]})
