@@ -48,11 +48,16 @@ class StartError(ReheatdError, RuntimeError):
 class Readiness:
     """What `/health` says: `ready` once a token can be generated, and before that what the daemon waits for."""
 
-    pool: EnginePool
     state: str = "starting"
+    pool: EnginePool | None = None
+    """The engines, once they are known."""
+
+    def report(self, doing: str) -> None:
+        """Notes what is being done before the server is ready."""
+        self.state = f"starting: {doing}"
 
     def __call__(self) -> str:
-        if self.state == "ready" and not self.pool.serving():
+        if self.state == "ready" and self.pool is not None and not self.pool.serving():
             return "no engine serves at the moment"
         return self.state
 
@@ -116,7 +121,6 @@ class Daemon:
 
     async def _start_and_run(self, on_ready: Callable[[dict[str, Any]], None] | None) -> None:
         settings, parts = self._settings, self._parts
-        parts.http.start()
         if parts.broker_command is not None:
             self._broker = await parts.supervisor.start(parts.broker_command)
             await self._broker.ready_when(wait_for_broker(parts.broker_url))
@@ -169,9 +173,9 @@ class Daemon:
         parts = self._parts
         try:
             if parts.reference is not None:
-                parts.readiness.state = "starting: measuring the entropy of the reference"
+                parts.readiness.report("measuring the entropy of the reference")
                 await parts.reference.run(parts.supervisor)
-            parts.readiness.state = "starting: waiting for the engine"
+            parts.readiness.report("waiting for the engine")
             await parts.engines.start()
         except EngineError as error:
             raise StartError(error.message) from error

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import socket
 import sqlite3
 import sys
 import time
@@ -16,6 +15,7 @@ from starlette.applications import Starlette
 from reheatd.adapters.validate import base_digest
 from reheatd.api.errors import exception_handlers
 from reheatd.api.routes import ApiContext, api_routes
+from reheatd.api.starting import StartingApp
 from reheatd.assembly import (
     build_adapters,
     build_broker,
@@ -64,19 +64,37 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
     if settings.workers.count:
         require_worker_extra()
     with listen(settings.server.host, settings.server.port) as listener:
-        model_path = await asyncio.to_thread(resolve_policy, settings.policy.model)
-        digest = await asyncio.to_thread(base_digest, model_path)
-        named = settings.policy.reference
-        reference = None if named is None else await asyncio.to_thread(resolve_reference, named, model_path)
+        url = url_of(settings.server.host, listener.getsockname()[1])
         lock = await claim_data_dir(settings.data_dir)
+        readiness = Readiness()
+        front = StartingApp(readiness)
+        http = HttpServer(front, listener, drain_timeout_s=settings.server.drain_timeout_s)
+        http.start()
         try:
+            policy, reference = await asyncio.to_thread(find_models, settings, readiness.report)
             with closing(connect(settings.database_path)) as db:
-                policy = ServedPolicy(settings.policy.model, model_path, digest, vocabulary_size(model_path))
                 check_request(ReheatRequest(), settings, vocabulary=policy.vocabulary)
-                parts = assemble(settings, device, policy, reference, listener, lock, db)
+                front.app, parts = assemble(settings, device, policy, reference, url, http, readiness, lock, db)
                 await Daemon(settings, parts).run(on_ready)
         finally:
+            await http.drain()
             os.close(lock)
+
+
+def find_models(settings: Settings, report: Callable[[str], None]) -> tuple[ServedPolicy, Reference | None]:
+    """Finds the policy and the reference, if the settings name one; this may download them.
+
+    Args:
+        report: Called with what is being done.
+
+    Raises:
+        BadInputError, MissingExtraError: A model cannot be used; see `resolve_policy` and `resolve_reference`.
+    """
+    path = resolve_policy(settings.policy.model, report=report)
+    named = settings.policy.reference
+    reference = None if named is None else resolve_reference(named, path, report=report)
+    report("reading the policy's files")
+    return ServedPolicy(settings.policy.model, path, base_digest(path), vocabulary_size(path)), reference
 
 
 def assemble(
@@ -84,19 +102,21 @@ def assemble(
     device: Device,
     policy: ServedPolicy,
     reference: Reference | None,
-    listener: socket.socket,
+    url: str,
+    http: HttpServer,
+    readiness: Readiness,
     lock: int,
     db: sqlite3.Connection,
-) -> Parts:
-    """Builds every part from those that it uses, without starting any.
+) -> tuple[Starlette, Parts]:
+    """Builds every part from those that it uses, without starting any. Returns the gateway with the admin API, too.
 
     Args:
         reference: The base that the policy was trained from, if the settings name one.
-        listener: Socket on which the gateway and the admin API answer.
+        url: URL of the gateway and the admin API.
+        http: The server of the gateway and the admin API, which runs already.
         lock: File descriptor of the lock on the data folder, which is held for as long as a child runs.
         db: The daemon's database.
     """
-    url = url_of(settings.server.host, listener.getsockname()[1])
     supervisor = Supervisor(settings.logs_dir, inherited=(lock,))
     broker_url, broker_command = build_broker(settings)
     tap_listener = listen_to_taps(settings, device)
@@ -107,7 +127,7 @@ def assemble(
         pool, supervisor, commands, adapters.swaps.admit, startup_timeout_s=settings.engine.startup_timeout_s
     )
     entropy = build_entropy(settings, policy, reference, db, pool, adapters)
-    readiness = Readiness(pool)
+    readiness.pool = pool
     gateway = build_gateway(settings, policy, pool, adapters, entropy, readiness)
     dispatcher = JobDispatcher(broker_url, heartbeat_timeout_s=settings.control.heartbeat_timeout_s)
     ledger = Ledger(db)
@@ -137,7 +157,7 @@ def assemble(
     adapters.swaps.on_flip = entropy.monitor.give_up_outdated
     adapters.swaps.on_fallback = controller.on_fallback
 
-    return Parts(
+    parts = Parts(
         url=url,
         readiness=readiness,
         supervisor=supervisor,
@@ -154,8 +174,9 @@ def assemble(
         gateway=gateway,
         dispatcher=dispatcher,
         controller=controller,
-        http=HttpServer(app, listener, drain_timeout_s=settings.server.drain_timeout_s),
+        http=http,
     )
+    return app, parts
 
 
 def configure_logging() -> None:

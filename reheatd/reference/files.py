@@ -1,6 +1,7 @@
 """Finds the reference's files, and checks that they can be the base that the policy was trained from."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,18 @@ class Reference:
     """`base_digest` of that folder."""
 
 
-def resolve_reference(reference: str, policy: Path) -> Reference:
+def resolve_reference(reference: str, policy: Path, *, report: Callable[[str], None] = lambda doing: None) -> Reference:
     """Finds the files of the model that `policy.reference` names; converts or downloads them if needed.
 
     Args:
         policy: Folder of the policy's files.
+        report: Called with what is being done, if that takes a while.
 
     Raises:
         BadInputError: The reference is no model, or not the base of the policy; see `check_reference`.
         MissingExtraError: A package that the built-in model or the download needs is not installed.
     """
-    folder = resolve_policy(reference, PARAM)
+    folder = resolve_policy(reference, PARAM, report=report)
     check_reference(folder, policy)
     return Reference(folder, base_digest(folder))
 

@@ -1,6 +1,7 @@
 """Where the policy comes from: what is accepted and what each refusal tells."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,25 @@ def test_an_id_that_cannot_be_downloaded_is_one_line(monkeypatch: pytest.MonkeyP
     with pytest.raises(BadInputError, match="'nobody/nothing' could not be downloaded") as caught:
         resolve_policy("nobody/nothing")
     assert "\n" not in caught.value.message
+
+
+def test_a_download_reports_how_far_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_text("")
+
+    def snapshot_download(*_: object, tqdm_class: Any, **__: object) -> str:
+        files, bytes_done = tqdm_class(total=3, desc="Fetching 3 files"), tqdm_class(total=0, unit="B", name="bytes")
+        bytes_done.total += 8_000_000_000
+        bytes_done.update(1_000_000_000)
+        files.update(1)
+        bytes_done.update(1_000_000_000)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    reports: list[str] = []
+    assert resolve_policy("owner/model", report=reports.append) == tmp_path
+    shares = [f"downloading owner/model, {done} of 8.0 GB" for done in ("1.0", "2.0")]
+    assert reports == ["downloading owner/model", *shares]
 
 
 def test_the_builtin_policy_needs_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
