@@ -220,7 +220,7 @@ def check_port(settings: Settings) -> Check:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
         if _is_daemon(f"http://{host}:{port}"):
-            return Check(name, "ok", "a reheatd answers there")
+            return Check(name, "ok", "a reheatd answers there; `reheatd status` says how it is")
         fix = "reheatd serve --port N, or stop the process that uses the port"
         return Check(name, "missing", f"{host}:{port}: {error.strerror}", fix)
     return Check(name, "ok", f"free on {host}")

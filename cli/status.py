@@ -64,6 +64,8 @@ def describe(status: StatusView) -> RenderableType:
         measured = f"{render.entropy(status.entropy)} nats per token, {status.ratio:.0%} of the baseline"
     facts.add_row("entropy", f"{measured}  {render.verdict(status.verdict)}")
     facts.add_row("baseline", _baseline(status))
+    if status.problem is not None:
+        facts.add_row("problem", f"[red]entropy cannot be measured:[/] {escape(status.problem)}")
     for line in render.learning(status.learning):
         facts.add_row("learning", line)
     if status.reach is not None:

@@ -65,20 +65,22 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
         require_worker_extra()
     with listen(settings.server.host, settings.server.port) as listener:
         url = url_of(settings.server.host, listener.getsockname()[1])
-        lock = await claim_data_dir(settings.data_dir)
         readiness = Readiness()
         front = StartingApp(readiness)
         http = HttpServer(front, listener, drain_timeout_s=settings.server.drain_timeout_s)
         http.start()
         try:
             policy, reference = await asyncio.to_thread(find_models, settings, readiness.report)
-            with closing(connect(settings.database_path)) as db:
-                check_request(ReheatRequest(), settings, vocabulary=policy.vocabulary)
-                front.app, parts = assemble(settings, device, policy, reference, url, http, readiness, lock, db)
-                await Daemon(settings, parts).run(on_ready)
+            lock = await claim_data_dir(settings.data_dir)
+            try:
+                with closing(connect(settings.database_path)) as db:
+                    check_request(ReheatRequest(), settings, vocabulary=policy.vocabulary)
+                    front.app, parts = assemble(settings, device, policy, reference, url, http, readiness, lock, db)
+                    await Daemon(settings, parts).run(on_ready)
+            finally:
+                os.close(lock)
         finally:
             await http.drain()
-            os.close(lock)
 
 
 def find_models(settings: Settings, report: Callable[[str], None]) -> tuple[ServedPolicy, Reference | None]:

@@ -159,6 +159,7 @@ class Api:
             reference=context.settings.policy.reference,
             ratio=windows[0].ratio if windows else None,
             measuring=context.monitor.progress,
+            problem=context.monitor.problem,
             job=controller.current_job,
             queued=len(waiting),
             waiting=waiting,
@@ -317,7 +318,7 @@ def _health(part: str, ok: bool) -> PartHealth:
 async def _engine(replica: Replica) -> EngineHealth:
     detail = ""
     if not replica.serving:
-        detail = "gets no requests until it is running and holds the adapters; see its log"
+        detail = replica.problem or "gets no requests until it is running and holds the adapters; see its log"
     elif not await replica.client.is_healthy():
         detail = "does not answer; see its log"
     return EngineHealth(ok=not detail, detail=detail, name=replica.name, url=replica.url, in_flight=replica.outstanding)

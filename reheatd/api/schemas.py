@@ -100,6 +100,9 @@ class StatusView(Contract):
     """The entropy as a share of the baseline."""
     measuring: MeasurementProgress | None
     """The measurement of entropy that is under way: of the promoted version, the baseline or a job's candidate."""
+    problem: str | None
+    """Why entropy could not be measured when it was last due; None if it could. Meanwhile no collapse is noticed, and
+    jobs that need the baseline wait."""
     job: Job | None
     """The job that is being run; None if there is none."""
     queued: int

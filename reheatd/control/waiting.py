@@ -34,7 +34,7 @@ async def retry_while_unreachable(operation: Callable[[], Awaitable[T]], timeout
     """The result of `operation`, which is repeated while engine or broker cannot be reached, e.g. during a restart.
 
     A NotFoundError counts as unreachable too, because a restarted engine does not know its adapters until they are
-    loaded again.
+    loaded again. A request that an engine refuses, for example because the model has no chat template, is not repeated.
 
     Raises:
         EngineError, BrokerError, NotFoundError: `operation` still raises this after `timeout_s` seconds.
@@ -54,7 +54,9 @@ async def retry_while_unreachable(operation: Callable[[], Awaitable[T]], timeout
 
 
 def _means_unreachable(error: BaseException) -> bool:
-    return isinstance(error, EngineError | BrokerError | NotFoundError) and not isinstance(error, DeliveryError)
+    if isinstance(error, EngineError):
+        return error.is_transient and not isinstance(error, DeliveryError)
+    return isinstance(error, BrokerError | NotFoundError)
 
 
 def _log_failure(state: RetryCallState) -> None:

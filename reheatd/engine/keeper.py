@@ -85,8 +85,13 @@ class EngineKeeper:
 
     async def _join(self, replica: Replica) -> None:
         started = time.monotonic()
-        await replica.client.wait_ready(self._startup_timeout_s)
-        await self._admit(replica)
+        try:
+            await replica.client.wait_ready(self._startup_timeout_s)
+            await self._admit(replica)
+        except ReheatdError as error:
+            replica.problem = error.message
+            raise
+        replica.problem = None
         log.info("%s serves after %.0f s", replica.name, time.monotonic() - started)
 
     def _lost(self, replica: Replica) -> None:

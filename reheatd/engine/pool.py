@@ -46,6 +46,8 @@ class Replica:
         self._responsive = True
         self.outstanding = 0
         """Number of requests in flight on the engine."""
+        self.problem: str | None = None
+        """Why the engine was not let in when it last started; None if it was."""
         self._ejected = asyncio.Event()
         self._heard_at = 0.0
 

@@ -93,6 +93,8 @@ class EntropyMonitor:
         self._measuring = asyncio.Lock()
         self.progress: MeasurementProgress | None = None
         """Progress of the present measurement; None if none is under way."""
+        self.problem: str | None = None
+        """Why the newest scheduled window failed; None if it did not."""
 
     @property
     def baseline(self) -> EntropyEstimate | None:
@@ -238,9 +240,11 @@ class EntropyMonitor:
         while True:
             try:
                 await self.take_window(source)
+                self.problem = None
             except OutdatedWindowError as error:
                 logger.info("%s", error)  # the swap that replaced the version asks for a window of the new one
             except (EngineError, NotFoundError, BadInputError) as error:
+                self.problem = error.message
                 logger.warning(
                     "the entropy window failed; the next one comes in %.0f s or when triggered: %s",
                     self._pause_s(),

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
@@ -75,11 +74,9 @@ def test_the_next_serve_carries_on_and_an_engine_that_dies_comes_back(folder: Pa
 
         (engine,) = [process for process in daemon.tree() if "reheatd.engine.server" in process.cmdline()[3:4]]
         engine.kill()
-        refused = wait_until(lambda: _if_refused(daemon.answer()))
-        assert refused.json()["error"]["code"] == "engine_unavailable"
-        assert "retry-after" in refused.headers
-        back = wait_until(lambda: _if_ok(daemon.answer()))
-        assert back.headers["x-reheatd-version"] == "policy-v1"
+        engine.wait()
+        waited = daemon.answer()  # by a request that comes while the engine restarts
+        assert (waited.status_code, waited.headers["x-reheatd-version"]) == (200, "policy-v1")
         assert "the engine was ended by SIGKILL" in daemon.log
 
         assert daemon.reheatd("adapters", "rollback")["version"] == 0
@@ -149,11 +146,3 @@ def _if_complete(tree: list[psutil.Process]) -> list[psutil.Process] | None:
     commands = [" ".join(process.cmdline()) for process in tree]
     kinds = ("valkey-server", "reheatd.engine.server", "-m workers")
     return tree if all(any(kind in command for command in commands) for kind in kinds) else None
-
-
-def _if_refused(answer: httpx.Response) -> httpx.Response | None:
-    return answer if answer.status_code == 503 else None
-
-
-def _if_ok(answer: httpx.Response) -> httpx.Response | None:
-    return answer if answer.status_code == 200 else None

@@ -90,6 +90,7 @@ class _Monitor:
     thresholds = FakeMonitor().thresholds
     max_tokens = 64
     progress = MeasurementProgress(model="policy-v0", done=12, of=40)
+    problem = "the model has no chat template"
 
     def __init__(self, world: ApiWorld) -> None:
         self._world = world
@@ -152,6 +153,10 @@ def test_status_reports_every_part(tmp_path: Path) -> None:
         world.pool.replicas[1].eject()
         report = StatusView.model_validate((await client.get("/reheatd/v1/status")).json())
         assert [engine.ok for engine in report.engines] == [True, False]
+        assert report.problem == "the model has no chat template"
+        world.pool.replicas[1].problem = "the engine serves another daemon"
+        report = StatusView.model_validate((await client.get("/reheatd/v1/status")).json())
+        assert report.engines[1].detail == "the engine serves another daemon"
         assert not report.broker.ok and "broker" in report.broker.detail
         assert report.workers.connected == 0 and "reheatd worker" in report.workers.detail
         assert (report.requests.total, report.requests.failed) == (7, 1)

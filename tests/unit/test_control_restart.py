@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from reheatd.control.states import State
+from reheatd.control.waiting import retry_while_unreachable
 from reheatd.errors import EngineError
 from reheatd.jobs.contracts import JobEvent, JobStatus
 from tests.unit.control_support import REHEAT, World, finish_one, live, lost
+from tests.waiting import HANGS_S
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -155,3 +157,26 @@ def test_jobs_that_an_earlier_version_stored_are_read(tmp_path: Path) -> None:
         assert record.job.gates[0].outcome == "passed"
 
     live(World(tmp_path), story)
+
+
+@pytest.mark.parametrize(("status", "tries"), [(None, 3), (503, 3), (400, 1)])
+def test_an_engine_that_is_away_is_waited_for_and_one_that_refuses_is_not(status: int | None, tries: int) -> None:
+    asked = 0
+
+    async def ask() -> None:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            error = EngineError("the model has no chat template")
+            error.upstream_status = status
+            raise error
+
+    async def body() -> None:
+        if status == 400:
+            with pytest.raises(EngineError, match="no chat template"):
+                await retry_while_unreachable(ask, HANGS_S)
+        else:
+            await retry_while_unreachable(ask, HANGS_S)
+        assert asked == tries
+
+    asyncio.run(body())

@@ -206,8 +206,9 @@ def test_a_failing_engine_records_nothing_and_the_next_occasion_works(
         await daemon.run_until(lambda: "the engine restarts" in caplog.text)
         assert daemon.series.last(5) == []
         assert daemon.monitor.verdict is None
+        assert daemon.monitor.problem == "the engine restarts"
         daemon.monitor.trigger()
-        await daemon.run_until(lambda: daemon.monitor.verdict == "ok")
+        await daemon.run_until(lambda: daemon.monitor.verdict == "ok" and daemon.monitor.problem is None)
 
     drive(tmp_path, story)
 
