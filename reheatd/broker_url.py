@@ -95,6 +95,8 @@ def parse_broker_url(text: str) -> BrokerUrl:
     if not found or scheme not in SCHEMES:
         raise _unusable(f"is not the URL of a Redis or Valkey; {FORM}")
     credentials, at, location = rest.rpartition("@")
+    if "://" in credentials:
+        raise _unusable("names more than one broker; name one, and write %3A for a : before // in a password")
     username, colon, password = credentials.partition(":")
     if at and not colon:
         raise _unusable("has a name before the @ but no password; write :password@ or name:password@")

@@ -134,7 +134,8 @@ class BrokerSection(Options):
         """
         if self.url is None or self.password_file is None:
             return self.url
-        return str(replace(parse_broker_url(self.url), password=read_secret(self.password_file, "broker.password_file")))
+        password = read_secret(self.password_file, "broker.password_file")
+        return str(replace(parse_broker_url(self.url), password=password))
 
     @field_validator("url")
     @classmethod

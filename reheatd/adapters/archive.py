@@ -171,7 +171,7 @@ def _members(reader: _Reader) -> Iterator[tuple[str, tarfile.TarInfo]]:
         if member.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME):
             long_name, headers = _extended_name(reader, member) or long_name, headers + 1
             if headers > MAX_HEADERS:
-                raise ArchiveInvalidError(f"the archive has more than {MAX_HEADERS} headers for one entry; pack it again")
+                raise ArchiveInvalidError(f"an entry of the archive has more than {MAX_HEADERS} headers; pack it again")
             continue
         name, long_name, headers = long_name or member.name, None, 0
         if not (member.isdir() or member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)):

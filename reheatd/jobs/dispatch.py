@@ -238,7 +238,8 @@ class JobDispatcher:
                 raise self._broker_error(error) from error
 
     def _broker_error(self, error: Exception) -> BrokerError:
-        return BrokerError(f"the broker at {broker_address(self._url)} cannot be reached ({error}); see the broker's log")
+        where = broker_address(self._url)
+        return BrokerError(f"the broker at {where} cannot be reached ({error}); see the broker's log")
 
 
 def _log_unread(job_id: str, state: RetryCallState) -> None:
