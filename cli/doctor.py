@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from cli import render
 from cli.options import ConfigOption, JsonOption
+from reheatd.broker_url import broker_address
 from reheatd.config import Settings, load_settings
 from reheatd.config_tables import BUILTIN_POLICY
 from reheatd.engine.launch import detect_device
@@ -25,6 +26,7 @@ from reheatd.engine.number_format import engine_format
 from reheatd.engine.policy_model import BUILTIN_INSTALL, builtin_package_file, cache_dir
 from reheatd.errors import MissingExtraError
 from reheatd.extras import HOME, imported_instead, require_engine_extra
+from reheatd.process import landlock
 from reheatd.process.gpus import VISIBLE_ENV, visible_gpus
 
 GIB = 1 << 30
@@ -126,10 +128,10 @@ def check_plugin(settings: Settings) -> Check:
 
 
 def check_broker(settings: Settings) -> Check:
-    from reheatd.process.broker import address, server_binary
+    from reheatd.process.broker import server_binary
 
     if settings.broker.url is not None:
-        return Check("broker", "ok", f"broker.url is {address(settings.broker.url)}")
+        return Check("broker", "ok", f"broker.url is {broker_address(settings.broker.url)}")
     try:
         binary = server_binary()
     except MissingExtraError as error:
@@ -163,6 +165,27 @@ def check_baseline(settings: Settings) -> Check:
         fix = "install vllm, which measures it here, or give entropy.baseline_nats instead"
         return Check("baseline", "missing", f"policy.reference is {reference}, but vllm is not installed", fix)
     return Check("baseline", "ok", f"the entropy of {reference}, measured once before the policy is served")
+
+
+def check_data_dir(settings: Settings) -> Check:
+    """Says whether other users of the machine can look into the data folder."""
+    folder = settings.data_dir
+    if not folder.exists():
+        return Check("data folder", "ok", f"{folder}, which the first start makes for its owner alone")
+    if folder.stat().st_mode & 0o077:
+        detail = f"other users can look into {folder}, which holds prompts, answers and the broker's data"
+        return Check("data folder", "note", detail, f"chmod 700 {folder}, unless engines or workers run as other users")
+    return Check("data folder", "ok", f"{folder}, open to its owner alone")
+
+
+def check_sandbox(settings: Settings) -> Check:
+    """Says whether the files of the worker's user are out of the reach of rewards."""
+    try:
+        number = landlock.version()
+    except landlock.LandlockUnavailableError as error:
+        fix = "use a kernel with Landlock, or run workers as a user whose files may be read by rewards"
+        return Check("reward sandbox", "note", f"rewards can read the worker's files: {error.strerror}", fix)
+    return Check("reward sandbox", "ok", f"Landlock {number}: rewards read their own code only")
 
 
 def check_cores(settings: Settings) -> Check:
@@ -238,6 +261,8 @@ CHECKS: tuple[Callable[[Settings], Check], ...] = (
     check_baseline,
     check_gpu,
     check_number_format,
+    check_data_dir,
+    check_sandbox,
     check_cores,
     check_memory,
     check_disk,

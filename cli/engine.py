@@ -9,10 +9,11 @@ from reheatd.config import load_settings
 def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None:
     """Run vLLM with adapter slots as the daemon would, for a daemon that runs elsewhere.
 
-    The daemon names this engine in `engine.url`, and must see the same data folder. The engine's adapter endpoints
-    check no keys, so keep it off public networks.
+    The daemon names this engine in `engine.url`, and must see the same data folder and the same `engine.api_key_file`.
+    Without that file or VLLM_API_KEY, the engine listens on loopback only and has no entropy tap.
     """
     settings = load_settings(config)
+    from reheatd.engine.credentials import standalone_credentials
     from reheatd.engine.launch import detect_device, engine_command, taps
     from reheatd.engine.policy_model import resolve_policy
     from reheatd.extras import require_engine_extra
@@ -23,12 +24,14 @@ def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None
     port = settings.engine.port or reserve_port(settings.engine.host)
     # Port 0 means that a daemon picks a port for an engine that it starts itself.
     tap = settings.entropy.tap_address if taps(settings, device) else None
+    credentials = standalone_credentials(settings.engine)
     command = engine_command(
         settings,
         resolve_policy(settings.policy.model),
         port,
         device,
-        tap_address=tap if tap and not tap.endswith(":0") else None,
+        credentials=credentials,
+        tap_address=tap if tap and credentials and not tap.endswith(":0") else None,
     )
     if not json_output:
         print(f"reheatd: engine for {settings.policy.model} on http://{settings.engine.host}:{port}", flush=True)

@@ -83,6 +83,8 @@ def describe(status: StatusView) -> RenderableType:
         facts.add_row("paused", f"[red]{pause.what}[/] {render.age(pause.since)}: {escape(pause.why)}")
     failed = f", [red]{status.requests.failed} failed[/]" if status.requests.failed else ", none failed"
     facts.add_row("requests", f"{status.requests.total}{failed}, {status.in_flight} in flight")
+    if status.tap_rejected:
+        facts.add_row("entropy tap", f"[yellow]{status.tap_rejected} datagrams dropped[/], which no engine sealed")
     engines = [(engine.name, engine) for engine in status.engines]
     parts = [*engines, ("broker", status.broker), ("workers", status.workers)]
     facts.add_row("parts", "  ".join(_health(name, part) for name, part in parts))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cli.options import ConfigOption, JsonOption
+from reheatd.broker_url import broker_address, parse_broker_url
 from reheatd.config import load_settings
 from reheatd.errors import BadInputError
 
@@ -24,15 +25,25 @@ def worker(
     `server.public_url`.
     """
     settings = load_settings(config, {"workers": {"threads": threads}} if threads else {})
-    url = broker_url or settings.broker.url
+    url = settings.broker.full_url if broker_url is None else _without_password(broker_url)
     if url is None:
         raise BadInputError("a worker needs --broker-url redis://host:6379/0, or broker.url in the configuration")
     from reheatd.extras import require_worker_extra
-    from reheatd.process.broker import address
     from reheatd.process.worker_command import worker_command
 
     require_worker_extra()
     command = worker_command(url, settings.workers, index=os.getpid())
     if not json_output:
-        print(f"reheatd: worker for {address(url)}", flush=True)
+        print(f"reheatd: worker for {broker_address(url)}", flush=True)
     os.execve(command.argv[0], command.argv, {**os.environ, **command.env})
+
+
+def _without_password(text: str) -> str:
+    url = parse_broker_url(text)
+    if url.password:
+        raise BadInputError(
+            "--broker-url has a password, which every user of this machine can read in the process list; put the URL "
+            "into REHEATD_BROKER__URL or the configuration file",
+            param="broker.url",
+        )
+    return str(url)

@@ -1,6 +1,6 @@
 """Builds the daemon's parts from the settings, each from the parts that it uses, without starting any."""
 
-import socket
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from reheatd.control.controller import Controller
 from reheatd.control.dependencies import Dependencies, ServedPolicy
 from reheatd.control.ledger import Ledger
 from reheatd.control.specs import task_of_jobs
+from reheatd.engine.credentials import EngineCredentials
 from reheatd.engine.launch import Device, engine_command, taps
 from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.probe_client import ProbeClient
@@ -20,7 +21,7 @@ from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.answer_length import AnswerLength
 from reheatd.entropy.detector import CollapseDetector, Origin
 from reheatd.entropy.learning import LearningSignal
-from reheatd.entropy.live import LiveSeries, tap_socket
+from reheatd.entropy.live import LiveSeries, TapListener, tap_socket
 from reheatd.entropy.meter import EntropyMeter, Sampler
 from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.probes import load_probes
@@ -39,6 +40,8 @@ from reheatd.reference.answers import AnswerKey
 from reheatd.reference.files import Reference
 from reheatd.reference.measurement import ReferenceMeasurement, check_engine_for_reference
 from reheatd.task_data import load_task
+
+logger = logging.getLogger(__name__)
 
 ENGINE_GRACE_S = 10.0
 
@@ -66,34 +69,48 @@ class Entropy:
 
 def build_broker(settings: Settings) -> tuple[str, Command | None]:
     """The broker's URL, and the command that starts it if it is to be a child."""
-    if settings.broker.url is not None:
-        return settings.broker.url, None
+    if (url := settings.broker.full_url) is not None:
+        return url, None
     embedded = embedded_broker(settings.broker_dir)
     return embedded.url, embedded.command
 
 
-def listen_to_taps(settings: Settings, device: Device) -> socket.socket | None:
-    """The socket that the engines' taps send to; None if there are none. Engines that run elsewhere may have taps."""
+def listen_to_taps(settings: Settings, device: Device, credentials: EngineCredentials | None) -> TapListener | None:
+    """What the engines' taps send to; None if there are none. Engines that run elsewhere may have taps.
+
+    Without credentials, nothing that arrives could be told from what others send.
+    """
     tapped = settings.entropy.tap != "off" if settings.engine.url else taps(settings, device)
-    return tap_socket(settings.entropy.tap_address) if tapped else None
+    if tapped and credentials is None:
+        logger.warning("no entropy taps: the engines at engine.url share no secret with this daemon; see api_key_file")
+    if not tapped or credentials is None:
+        return None
+    return TapListener(tap_socket(settings.entropy.tap_address), credentials.tap_key)
 
 
 def build_engines(
-    settings: Settings, policy: ServedPolicy, device: Device, tap_listener: socket.socket | None
+    settings: Settings,
+    policy: ServedPolicy,
+    device: Device,
+    credentials: EngineCredentials | None,
+    tap_listener: TapListener | None,
 ) -> tuple[list[Replica], list[Command]]:
     """The replicas, and the commands that start them if they are to be children."""
     engine, owned = settings.engine, settings.data_dir.resolve()
+    key = None if credentials is None else credentials.api_key
     if engine.urls:
-        return [Replica(_engine_label(index, engine.urls), url, owned) for index, url in enumerate(engine.urls)], []
-    tap_address = "{}:{}".format(*tap_listener.getsockname()[:2]) if tap_listener else None
+        return [Replica(_engine_label(at, engine.urls), url, owned, key) for at, url in enumerate(engine.urls)], []
+    tap_address = tap_listener.address if tap_listener else None
     ports = [engine.port + index if engine.port else reserve_port(engine.host) for index in range(engine.replicas)]
     replicas: list[Replica] = []
     commands: list[Command] = []
     for index, port in enumerate(ports):
         name = _engine_label(index, ports)
         share = (index, len(ports))
-        made = engine_command(settings, policy.path, port, device, tap_address=tap_address, replica=share)
-        replicas.append(Replica(name, url_of(engine.host, port), owned))
+        made = engine_command(
+            settings, policy.path, port, device, credentials=credentials, tap_address=tap_address, replica=share
+        )
+        replicas.append(Replica(name, url_of(engine.host, port), owned, key))
         commands.append(Command(name, made.argv, made.env, ENGINE_GRACE_S))
     return replicas, commands
 

@@ -1,10 +1,14 @@
 """The tables of the configuration that belong to the daemon; those of its jobs are in `reheatd.options`."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
+from reheatd.broker_url import parse_broker_url
 from reheatd.options import NumberFormat, Options, WindowOptions
+from reheatd.secret_files import read_secret
 
 BUILTIN_POLICY = "smollm2-135m-instruct"
 
@@ -50,9 +54,13 @@ class EngineSection(Options):
     replicas: int = Field(default=1, ge=1)
     """Number of engines that the daemon starts. All serve the same version; each gets its share of the cores or
     GPUs."""
+    api_key_file: Path | None = None
+    """File with the secret that daemon and engines share if the engines run elsewhere: the engines' API key, from which
+    the key of their entropy taps is derived. Default: the environment variable VLLM_API_KEY. Engines that the daemon
+    starts get a random key each time."""
     host: str = "127.0.0.1"
-    """Address that an engine started by the daemon listens on. Its adapter endpoints check no keys, so keep it off
-    public networks."""
+    """Address that an engine started by the daemon listens on. It needs a key, but knows no TLS, so keep it off public
+    networks."""
     port: int = Field(default=0, ge=0, le=65535)
     """Port that an engine started by the daemon listens on; further engines take the ports after it. 0 picks free
     ports."""
@@ -96,17 +104,49 @@ class EngineSection(Options):
                 "in url, separated by commas, or leave url out"
             )
         for url in self.urls:
+            if "@" in url:
+                raise ValueError("url holds credentials; put the engine's key into a file and name it in api_key_file")
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"url has {url!r}, which is not like http://host:8100")
+        if any(argument.startswith("--api-key") for argument in self.extra_args):
+            raise ValueError(
+                "extra_args has --api-key, which every user of the machine could read in the process list; the daemon "
+                "makes a key itself, or put it into a file and name it in api_key_file"
+            )
         if len(set(self.urls)) < len(self.urls):
             raise ValueError(f"url = {self.url!r} names an engine twice")
         return self
 
 
 class BrokerSection(Options):
-    url: str | None = None
-    """Redis URL of a broker that is already running; default: the daemon starts an embedded Valkey as a child
-    process."""
+    url: str | None = Field(default=None, repr=False)
+    """URL of a Redis or Valkey that is already running: redis://:password@host:6379/0, rediss:// with TLS, or
+    unix:///path/to/socket. Default: the daemon starts an embedded Valkey as a child process."""
+    password_file: Path | None = None
+    """File that holds the broker's password, for a `url` that has none."""
+
+    @property
+    def full_url(self) -> str | None:
+        """`url` with the password in `password_file`; do not log it.
+
+        Raises:
+            ConfigError: The file cannot be read.
+        """
+        if self.url is None or self.password_file is None:
+            return self.url
+        password = read_secret(self.password_file, "broker.password_file")
+        return str(replace(parse_broker_url(self.url), password=password))
+
+    @field_validator("url")
+    @classmethod
+    def _in_one_form(cls, value: str | None) -> str | None:
+        return None if value is None else str(parse_broker_url(value))
+
+    @model_validator(mode="after")
+    def _one_password(self) -> "BrokerSection":
+        if self.password_file is not None and (self.url is None or parse_broker_url(self.url).password):
+            raise ValueError("password_file needs a url without a password")
+        return self
 
 
 class WorkersSection(Options):
@@ -122,6 +162,11 @@ class WorkersSection(Options):
     to restart."""
     report_rollouts: int = Field(default=24, ge=2)
     """Number of rollouts of the parent, and of the student, on which a job's report compares the two."""
+    reward_paths: list[str] = Field(default=[])
+    """Files and folders that rewards may read besides their own code and the interpreter's installation, where the
+    kernel has Landlock (`reheatd doctor` says so)."""
+    reward_variables: list[str] = Field(default=[])
+    """Names of environment variables of the worker that rewards get, besides PATH, HOME, PYTHONPATH and the like."""
     rollouts_kept: int = Field(default=2000, ge=0)
     """Number of rollouts that a job keeps for `reheatd jobs rollouts`, at most, spread evenly over its steps; 0 keeps
     none."""

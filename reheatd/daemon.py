@@ -5,7 +5,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from reheatd.adapters.swap import SwapManager
+from reheatd.broker_url import broker_address
 from reheatd.config import Settings
 from reheatd.control.controller import Controller
 from reheatd.engine.keeper import EngineKeeper
@@ -24,7 +24,7 @@ from reheatd.errors import EngineError, ReheatdError
 from reheatd.gateway.app import Gateway
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.names import version_name
-from reheatd.process.broker import address, wait_for_broker
+from reheatd.process.broker import wait_for_broker
 from reheatd.process.http_server import HttpServer
 from reheatd.process.instance import write_daemon_file
 from reheatd.process.supervisor import Child, Command, Supervisor
@@ -71,11 +71,11 @@ class Parts:
     readiness: Readiness
     supervisor: Supervisor
     broker_url: str
-    """URL of the broker. It may hold a password, so log its `address` instead."""
+    """URL of the broker. It may hold a password, so log its `broker_address` instead."""
     broker_command: Command | None
     """Command that starts the embedded broker; None if another broker is used."""
-    tap_listener: socket.socket | None
-    """Socket that the engines' entropy taps send to; None if they have none."""
+    tap_listener: TapListener | None
+    """What the engines' entropy taps send to; None if they have none."""
     reference: ReferenceMeasurement | None
     """The measurement of the baseline, if that is the entropy of a reference and was not measured yet."""
     pool: EnginePool
@@ -127,7 +127,7 @@ class Daemon:
             self._broker.keep_running()
         else:
             await wait_for_broker(parts.broker_url)
-        logger.info("broker ready at %s", address(parts.broker_url))
+        logger.info("broker ready at %s", broker_address(parts.broker_url))
         await parts.swaps.restore()
         # Workers are started before the engines, so that both import their code at the same time. If a job from before
         # a restart is to be resumed, they are started after the engines, because its worker needs an engine at once.
@@ -155,7 +155,7 @@ class Daemon:
         self._in_background("live entropy", partial(close_windows_every, settings.entropy.interval_s, parts.live))
         self._in_background("rotation of logs", parts.supervisor.rotate_logs)
         if parts.tap_listener is not None:
-            self._in_background("entropy tap", TapListener(parts.live, parts.tap_listener).run)
+            self._in_background("entropy tap", partial(parts.tap_listener.run, parts.live))
         self._in_background("control loop", parts.controller.run)
         if not parts.engines.are_children:
             self._in_background("engine watch", parts.engines.watch)

@@ -33,6 +33,7 @@ from reheatd.control.ledger import Ledger
 from reheatd.control.specs import check_request
 from reheatd.daemon import Daemon, Parts, Readiness
 from reheatd.database import connect
+from reheatd.engine.credentials import daemon_credentials
 from reheatd.engine.keeper import EngineKeeper
 from reheatd.engine.launch import Device, detect_device
 from reheatd.engine.policy_model import resolve_policy
@@ -121,8 +122,9 @@ def assemble(
     """
     supervisor = Supervisor(settings.logs_dir, inherited=(lock,))
     broker_url, broker_command = build_broker(settings)
-    tap_listener = listen_to_taps(settings, device)
-    replicas, commands = build_engines(settings, policy, device, tap_listener)
+    credentials = daemon_credentials(settings.engine)
+    tap_listener = listen_to_taps(settings, device, credentials)
+    replicas, commands = build_engines(settings, policy, device, credentials, tap_listener)
     pool = EnginePool(replicas)
     adapters = build_adapters(settings, db, pool)
     engines = EngineKeeper(

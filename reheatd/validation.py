@@ -24,6 +24,9 @@ WANTED = {
 }
 """Messages by pydantic's name of the error; other errors keep pydantic's own message."""
 
+SECRET_TABLES = ("broker",)
+"""Tables whose values may hold a password, so that no message repeats them."""
+
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
     """The dotted name of the first field that is wrong, and one line that says what is wrong with it.
@@ -32,6 +35,9 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
     """
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
+    if name.partition(".")[0] in SECRET_TABLES:
+        wanted = _wanted(first)
+        return name, wanted if wanted.startswith(f"{name} ") else f"{name}: {wanted}"
     if not name or first["type"] == "missing" or isinstance(first["input"], dict):
         return name, f"{name}: {_wanted(first)}" if name else _wanted(first)
     return name, f"{name} = {first['input']!r}: {_wanted(first)}"

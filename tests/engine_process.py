@@ -14,6 +14,8 @@ from reheatd.config import Settings
 from reheatd.engine.client import EngineClient
 from reheatd.engine.launch import engine_command
 from reheatd.process.ports import reserve_port
+from reheatd.tap.seal import KEY_ENV
+from tests.tap_ear import KEY
 from tests.waiting import HANGS_S
 
 SERVER = "reheatd.engine.server"
@@ -64,7 +66,7 @@ def start_engine(
     settings = Settings.model_validate({"engine": {"kv_cache_bytes": 64 << 20, **engine}})
     port = port or reserve_port()
     command = engine_command(settings, model, port, "cpu", tap_address=tap_address)
-    argv, env = command.argv, {**os.environ, **command.env, **(env or {})}
+    argv, env = command.argv, {**os.environ, **command.env, KEY_ENV: KEY, **(env or {})}
     argv[argv.index(SERVER)] = server
     if stock:
         argv = [argv[0], "-c", STOCK_SERVER, *argv[argv.index("--model") :]]

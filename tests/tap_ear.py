@@ -4,8 +4,11 @@ import socket
 import threading
 
 from reheatd.tap.moments import Moments
+from reheatd.tap.seal import Opener
 from reheatd.tap.wire import TapTotals
 from tests.waiting import wait_until
+
+KEY = "the key of the taps in tests"
 
 
 class TapEar:
@@ -29,9 +32,10 @@ class TapEar:
         return self.sums(version, source)
 
     def _hear(self, listener: socket.socket) -> None:
+        opener = Opener(KEY)
         while True:
             try:
-                report = TapTotals.decode(listener.recv(1 << 16))
+                report = TapTotals.decode(opener.open(listener.recv(1 << 16)))
             except OSError:
                 return
             self.reports[report.run] = report

@@ -129,7 +129,9 @@ class Policy:
             BadInputError: The LoRA would target the head or embeddings, or the model transforms its logits.
         """
         torch_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=choose_dtype(dtype, torch_device))
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            model_path, dtype=choose_dtype(dtype, torch_device), use_safetensors=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(model_path)
         return cls.on_model(model.to(torch_device), tokenizer, lora, parent_adapter, seed=seed)
 

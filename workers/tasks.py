@@ -3,10 +3,12 @@
 This module is imported only in the process of the job.
 """
 
+import json
 import logging
 import os
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -17,6 +19,7 @@ from reheatd.jobs.channel import JobChannel, JobNotWantedError
 from reheatd.jobs.contracts import ImportResult, ImportSpec, JobBase, JobResult, ReheatSpec, TrainingSpec, step_limit
 from reheatd.jobs.curves import CurveWriter
 from reheatd.options import NumberFormat
+from reheatd.process.worker_command import REWARD_PATHS_ENV, REWARD_VARIABLES_ENV
 from reheatd.task_data import TaskData, load_task
 from workers.before_after import Evaluation
 from workers.policy import Policy
@@ -133,8 +136,14 @@ def _enter(
 ) -> tuple[Verifier, ServedSampler]:
     """Starts what scores answers and what samples them."""
     timeout_s = spec.task.reward_timeout_s
-    verifier = stack.enter_context(Verifier(spec.task.reward, timeout_s=timeout_s, on_progress=progress.count))
-    return verifier, stack.enter_context(ServedSampler(spec, probes, on_progress=progress.count))
+    verifier = Verifier(
+        spec.task.reward,
+        timeout_s=timeout_s,
+        on_progress=progress.count,
+        readable=[Path(path) for path in json.loads(os.environ.get(REWARD_PATHS_ENV, "[]"))],
+        variables=json.loads(os.environ.get(REWARD_VARIABLES_ENV, "[]")),
+    )
+    return stack.enter_context(verifier), stack.enter_context(ServedSampler(spec, probes, on_progress=progress.count))
 
 
 def _dtype() -> NumberFormat:

@@ -22,6 +22,8 @@ MAX_MEMBERS = 100
 MAX_DEPTH = 8
 MAX_HEADER_BYTES = 1 << 16
 """Longest extended header, in bytes; one holds a name and a few numbers."""
+MAX_HEADERS = 4
+"""Extended headers that one entry may have; a stream of nothing else would never end."""
 MAX_TRAILING_BYTES = 1 << 20
 """Largest padding after the end of the archive, in bytes."""
 
@@ -160,16 +162,18 @@ def _unpack(reader: _Reader, folder: Path, max_bytes: int, max_members: int) -> 
 
 def _members(reader: _Reader) -> Iterator[tuple[str, tarfile.TarInfo]]:
     """The archive's files and folders with their names; the content of each must be read before the next is taken."""
-    long_name = None
+    long_name, headers = None, 0
     while (block := reader.exactly(BLOCK)) != bytes(BLOCK):
         try:
             member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
             raise ArchiveInvalidError(f"the stream is no tar archive, or damaged ({error}); pack it again") from error
         if member.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME):
-            long_name = _extended_name(reader, member) or long_name
+            long_name, headers = _extended_name(reader, member) or long_name, headers + 1
+            if headers > MAX_HEADERS:
+                raise ArchiveInvalidError(f"an entry of the archive has more than {MAX_HEADERS} headers; pack it again")
             continue
-        name, long_name = long_name or member.name, None
+        name, long_name, headers = long_name or member.name, None, 0
         if not (member.isdir() or member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)):
             raise ArchiveInvalidError(f"{name!r} in the archive is neither a plain file nor a folder; leave it out")
         if member.size < 0 or (member.isdir() and member.size):
@@ -185,7 +189,7 @@ def _extended_name(reader: _Reader, member: tarfile.TarInfo) -> str | None:
     if member.type == tarfile.GNUTYPE_LONGNAME:
         return content.rstrip(b"\0").decode("utf-8", "surrogateescape")
     fields = dict(_pax_records(content))
-    if fields.keys() & {"size", "GNU.sparse.major", "GNU.sparse.name", "GNU.sparse.map"}:
+    if any(key == "size" or key.startswith("GNU.sparse.") for key in fields):
         raise ArchiveInvalidError("the archive has a sparse or very large file; pack it in plain tar format")
     return fields.get("path")
 

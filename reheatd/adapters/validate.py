@@ -7,7 +7,9 @@ gets into other versions' answers: masked attention multiplies the rest of a reu
 
 import hashlib
 import json
+import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ def validate_adapter(folder: Path, model_path: Path, *, max_rank: int) -> None:
             LM head or an embedding, or lacks its A or B in some layer. A shape does not fit. A value is not finite.
             The update is zero everywhere or absurdly large.
     """
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        _check_plain(folder / name)
     config = read_config(folder)
     rank = checked_rank(folder, config.get("r"), max_rank)
     if config.get("peft_type") != "LORA":
@@ -84,6 +88,12 @@ def validate_adapter(folder: Path, model_path: Path, *, max_rank: int) -> None:
         raise AdapterInvalidError(f"{folder.name}: every update is zero; the adapter does nothing")
     if max(updates) > LARGEST_RELATIVE_UPDATE:
         raise AdapterInvalidError(f"{folder.name}: an update has norm {max(updates):.3g} per weight; training diverged")
+
+
+def _check_plain(file: Path) -> None:
+    """Refuses links, pipes and devices: behind them may be what is not the adapter's, or what never ends."""
+    if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+        raise AdapterInvalidError(f"{file} is no plain file; copy what it stands for into the adapter's folder")
 
 
 def base_digest(model_path: Path) -> str:

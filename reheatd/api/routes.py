@@ -171,6 +171,7 @@ class Api:
             engines=engines,
             broker=_health("broker", await context.broker_healthy()),
             workers=await self._workers(),
+            tap_rejected=context.live.rejected,
             adapters_loaded=context.slots.loaded(),
             in_flight=context.slots.in_flight(),
             requests=RequestTotals(total=context.requests.total, failed=context.requests.failed),

@@ -121,6 +121,8 @@ class StatusView(Contract):
     engines: list[EngineHealth]
     broker: PartHealth
     workers: WorkersHealth
+    tap_rejected: int = 0
+    """Datagrams that the entropy tap's socket dropped: forged, repeated or too old."""
     adapters_loaded: list[str]
     """Names of the adapters that the engines have loaded, the least recently used first."""
     in_flight: int

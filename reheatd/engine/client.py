@@ -59,11 +59,16 @@ class EngineClient:
         base_url: URL of the engine or of the gateway, e.g. http://127.0.0.1:8000.
         owned: Folder that holds all adapters of this daemon. An engine with an adapter from elsewhere serves another
             daemon. None if adapters are not this client's business.
+        api_key: Key that the server asks for; None if it asks for none.
         timeout_s: Longest wait for one answer, in seconds.
     """
 
-    def __init__(self, base_url: str, *, owned: Path | None = None, timeout_s: float = 600.0) -> None:
+    def __init__(
+        self, base_url: str, *, owned: Path | None = None, api_key: str | None = None, timeout_s: float = 600.0
+    ) -> None:
         self.base_url = base_url.rstrip("/")
+        self.authorization = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        """Headers that prove to the server who asks."""
         self._owned = owned
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
@@ -104,6 +109,8 @@ class EngineClient:
                     await self.complete(BASE_MODEL_NAME, "1", max_tokens=1)
             except EngineError as error:
                 last = error.message
+                if error.upstream_status == 401:
+                    last += "; engine.api_key_file must name the file with the engine's key"
                 raise
             except TimeoutError as error:
                 last = f"healthy, but no token within {patience_s:.0f} s"
@@ -276,7 +283,9 @@ class EngineClient:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S)
-            self._session = aiohttp.ClientSession(timeout=self._timeout, connector=connector)
+            self._session = aiohttp.ClientSession(
+                headers=self.authorization, timeout=self._timeout, connector=connector
+            )
         return self._session
 
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:

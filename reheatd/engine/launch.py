@@ -1,11 +1,12 @@
 """The command line and the environment with which vLLM is started, for the CPU and the CUDA build."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from reheatd.config import Settings
+from reheatd.engine.credentials import KEY_CHECK, EngineCredentials
 from reheatd.engine.number_format import engine_format
 from reheatd.errors import ConfigError
 from reheatd.names import BASE_MODEL_NAME
@@ -31,6 +32,11 @@ PROMPT_PART_TOKENS = 16
 that is more. A prompt that is alone is not divided. A step that scores 80 tokens takes twice as long as one that
 decodes
 8."""
+LOOPBACK_ENV = {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+"""Where the processes of one engine talk to each other. Without this, gloo listens on an address of the network even if
+there is only one process."""
+MANY_MACHINES = ("nnodes", "data-parallel-address", "ray", "master-addr", "node-rank")
+"""Parts of vLLM's arguments for an engine that is spread over several machines."""
 BLOCK_TOKENS = 32
 """Tokens of a block in the CPU engine's prefix cache; with vLLM's default of 128, a short prompt is never cached."""
 
@@ -40,7 +46,8 @@ class EngineCommand:
     """The command line and the environment of an engine."""
 
     argv: list[str]
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)
+    """Holds the engine's key; do not log it."""
 
 
 def detect_device() -> Device:
@@ -54,13 +61,16 @@ def engine_command(
     port: int,
     device: Device,
     *,
+    credentials: EngineCredentials | None = None,
     tap_address: str | None = None,
     replica: tuple[int, int] = (0, 1),
 ) -> EngineCommand:
     """The command that serves `model_path` on `port` with adapter slots.
 
     Args:
-        tap_address: host:port that the entropy tap sends to; None for an engine without a tap. See `taps`.
+        credentials: What requests to the engine must prove; None for an engine that answers everybody.
+        tap_address: host:port that the entropy tap sends to; None for an engine without a tap. A tap needs credentials.
+            See `taps`.
         replica: Index of this engine and number of engines on this machine; each gets its share of the cores or GPUs.
 
     Raises:
@@ -98,6 +108,8 @@ def engine_command(
         "HF_HUB_OFFLINE": "1",
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
     }
+    if not any(word in argument for argument in engine.extra_args for word in MANY_MACHINES):
+        env |= {name: os.environ.get(name, value) for name, value in LOOPBACK_ENV.items()}
     if device == "cpu":
         argv += [
             "--enforce-eager",
@@ -126,6 +138,9 @@ def engine_command(
         argv += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
         if replica[1] > 1:
             env[VISIBLE_ENV] = _gpus_of(*replica)
+    if credentials is not None:
+        argv += ["--middleware", KEY_CHECK]
+        env |= credentials.engine_env()
     if tap_address is not None:
         argv += ["--logits-processors", TAP]
         env[ADDRESS_ENV] = tap_address

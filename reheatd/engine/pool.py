@@ -34,11 +34,12 @@ class Replica:
 
     Args:
         owned: Folder that holds all adapters of this daemon; see `EngineClient`.
+        api_key: The engine's key; None if it has none.
     """
 
-    def __init__(self, name: str, url: str, owned: Path | None = None) -> None:
+    def __init__(self, name: str, url: str, owned: Path | None = None, api_key: str | None = None) -> None:
         self.name = name
-        self.client = EngineClient(url, owned=owned)
+        self.client = EngineClient(url, owned=owned, api_key=api_key)
         self.serving = False
         """Whether the engine takes requests: it runs, and it holds every adapter that the others hold."""
         self.able = asyncio.Event()

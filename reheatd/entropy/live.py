@@ -21,6 +21,7 @@ from pydantic import Field
 from reheatd.errors import ConfigError
 from reheatd.measures import Contract, EntropyEstimate, PositionMean
 from reheatd.tap.moments import Moments
+from reheatd.tap.seal import Opener
 from reheatd.tap.wire import TapTotals
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ CREATE TABLE IF NOT EXISTS live_sums (
 );
 """
 KEEP_SUMS_S = 86_400.0
+COMPLAIN_EVERY_S = 60.0
+"""Least time between two log lines about dropped datagrams, which anybody may send in any number, in seconds."""
 
 
 MeasuredBy = Literal["tap", "control_variate", "monte_carlo", "plug_in"]
@@ -69,6 +72,8 @@ class LiveSeries:
     """Turns the tap's totals into windows and keeps them."""
 
     def __init__(self, db: sqlite3.Connection, *, confidence: float) -> None:
+        self.rejected = 0
+        """Datagrams that were dropped: forged, repeated, too old or no totals of a tap."""
         self._db = db
         self._confidence = confidence
         self._totals: dict[_Key, dict[str, Moments]] = defaultdict(dict)
@@ -164,14 +169,29 @@ async def close_windows_every(interval_s: float, series: LiveSeries) -> None:
 
 
 class TapListener(asyncio.DatagramProtocol):
-    """Receives what the taps of all engines send to a UDP socket."""
+    """Receives what the taps of all engines send to a UDP socket.
 
-    def __init__(self, series: LiveSeries, listener: socket.socket) -> None:
-        self._series = series
+    Datagrams that are not sealed with `key` are dropped and counted in the series that it fills.
+
+    Args:
+        listener: A bound socket, which `close` closes.
+        key: The key that the engines' taps seal with; see `reheatd.tap.seal`.
+    """
+
+    def __init__(self, listener: socket.socket, key: str) -> None:
         self._listener = listener
+        self._opener = Opener(key)
+        self._series: LiveSeries | None = None
+        self._complained_at = -COMPLAIN_EVERY_S
 
-    async def run(self) -> None:
-        """Receives until cancelled."""
+    @property
+    def address(self) -> str:
+        """host:port for the engines."""
+        return "{}:{}".format(*self._listener.getsockname()[:2])
+
+    async def run(self, series: LiveSeries) -> None:
+        """Fills `series` until cancelled."""
+        self._series = series
         # The event loop closes the socket that it is given, so it gets a duplicate: `run` may be called again.
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
             lambda: self, sock=self._listener.dup()
@@ -181,11 +201,19 @@ class TapListener(asyncio.DatagramProtocol):
         finally:
             transport.close()
 
+    def close(self) -> None:
+        self._listener.close()
+
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        series = self._series
+        assert series is not None
         try:
-            self._series.take(TapTotals.decode(data))
+            series.take(TapTotals.decode(self._opener.open(data)))
         except ValueError as error:
-            logger.warning("datagram from %s:%d ignored: %s", *addr[:2], error)
+            series.rejected += 1
+            if time.monotonic() - self._complained_at >= COMPLAIN_EVERY_S:
+                self._complained_at = time.monotonic()
+                logger.warning("datagram from %s:%d dropped, %d so far: %s", *addr[:2], series.rejected, error)
 
 
 def tap_socket(address: str) -> socket.socket:

@@ -254,7 +254,8 @@ class Gateway:
             with ExitStack() as occupied:
                 occupied.enter_context(replica.occupied())
                 try:
-                    upstream = await self._open().post(f"{replica.url}{path}", data=data, headers=headers)
+                    own = headers | replica.client.authorization
+                    upstream = await self._open().post(f"{replica.url}{path}", data=data, headers=own)
                 except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                     log.warning("%s cannot be reached: %s", replica.name, error)
                     replica.responsive = False

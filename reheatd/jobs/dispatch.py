@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_fixed
 
+from reheatd.broker_url import broker_address, parse_broker_url
 from reheatd.errors import WorkerIncompatibleError, WorkerLostError
 from reheatd.jobs.contracts import ImportSpec, JobEvent, TrainingSpec
 from reheatd.jobs.keys import (
@@ -28,7 +29,7 @@ from reheatd.jobs.keys import (
     events_key,
     owner_key,
 )
-from reheatd.process.broker import BrokerError, address
+from reheatd.process.broker import BrokerError
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +52,16 @@ def make_celery(broker_url: str) -> Celery:
     `ReheatSpec`, `RLSpec` or `ImportSpec`, and the number of the attempt. They report through `JobChannel` and return
     nothing.
     """
-    app = Celery("reheatd", broker=broker_url, backend=broker_url)
+    url, tls = parse_broker_url(broker_url).for_celery()
+    app = Celery("reheatd", broker=url, backend=url)
     app.conf.update(
+        broker_use_ssl=tls or None,
+        redis_backend_use_ssl=tls or None,
         task_default_queue=QUEUE,
         task_serializer="json",
         result_serializer="json",
         accept_content=["json"],
+        result_accept_content=["json"],
         task_track_started=True,
         # A task is acknowledged when it is taken. If its worker dies, the daemon decides whether the job runs again;
         # Redis never does.
@@ -233,7 +238,8 @@ class JobDispatcher:
                 raise self._broker_error(error) from error
 
     def _broker_error(self, error: Exception) -> BrokerError:
-        return BrokerError(f"the broker at {address(self._url)} cannot be reached ({error}); see the broker's log")
+        where = broker_address(self._url)
+        return BrokerError(f"the broker at {where} cannot be reached ({error}); see the broker's log")
 
 
 def _log_unread(job_id: str, state: RetryCallState) -> None:

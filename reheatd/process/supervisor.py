@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from reheatd.errors import ReheatdError
 from reheatd.process.child_log import ChildLog
+from reheatd.process.children import child_environment
 from reheatd.process.guard import guarded
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ class Command:
 
     name: str
     argv: list[str]
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict, repr=False)
+    """What the child's environment has besides the daemon's; it may hold secrets, so do not log it."""
     grace_s: float = 5.0
     """Time between SIGTERM and SIGKILL, in seconds."""
 
@@ -127,7 +129,7 @@ class Child:
                     stdin=read_end,
                     stdout=log,
                     stderr=log,
-                    env={**os.environ, **self.command.env},
+                    env=child_environment(self.command.env),
                     pass_fds=self._inherited,
                     start_new_session=True,
                 )

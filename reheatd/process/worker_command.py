@@ -1,8 +1,14 @@
 """The command that starts a Celery worker, whose code is in the `workers` package."""
 
+import json
+
 from reheatd.config_tables import WorkersSection
 from reheatd.process.children import SHARED_CORES_ENV, python_module
 from reheatd.process.supervisor import Command
+
+REWARD_PATHS_ENV = "REHEATD_REWARD_PATHS"
+REWARD_VARIABLES_ENV = "REHEATD_REWARD_VARIABLES"
+"""JSON lists of what rewards may read, and of the variables that they get, besides what all rewards have."""
 
 
 def worker_command(broker_url: str, workers: WorkersSection, *, index: int) -> Command:
@@ -17,6 +23,8 @@ def worker_command(broker_url: str, workers: WorkersSection, *, index: int) -> C
     )  # fmt: skip
     env = {"REHEATD_BROKER_URL": broker_url, "TOKENIZERS_PARALLELISM": "false", **SHARED_CORES_ENV}
     env["REHEATD_WORKER_DTYPE"] = workers.dtype
+    env[REWARD_PATHS_ENV] = json.dumps(workers.reward_paths)
+    env[REWARD_VARIABLES_ENV] = json.dumps(workers.reward_variables)
     if workers.threads is not None:
         env["OMP_NUM_THREADS"] = str(workers.threads)
     return Command(f"worker-{index}", argv, env)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reheatd.config import Settings
 from reheatd.engine.client import EngineClient
+from reheatd.engine.credentials import EngineCredentials
 from reheatd.engine.launch import Device, engine_command
 from reheatd.entropy.answer_length import AnswerLength
 from reheatd.entropy.detector import CollapseDetector
@@ -65,17 +66,19 @@ class ReferenceMeasurement:
         logger.info("measuring the entropy of the reference on an engine of its own")
         host = self.settings.engine.host
         port = reserve_port(host)
-        made = engine_command(self.settings, self.reference, port, self.device)
+        # This engine is always one of the daemon's own, whatever the policy's engines are.
+        credentials = EngineCredentials.random()
+        made = engine_command(self.settings, self.reference, port, self.device, credentials=credentials)
         argv = [*made.argv, "--tokenizer", str(self.policy)]
         child = await supervisor.start(Command("reference-engine", argv, made.env))
         try:
-            await child.ready_when(self._measure(url_of(host, port)))
+            await child.ready_when(self._measure(url_of(host, port), credentials.api_key))
         finally:
             await child.stop()
 
-    async def _measure(self, url: str) -> None:
+    async def _measure(self, url: str, api_key: str) -> None:
         section = self.settings.entropy
-        async with EngineClient(url) as client:
+        async with EngineClient(url, api_key=api_key) as client:
             await client.wait_ready(self.settings.engine.startup_timeout_s)
             # Seen by itself, the reference is a base model that is its own baseline, and its engine serves it as such.
             monitor = EntropyMonitor(

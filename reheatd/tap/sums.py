@@ -9,6 +9,7 @@ import uuid
 from dataclasses import dataclass, field
 
 from reheatd.tap.moments import Moments
+from reheatd.tap.seal import KEY_ENV, Sealer
 from reheatd.tap.wire import ADDRESS_ENV, TapTotals
 
 logger = logging.getLogger(__name__)
@@ -33,12 +34,13 @@ class _Sums:
 
 
 class TapSums:
-    """Sums by version and source. Those that changed are sent once a second to the address in the environment."""
+    """Sums by version and source. Those that changed are sent once a second, sealed with the key in the environment."""
 
     def __init__(self) -> None:
         host, _, port = os.environ[ADDRESS_ENV].rpartition(":")
         self._lock = threading.Lock()
         self._daemon = host, int(port)
+        self._sealer = Sealer(os.environ[KEY_ENV])
         self._sums: dict[Key, _Sums] = {}
         threading.Thread(target=self._ship, name="entropy tap", daemon=True).start()
 
@@ -83,4 +85,4 @@ class TapSums:
         family, kind, protocol, _, address = socket.getaddrinfo(*self._daemon, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind, protocol) as sender:
             for datagram in datagrams:
-                sender.sendto(datagram, address)
+                sender.sendto(self._sealer.seal(datagram), address)

@@ -19,6 +19,11 @@ import pytest
 from reheatd.adapters.store import AdapterStore
 from reheatd.database import connect
 from tests.daemon import PROMPT, Daemon, running
+from tests.integration.exposure import (
+    assert_no_secret_is_shown,
+    assert_only_the_gateway_could_be_reached,
+    assert_the_engine_answers_only_the_daemon,
+)
 from tests.random_adapter import random_adapter
 from tests.waiting import HANGS_S, wait_until
 
@@ -63,6 +68,9 @@ def test_serves_the_promoted_version_and_kill_9_leaves_no_child(
         assert str(daemon.process.pid) in json.loads(second.stdout)["error"]["message"]
 
         tree = wait_until(lambda: _if_complete(daemon.tree()))
+        assert_only_the_gateway_could_be_reached(daemon)
+        assert_the_engine_answers_only_the_daemon(daemon)
+        assert_no_secret_is_shown(daemon)
         daemon.process.send_signal(signal.SIGKILL)
         daemon.process.wait()
         wait_until(lambda: not alive(tree))

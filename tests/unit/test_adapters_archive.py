@@ -56,10 +56,15 @@ def test_archives_of_other_programs(tmp_path: Path, format: int) -> None:
         assert unpacked(stream(entry(long), format=format), tmp_path / "long") == {long: b"x"}
 
 
-def pax_size() -> bytes:
-    member = entry("big")
-    member.pax_headers = {"size": "1", "GNU.sparse.major": "1"}
+def with_header(name: str = "big", **fields: str) -> bytes:
+    member = entry(name)
+    member.pax_headers = {key.replace("_", "."): value for key, value in fields.items()}
     return stream(member)
+
+
+def headers_alone(count: int) -> bytes:
+    header = entry("x", tarfile.XHDTYPE)
+    return header.tobuf() * count + stream(entry("a"))
 
 
 @pytest.mark.parametrize(
@@ -71,13 +76,28 @@ def pax_size() -> bytes:
         (stream(entry("link", tarfile.SYMTYPE, "/etc/passwd")), "neither a plain file nor a folder"),
         (stream(entry("link", tarfile.LNKTYPE, "a")), "neither a plain file nor a folder"),
         (stream(entry("null", tarfile.CHRTYPE)), "neither a plain file nor a folder"),
+        (stream(entry("disk", tarfile.BLKTYPE)), "neither a plain file nor a folder"),
+        (stream(entry("sparse", tarfile.GNUTYPE_SPARSE)), "neither a plain file nor a folder"),
+        (stream(entry("contiguous", tarfile.CONTTYPE)), "neither a plain file nor a folder"),
+        (stream(entry("link", tarfile.SYMTYPE, "/tmp"), entry("link/a")), "neither a plain file nor a folder"),
         (stream(entry("pipe", tarfile.FIFOTYPE)), "neither a plain file nor a folder"),
+        (stream(entry("../" * 40 + "etc/cron.d/job"), format=tarfile.GNU_FORMAT), "leaves its folder"),
+        (with_header("a", path="../escape"), "leaves its folder"),
+        (with_header("a", path="/etc/passwd"), "leaves its folder"),
         (stream(entry("a"), entry("a")), "twice"),
+        (stream(entry("a"), entry("./a")), "twice"),
+        (stream(entry("a/b"), entry("a")), "twice"),
+        (stream(entry("n" * 300), format=tarfile.GNU_FORMAT), "no usable file name"),
+        (stream(entry("n" * 300)), "no usable file name"),
+        (with_header("a", path="nul\0l"), "no usable file name"),
         (stream(entry("a"), entry("a/b")), "twice"),
         (stream(entry("a\nb")), "no usable file name"),
         (stream(entry("/".join("abcdefghij"))), "no usable file name"),
         (stream(*(entry(f"file-{number}") for number in range(101))), "more than 100 entries"),
-        (pax_size(), "sparse"),
+        (with_header(size="1"), "sparse"),
+        (with_header(GNU_sparse_major="1"), "sparse"),
+        (with_header(GNU_sparse_numblocks="1"), "sparse"),
+        (headers_alone(5), "more than 4 headers"),
         (b"not a tar archive".ljust(1024, b"!"), "no tar archive"),
         (b"", "cut off"),
         (b"\x1f\x8bnot gzip at all", "compression is damaged"),

@@ -1,6 +1,7 @@
 """What vLLM loads without a word is refused before it gets there."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,25 @@ def test_broken_files(adapter: Path, tiny_policy: Path) -> None:
     refused(adapter, tiny_policy, "not valid JSON")
     (adapter / "adapter_config.json").unlink()
     refused(adapter, tiny_policy, "does not exist")
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_links_pipes_and_devices_are_not_opened(adapter: Path, tiny_policy: Path, tmp_path: Path, name: str) -> None:
+    file = adapter / name
+    copy = shutil.copy(file, tmp_path / "elsewhere")
+    makers: list[Callable[[], object]] = [
+        lambda: file.symlink_to(copy),
+        lambda: file.symlink_to("/dev/zero"),
+        lambda: os.mkfifo(file),
+        lambda: file.mkdir(),
+    ]
+    for make in makers:
+        if file.is_dir():
+            file.rmdir()
+        else:
+            file.unlink()
+        make()
+        refused(adapter, tiny_policy, f"{name} is no plain file")
 
 
 def test_a_tensor_that_is_not_what_the_header_says_is_refused(adapter: Path, tiny_policy: Path) -> None:

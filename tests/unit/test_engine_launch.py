@@ -29,6 +29,15 @@ def test_adapter_endpoints_are_open_on_loopback_only() -> None:
     assert started.argv[0] == sys.executable
 
 
+def test_the_processes_of_an_engine_talk_on_loopback_unless_it_is_spread_over_machines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert command("cuda").env["GLOO_SOCKET_IFNAME"] == "lo"
+    assert "GLOO_SOCKET_IFNAME" not in command("cuda", extra_args=["--nnodes", "2"]).env
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth1")
+    assert command().env["GLOO_SOCKET_IFNAME"] == "eth1"
+
+
 def test_the_lm_head_gets_no_adapter_slots() -> None:
     assert values(command().argv, "--lora-target-modules") == ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 

@@ -13,6 +13,7 @@ from reheatd.database import connect
 from reheatd.entropy.estimators import clustered_interval
 from reheatd.entropy.live import LiveSeries, TapListener, close_windows_every, tap_socket
 from reheatd.tap.moments import Moments
+from reheatd.tap.seal import Sealer
 from reheatd.tap.wire import TapTotals
 from tests.waiting import until
 
@@ -119,20 +120,28 @@ def test_a_restart_of_the_engine_begins_at_zero(db: Connection) -> None:
     assert [window.estimate.mean for window in series.close_windows()] == [2.0]
 
 
-def test_datagrams_arrive_and_nonsense_is_ignored(db: Connection, caplog: pytest.LogCaptureFixture) -> None:
-    async def body() -> list[float]:
-        with tap_socket("127.0.0.1:0") as listener, socket.socket(type=socket.SOCK_DGRAM) as sender:
+def test_datagrams_of_taps_arrive_and_others_are_dropped_and_counted(db: Connection, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> tuple[list[float], int]:
+        with socket.socket(type=socket.SOCK_DGRAM) as sender:
             series = LiveSeries(db, confidence=0.95)
-            running = asyncio.gather(TapListener(series, listener).run(), close_windows_every(0.05, series))
-            for datagram in (b"nonsense", b"{}", b"[1]", report(moments([3.0], [3.0])).encode()):
-                sender.sendto(datagram, listener.getsockname())
-            await until(lambda: series.last(1))
+            listener = TapListener(tap_socket("127.0.0.1:0"), "key")
+            running = asyncio.gather(listener.run(series), close_windows_every(0.05, series))
+            tap, stranger = Sealer("key"), Sealer("another key")
+            old = tap.seal(report(moments([9.0], [9.0])).encode())
+            new = tap.seal(report(moments([3.0], [3.0])).encode())
+            forged = stranger.seal(report(moments([7.0], [7.0])).encode())
+            bare = report(moments([8.0], [8.0])).encode()
+            host, port = listener.address.split(":")
+            for datagram in (b"nonsense", tap.seal(b"[1]")[:-1], forged, bare, new, old, new):
+                sender.sendto(datagram, (host, int(port)))
+            await until(lambda: series.last(1) and series.rejected == 6)
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-            return [window.estimate.mean for window in series.last(5)]
+            listener.close()
+            return [window.estimate.mean for window in series.last(5)], series.rejected
 
-    assert asyncio.run(body()) == [3.0]
-    assert caplog.text.count("ignored") == 3
+    assert asyncio.run(body()) == ([3.0], 6)
+    assert caplog.text.count("dropped") == 1  # anybody can send any number
 
 
 def test_what_is_forgotten_after_a_day_is_not_counted_again(db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from reheatd.process.landlock import is_available
 from workers.rewards import load_reward
 from workers.rewards.scoring import Unscored
 from workers.rewards.unit_tests import SANDBOX
@@ -101,10 +102,11 @@ def test_the_world_outside_is_closed(statement: str) -> None:
     assert denied(statement)
 
 
-def test_files_are_read_only(tmp_path: Path) -> None:
+def test_only_the_installation_can_be_read_and_nothing_written(tmp_path: Path) -> None:
     file = tmp_path / "precious"
     file.write_text("kept")
-    assert passes(f"assert open({str(file)!r}).read() == 'kept'")
+    assert passes("import json\nassert open(json.__file__).read()")
+    assert denied(f"open({str(file)!r})") == is_available()
     for call in ("os.remove(file)", "os.truncate(file, 0)", "os.rename(file, file + '2')", "open(file, 'a')"):
         assert denied(f"import os; file = {str(file)!r}; {call}")
     assert file.read_text() == "kept"

@@ -18,8 +18,9 @@ from reheatd.tap.moments import Moments
 from reheatd.tap.row_entropy import RowEntropies
 from reheatd.tap.runner_v1 import BatchRows
 from reheatd.tap.runner_v2 import SlotRows
+from reheatd.tap.seal import KEY_ENV
 from reheatd.tap.wire import ADDRESS_ENV, tags
-from tests.tap_ear import TapEar
+from tests.tap_ear import KEY, TapEar
 
 PROMPT = 5
 EOS = 7
@@ -131,6 +132,7 @@ class ActedV2(Acted):
 def ear(monkeypatch: pytest.MonkeyPatch) -> Iterator[TapEar]:
     with tap_socket("127.0.0.1:0") as listener:
         monkeypatch.setenv(ADDRESS_ENV, "{}:{}".format(*listener.getsockname()))
+        monkeypatch.setenv(KEY_ENV, KEY)
         monkeypatch.setattr(sums, "SEND_EVERY_S", 0.01)
         yield TapEar(listener)
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,11 +23,8 @@ def reward(completion, answer):
     match completion.split():
         case ["hang"]:
             time.sleep(900)
-        case ["hang-in-grandchild", file]:
-            with open(file, "w") as pid:
-                child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(900)"])
-                print(child.pid, file=pid)
-            child.wait()
+        case ["hang-in-grandchild", name]:
+            subprocess.run([sys.executable, "-c", "import time; time.sleep(900)", name])
         case ["pid"]:
             return os.getpid()
         case ["die"]:
@@ -107,11 +105,22 @@ def test_what_goes_wrong_costs_its_own_completion_and_is_counted(
 
 
 def test_a_hanging_verifier_is_killed_with_what_it_started(tmp_path: Path, soon_s: float) -> None:
-    file = tmp_path / "pid"
+    grandchildren: list[psutil.Process] = []
+
+    def look() -> None:
+        def started() -> list[psutil.Process]:
+            below = psutil.Process().children(recursive=True)
+            return [process for process in below if process.cmdline()[-1:] == [tmp_path.name]]
+
+        grandchildren.extend(wait_until(started))
+
     with Verifier("my_reward:reward", timeout_s=2 * soon_s, children=1) as verifier:
-        assert verifier.score_all([(f"hang-in-grandchild {file}", ""), ("a", "a")]) == [0.0, 0.25]
+        looking = threading.Thread(target=look)
+        looking.start()
+        assert verifier.score_all([(f"hang-in-grandchild {tmp_path.name}", ""), ("a", "a")]) == [0.0, 0.25]
         assert verifier.unscored == Unscored(timeouts=1)
-    assert not is_running(int(file.read_text()))
+        looking.join()
+    assert grandchildren and not any(is_running(process.pid) for process in grandchildren)
 
 
 def test_children_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:

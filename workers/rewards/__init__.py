@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from reheatd.errors import BadInputError
+from workers.rewards.reach import hint
 
 Reward = Callable[[str, str], float]
 
@@ -17,11 +18,13 @@ GROUP = "reheatd.rewards"
 OURS = ("reheatd", "workers", "cli")
 
 
-def load_reward(name: str) -> Reward:
-    """The reward installed under `name`, or `module:function`; modules are searched in the working directory last.
+def find_reward(name: str) -> EntryPoint:
+    """Where the reward installed under `name`, or `module:function`, is to be imported from, without importing it.
+
+    Modules are searched in the working directory last.
 
     Raises:
-        BadInputError: The name has the wrong form, or the module or function cannot be loaded.
+        BadInputError: The name has the wrong form, or no reward has it.
     """
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
@@ -31,6 +34,16 @@ def load_reward(name: str) -> Reward:
         raise BadInputError(
             f"reward {name!r} is not known; use {', '.join(sorted(installed))} or module:function", param="task.reward"
         )
+    return entry
+
+
+def load_reward(name: str) -> Reward:
+    """The reward that `find_reward` finds.
+
+    Raises:
+        BadInputError: The name has the wrong form, or the module or function cannot be loaded.
+    """
+    entry = find_reward(name)
     try:
         function = entry.load()
     except BadInputError as error:
@@ -41,9 +54,9 @@ def load_reward(name: str) -> Reward:
         ) from error
     except Exception as error:  # a user's module may raise anything while it is imported
         package = entry.module.partition(".")[0]
-        hint = f"; {package} is a package of reheatd's, call yours something else" if package in OURS else ""
+        advice = f"; {package} is a package of reheatd's, call yours something else" if package in OURS else hint(error)
         raise BadInputError(
-            f"reward {name!r}: importing {entry.module} failed: {type(error).__name__}: {error}{hint}",
+            f"reward {name!r}: importing {entry.module} failed: {type(error).__name__}: {error}{advice}",
             param="task.reward",
         ) from error
     if not callable(function):

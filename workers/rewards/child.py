@@ -1,4 +1,7 @@
-"""The child process of `workers.rewards.verifier`: it reads requests on stdin and writes one reply per line."""
+"""The child process of `workers.rewards.verifier`: it reads requests on stdin and writes one reply per line.
+
+Before it loads the reward, it gives up all files that the reward does not need; see `workers.rewards.reach`.
+"""
 
 import ctypes
 import json
@@ -6,16 +9,23 @@ import math
 import os
 import signal
 import sys
+from pathlib import Path
 
 from reheatd.errors import BadInputError
-from workers.rewards import load_reward
+from workers.rewards import find_reward, load_reward
+from workers.rewards.reach import confine, hint
 
 PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Serves one reward until stdin ends. The arguments are the reward's name and the parent's process id."""
-    _die_with_parent(int(sys.argv[2]))
+    """Serves one reward until stdin ends.
+
+    The arguments are the reward's name, the parent's process id, and the files and folders that the reward may read
+    besides its code. The environment's TMPDIR is the folder that it may write into.
+    """
+    name, parent, *readable = sys.argv[1:]
+    _die_with_parent(int(parent))
     # Only replies go to the real stdout; whatever the reward prints goes to stderr.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -25,7 +35,8 @@ def main() -> None:
         replies.flush()
 
     try:
-        reward = load_reward(sys.argv[1])
+        confine(find_reward(name).module, map(Path, readable), Path(os.environ["TMPDIR"]))
+        reward = load_reward(name)
     except BadInputError as error:
         reply({"error": error.message})
         return
@@ -37,7 +48,7 @@ def main() -> None:
             if not math.isfinite(value):
                 raise ValueError(f"the reward returned {value}")
         except Exception as error:  # an error of the reward on one completion must not end the run
-            reply({"error": f"{type(error).__name__}: {error}"})
+            reply({"error": f"{type(error).__name__}: {error}{hint(error)}"})
         else:
             reply({"reward": value})
 

@@ -14,6 +14,7 @@ import sys
 import types
 import unittest
 
+from workers.rewards.reach import confine_to_installation
 from workers.rewards.seccomp import install
 
 PR_SET_PDEATHSIG = 1
@@ -74,4 +75,5 @@ def _confine(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
+    confine_to_installation()
     install()

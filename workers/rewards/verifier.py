@@ -7,14 +7,17 @@ import os
 import select
 import signal
 import subprocess
+import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from reheatd.errors import BadInputError
 from reheatd.process.children import python_module
+from workers.rewards.reach import passed_environment
 from workers.rewards.scoring import Unscored
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,8 @@ class Verifier(AbstractContextManager["Verifier"]):
         children: Number of children. Default: one per core that this process may use, at most `MAX_CHILDREN`.
         on_progress: Called after each completion with the number of scored completions and of all completions. An
             exception from it ends the scoring.
+        readable: Files and folders that the reward may read besides its code; see `workers.rewards.reach`.
+        variables: Names of environment variables that the reward gets besides those that every reward gets.
     """
 
     # One thread serves all children, because Linux ends a child with the thread that started it; see
@@ -47,12 +52,15 @@ class Verifier(AbstractContextManager["Verifier"]):
         timeout_s: float = 5.0,
         children: int | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        readable: Sequence[Path] = (),
+        variables: Sequence[str] = (),
     ) -> None:
         count = children or min(MAX_CHILDREN, len(os.sched_getaffinity(0)))
         self.unscored = Unscored()
         self._last_failure = ""
         self._on_progress = on_progress
-        self._children = [_Child(reward, timeout_s) for _ in range(count)]
+        environment = passed_environment(os.environ, variables)
+        self._children = [_Child(reward, timeout_s, readable, environment) for _ in range(count)]
 
     def __enter__(self) -> "Verifier":
         try:
@@ -120,19 +128,26 @@ class Verifier(AbstractContextManager["Verifier"]):
 class _Child:
     """A process that serves one reward. Requests and replies are JSON lines over pipes."""
 
-    def __init__(self, reward: str, timeout_s: float) -> None:
+    def __init__(
+        self, reward: str, timeout_s: float, readable: Sequence[Path], environment: Mapping[str, str]
+    ) -> None:
         self.deadline = 0.0
         """Time by which the present request must be answered, in monotonic seconds."""
         self._reward = reward
         self._timeout_s = timeout_s
+        self._readable = [str(path.expanduser().resolve()) for path in readable]
+        self._environment = environment
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
 
     def spawn(self) -> None:
         self._buffer = b""
         self.deadline = time.monotonic() + START_TIMEOUT_S
+        self._scratch = tempfile.TemporaryDirectory(prefix="reheatd-reward-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
-            python_module("workers.rewards.child", self._reward, str(os.getpid())),
+            python_module("workers.rewards.child", self._reward, str(os.getpid()), *self._readable),
+            env={**self._environment, "TMPDIR": self._scratch.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # so that what a reward starts can be killed with it
@@ -195,3 +210,5 @@ class _Child:
             assert pipe is not None
             with contextlib.suppress(BrokenPipeError):  # closing flushes requests that the dead child never read
                 pipe.close()
+        assert self._scratch is not None
+        self._scratch.cleanup()

@@ -1,0 +1,11 @@
+#!/bin/sh
+# Makes the secrets of the compose stack, once: the broker's password and the key that daemon and engines share. They lie
+# in a volume that only the services see, so that they stand in no configuration and in no environment.
+set -eu
+cd "${1:-/run/reheatd}"
+umask 027
+for name in broker engine; do
+    test -s "$name" || python3 -c 'import secrets; print(secrets.token_urlsafe(32))' >"$name.new"
+    test -s "$name" || mv "$name.new" "$name"
+done
+printf 'requirepass %s\n' "$(cat broker)" >broker.conf

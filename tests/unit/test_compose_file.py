@@ -1,0 +1,64 @@
+"""`compose.yaml` and the images: nothing published but the gateway, no rights, no secret in a configuration."""
+
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+SHARED = dict(line.split("=", 1) for line in (ROOT / "docker/reheatd.env").read_text().splitlines() if line[0] != "#")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_without_rights_and_writes_to_volumes_alone(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service and "cap_add" not in service
+    assert [entry.partition(":")[0] for entry in service["tmpfs"]] == ["/tmp"]
+    writable = {entry.split(":")[0] for entry in service["volumes"] if not entry.endswith(":ro")}
+    assert writable == ({"secrets"} if name == "secrets" else {"broker"} if name == "redis" else {"data"})
+
+
+def test_only_the_gateway_is_published_and_on_loopback() -> None:
+    assert {name: service["ports"] for name, service in SERVICES.items() if "ports" in service} == {
+        "reheatd": ["127.0.0.1:${REHEATD_PORT:-8000}:8000"]
+    }
+    assert all(service.get("network_mode") in (None, "none") for service in SERVICES.values())
+
+
+def test_secrets_are_files_that_every_service_waits_for() -> None:
+    assert SHARED["REHEATD_ENGINE__API_KEY_FILE"] == "/run/reheatd/engine"
+    assert SHARED["REHEATD_BROKER__PASSWORD_FILE"] == "/run/reheatd/broker"
+    assert "@" not in SHARED["REHEATD_BROKER__URL"]
+    assert SERVICES["redis"]["command"].startswith("redis-server /run/reheatd/broker.conf ")
+    for name in ("redis", "engine", "worker", "reheatd"):
+        assert "secrets:/run/reheatd:ro" in SERVICES[name]["volumes"]
+        assert SERVICES[name]["depends_on"].keys() & {"secrets", "redis"}
+
+
+def test_secrets_are_made_once_for_owner_and_group(tmp_path: Path) -> None:
+    def make() -> dict[str, str]:
+        subprocess.run(["sh", str(ROOT / "docker/secrets.sh"), str(tmp_path)], check=True)
+        return {file.name: file.read_text() for file in tmp_path.iterdir()}
+
+    made = make()
+    assert make() == made
+    assert made["broker.conf"] == f"requirepass {made['broker'].strip()}\n"
+    assert len({made["broker"], made["engine"]}) == 2 and len(made["engine"].strip()) > 30
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o640}
+
+
+def test_both_images_run_as_a_user_without_rights() -> None:
+    stages = (ROOT / "docker/Dockerfile").read_text().split("\nFROM ")
+    final = [stage for stage in stages if stage.partition("\n")[0].endswith(("AS daemon", "AS full"))]
+    assert len(final) == 2
+    for stage in final:
+        after = stage[stage.rindex("\nUSER ") :]
+        assert after.startswith("\nUSER reheatd\n") and "\nRUN" not in after

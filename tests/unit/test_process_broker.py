@@ -1,0 +1,125 @@
+"""The broker as daemon and workers reach it: by TCP and by socket, with a password of any characters."""
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from redis import Redis
+
+from reheatd.jobs.channel import JobChannel
+from reheatd.jobs.dispatch import JobDispatcher, make_celery
+from reheatd.process.broker import BrokerError, ping, server_binary, wait_for_broker
+from reheatd.process.ports import reserve_port
+
+SECRET = "pa/ss#wo?rd@%&:+"
+
+
+@dataclass
+class Valkey:
+    """A Valkey that listens on TCP and on a socket, and asks for `SECRET`."""
+
+    port: int
+    socket: Path
+
+    def urls(self) -> list[str]:
+        places = f"127.0.0.1:{self.port}/1", f"{self.socket}?db=1"
+        return [
+            f"redis://:{SECRET}@{places[0]}",
+            f"valkey://:{quote(SECRET, safe='')}@{places[0]}",
+            f"unix://:{SECRET}@{places[1]}",
+            f"redis+socket://:{SECRET}@{self.socket}?virtual_host=1",
+        ]
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    folder = tmp_path_factory.mktemp("valkey")
+    port, path = reserve_port(), folder / "s"
+    settings = f'bind 127.0.0.1\nport {port}\nunixsocket "{path}"\nrequirepass "{SECRET}"\nsave ""\n'
+    process = subprocess.Popen([str(server_binary()), "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stdin is not None
+    process.stdin.write(settings.encode())
+    process.stdin.close()
+    found = Valkey(port, path)
+    asyncio.run(wait_for_broker(found.urls()[0]))
+    yield found
+    process.terminate()
+    process.wait()
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_daemon_celery_and_workers_reach_one_database(valkey: Valkey, which: int) -> None:
+    url = valkey.urls()[which]
+
+    async def body() -> None:
+        await wait_for_broker(url)
+        assert await ping(url)
+        dispatcher = JobDispatcher(url, heartbeat_timeout_s=60)
+        await dispatcher.cancel(f"job-{which}")
+        await dispatcher.close()
+
+    asyncio.run(body())
+    with JobChannel(url, f"job-{which}", 1) as channel:
+        assert channel.is_cancelled()
+    app = make_celery(url)
+    sent = app.send_task("some.task", task_id=f"task-{which}", queue=f"queue-{which}")
+    app.backend.store_result(sent.id, 7, "SUCCESS")
+    assert sent.get(timeout=5) == 7
+    app.close()
+    with Redis(unix_socket_path=str(valkey.socket), password=SECRET, db=1) as redis:
+        assert redis.llen(f"queue-{which}") == 1 and redis.exists(f"celery-task-meta-task-{which}")
+
+
+def test_nothing_that_celery_shows_or_logs_has_the_password(
+    valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for url in valkey.urls():
+        app = make_celery(url)
+        with app.connection() as connection:
+            connection.ensure_connection(max_retries=1)
+            shown = [connection.as_uri(), repr(connection), repr(app.backend), app.backend.as_uri()]
+        shown += [app.bugreport(), app.conf.humanize(with_defaults=True), caplog.text]
+        app.close()
+        for text in shown:
+            assert SECRET not in text and quote(SECRET, safe="") not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ((SECRET, "s3cret"), "refuses what broker.url says: .*password"),
+        ((f":{SECRET}@", ""), "refuses what broker.url says: .*[Aa]uth"),
+        (("/1", "/99"), "refuses what broker.url says: .*index"),
+    ],
+)
+def test_what_the_broker_refuses_is_said_at_once(valkey: Valkey, change: tuple[str, str], says: str) -> None:
+    with pytest.raises(BrokerError, match=f"^the broker at redis://127.0.0.1:{valkey.port}/.* {says}") as caught:
+        asyncio.run(wait_for_broker(valkey.urls()[0].replace(*change), timeout_s=600))
+    assert SECRET not in caught.value.message and "s3cret" not in caught.value.message
+
+
+def test_a_broker_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
+    for url in (f"redis://:{SECRET}@127.0.0.1:{reserve_port()}/0", f"unix://:{SECRET}@{tmp_path / 'none'}"):
+        with pytest.raises(BrokerError, match=r"no broker answers at (redis://127|unix:///)") as caught:
+            asyncio.run(wait_for_broker(url, timeout_s=0.1))
+        assert SECRET not in caught.value.message
+        dispatcher = JobDispatcher(url, heartbeat_timeout_s=60)
+        with pytest.raises(BrokerError) as caught:
+            asyncio.run(dispatcher.cancel("job"))
+        assert SECRET not in caught.value.message
+
+
+def test_a_password_on_the_command_line_is_refused() -> None:
+    command = [sys.executable, "-m", "cli.main", "worker", "--json", "--broker-url", f"redis://:{SECRET}@host"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "process list" in json.loads(done.stdout)["error"]["message"]
+    assert SECRET not in done.stdout + done.stderr
