@@ -8,14 +8,19 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import Any
 
-from starlette.applications import Starlette
-
+from reheatd.access.guard import Access
+from reheatd.access.jobs import job_credentials
+from reheatd.access.keys import KeyRing
+from reheatd.access.quotas import Quotas
+from reheatd.access.startup import check_keys
+from reheatd.access.tls import checked_certificate
 from reheatd.adapters.validate import base_digest
-from reheatd.api.errors import exception_handlers
 from reheatd.api.routes import ApiContext, api_routes
+from reheatd.api.server import build_server
 from reheatd.assembly import (
     build_adapters,
     build_broker,
@@ -42,7 +47,6 @@ from reheatd.extras import require_engine_extra, require_worker_extra
 from reheatd.jobs.contracts import ReheatRequest
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.process.broker import ping
-from reheatd.process.http_server import HttpServer
 from reheatd.process.instance import claim_data_dir, listen, url_of
 from reheatd.process.supervisor import Supervisor
 from reheatd.reference.files import Reference, resolve_reference
@@ -52,18 +56,22 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
     """Runs the daemon until SIGTERM or SIGINT, then drains and stops every child.
 
     Args:
-        on_ready: Called once a token can be generated, with the daemon's `url` and `pid`.
+        on_ready: Called once a token can be generated, with the daemon's `url`, `admin_url` and `pid`.
 
     Raises:
         ReheatdError: The daemon cannot start; nothing is left running.
     """
     configure_logging()
+    server = settings.server
+    certificate = checked_certificate(server)
+    check_keys(settings, lambda db, key: Ledger(db).requested(f"key {key.name} made in server.admin_key_file"))
     device = detect_device() if settings.engine.device == "auto" else settings.engine.device
     if settings.engine.url is None:
         require_engine_extra(device)
     if settings.workers.count:
         require_worker_extra()
-    with listen(settings.server.host, settings.server.port) as listener:
+    admin = None if server.admin_port is None else listen(server.admin_host, server.admin_port, admin=True)
+    with admin or nullcontext(), listen(server.host, server.port) as listener:
         model_path = await asyncio.to_thread(resolve_policy, settings.policy.model)
         digest = await asyncio.to_thread(base_digest, model_path)
         named = settings.policy.reference
@@ -73,7 +81,7 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
             with closing(connect(settings.database_path)) as db:
                 policy = ServedPolicy(settings.policy.model, model_path, digest, vocabulary_size(model_path))
                 check_request(ReheatRequest(), settings, vocabulary=policy.vocabulary)
-                parts = assemble(settings, device, policy, reference, listener, lock, db)
+                parts = assemble(settings, device, policy, reference, (listener, admin), certificate, lock, db)
                 await Daemon(settings, parts).run(on_ready)
         finally:
             os.close(lock)
@@ -84,7 +92,8 @@ def assemble(
     device: Device,
     policy: ServedPolicy,
     reference: Reference | None,
-    listener: socket.socket,
+    listeners: tuple[socket.socket, socket.socket | None],
+    certificate: tuple[Path, Path] | None,
     lock: int,
     db: sqlite3.Connection,
 ) -> Parts:
@@ -92,11 +101,16 @@ def assemble(
 
     Args:
         reference: The base that the policy was trained from, if the settings name one.
-        listener: Socket on which the gateway and the admin API answer.
+        listeners: Sockets on which the gateway and the admin API answer; the second is None if they share the first.
+        certificate: PEM files of the server's certificate and of its key; None if it speaks no TLS.
         lock: File descriptor of the lock on the data folder, which is held for as long as a child runs.
         db: The daemon's database.
     """
-    url = url_of(settings.server.host, listener.getsockname()[1])
+    server, (listener, admin) = settings.server, listeners
+    url = url_of(server.host, listener.getsockname()[1], server.scheme)
+    admin_url = url if admin is None else url_of(server.admin_host, admin.getsockname()[1], server.scheme)
+    credentials = job_credentials(settings.data_dir)
+    keys = KeyRing(db)
     supervisor = Supervisor(settings.logs_dir, inherited=(lock,))
     broker_url, broker_command = build_broker(settings)
     tap_listener = listen_to_taps(settings, device)
@@ -108,7 +122,9 @@ def assemble(
     )
     entropy = build_entropy(settings, policy, reference, db, pool, adapters)
     gateway = build_gateway(settings, policy, pool, adapters, entropy)
-    dispatcher = JobDispatcher(broker_url, heartbeat_timeout_s=settings.control.heartbeat_timeout_s)
+    dispatcher = JobDispatcher(
+        broker_url, heartbeat_timeout_s=settings.control.heartbeat_timeout_s, credential=credentials.of
+    )
     ledger = Ledger(db)
     controller = build_controller(settings, policy, url, ledger, adapters, entropy, dispatcher)
     readiness = Readiness(pool)
@@ -130,7 +146,7 @@ def assemble(
         broker_healthy=lambda: ping(broker_url),
         started_at=time.time(),
     )
-    app = Starlette(routes=[*gateway.routes(), *api_routes(api)], exception_handlers=exception_handlers())
+    access = Access(keys, Quotas(), credentials, controller.is_current, required=server.needs_keys)
 
     # Callbacks by which a part tells something to a part that it does not know.
     entropy.monitor.on_verdict = controller.on_verdict
@@ -138,6 +154,7 @@ def assemble(
 
     return Parts(
         url=url,
+        admin_url=admin_url,
         readiness=readiness,
         supervisor=supervisor,
         broker_url=broker_url,
@@ -153,7 +170,16 @@ def assemble(
         gateway=gateway,
         dispatcher=dispatcher,
         controller=controller,
-        http=HttpServer(app, listener, drain_timeout_s=settings.server.drain_timeout_s),
+        keys=keys,
+        http=build_server(
+            access,
+            gateway.routes(),
+            api_routes(api),
+            listener,
+            admin,
+            drain_timeout_s=server.drain_timeout_s,
+            certificate=certificate,
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
+from reheatd.access.client import tls_for
 from reheatd.errors import AdapterInvalidError, EngineError, NotFoundError
 from reheatd.names import BASE_MODEL_NAME
 
@@ -57,11 +58,14 @@ class EngineClient:
 
     Args:
         base_url: URL of the engine or of the gateway, e.g. http://127.0.0.1:8000.
+        api_key: Key that the server asks for; None if it asks for none.
         timeout_s: Longest wait for one answer, in seconds.
     """
 
-    def __init__(self, base_url: str, *, timeout_s: float = 600.0) -> None:
+    def __init__(self, base_url: str, *, api_key: str | None = None, timeout_s: float = 600.0) -> None:
         self.base_url = base_url.rstrip("/")
+        self.authorization = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        """Headers that prove to the server who asks."""
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
@@ -248,8 +252,11 @@ class EngineClient:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S)
-            self._session = aiohttp.ClientSession(timeout=self._timeout, connector=connector)
+            tls = tls_for(self.base_url)
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S, ssl=tls)
+            self._session = aiohttp.ClientSession(
+                headers=self.authorization, timeout=self._timeout, connector=connector
+            )
         return self._session
 
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
