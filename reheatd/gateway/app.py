@@ -22,15 +22,25 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from reheatd.access.answers import RETRY_AFTER_S, error_response
+from reheatd.access.caller import Caller, caller_of
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager
 from reheatd.engine.client import IDLE_CONNECTION_S
 from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.slots import AdapterSlots
-from reheatd.errors import BadInputError, EngineTimeoutError, EngineUnavailableError, ReheatdError
+from reheatd.errors import (
+    BadInputError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    ModelNotFoundError,
+    ReheatdError,
+)
 from reheatd.gateway.affinity import prompt_prefix
 from reheatd.gateway.limits import ConcurrencyLimit, LogprobLimit, client_of
 from reheatd.gateway.live_logprobs import LiveLogprobs, MeasuredRequest
+from reheatd.gateway.metering import Meter
+from reheatd.gateway.own_fields import SERVER_HEADERS, check_fields
 from reheatd.gateway.request_body import read_body
 from reheatd.names import ALIAS_NAME, BASE_MODEL_NAME, parse_version_name, rollout_job, version_name
 from reheatd.tap.wire import TapSource, tags
@@ -44,7 +54,6 @@ VERSION_HEADER = "x-reheatd-version"
 ENGINE_HEADER = "x-reheatd-engine"
 REQUEST_ID_HEADER = "x-request-id"
 LONGEST_REQUEST_ID = 128
-RETRY_AFTER_S = "5"
 CLIENT_CLOSED_REQUEST = 499
 HOP_BY_HOP = frozenset(
     (
@@ -118,10 +127,14 @@ class Gateway:
             self._session = None
 
     async def _models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._describe(name) for name in self._names()]})
+        caller = caller_of(request)
+        shown = [self._describe(name) for name in self._names() if caller.may_ask(name)]
+        return JSONResponse({"object": "list", "data": shown})
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["name"]
+        if not caller_of(request).may_ask(name):
+            raise _unknown(name)
         self._swaps.model_for(name)
         return JSONResponse(self._describe(name))
 
@@ -153,13 +166,17 @@ class Gateway:
         deadline = time.monotonic() + self._engine_wait_s
         if not self._pool.is_able and await _unless_disconnected(request, self._until_able(deadline)) is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
+        check_fields(body)
+        caller = caller_of(request)
         name = body.get("model", ALIAS_NAME)
         if not isinstance(name, str):
             raise BadInputError(f"model must be a string, got {name!r}; GET /v1/models lists the names", param="model")
+        if not caller.may_ask(name):
+            raise _unknown(name)
         with ExitStack() as claims:
-            if rollout_job(name) is None:
+            if caller.job is None:
                 self._logprob_limit.check(body)
-                claims.enter_context(self._limit.admit(client_of(request)))
+                claims.enter_context(self._limit.admit(client_of(request), caller.key and caller.key.concurrency))
             target = await self._lease(name, claims)
             return await self._answer(request, request_id, body, target, claims, deadline)
 
@@ -182,7 +199,7 @@ class Gateway:
         deadline: float,
     ) -> Response:
         """Returns the engine's answer; if it is a stream, it takes over the claims until it ends."""
-        headers = end_to_end(request.headers, OF_THE_CLIENT)
+        headers = end_to_end(request.headers, OF_THE_CLIENT | SERVER_HEADERS)
         headers[REQUEST_ID_HEADER] = request_id
         headers["content-type"] = "application/json"
         headers["accept-encoding"] = "identity"  # aiohttp would ask for gzip, which the client may not want
@@ -190,8 +207,12 @@ class Gateway:
         version = target if number is None else version_name(number)
         body["model"] = self._slots.engine_name(target)
         measured: MeasuredRequest | None = None
+        meter: Meter | None = None
         if request.url.path in GENERATING_PATHS:
-            source = _traffic_source(version)
+            caller = caller_of(request)
+            source = _traffic_source(version, caller)
+            if caller.quota is not None and caller.quota.counts_tokens:
+                meter = Meter(caller.quota, body)
             if self._live is not None and (measured := self._live.choose(request.url.path, body, *source)):
                 body |= measured.options
             xargs = body.get("vllm_xargs") or {}
@@ -200,7 +221,12 @@ class Gateway:
         upstream: aiohttp.ClientResponse | None = None
         streaming = False
         try:
-            sent = await _unless_disconnected(request, self._send(request.url.path, body, headers, claims, deadline))
+            data = json.dumps(body).encode()
+            if meter is not None:
+                meter.sent(data)
+            prefix = prompt_prefix(body) if len(self._pool.replicas) > 1 else None
+            sending = self._send(request.url.path, data, prefix, headers, claims, deadline)
+            sent = await _unless_disconnected(request, sending)
             if sent is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             upstream, replica = sent
@@ -210,6 +236,7 @@ class Gateway:
             if upstream.content_type == "text/event-stream":
                 streaming = True
                 chunks = self._relay(upstream, replica)
+                chunks = chunks if meter is None else meter.stream(chunks)
                 return _LeasedStream(
                     measured.stream(chunks) if measured else chunks, upstream, claims.pop_all(), answer_headers
                 )
@@ -223,6 +250,8 @@ class Gateway:
                 if await replica.has_died():
                     raise EngineUnavailableError(f"the engine broke down; try again in {RETRY_AFTER_S} s")
                 self.counts.failed += 1
+            if meter is not None:
+                meter.answer(content)
             if measured is not None and upstream.status == 200:
                 content = measured.answer(content)
             return Response(content, upstream.status, headers=answer_headers)
@@ -238,7 +267,13 @@ class Gateway:
                 upstream.close()
 
     async def _send(
-        self, path: str, body: dict[str, Any], headers: dict[str, str], claims: ExitStack, deadline: float
+        self,
+        path: str,
+        data: bytes,
+        prefix: str | None,
+        headers: dict[str, str],
+        claims: ExitStack,
+        deadline: float,
     ) -> tuple[aiohttp.ClientResponse, Replica]:
         """Sends a request, and returns the beginning of the answer with the engine that gives it.
 
@@ -246,8 +281,6 @@ class Gateway:
         connection, the next one is tried; if none does, the request waits for one until `deadline`. If an engine breaks
         a connection, no other is tried, because a request that kills an engine must not be sent to the next one.
         """
-        prefix = prompt_prefix(body) if len(self._pool.replicas) > 1 else None
-        data = json.dumps(body).encode()
         tried: list[Replica] = []
         while True:
             replica = self._pool.pick(prefix, tried=tried)
@@ -345,16 +378,16 @@ def _error_event(error: ReheatdError) -> bytes:
     return b"data: " + json.dumps(error.openai_object()).encode() + b"\n\n"
 
 
-def error_response(error: ReheatdError) -> JSONResponse:
-    """The answer to a request that failed, as an OpenAI-style error."""
-    retry = {"Retry-After": RETRY_AFTER_S} if error.status in (429, 503) else None
-    return JSONResponse(error.openai_object(), error.status, headers=retry)
+def _traffic_source(version: str, caller: Caller) -> tuple[str, TapSource]:
+    """What the entropy tap counts a request's tokens for: the version that is asked, or a job's own policy."""
+    return rollout_job(version) or version, "live" if caller.job is None else "rollout"
 
 
-def _traffic_source(version: str) -> tuple[str, TapSource]:
-    """What the entropy tap counts a request's tokens for: a version that clients ask, or a job's rollouts."""
-    job = rollout_job(version)
-    return (version, "live") if job is None else (job, "rollout")
+def _unknown(name: str) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        f"the model {name[:200]!r} does not exist, or this key may not ask it; GET /v1/models lists the names",
+        param="model",
+    )
 
 
 async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
