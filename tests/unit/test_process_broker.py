@@ -48,10 +48,12 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     process.stdin.write(settings.encode())
     process.stdin.close()
     found = Valkey(port, path)
-    asyncio.run(wait_for_broker(found.urls()[0]))
-    yield found
-    process.terminate()
-    process.wait()
+    try:
+        asyncio.run(wait_for_broker(found.urls()[0]))
+        yield found
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @pytest.mark.parametrize("which", range(4))
@@ -77,9 +79,7 @@ def test_daemon_celery_and_workers_reach_one_database(valkey: Valkey, which: int
         assert redis.llen(f"queue-{which}") == 1 and redis.exists(f"celery-task-meta-task-{which}")
 
 
-def test_nothing_that_celery_shows_or_logs_has_the_password(
-    valkey: Valkey, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_that_celery_shows_or_logs_has_the_password(valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     for url in valkey.urls():
         app = make_celery(url)
