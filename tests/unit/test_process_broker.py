@@ -18,6 +18,7 @@ from reheatd.jobs.channel import JobChannel
 from reheatd.jobs.dispatch import JobDispatcher, make_celery
 from reheatd.process.broker import BrokerError, ping, server_binary, wait_for_broker
 from reheatd.process.ports import reserve_port
+from tests.certificates import make_certificate
 
 TLS_PROXY = """
 import asyncio, ssl, sys
@@ -146,28 +147,23 @@ def test_a_password_on_the_command_line_is_refused() -> None:
 def test_tls_is_spoken_by_daemon_celery_and_workers_and_a_stranger_s_certificate_refused(
     valkey: Valkey, tmp_path: Path
 ) -> None:
-    for name in ("ours", "another"):
-        command = (
-            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
-        )
-        files = ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.pem")]
-        names = ["-addext", "subjectAltName=DNS:localhost"]
-        subprocess.run([*command.split(), *names, *files], check=True, capture_output=True)
-    with tls_in_front_of(valkey.port, tmp_path / "ours.pem", tmp_path / "ours.key") as port:
+    own, key = make_certificate(tmp_path / "own")
+    another, _ = make_certificate(tmp_path / "another")
+    with tls_in_front_of(valkey.port, own, key) as port:
 
-        def url(certificates: str) -> str:
-            return f"valkeys://:{SECRET}@localhost:{port}/1?ssl_ca_certs={tmp_path / certificates}"
+        def url(trusted: Path) -> str:
+            return f"valkeys://:{SECRET}@127.0.0.1:{port}/1?ssl_ca_certs={trusted}"
 
-        asyncio.run(wait_for_broker(url("ours.pem")))
-        with JobChannel(url("ours.pem"), "job-tls", 1) as channel:
+        asyncio.run(wait_for_broker(url(own)))
+        with JobChannel(url(own), "job-tls", 1) as channel:
             assert not channel.is_cancelled()
-        app = make_celery(url("ours.pem"))
+        app = make_celery(url(own))
         sent = app.send_task("some.task", queue="queue-tls")
         app.backend.store_result(sent.id, 7, "SUCCESS")
         assert sent.get(timeout=5) == 7
         app.close()
-        with pytest.raises(BrokerError, match=r"no broker answers at rediss://localhost.*certificate") as caught:
-            asyncio.run(wait_for_broker(url("another.pem"), timeout_s=0.1))
+        with pytest.raises(BrokerError, match=r"no broker answers at rediss://127.*certificate") as caught:
+            asyncio.run(wait_for_broker(url(another), timeout_s=0.1))
         assert SECRET not in caught.value.message
 
 
