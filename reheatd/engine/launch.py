@@ -33,8 +33,8 @@ that is more. A prompt that is alone is not divided. A step that scores 80 token
 decodes
 8."""
 LOOPBACK_ENV = {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-"""Where the processes of one engine talk to each other. Without this, gloo listens on an address of the network even if
-there is only one process."""
+"""Where the processes of one engine talk to each other. Without this, gloo listens on a dozen ports of the address that
+the machine's name stands for, even if there is only one process."""
 MANY_MACHINES = ("nnodes", "data-parallel-address", "ray", "master-addr", "node-rank")
 """Parts of vLLM's arguments for an engine that is spread over several machines."""
 BLOCK_TOKENS = 32

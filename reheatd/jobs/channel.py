@@ -12,6 +12,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 from redis.retry import Retry
 
+from reheatd.broker_url import parse_broker_url
 from reheatd.entropy.live import LiveWindow
 from reheatd.jobs.contracts import ImportResult, JobEvent, JobResult
 from reheatd.jobs.keys import EVENTS_FIELD, KEEP_S, alive_key, attempt_key, cancel_key, events_key, owner_key
@@ -46,7 +47,7 @@ class JobChannel:
         self.job_id = job_id
         self._attempt = attempt
         self._redis = Redis.from_url(
-            redis_url,
+            str(parse_broker_url(redis_url)),
             decode_responses=True,
             retry=Retry(ExponentialBackoff(cap=5.0, base=0.2), retries=10),
             retry_on_error=[ConnectionError, TimeoutError],

@@ -91,7 +91,7 @@ class JobDispatcher:
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._celery = make_celery(broker_url)
         # There is no socket timeout, because the blocking read below has its own.
-        self._redis = Redis.from_url(broker_url, decode_responses=True)
+        self._redis = Redis.from_url(str(parse_broker_url(broker_url)), decode_responses=True)
         self._celery_lock = asyncio.Lock()
         self._census = -math.inf, 0
         """Time of the last count of workers, and its result."""
