@@ -47,24 +47,24 @@ def import_training_code(**_: Any) -> None:
 
 
 @app.task(name=REHEAT_TASK)
-def reheat(spec: dict[str, Any], attempt: int) -> None:
+def reheat(spec: dict[str, Any], attempt: int, credential: str) -> None:
     """Runs the job of a `ReheatSpec`."""
-    _run(ReheatSpec.model_validate(spec), attempt)
+    _run(ReheatSpec.model_validate(spec), attempt, credential)
 
 
 @app.task(name=CONTINUE_RL_TASK)
-def continue_rl(spec: dict[str, Any], attempt: int) -> None:
+def continue_rl(spec: dict[str, Any], attempt: int, credential: str) -> None:
     """Runs the job of an `RLSpec`."""
-    _run(RLSpec.model_validate(spec), attempt)
+    _run(RLSpec.model_validate(spec), attempt, credential)
 
 
 @app.task(name=IMPORT_TASK)
-def measure_import(spec: dict[str, Any], attempt: int) -> None:
+def measure_import(spec: dict[str, Any], attempt: int, credential: str) -> None:
     """Runs the job of an `ImportSpec`."""
-    _run(ImportSpec.model_validate(spec), attempt)
+    _run(ImportSpec.model_validate(spec), attempt, credential)
 
 
-def _run(spec: TrainingSpec | ImportSpec, attempt: int) -> None:
+def _run(spec: TrainingSpec | ImportSpec, attempt: int, credential: str) -> None:
     from workers.tasks import run_reported
 
-    run_reported(spec, attempt, _broker_url())
+    run_reported(spec, attempt, credential, _broker_url())

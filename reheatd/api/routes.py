@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from reheatd.access.caller import caller_of
 from reheatd.adapters.archive import pack
 from reheatd.adapters.exporting import export_files
 from reheatd.adapters.store import AdapterStore, VersionInfo
@@ -217,6 +218,7 @@ class Api:
             job = await self._context.imports.receive(request.stream(), source=source, any_base=_any_base(request))
         except ClientDisconnect as error:
             raise ArchiveInvalidError("the archive is cut off; send it again") from error
+        self._context.ledger.requested(f"{job.job_id} submitted to import {source}", job_id=job.job_id)
         return _answer(job, 202)
 
     async def export_adapter(self, request: Request) -> Response:
@@ -234,11 +236,15 @@ class Api:
     async def delete_adapter(self, request: Request) -> Response:
         version = _version(request)
         await self._controller.retention.delete(version)
+        self._context.ledger.requested(f"{version_name(version)} deleted", version=version)
         return _answer(DeletedView(deleted=[version]))
 
     async def prune(self, request: Request) -> Response:
         asked = await _body(request, PruneRequest)
-        return _answer(DeletedView(deleted=await self._controller.retention.prune(asked.keep)))
+        deleted = await self._controller.retention.prune(asked.keep)
+        names = ", ".join(map(version_name, deleted)) or "nothing"
+        self._context.ledger.requested(f"{names} deleted, to keep the newest {asked.keep}")
+        return _answer(DeletedView(deleted=deleted))
 
     async def promote(self, request: Request) -> Response:
         return _answer(_promotion(await self._controller.promote(_version(request))))
@@ -247,7 +253,9 @@ class Api:
         return _answer(_promotion(await self._controller.rollback()))
 
     async def submit_job(self, request: Request) -> Response:
-        return _answer(self._controller.submit(parse_request(parse_body(await request.body()))), 202)
+        job = self._controller.submit(parse_request(parse_body(await request.body())))
+        self._context.ledger.requested(f"{job.job_id} submitted", job_id=job.job_id)
+        return _answer(job, 202)
 
     async def jobs(self, request: Request) -> Response:
         return _answer(JobList(jobs=self._context.ledger.jobs.all()))
@@ -268,17 +276,24 @@ class Api:
         return _answer(RolloutsView(job_id=job_id, total=len(rows), rollouts=rows[-last:]))
 
     async def cancel_job(self, request: Request) -> Response:
-        return _answer(self._controller.cancel(request.path_params["job_id"]))
+        job = self._controller.cancel(request.path_params["job_id"])
+        self._context.ledger.requested(f"{job.job_id} cancelled", job_id=job.job_id)
+        return _answer(job)
 
     async def approve_job(self, request: Request) -> Response:
-        return _answer(self._controller.approve(request.path_params["job_id"]))
+        job = self._controller.approve(request.path_params["job_id"])
+        self._context.ledger.requested(f"{job.job_id} approved", job_id=job.job_id)
+        return _answer(job)
 
     async def load_rollout_adapter(self, request: Request) -> Response:
         asked = await _body(request, RolloutAdapterRequest)
         if asked.step < 0:
             raise BadInputError(f"step = {asked.step} is below 0", param="step")
         job_id = request.path_params["job_id"]
-        model = await self._controller.load_rollout_adapter(job_id, Path(asked.path), asked.step)
+        job = caller_of(request).job
+        model = await self._controller.load_rollout_adapter(
+            job_id, Path(asked.path), asked.step, attempt=job and job.attempt
+        )
         return _answer(RolloutAdapterView(model=model))
 
     async def drop_rollout_adapters(self, request: Request) -> Response:

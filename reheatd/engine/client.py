@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
+from reheatd.access.client import tls_for
 from reheatd.errors import AdapterInvalidError, EngineError, EngineTakenError, NotFoundError
 from reheatd.names import BASE_MODEL_NAME
 
@@ -282,7 +283,8 @@ class EngineClient:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S)
+            tls = tls_for(self.base_url)
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S, ssl=tls)
             self._session = aiohttp.ClientSession(
                 headers=self.authorization, timeout=self._timeout, connector=connector
             )

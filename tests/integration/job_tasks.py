@@ -53,7 +53,7 @@ def result(spec: dict[str, Any]) -> JobResult:
 
 
 @app.task(name=REHEAT_TASK)
-def reheat(spec: dict[str, Any], attempt: int) -> None:
+def reheat(spec: dict[str, Any], attempt: int, credential: str) -> None:
     behaviour = spec["task"]["reward"]
     with JobChannel(URL, spec["job_id"], attempt) as report:
         report.started()
@@ -79,5 +79,5 @@ def reheat(spec: dict[str, Any], attempt: int) -> None:
 
 
 @app.task(name=CONTINUE_RL_TASK)
-def continue_rl(spec: dict[str, Any], attempt: int) -> None:
-    reheat(spec, attempt)
+def continue_rl(spec: dict[str, Any], attempt: int, credential: str) -> None:
+    reheat(spec, attempt, credential)

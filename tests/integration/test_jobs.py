@@ -15,6 +15,7 @@ import psutil
 import pytest
 from redis import Redis
 
+from reheatd.access.jobs import JobCredentials
 from reheatd.errors import WorkerLostError
 from reheatd.jobs.contracts import JobEvent, JobResult, JobStatus, ReheatRequest, ReheatSpec
 from reheatd.jobs.dispatch import JobDispatcher
@@ -26,6 +27,7 @@ from tests.unit.control_figures import entropy
 from tests.unit.control_support import World
 
 NUMBERS = itertools.count(1)
+CREDENTIALS = JobCredentials(b"a secret of these tests")
 
 
 class Broker:
@@ -101,7 +103,7 @@ def with_dispatcher(
     broker: Broker, work: Callable[[JobDispatcher], Coroutine[Any, Any, None]], heartbeat_timeout_s: float = 60
 ) -> None:
     async def run() -> None:
-        dispatcher = JobDispatcher(broker.url, heartbeat_timeout_s=heartbeat_timeout_s)
+        dispatcher = JobDispatcher(broker.url, heartbeat_timeout_s=heartbeat_timeout_s, credential=CREDENTIALS.of)
         try:
             await work(dispatcher)
         finally:
@@ -223,7 +225,7 @@ def test_a_restarted_daemon_picks_its_running_job_up_from_the_stream(
 ) -> None:
     class RealWorld(World):
         def _build(self) -> None:
-            self.dispatcher: Any = JobDispatcher(broker.url, heartbeat_timeout_s=60)
+            self.dispatcher: Any = JobDispatcher(broker.url, heartbeat_timeout_s=60, credential=CREDENTIALS.of)
             super()._build()
 
     async def run() -> None:
@@ -249,7 +251,7 @@ def test_a_job_that_loses_two_workers_is_finished_by_the_third(
 ) -> None:
     class RealWorld(World):
         def _build(self) -> None:
-            self.dispatcher: Any = JobDispatcher(broker.url, heartbeat_timeout_s=60)
+            self.dispatcher: Any = JobDispatcher(broker.url, heartbeat_timeout_s=60, credential=CREDENTIALS.of)
             super()._build()
 
     async def run() -> None:
