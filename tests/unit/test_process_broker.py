@@ -17,6 +17,7 @@ from reheatd.jobs.channel import JobChannel
 from reheatd.jobs.dispatch import JobDispatcher, make_celery
 from reheatd.process.broker import BrokerError, ping, server_binary, wait_for_broker
 from reheatd.process.ports import reserve_port
+from tests.access import CREDENTIALS
 
 SECRET = "pa/ss#wo?rd@%&:+"
 
@@ -61,7 +62,7 @@ def test_daemon_celery_and_workers_reach_one_database(valkey: Valkey, which: int
     async def body() -> None:
         await wait_for_broker(url)
         assert await ping(url)
-        dispatcher = JobDispatcher(url, heartbeat_timeout_s=60)
+        dispatcher = JobDispatcher(url, heartbeat_timeout_s=60, credential=CREDENTIALS.of)
         await dispatcher.cancel(f"job-{which}")
         await dispatcher.close()
 
@@ -77,9 +78,7 @@ def test_daemon_celery_and_workers_reach_one_database(valkey: Valkey, which: int
         assert redis.llen(f"queue-{which}") == 1 and redis.exists(f"celery-task-meta-task-{which}")
 
 
-def test_nothing_that_celery_shows_or_logs_has_the_password(
-    valkey: Valkey, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_that_celery_shows_or_logs_has_the_password(valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     for url in valkey.urls():
         app = make_celery(url)
@@ -111,7 +110,7 @@ def test_a_broker_that_is_not_there_is_named_without_its_password(tmp_path: Path
         with pytest.raises(BrokerError, match=r"no broker answers at (redis://127|unix:///)") as caught:
             asyncio.run(wait_for_broker(url, timeout_s=0.1))
         assert SECRET not in caught.value.message
-        dispatcher = JobDispatcher(url, heartbeat_timeout_s=60)
+        dispatcher = JobDispatcher(url, heartbeat_timeout_s=60, credential=CREDENTIALS.of)
         with pytest.raises(BrokerError) as caught:
             asyncio.run(dispatcher.cancel("job"))
         assert SECRET not in caught.value.message
