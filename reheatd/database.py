@@ -12,7 +12,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
     All parts of the daemon share one connection; each module creates its own tables.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # SQLite gives its other files the rights of this one.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     db = sqlite3.connect(path)

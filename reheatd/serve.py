@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from typing import Any
 
-from reheatd.access.guard import Access, Guard
+from reheatd.access.guard import Access
 from reheatd.access.jobs import job_credentials
 from reheatd.access.keys import KeyRing
 from reheatd.access.quotas import Quotas
@@ -18,8 +18,7 @@ from reheatd.access.startup import check_keys
 from reheatd.access.tls import checked_certificate
 from reheatd.adapters.validate import base_digest
 from reheatd.api.routes import ApiContext, api_routes
-from reheatd.api.server import build_apps
-from reheatd.api.starting import StartingApp
+from reheatd.api.server import Doors
 from reheatd.assembly import (
     build_adapters,
     build_broker,
@@ -76,10 +75,8 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
         url = url_of(server.host, listener.getsockname()[1], server.scheme)
         admin_url = url if admin is None else url_of(server.admin_host, admin.getsockname()[1], server.scheme)
         readiness = Readiness()
-        listeners = (listener,) if admin is None else (listener, admin)
-        fronts = [StartingApp(readiness) for _ in listeners]
-        served = zip(fronts, listeners, strict=True)
-        http = HttpServer(*served, drain_timeout_s=server.drain_timeout_s, certificate=certificate)
+        doors = Doors(readiness, listener, admin)
+        http = HttpServer(*doors.served, drain_timeout_s=server.drain_timeout_s, certificate=certificate)
         http.start()
         try:
             policy, reference = await asyncio.to_thread(find_models, settings, readiness.report)
@@ -87,10 +84,9 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
             try:
                 with closing(connect(settings.database_path)) as db:
                     check_request(ReheatRequest(), settings, vocabulary=policy.vocabulary)
-                    urls = (url, admin_url)
-                    apps, parts = assemble(settings, device, policy, reference, urls, http, readiness, lock, db)
-                    for front, app in zip(fronts, apps, strict=True):
-                        front.app = app
+                    parts = assemble(
+                        settings, device, policy, reference, (url, admin_url), doors, http, readiness, lock, db
+                    )
                     await Daemon(settings, parts).run(on_ready)
             finally:
                 os.close(lock)
@@ -120,23 +116,24 @@ def assemble(
     policy: ServedPolicy,
     reference: Reference | None,
     urls: tuple[str, str],
+    doors: Doors,
     http: HttpServer,
     readiness: Readiness,
     lock: int,
     db: sqlite3.Connection,
-) -> tuple[list[Guard], Parts]:
-    """Builds every part from those that it uses, without starting any. Returns the application of each port, too.
+) -> Parts:
+    """Builds every part from those that it uses, without starting any, and opens the gateway and the admin API.
 
     Args:
         reference: The base that the policy was trained from, if the settings name one.
-        urls: URLs of the gateway and of the admin API, which are the same if they share a port.
-        http: Their server, which runs already.
+        urls: URL of the gateway, and that of the admin API.
+        doors: Where both are opened.
+        http: The server of the gateway and the admin API, which runs already.
         lock: File descriptor of the lock on the data folder, which is held for as long as a child runs.
         db: The daemon's database.
     """
     url, admin_url = urls
-    job_keys = job_credentials(settings.data_dir)
-    keys = KeyRing(db)
+    jobs, keys = job_credentials(settings.data_dir), KeyRing(db)
     supervisor = Supervisor(settings.logs_dir, inherited=(lock,))
     broker_url, broker_command = build_broker(settings)
     credentials = daemon_credentials(settings.engine)
@@ -150,9 +147,8 @@ def assemble(
     entropy = build_entropy(settings, policy, reference, db, pool, adapters)
     readiness.pool = pool
     gateway = build_gateway(settings, policy, pool, adapters, entropy, readiness)
-    dispatcher = JobDispatcher(
-        broker_url, heartbeat_timeout_s=settings.control.heartbeat_timeout_s, credential=job_keys.of
-    )
+    heartbeat_s = settings.control.heartbeat_timeout_s
+    dispatcher = JobDispatcher(broker_url, heartbeat_timeout_s=heartbeat_s, credential=jobs.of)
     ledger = Ledger(db)
     controller = build_controller(settings, policy, url, ledger, adapters, entropy, dispatcher)
     api = ApiContext(
@@ -173,16 +169,15 @@ def assemble(
         broker_healthy=lambda: ping(broker_url),
         started_at=time.time(),
     )
-    access = Access(keys, Quotas(), job_keys, controller.is_current, required=settings.server.needs_keys)
-    ports = 1 if settings.server.admin_port is None else 2
-    apps = build_apps(access, gateway.routes(), api_routes(api), ports=ports)
+    access = Access(keys, Quotas(), jobs, controller.is_current, required=settings.server.needs_keys)
+    doors.open(access, gateway.routes(), api_routes(api))
 
     # Callbacks by which a part tells something to a part that it does not know.
     entropy.monitor.on_verdict = controller.on_verdict
     adapters.swaps.on_flip = entropy.monitor.give_up_outdated
     adapters.swaps.on_fallback = controller.on_fallback
 
-    parts = Parts(
+    return Parts(
         url=url,
         admin_url=admin_url,
         readiness=readiness,
@@ -203,7 +198,6 @@ def assemble(
         keys=keys,
         http=http,
     )
-    return apps, parts
 
 
 def configure_logging() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
-from reheatd.access.client import bearer, tls_for
+from reheatd.access.client import tls_for
 from reheatd.errors import AdapterInvalidError, EngineError, EngineTakenError, NotFoundError
 from reheatd.names import BASE_MODEL_NAME
 
@@ -68,7 +68,7 @@ class EngineClient:
         self, base_url: str, *, owned: Path | None = None, api_key: str | None = None, timeout_s: float = 600.0
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self.authorization = bearer(api_key)
+        self.authorization = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         """Headers that prove to the server who asks."""
         self._owned = owned
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -37,10 +37,11 @@ from reheatd.errors import (
     ReheatdError,
 )
 from reheatd.gateway.affinity import prompt_prefix
+from reheatd.gateway.headers import OF_THE_CLIENT, OF_THE_ENGINE, end_to_end
 from reheatd.gateway.limits import ConcurrencyLimit, LogprobLimit, client_of
 from reheatd.gateway.live_logprobs import LiveLogprobs, MeasuredRequest
 from reheatd.gateway.metering import Meter
-from reheatd.gateway.own_fields import SERVER_HEADERS, check_fields
+from reheatd.gateway.own_fields import check_fields
 from reheatd.gateway.request_body import read_body
 from reheatd.names import ALIAS_NAME, BASE_MODEL_NAME, parse_version_name, rollout_job, version_name
 from reheatd.tap.wire import TapSource, tags
@@ -55,19 +56,6 @@ ENGINE_HEADER = "x-reheatd-engine"
 REQUEST_ID_HEADER = "x-request-id"
 LONGEST_REQUEST_ID = 128
 CLIENT_CLOSED_REQUEST = 499
-HOP_BY_HOP = frozenset(
-    (
-        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
-        "transfer-encoding", "upgrade",
-    )
-)  # fmt: skip
-"""Headers that belong to one connection (RFC 9110, section 7.6.1)."""
-OF_THE_CLIENT = frozenset(
-    ("host", "content-length", "content-encoding", "accept-encoding", "cookie", "authorization", "x-api-key", "api-key")
-)
-"""Headers of a request that are not the engine's business: its keys and cookies are for this server."""
-OF_THE_ENGINE = frozenset(("content-length", "date", "server", "set-cookie"))
-"""Headers of an answer that this server writes itself, or that only the engine's own clients should get."""
 
 
 @dataclass
@@ -163,9 +151,6 @@ class Gateway:
         state = self._readiness()
         if state.startswith("starting"):
             raise EngineUnavailableError(f"the server is {state}; try again in {RETRY_AFTER_S} s")
-        deadline = time.monotonic() + self._engine_wait_s
-        if not self._pool.is_able and await _unless_disconnected(request, self._until_able(deadline)) is None:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
         check_fields(body)
         caller = caller_of(request)
         name = body.get("model", ALIAS_NAME)
@@ -173,6 +158,9 @@ class Gateway:
             raise BadInputError(f"model must be a string, got {name!r}; GET /v1/models lists the names", param="model")
         if not caller.may_ask(name):
             raise _unknown(name)
+        deadline = time.monotonic() + self._engine_wait_s
+        if not self._pool.is_able and await _unless_disconnected(request, self._until_able(deadline)) is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         with ExitStack() as claims:
             if caller.job is None:
                 self._logprob_limit.check(body)
@@ -199,7 +187,7 @@ class Gateway:
         deadline: float,
     ) -> Response:
         """Returns the engine's answer; if it is a stream, it takes over the claims until it ends."""
-        headers = end_to_end(request.headers, OF_THE_CLIENT | SERVER_HEADERS)
+        headers = end_to_end(request.headers, OF_THE_CLIENT)
         headers[REQUEST_ID_HEADER] = request_id
         headers["content-type"] = "application/json"
         headers["accept-encoding"] = "identity"  # aiohttp would ask for gzip, which the client may not want
@@ -221,12 +209,9 @@ class Gateway:
         upstream: aiohttp.ClientResponse | None = None
         streaming = False
         try:
-            data = json.dumps(body).encode()
             if meter is not None:
-                meter.sent(data)
-            prefix = prompt_prefix(body) if len(self._pool.replicas) > 1 else None
-            sending = self._send(request.url.path, data, prefix, headers, claims, deadline)
-            sent = await _unless_disconnected(request, sending)
+                meter.sent(body)
+            sent = await _unless_disconnected(request, self._send(request.url.path, body, headers, claims, deadline))
             if sent is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             upstream, replica = sent
@@ -267,13 +252,7 @@ class Gateway:
                 upstream.close()
 
     async def _send(
-        self,
-        path: str,
-        data: bytes,
-        prefix: str | None,
-        headers: dict[str, str],
-        claims: ExitStack,
-        deadline: float,
+        self, path: str, body: dict[str, Any], headers: dict[str, str], claims: ExitStack, deadline: float
     ) -> tuple[aiohttp.ClientResponse, Replica]:
         """Sends a request, and returns the beginning of the answer with the engine that gives it.
 
@@ -281,6 +260,8 @@ class Gateway:
         connection, the next one is tried; if none does, the request waits for one until `deadline`. If an engine breaks
         a connection, no other is tried, because a request that kills an engine must not be sent to the next one.
         """
+        prefix = prompt_prefix(body) if len(self._pool.replicas) > 1 else None
+        data = json.dumps(body).encode()
         tried: list[Replica] = []
         while True:
             replica = self._pool.pick(prefix, tried=tried)
@@ -365,13 +346,6 @@ class _LeasedStream(StreamingResponse):
         finally:
             self._upstream.close()
             self._claims.close()
-
-
-def end_to_end(headers: Mapping[str, str], besides: frozenset[str]) -> dict[str, str]:
-    """The headers without those of one connection, of which `connection` may name more, and without `besides`."""
-    named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
-    left_out = HOP_BY_HOP | besides | named
-    return {key: value for key, value in headers.items() if key.lower() not in left_out}
 
 
 def _error_event(error: ReheatdError) -> bytes:

@@ -29,9 +29,9 @@ class Meter:
             self._hides_usage = not (options or {}).get("include_usage")
             body["stream_options"] = {**(options or {}), "include_usage": True}
 
-    def sent(self, data: bytes) -> None:
-        """Charges the prompt that is sent to the engine."""
-        self._charge(len(data) // BYTES_PER_TOKEN)
+    def sent(self, body: dict[str, Any]) -> None:
+        """Charges the prompt of a request that is about to be sent."""
+        self._charge(len(json.dumps(body)) // BYTES_PER_TOKEN)
 
     def answer(self, content: bytes) -> bytes:
         """Charges a whole answer."""

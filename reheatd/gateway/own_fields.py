@@ -16,8 +16,6 @@ SERVER_FIELDS = frozenset(
 )  # fmt: skip
 OWN_PREFIX = "reheatd_"
 """Beginning of the `vllm_xargs` that only the gateway sets."""
-SERVER_HEADERS = frozenset(("x-data-parallel-rank",))
-"""Headers by which a client would choose a part of the engine."""
 
 
 def check_fields(body: dict[str, Any]) -> None:

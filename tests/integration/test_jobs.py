@@ -15,19 +15,18 @@ import psutil
 import pytest
 from redis import Redis
 
-from reheatd.access.jobs import JobCredentials
 from reheatd.errors import WorkerLostError
 from reheatd.jobs.contracts import JobEvent, JobResult, JobStatus, ReheatRequest, ReheatSpec
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.keys import events_key
 from reheatd.options import TaskOptions
 from reheatd.process.broker import EmbeddedBroker, embedded_broker, wait_for_broker
+from tests.access import CREDENTIALS
 from tests.integration.job_keys import may_finish_key
 from tests.unit.control_figures import entropy
 from tests.unit.control_support import World
 
 NUMBERS = itertools.count(1)
-CREDENTIALS = JobCredentials(b"a secret of these tests")
 
 
 class Broker:

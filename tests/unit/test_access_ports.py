@@ -13,7 +13,7 @@ from reheatd.access.guard import Access
 from reheatd.access.keys import KeyRing, KeyStore
 from reheatd.access.quotas import Quotas
 from reheatd.access.tls import checked_certificate
-from reheatd.api.server import build_apps
+from reheatd.api.server import Doors
 from reheatd.config_tables import ServerSection
 from reheatd.engine.client import EngineClient
 from reheatd.errors import AuthenticationError, BadInputError, DaemonUnreachableError, EngineError, NotFoundError
@@ -43,10 +43,9 @@ def served(
         access = Access(KeyRing(api.db), Quotas(), CREDENTIALS, lambda job_id, attempt: attempt == 2, required=True)
         admin_routes = [route for route in api.app().routes if isinstance(route, Route)]
         with listen("127.0.0.1", 0) as listener, listen("127.0.0.1", 0) as other:
-            listeners = (listener, other)[: 2 if own_port else 1]
-            apps = build_apps(access, world.gateway.routes(), admin_routes, ports=len(listeners))
-            served = zip(apps, listeners, strict=True)
-            server = HttpServer(*served, drain_timeout_s=1.0, certificate=certificate)
+            doors = Doors(lambda: "starting", listener, other if own_port else None)
+            doors.open(access, world.gateway.routes(), admin_routes)
+            server = HttpServer(*doors.served, drain_timeout_s=1.0, certificate=certificate)
             server.start()
             scheme = "https" if certificate else "http"
             url, other_url = (url_of("127.0.0.1", on.getsockname()[1], scheme) for on in (listener, other))
@@ -108,19 +107,19 @@ def test_clients_speak_tls_with_an_authority_that_they_are_told(
 
     async def body(url: str, _: str, token: str) -> None:
         monkeypatch.setenv("REHEATD_API_KEY", token)
-        worker: dict[str, Any] = {"api_key": CREDENTIALS.of("rl-1", 2)}
+        worker = CREDENTIALS.of("rl-1", 2)
         with pytest.raises(DaemonUnreachableError, match=r"is not trusted .*REHEATD_CA_FILE"):
             await get(url, STATUS)
-        async with EngineClient(url, **worker) as client:
+        async with EngineClient(url, api_key=worker) as client:
             with pytest.raises(EngineError, match="CERTIFICATE_VERIFY_FAILED"):
-                await client.adapters()
+                await client._request("GET", "/v1/models")
         monkeypatch.setenv("REHEATD_CA_FILE", str(certificate[0]))
         await get(url, STATUS)
-        async with EngineClient(url, **worker) as client:
-            assert await client.adapters() == {}
+        async with EngineClient(url, api_key=worker) as client:
+            assert len((await client._request("GET", "/v1/models"))["data"]) == 3
         async with EngineClient(url, api_key=CREDENTIALS.of("rl-1", 1)) as client:  # an attempt that is over
             with pytest.raises(EngineError) as refused:
-                await client.adapters()
+                await client._request("GET", "/v1/models")
             assert not refused.value.is_transient
         monkeypatch.setenv("REHEATD_CA_FILE", str(certificate[1]))
         with pytest.raises(BadInputError, match="holds no certificates"):
