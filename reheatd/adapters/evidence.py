@@ -13,7 +13,7 @@ f = 1 - mean b^2 / mean c^2, because rounding in the trainer flattens the slope 
 After each item, the mean of each statement gets a confidence interval by Student's t. The adapter holds once all four
 intervals are below zero, and is refused once one of them is above (Jennison and Turnbull, "Interim analyses: the
 repeated confidence interval approach", J. R. Stat. Soc. B 51, 1989). At look k, each of the four may miss its mean with
-probability `ERROR` / 4 k (k + 1). Over all looks, however many there are, that sums to `ERROR`, which so bounds the rate
+probability `ERROR` / 4 k (k + 1). Over all looks, however many there are, that sums to `ERROR`. So this bounds the rate
 at which a proof ends wrongly before its last item.
 
 After the last item the figures themselves decide. An adapter has the benefit of the doubt about its slope, because a
@@ -73,14 +73,16 @@ class Evidence:
     Args:
         items: The items in the order in which they will be added.
         tolerance: Largest mean absolute difference between engine and trainer, in nats per token.
+        leniency: Factor on what is allowed for rounding.
 
     Raises:
         DeliveryError: The items cannot prove anything.
     """
 
-    def __init__(self, model: str, items: Sequence[ProofItem], *, tolerance: float) -> None:
+    def __init__(self, model: str, items: Sequence[ProofItem], *, tolerance: float, leniency: float = 1.0) -> None:
         self._model = model
-        self._tolerance = tolerance
+        self._tolerance = leniency * tolerance
+        self._rounding_factor = leniency * ROUNDING_FACTOR
         trainer_new, trainer_base = (
             np.concatenate([getattr(item, field) for item in items]) for field in ("logprobs", "base_logprobs")
         )
@@ -178,7 +180,7 @@ class Evidence:
                 np.abs(off_T) - self._tolerance,
                 change_T * (lowest * change_T - arrived_T),
                 change_T * (arrived_T - SLOPE_HIGH * change_T),
-                np.abs(off_T) - ROUNDING_FACTOR * np.abs(rounding_T) - OTHER_SHARE * np.abs(change_T),
+                np.abs(off_T) - self._rounding_factor * np.abs(rounding_T) - OTHER_SHARE * np.abs(change_T),
             ]
         )
 

@@ -32,12 +32,21 @@ class Proving:
         name: The adapter's name in messages.
         items: Probes for the proof; see `ProofItem`.
         tolerance: Largest mean absolute difference between engine and trainer, in nats per token.
+        leniency: Factor on what is allowed for rounding.
 
     Raises:
         DeliveryError: The items cannot prove anything.
     """
 
-    def __init__(self, client: EngineClient, name: str, items: Sequence[ProofItem], *, tolerance: float) -> None:
+    def __init__(
+        self,
+        client: EngineClient,
+        name: str,
+        items: Sequence[ProofItem],
+        *,
+        tolerance: float,
+        leniency: float = 1.0,
+    ) -> None:
         if not items:
             raise DeliveryError(f"{name} comes without proof items, so its delivery cannot be proven")
         for item in items:
@@ -47,7 +56,7 @@ class Proving:
                 )
         self._client = client
         self._items = by_information(items, tolerance)
-        self._evidence = Evidence(name, self._items, tolerance=tolerance)
+        self._evidence = Evidence(name, self._items, tolerance=tolerance, leniency=leniency)
         self._first_base = asyncio.ensure_future(self._score_base(self._items[0]))
         # If the adapter cannot even be loaded, nobody asks how this ended.
         self._first_base.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -89,9 +98,11 @@ class Proving:
         return await self._client.score(BASE_MODEL_NAME, item.prompt_ids, item.completion_ids)
 
 
-async def prove(client: EngineClient, model: str, items: Sequence[ProofItem], *, tolerance: float) -> Proof:
+async def prove(
+    client: EngineClient, model: str, items: Sequence[ProofItem], *, tolerance: float, leniency: float = 1.0
+) -> Proof:
     """Proves the delivery of an adapter that the engine has loaded as `model`; see `Proving`."""
-    return await Proving(client, model, items, tolerance=tolerance).finish(model)
+    return await Proving(client, model, items, tolerance=tolerance, leniency=leniency).finish(model)
 
 
 def by_information(items: Sequence[ProofItem], tolerance: float) -> list[ProofItem]:

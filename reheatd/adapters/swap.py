@@ -34,8 +34,8 @@ from reheatd.names import ALIAS_NAME, model_name, parse_version_name, version_na
 
 log = logging.getLogger(__name__)
 
-READMISSION_FACTOR = 1.5
-"""Factor on the proof tolerance for an engine that comes back. Another run rounds differently, and a version that
+READMISSION_LENIENCY = 1.5
+"""Leniency of the proof for an engine that comes back. Another run rounds differently, and a version that
 passed narrowly must not keep a restarted engine out."""
 
 REFUSALS = 3
@@ -167,8 +167,13 @@ class SwapManager:
             raise AdapterInvalidError(f"{replica.name} refuses {name}, which is promoted; promote another version")
         lineage = self._store.get(version).lineage
         if lineage is not None and lineage.proof:
-            tolerance = READMISSION_FACTOR * self._proof_tolerance
-            await prove(replica.client, self._slots.engine_name(name), lineage.proof, tolerance=tolerance)
+            await prove(
+                replica.client,
+                self._slots.engine_name(name),
+                lineage.proof,
+                tolerance=self._proof_tolerance,
+                leniency=READMISSION_LENIENCY,
+            )
 
     async def stage(self, version: int) -> str:
         """Loads `version` under its own name, beside the version that serves, and returns that name.

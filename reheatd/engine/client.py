@@ -277,7 +277,8 @@ class EngineClient:
         They are computed as an answer is, from what the prefix cache holds. Requests with a `cache_salt` read only what
         requests with the same salt have left there.
         """
-        return _next_logprobs(await self._next(prompt_ids, model, top_k, {"cache_salt": cache_salt}))
+        options = {} if cache_salt is None else {"cache_salt": cache_salt}
+        return _next_logprobs(await self._next(prompt_ids, model, top_k, options))
 
     async def _next(self, prompt_ids: list[int], model: str, top_k: int, options: Mapping[str, Any]) -> Any:
         body = {
