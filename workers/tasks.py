@@ -15,6 +15,7 @@ import torch
 
 from reheatd.entropy.probes import ProbeSet
 from reheatd.errors import BadInputError, ConfigError, ReheatdError
+from reheatd.jobs.attempts import begin_attempt
 from reheatd.jobs.channel import JobChannel, JobNotWantedError
 from reheatd.jobs.contracts import ImportResult, ImportSpec, JobBase, JobResult, ReheatSpec, TrainingSpec, step_limit
 from reheatd.jobs.curves import CurveWriter
@@ -40,7 +41,8 @@ def run_reported(spec: TrainingSpec | ImportSpec, attempt: int, broker_url: str)
     with JobChannel(broker_url, spec.job_id, attempt) as channel:
         channel.started()
         try:
-            result = run_import(spec, channel) if isinstance(spec, ImportSpec) else run(spec, channel)
+            own = begin_attempt(spec, attempt)
+            result = run_import(own, channel) if isinstance(own, ImportSpec) else run(own, channel)
         except JobCancelledError:
             logger.info("job %s was cancelled", spec.job_id)
             channel.cancelled()
@@ -143,7 +145,8 @@ def _enter(
         readable=[Path(path) for path in json.loads(os.environ.get(REWARD_PATHS_ENV, "[]"))],
         variables=json.loads(os.environ.get(REWARD_VARIABLES_ENV, "[]")),
     )
-    return stack.enter_context(verifier), stack.enter_context(ServedSampler(spec, probes, on_progress=progress.count))
+    sampler = ServedSampler(spec, probes, on_progress=progress.count, on_wait=progress.look_up)
+    return stack.enter_context(verifier), stack.enter_context(sampler)
 
 
 def _dtype() -> NumberFormat:

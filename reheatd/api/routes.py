@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +41,7 @@ from reheatd.api.schemas import (
     VersionView,
     WorkersHealth,
 )
+from reheatd.api.streams import as_json, with_list
 from reheatd.config import Settings
 from reheatd.control.controller import Controller
 from reheatd.control.imports import Imports
@@ -50,10 +52,11 @@ from reheatd.entropy.learning import LearningSignal
 from reheatd.entropy.live import LiveSeries
 from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.series import EntropySeries
-from reheatd.errors import ArchiveInvalidError, BadInputError, ConflictError
+from reheatd.errors import ArchiveInvalidError, BadInputError, ConflictError, NotFoundError
 from reheatd.gateway.app import RequestCounts
 from reheatd.gateway.request_body import parse_body
-from reheatd.jobs.contracts import parse_request
+from reheatd.jobs.attempts import newest_attempt
+from reheatd.jobs.contracts import JobBase, parse_request
 from reheatd.jobs.curves import read_curves
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.report import read_report
@@ -185,22 +188,24 @@ class Api:
             baseline=baseline,
             threshold=thresholds.collapsed if thresholds else None,
             max_tokens=self._context.monitor.max_tokens,
-            windows=self._context.series.last(_last(request)),
+            windows=[],
             learning=self._learning(),
             sources=self._context.live.newest(),
         )
-        return _answer(view)
+        return with_list(view, "windows", self._context.series.stream(_last(request)))
 
     async def measure(self, request: Request) -> Response:
-        """Measures a window now and answers with it."""
-        return _answer(await self._context.monitor.take_window())
+        """Measures a window now and answers with it; requests that come meanwhile are answered with the same one."""
+        return _answer(await self._context.monitor.window_now())
 
     async def live(self, request: Request) -> Response:
-        return _answer(LiveView(windows=self._context.live.last(_last(request), request.query_params.get("source"))))
+        windows = self._context.live.stream(_last(request), request.query_params.get("source"))
+        return with_list(LiveView(windows=[]), "windows", windows)
 
     async def adapters(self, request: Request) -> Response:
         store = self._context.versions
-        return _answer(AdapterList(promoted=store.promoted(), adapters=[_brief(info) for info in store.list()]))
+        view = AdapterList(promoted=store.promoted(), adapters=[])
+        return with_list(view, "adapters", as_json(_briefs(store)))
 
     async def adapter(self, request: Request) -> Response:
         versions, version = self._context.versions, _version(request)
@@ -250,22 +255,27 @@ class Api:
         return _answer(self._controller.submit(parse_request(parse_body(await request.body()))), 202)
 
     async def jobs(self, request: Request) -> Response:
-        return _answer(JobList(jobs=self._context.ledger.jobs.all()))
+        try:
+            letters = await self._context.dispatcher.dead_letters()
+        except BrokerError:
+            letters = None
+        return with_list(JobList(jobs=[], dead_letters=letters), "jobs", self._context.ledger.jobs.stream())
 
     async def job(self, request: Request) -> Response:
         return _answer(self._controller.job(request.path_params["job_id"]))
 
     async def curves(self, request: Request) -> Response:
         job_id = request.path_params["job_id"]
-        spec = self._context.ledger.jobs.get(job_id).spec
+        spec = self._written_by_worker(job_id)
         points = [] if spec is None else await asyncio.to_thread(read_curves, spec.curves_file)
-        return _answer(CurvesView(job_id=job_id, points=points))
+        return with_list(CurvesView(job_id=job_id, points=[]), "points", as_json(points))
 
     async def rollouts(self, request: Request) -> Response:
         job_id, last, step = request.path_params["job_id"], _last(request), _step(request)
-        spec = self._context.ledger.jobs.get(job_id).spec
+        spec = self._written_by_worker(job_id)
         rows = [] if spec is None else await asyncio.to_thread(read_rollouts, spec.rollouts_file, step=step)
-        return _answer(RolloutsView(job_id=job_id, total=len(rows), rollouts=rows[-last:]))
+        view = RolloutsView(job_id=job_id, total=len(rows), rollouts=[])
+        return with_list(view, "rollouts", as_json(rows[-last:]))
 
     async def cancel_job(self, request: Request) -> Response:
         return _answer(self._controller.cancel(request.path_params["job_id"]))
@@ -289,7 +299,12 @@ class Api:
         return _answer(ResumedView(resumed=self._controller.resume()))
 
     async def journal(self, request: Request) -> Response:
-        return _answer(JournalView(entries=self._context.ledger.entries(_last(request))))
+        return with_list(JournalView(entries=[]), "entries", self._context.ledger.stream(_last(request)))
+
+    def _written_by_worker(self, job_id: str) -> JobBase | None:
+        """The specification of a job with the folder of its newest attempt; None if it was not dispatched yet."""
+        record = self._context.ledger.jobs.get(job_id)
+        return record.spec and newest_attempt(record.spec, record.job.attempt)
 
     def _reach(self, version: int) -> Reach | None:
         lineage = self._context.versions.get(version).lineage
@@ -331,6 +346,12 @@ def _brief(info: VersionInfo) -> VersionInfo:
         if info.lineage is None
         else info.model_copy(update={"lineage": info.lineage.model_copy(update={"proof": []})})
     )
+
+
+def _briefs(store: AdapterStore) -> Iterator[VersionInfo]:
+    for version in store.versions():
+        with suppress(NotFoundError):  # it was deleted while the versions before it were sent
+            yield _brief(store.get(version))
 
 
 def _promotion(swapped: SwapResult) -> PromotionView:
