@@ -44,7 +44,8 @@ async def idle_gap() -> float:
 
 
 async def measure(folder: Path, report: Report) -> None:
-    async with ApiWorld(folder) as world:
+    world = ApiWorld(folder)
+    async with world:
         app = world.app()
         probe_text = window(0, "ok", 1.9).model_dump_json()
         live_text = LiveWindow(

@@ -136,8 +136,9 @@ def copy_database(source: Path, target: Path) -> None:
     """Copies a database as it is at one moment, also while another process or thread writes to it.
 
     Raises:
-        sqlite3.Error: It cannot be read, or the copy cannot be written.
+        OSError, sqlite3.Error: It cannot be read, or the copy cannot be written.
     """
+    os.close(os.open(target, os.O_RDWR | os.O_CREAT, 0o600))
     with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target)) as other:
         one.backup(other)
         # A copy is one file, complete without a log beside it.
@@ -227,7 +228,7 @@ def _bring_up_to_date(db: sqlite3.Connection, path: Path) -> None:
         kept = path.with_name(f"{path.stem}-schema-{version}{path.suffix}")
         try:
             copy_database(path, kept)
-        except sqlite3.DatabaseError as error:
+        except (OSError, sqlite3.DatabaseError) as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CANTOPEN) & 0xFF
             raise StateError(_explanation(kept, code, error)) from error
         logger.info("%s is migrated from schema %d to %d; %s is a copy", path, version, SCHEMA_VERSION, kept)

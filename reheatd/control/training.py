@@ -39,7 +39,7 @@ class Training:
         # An embedded broker serves only this daemon's own workers, and they stop with the daemon.
         self._workers_since = dependencies.started_at if dependencies.settings.broker.url is None else None
         self._record = record
-        self._saved_at = 0.0
+        self._is_unsaved, self._saved_at = False, 0.0
         self._rollouts = rollouts
         self._cancelled = cancelled
 
@@ -69,6 +69,8 @@ class Training:
             return following.result()
         finally:
             await abandon(following, waiting, cancelling)
+            if self._is_unsaved:
+                self._save()
 
     async def _begin(self, spec: TrainingSpec | ImportSpec) -> None:
         await unless_cancelled(self._cancelled, retry_while_unreachable(self._restore_rollouts, self._patience_s))
@@ -145,9 +147,13 @@ class Training:
             self._learning.add(job.job_id, job.parent_version, event.step, event.metrics)
         # A commit waits for the disk, and streams wait with it. After a crash, the broker tells again what was not
         # recorded; only windows of rollouts must not come twice.
+        self._is_unsaved = True
         if is_first or event.rollouts is not None or time.monotonic() - self._saved_at >= SAVE_EVERY_S:
-            self._ledger.save(self._record)
-            self._saved_at = time.monotonic()
+            self._save()
+
+    def _save(self) -> None:
+        self._ledger.save(self._record)
+        self._is_unsaved, self._saved_at = False, time.monotonic()
 
     async def _wait_for_worker(self, spec: TrainingSpec | ImportSpec) -> None:
         """Shows what the job waits for, until a worker has begun it, and keeps it in the workers' queue."""

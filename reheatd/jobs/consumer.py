@@ -10,12 +10,13 @@ from typing import Any, cast
 
 from billiard.einfo import ExceptionInfo
 from celery.worker.consumer import Consumer
-from kombu import Message
+from kombu.message import Message
 from redis import Redis
 from redis.exceptions import RedisError
 
 from reheatd.errors import ReheatdError
 from reheatd.jobs.dead_letters import bury
+from reheatd.jobs.dispatch import JobCelery
 from reheatd.jobs.keys import KEEP_S, deliveries_key
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class DurableConsumer(Consumer):
         super().__init__(self._take, *arguments, **options)
         self._run = on_task_request
         self._redis = Redis.from_url(
-            self.app.conf.broker_url,
+            cast(JobCelery, self.app).redis_url,
             decode_responses=True,
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_connect_timeout=SOCKET_TIMEOUT_S,

@@ -58,7 +58,13 @@ UNACKED_KEY = "reheatd:unacked"
 time-outs, and each restores whatever it finds under the key."""
 
 
-def make_celery(broker_url: str) -> Celery:
+class JobCelery(Celery):
+    """A Celery application that also knows the broker's URL as redis-py takes it, with its password."""
+
+    redis_url: str = ""
+
+
+def make_celery(broker_url: str) -> JobCelery:
     """The Celery application that daemon and workers share.
 
     The tasks `reheatd.reheat`, `reheatd.continue_rl` and `reheatd.import` take two arguments: the JSON object of a
@@ -66,7 +72,8 @@ def make_celery(broker_url: str) -> Celery:
     nothing.
     """
     url, tls = parse_broker_url(broker_url).for_celery()
-    app = Celery("reheatd", broker=url, backend=url)
+    app = JobCelery("reheatd", broker=url, backend=url)
+    app.redis_url = broker_url
     app.conf.update(
         broker_use_ssl=tls or None,
         redis_backend_use_ssl=tls or None,

@@ -17,7 +17,7 @@ from reheatd.control.ledger import Ledger
 from reheatd.database import connect
 from reheatd.errors import ArchiveInvalidError, ConflictError
 from reheatd.jobs.attempts import begin_attempt
-from reheatd.jobs.contracts import JobEvent, JobStatus
+from reheatd.jobs.contracts import JobEvent, JobStatus, ReheatSpec
 from tests.limited_disk import full_disk
 from tests.unit.control_support import REHEAT, World, finish_one, live
 from tests.unit.test_adapters_store import FIELDS, publish, source
@@ -112,7 +112,7 @@ def test_a_daemon_goes_on_from_a_restored_folder(tmp_path: Path, archive: Path) 
         assert world.swaps.promoted == 1
         assert [job.status for job in world.ledger.jobs.all()] == [JobStatus.SUCCEEDED, JobStatus.RUNNING]
         spec = world.ledger.jobs.get(running[0]).spec
-        assert spec is not None and spec.output_dir == (new / "jobs" / running[0]).resolve()
+        assert isinstance(spec, ReheatSpec) and spec.output_dir == (new / "jobs" / running[0]).resolve()
         assert (spec.output_dir / "attempt-1" / "checkpoint.pt").read_bytes() == b"half way"
         await world.dispatcher.report(running[0], JobEvent(kind="succeeded", result=world.result(spec)))
         await world.until_status(running[0], JobStatus.SUCCEEDED)

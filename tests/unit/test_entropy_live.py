@@ -120,7 +120,9 @@ def test_a_restart_of_the_engine_begins_at_zero(db: Connection) -> None:
     assert [window.estimate.mean for window in series.close_windows()] == [2.0]
 
 
-def test_datagrams_of_taps_arrive_and_others_are_dropped_and_counted(db: Connection, caplog: pytest.LogCaptureFixture) -> None:
+def test_datagrams_of_taps_arrive_and_others_are_dropped_and_counted(
+    db: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
     async def body() -> tuple[list[float], int]:
         with socket.socket(type=socket.SOCK_DGRAM) as sender:
             series = LiveSeries(db, confidence=0.95)

@@ -131,7 +131,8 @@ def test_a_request_that_cannot_be_recorded_gets_a_clear_answer(tmp_path: Path) -
             assert (await client.post("/reheatd/v1/jobs", json=body)).status_code == 202
 
     async def run() -> None:
-        async with ApiWorld(tmp_path) as world:
+        world = ApiWorld(tmp_path)
+        async with world:
             await story(world)
 
     asyncio.run(run())

@@ -45,7 +45,8 @@ def took(work: Callable[[], Any]) -> float:
 
 def in_world(folder: Path, story: Callable[[ApiWorld], Coroutine[Any, Any, None]]) -> None:
     async def run() -> None:
-        async with ApiWorld(folder) as world:
+        world = ApiWorld(folder)
+        async with world:
             await story(world)
 
     asyncio.run(run())

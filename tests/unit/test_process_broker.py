@@ -77,9 +77,7 @@ def test_daemon_celery_and_workers_reach_one_database(valkey: Valkey, which: int
         assert redis.llen(f"queue-{which}") == 1 and redis.exists(f"celery-task-meta-task-{which}")
 
 
-def test_nothing_that_celery_shows_or_logs_has_the_password(
-    valkey: Valkey, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_that_celery_shows_or_logs_has_the_password(valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     for url in valkey.urls():
         app = make_celery(url)

@@ -128,9 +128,7 @@ class Verifier(AbstractContextManager["Verifier"]):
 class _Child:
     """A process that serves one reward. Requests and replies are JSON lines over pipes."""
 
-    def __init__(
-        self, reward: str, timeout_s: float, readable: Sequence[Path], environment: Mapping[str, str]
-    ) -> None:
+    def __init__(self, reward: str, timeout_s: float, readable: Sequence[Path], environment: Mapping[str, str]) -> None:
         self.deadline = 0.0
         """Time by which the present request must be answered, in monotonic seconds."""
         self._reward = reward
