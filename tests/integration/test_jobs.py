@@ -188,11 +188,13 @@ def test_a_worker_that_was_taken_for_dead_stops_when_it_reports(broker: Broker, 
     with_dispatcher(broker, work)
 
 
-def test_a_worker_that_wakes_after_its_job_was_given_away_reports_nothing_more(broker: Broker, tmp_path: Path) -> None:
+def test_a_worker_that_wakes_after_its_job_was_given_away_reports_nothing_more(tmp_path: Path) -> None:
+    own = Broker(tmp_path)
+
     async def work(dispatcher: JobDispatcher) -> None:
         spec = make_spec("overtaken")
         await dispatcher.submit(spec)
-        with running_worker(broker.url, tmp_path / "sleeper.log") as sleeper:
+        with running_worker(own.url, tmp_path / "sleeper.log") as sleeper:
             await follow_until(dispatcher, spec, "progress")
             family = [sleeper, *sleeper.children(recursive=True)]
             for process in family:
@@ -200,18 +202,21 @@ def test_a_worker_that_wakes_after_its_job_was_given_away_reports_nothing_more(b
             with pytest.raises(WorkerLostError, match="silent"):
                 await follow(dispatcher, spec)
             await dispatcher.submit(spec, attempt=2)
-            with running_worker(broker.url, tmp_path / "successor.log"):
+            with running_worker(own.url, tmp_path / "successor.log"):
                 entries = [entry async for entry in dispatcher.events(spec.job_id, attempt=2)]
             assert [event.kind for _, event in entries] == ["started", *["progress"] * 3, "succeeded"]
             for process in family:
                 process.resume()
             log = tmp_path / "sleeper.log"
             await asyncio.to_thread(wait_until, lambda: "was replaced by attempt 2" in log.read_text())
-        with Redis.from_url(broker.url, decode_responses=True) as redis:
+        with Redis.from_url(own.url, decode_responses=True) as redis:
             stream: Any = redis.xrange(events_key(spec.job_id))
         assert stream[-1][0] == entries[-1][0]
 
-    with_dispatcher(broker, work, heartbeat_timeout_s=3)
+    try:
+        with_dispatcher(own, work, heartbeat_timeout_s=3)
+    finally:
+        own.kill()
 
 
 def test_a_job_is_lost_with_the_daemon_whose_worker_ran_it(broker: Broker, worker: psutil.Process) -> None:
