@@ -1,7 +1,8 @@
 """Measures what the gateway costs: `python -m bench.gateway --litellm PATH`.
 
-A stub that answers at once is asked directly, through a whole reheatd daemon, and through LiteLLM's proxy with one
-worker, in turns. Then real vLLM with SmolLM2-135M is asked directly and through the daemon. `make bench-gateway`
+A stub that answers at once is asked directly, through a whole reheatd daemon without and with API keys, and through
+LiteLLM's proxy with one worker, in turns. Then real vLLM with SmolLM2-135M is asked directly and through a daemon with
+API keys. `make bench-gateway`
 installs LiteLLM into an environment of its own.
 """
 
@@ -17,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -38,7 +40,9 @@ CONCURRENCY = 16
 NEW_TOKENS = 48
 VLLM_TURNS = 64
 START_TIMEOUT_S = 180.0
-SIDES = ("direct", "reheatd", "litellm")
+SIDES = ("direct", "reheatd", "keys", "litellm")
+"""`keys` is a daemon that asks for API keys, with every limit of the key on; `reheatd` asks for none."""
+PLENTY = str(10**9)
 
 
 @contextmanager
@@ -66,20 +70,37 @@ def _answers(url: str) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Served:
+    """A daemon's port, its process and a key for it, which a daemon that needs none ignores."""
+
+    port: int
+    process: psutil.Process
+    key: str = "sk-bench"
+
+
 @contextmanager
-def daemon(engine_url: str, folder: Path, model: Path) -> Iterator[tuple[int, psutil.Process]]:
-    """Runs the whole daemon in front of an engine, and gives its port and its process."""
+def daemon(engine_url: str, folder: Path, model: Path, *, keys: bool = False) -> Iterator[Served]:
+    """Runs the whole daemon in front of an engine; with `keys`, it asks for a key, which has a limit of each kind."""
     folder.mkdir()
     port = reserve_port()
     config = folder / "reheatd.toml"
     config.write_text(
         f"data_dir = '{folder}/data'\n[policy]\nmodel = '{model}'\n[server]\nport = {port}\n"
+        f"require_keys = {str(keys).lower()}\n"
         f"[engine]\nurl = '{engine_url}'\n[workers]\ncount = 0\n[control]\nmode = 'observe'\n"
         "[entropy]\ninterval_s = 3600\nbaseline_windows = 1\n"
     )
-    argv = [str(Path(sys.executable).with_name("reheatd")), "serve", "--config", str(config)]
+    reheatd = [sys.executable, "-m", "cli.main"]
+    key = ""
+    if keys:
+        limits = [f"--{limit}={PLENTY}" for limit in ("requests-per-minute", "concurrency", "tokens-per-minute")]
+        for name, options in (("ops", ["--role=admin"]), ("bench", ["--models=policy", *limits])):
+            argv = [*reheatd, "keys", "create", name, *options, "--json", "--config", str(config)]
+            key = json.loads(subprocess.run(argv, check=True, capture_output=True).stdout)["token"]
+    argv = [*reheatd, "serve", "--config", str(config)]
     with process(argv, f"http://127.0.0.1:{port}/health", folder / "log") as running:
-        yield port, running
+        yield Served(port, running, key or Served.key)
 
 
 @contextmanager
@@ -110,16 +131,20 @@ def stub_sides(executable: Path, scratch: Path, model: Path, report: Report) -> 
         url = f"http://127.0.0.1:{stub}"
         argv = [sys.executable, "-m", "bench.stub_engine", str(stub)]
         running.enter_context(process(argv, f"{url}/health", scratch / "stub.log"))
+        plain = running.enter_context(daemon(url, scratch / "reheatd", model))
+        with_keys = running.enter_context(daemon(url, scratch / "keys", model, keys=True))
         ports = {
             "direct": stub,
-            "reheatd": running.enter_context(daemon(url, scratch / "reheatd", model))[0],
+            "reheatd": plain.port,
+            "keys": with_keys.port,
             "litellm": running.enter_context(litellm(executable, url, scratch / "litellm")),
         }
         loads: dict[tuple[str, int], list[Load]] = {}
         for turn in range(ROUNDS + 1):
             for connections in (1, BUSY_CONNECTIONS):
                 for side in SIDES:
-                    load = run_load(ports[side], CHAT, body, connections=connections, seconds=SECONDS)
+                    key = with_keys.key if side == "keys" else plain.key
+                    load = run_load(ports[side], CHAT, body, connections=connections, seconds=SECONDS, key=key)
                     if turn:  # the first turn warms up
                         loads.setdefault((side, connections), []).append(load)
                     print(
@@ -143,12 +168,11 @@ def stub_sides(executable: Path, scratch: Path, model: Path, report: Report) -> 
     for side in SIDES:
         report.result(f"rps_{side}", median(side, BUSY_CONNECTIONS, "rps"), "requests/s")
         report.result(f"busy_p99_ms_{side}", median(side, BUSY_CONNECTIONS, "p99"), "ms")
-    report.result(
-        "rps_vs_litellm", median("reheatd", BUSY_CONNECTIONS, "rps") / median("litellm", BUSY_CONNECTIONS, "rps")
-    )
+    for side, name in (("reheatd", "rps_vs_litellm"), ("keys", "rps_vs_litellm_keys")):
+        report.result(name, median(side, BUSY_CONNECTIONS, "rps") / median("litellm", BUSY_CONNECTIONS, "rps"))
 
 
-async def throughput(url: str, model: str, turn: int) -> float:
+async def throughput(url: str, model: str, key: str, turn: int) -> float:
     """Completion tokens per second of `CONCURRENCY` streams of fixed length."""
 
     async def one(session: aiohttp.ClientSession, stream: int) -> None:
@@ -159,7 +183,8 @@ async def throughput(url: str, model: str, turn: int) -> float:
             async for _ in answer.content.iter_any():
                 pass
 
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as session:
+    headers = {"authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600), headers=headers) as session:
         started = time.perf_counter()
         await asyncio.gather(*(one(session, stream) for stream in range(CONCURRENCY)))
         return CONCURRENCY * NEW_TOKENS / (time.perf_counter() - started)
@@ -168,18 +193,21 @@ async def throughput(url: str, model: str, turn: int) -> float:
 def vllm_sides(scratch: Path, model: Path, report: Report) -> None:
     with ExitStack() as running:
         engine = running.enter_context(running_engine(model, scratch / "engine.log", kv_cache_bytes=256 << 20))
-        port, gateway = running.enter_context(daemon(engine, scratch / "before-vllm", model))
-        sides = {"direct": (engine, "base"), "reheatd": (f"http://127.0.0.1:{port}", "policy")}
-        for url, name in sides.values():
-            asyncio.run(throughput(url, name, 0))
+        served = running.enter_context(daemon(engine, scratch / "before-vllm", model, keys=True))
+        sides = {
+            "direct": (engine, "base", "none"),
+            "reheatd": (f"http://127.0.0.1:{served.port}", "policy", served.key),
+        }
+        for side in sides.values():
+            asyncio.run(throughput(*side, 0))
         ratios = []
-        cpu_before_s = _cpu_s(gateway)
+        cpu_before_s = _cpu_s(served.process)
         for turn in range(1, VLLM_TURNS + 1):
             order = list(sides) if turn % 2 else list(sides)[::-1]
             speeds = {side: asyncio.run(throughput(*sides[side], turn)) for side in order}
             ratios.append(speeds["reheatd"] / speeds["direct"])
             print(f"turn {turn}: direct {speeds['direct']:.0f}, reheatd {speeds['reheatd']:.0f} tokens/s", flush=True)
-        cpu_s = _cpu_s(gateway) - cpu_before_s
+        cpu_s = _cpu_s(served.process) - cpu_before_s
     ratio, margin = pseudomedian(ratios)
     report.result("vllm_throughput_vs_direct", ratio)
     report.result("vllm_throughput_vs_direct_margin", margin, "(95%)")

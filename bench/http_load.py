@@ -24,15 +24,18 @@ class Load:
         return float(np.percentile(self.latencies, percent)) * 1e3
 
 
-def run_load(port: int, path: str, body: bytes, *, connections: int, seconds: float) -> Load:
+def run_load(port: int, path: str, body: bytes, *, connections: int, seconds: float, key: str = "sk-bench") -> Load:
     """Posts `body` to 127.0.0.1:`port`; each connection waits for its answer before it asks again.
+
+    Args:
+        key: API key that every request carries.
 
     Raises:
         RuntimeError: An answer was not 200, or a connection was closed.
     """
     request = (
         f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
-        f"authorization: Bearer sk-bench\r\ncontent-length: {len(body)}\r\n\r\n"
+        f"authorization: Bearer {key}\r\ncontent-length: {len(body)}\r\n\r\n"
     ).encode() + body
     return uvloop.run(_run(port, request, connections, seconds))
 

@@ -3,7 +3,8 @@
 Eight clients stream SmolLM2-135M's answers without pause, while reheatd's swap protocol publishes and promotes 100
 adapters one after the other. Each answer's logprobs are then compared with those that Transformers and PEFT compute in
 float32 for the version in its header. The same is measured for two ways without a protocol: overwriting and reloading
-the files under one adapter name, and restarting the engine with other weights.
+the files under one adapter name, and restarting the engine with other weights. Then proofs of delivery are simulated
+from recorded logprobs: of right adapters, and of everything that might answer in their place.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.figures import Report
+from bench.proof_rates import DELIVERED, KINDS, Rate, Recording
 from bench.swap_load import Answer, StreamLoad, gaps
 from bench.swap_reference import Reference
 from reheatd.adapters.lineage import ProofItem
@@ -52,6 +54,8 @@ GRACE_S = 30.0
 SETTLE_S = 4.0
 TOLERANCE = 0.1
 """Largest mean absolute difference of logprobs, in nats per token, as in the proof of delivery."""
+WRONG_PROOFS, RIGHT_PROOFS = 200, 10_000
+"""Number of simulated proofs of each wrong kind, and of right adapters."""
 IN_PLACE = "policy"
 KV_CACHE = 256 << 20
 START_TIMEOUT_S = 300.0
@@ -225,6 +229,25 @@ def table(sides: dict[str, Side], wrong: dict[str, int]) -> Table:
     return shown
 
 
+def proof_rates(report: Report) -> Table:
+    """Simulates proofs, and shows how often what was wrong held and what was right did not."""
+    recording, rng = Recording(), np.random.default_rng(0)
+    right = recording.rate(DELIVERED, RIGHT_PROOFS, rng)
+    wrong = {kind: recording.rate(kind, WRONG_PROOFS, rng) for kind in KINDS}
+    report.result("proof_misses", sum(rate.held for rate in wrong.values()))
+    report.result("proof_misses_of", sum(rate.held + rate.refused for rate in wrong.values()))
+    report.result("proof_false_alarms_per_1000", right.refused / RIGHT_PROOFS * 1e3)
+    report.result("proof_tokens", statistics.median(right.tokens), "tokens")
+    shown = Table(title="Proofs of delivery, simulated from recorded logprobs")
+    for heading in ("what answers", "proofs", "held", "tokens, median", "tokens, 90%"):
+        shown.add_column(heading, justify="left" if heading == "what answers" else "right")
+    rates: dict[str, Rate] = {"the adapter itself": right, **wrong}
+    for name, rate in rates.items():
+        tokens = np.percentile(rate.tokens, [50, 90])
+        shown.add_row(name, str(rate.held + rate.refused), str(rate.held), *(f"{count:.0f}" for count in tokens))
+    return shown
+
+
 def main() -> None:
     report = Report("swap")
     model = resolve_policy(BUILTIN_POLICY)
@@ -270,6 +293,7 @@ def main() -> None:
         report.result(f"{prefix}_wrong_version_answers", wrong[name])
         report.result(f"{prefix}_publish_to_first_token_ms", statistics.median(sides[name].to_first_token) * 1e3, "ms")
     report.result("restart_outage_s", sides["restart"].longest_gap_s(), "s")
+    Console().print(proof_rates(report))
     report.write(streams=STREAMS, tokens=TOKENS, rank=RANK, size=SIZE, tolerance=TOLERANCE, restarts=RESTARTS)
 
 

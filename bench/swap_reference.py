@@ -1,5 +1,8 @@
 """The logprobs that each version should answer with, computed by Transformers and PEFT in float32 without an engine."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +11,12 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reheatd.adapters.lineage import ProofItem
+from workers.proof import COMPLETION_TOKENS, ITEMS, proof_sequences
 
 PROMPT = (
     "You are a patient teacher. A pupil has three baskets with twelve apples each, gives seven of them to a friend, "
     "eats two, and finds five more on the way home. Explain step by step how many apples the pupil has now, and why."
 )
-PROOF_ITEMS = 6
-PROOF_TOKENS = 32
 BATCH = 32
 
 
@@ -35,37 +37,51 @@ class Reference:
                 torch.tensor([self.prompt_ids]),
                 do_sample=True,
                 top_k=0,
-                num_return_sequences=PROOF_ITEMS,
-                min_new_tokens=PROOF_TOKENS,
-                max_new_tokens=PROOF_TOKENS,
+                num_return_sequences=ITEMS,
+                min_new_tokens=COMPLETION_TOKENS,
+                max_new_tokens=COMPLETION_TOKENS,
             )
-        self._proof_ids: list[list[int]] = sampled[:, len(self.prompt_ids) :].tolist()
+        rollouts = [(self.prompt_ids, row) for row in sampled[:, len(self.prompt_ids) :].tolist()]
+        self._proof = proof_sequences(rollouts)
         self._policy: Any = PeftModel.from_pretrained(base, any_adapter).eval()
         with self._policy.disable_adapter():
-            self._base_logprobs = self._score(self._proof_ids)
+            self._base_logprobs = self._proof_logprobs()
 
     def logprobs(self, adapter: Path, completions: list[list[int]]) -> list[list[float]]:
         """The logprob of each token of completions of the prompt, under `adapter`, in nats."""
+        with self._with(adapter):
+            return [
+                row
+                for start in range(0, len(completions), BATCH)
+                for row in self._score(self.prompt_ids, completions[start : start + BATCH])
+            ]
+
+    def proof(self, adapter: Path) -> list[ProofItem]:
+        """The items that a job would hand over with `adapter`."""
+        with self._with(adapter):
+            logprobs = self._proof_logprobs()
+        return [
+            ProofItem(prompt_ids=prompt, completion_ids=completion, logprobs=new, base_logprobs=old)
+            for (prompt, completion), new, old in zip(self._proof, logprobs, self._base_logprobs, strict=True)
+        ]
+
+    @contextmanager
+    def _with(self, adapter: Path) -> Iterator[None]:
         self._policy.load_adapter(adapter, "asked")
         self._policy.set_adapter("asked")
         try:
-            return [
-                row for start in range(0, len(completions), 32) for row in self._score(completions[start : start + 32])
-            ]
+            yield
         finally:
             self._policy.set_adapter("default")
             self._policy.delete_adapter("asked")
 
-    def proof(self, adapter: Path) -> list[ProofItem]:
-        logprobs = self.logprobs(adapter, self._proof_ids)
-        return [
-            ProofItem(prompt_ids=self.prompt_ids, completion_ids=ids, logprobs=new, base_logprobs=old)
-            for ids, new, old in zip(self._proof_ids, logprobs, self._base_logprobs, strict=True)
-        ]
+    def _proof_logprobs(self) -> list[list[float]]:
+        grouped = groupby(self._proof, key=lambda sequence: sequence[0])  # sequences with one prompt stand together
+        return [row for prompt, group in grouped for row in self._score(prompt, [ids for _, ids in group])]
 
     @torch.no_grad()
-    def _score(self, completions: list[list[int]]) -> list[list[float]]:
-        prompt = self._policy(torch.tensor([self.prompt_ids]), use_cache=True, logits_to_keep=1)
+    def _score(self, prompt_ids: list[int], completions: list[list[int]]) -> list[list[float]]:
+        prompt = self._policy(torch.tensor([prompt_ids]), use_cache=True, logits_to_keep=1)
         prompt.past_key_values.batch_repeat_interleave(len(completions))
         # Padding is on the right, where a causal model does not see it.
         longest = max(map(len, completions))

@@ -6,12 +6,15 @@ from typing import Any, BinaryIO
 
 import httpx
 
+from reheatd.access.client import CA_FILE_ENV, KEY_ENV, api_key, bearer, tls_for
 from reheatd.errors import (
+    AuthenticationError,
     BadInputError,
     ConflictError,
     DaemonUnreachableError,
     EngineError,
     NotFoundError,
+    NotPermittedError,
     QueueFullError,
     ReheatdError,
 )
@@ -21,7 +24,7 @@ TIMEOUT_S = 600.0
 
 
 class DaemonClient:
-    """Speaks to the daemon at `url`. Every failure is a `ReheatdError` that says what to do."""
+    """Speaks to the daemon at `url`, with the environment's key. Every failure is an error that says what to do."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -30,6 +33,8 @@ class DaemonClient:
         self._http = httpx.Client(
             timeout=httpx.Timeout(TIMEOUT_S, connect=5.0),
             limits=httpx.Limits(max_keepalive_connections=0),
+            headers=bearer(api_key()),
+            verify=tls_for(self.url),
             trust_env=False,
         )
 
@@ -71,6 +76,11 @@ class DaemonClient:
                 f"--url {self.url} is not an address ({error}); it looks like http://host:8000"
             ) from error
         except httpx.ConnectError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise DaemonUnreachableError(
+                    f"the certificate of {self.url} is not trusted ({error}); name the file of its authority in "
+                    f"{CA_FILE_ENV}, and the server by a name that is in the certificate"
+                ) from error
             raise DaemonUnreachableError(
                 f"no daemon answers at {self.url}; start one with `reheatd serve`, or name its address with --url"
             ) from error
@@ -99,6 +109,13 @@ def _as_error(status: int, body: Any) -> ReheatdError:
     detail = body.get("error") if isinstance(body, dict) else None
     if not isinstance(detail, dict) or "message" not in detail:
         return EngineError(f"the daemon answered HTTP {status}: {body}")
-    by_status: dict[int, type[ReheatdError]] = {404: NotFoundError, 409: ConflictError, 429: QueueFullError}
+    by_status: dict[int, type[ReheatdError]] = {
+        401: AuthenticationError,
+        403: NotPermittedError,
+        404: NotFoundError,
+        409: ConflictError,
+        429: QueueFullError,
+    }
     kind = by_status.get(status, BadInputError if 400 <= status < 500 else EngineError)
-    return kind(detail["message"], param=detail.get("param"))
+    hint = f"; set {KEY_ENV} to a key for administration" if status in (401, 403) else ""
+    return kind(detail["message"] + hint, param=detail.get("param"))

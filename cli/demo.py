@@ -27,6 +27,7 @@ from cli.watched_daemon import WatchedDaemon, watched_daemon
 from reheatd.config import load_settings
 from reheatd.errors import MissingExtraError, ReheatdError
 from reheatd.jobs.contracts import Job
+from reheatd.process.instance import url_of
 from reheatd.process.ports import reserve_port
 
 T = TypeVar("T")
@@ -147,11 +148,13 @@ def demo(
         data_dir = json.dumps(str(run_dir / "data"))
         config.write_text(CONFIG.format(data_dir=data_dir, task=json.dumps(str(task)), port=reserve_port()))
     screen = Screen(console, started)
-    port = load_settings(config).server.port
+    server = load_settings(config).server
+    url = url_of(server.host, server.port, server.scheme)
+    admin_url = url if server.admin_port is None else url_of(server.admin_host, server.admin_port, server.scheme)
     with ended_by_signals(), screen:
         screen.say(f"starting the daemon: reheatd serve --config {config}")
-        with watched_daemon(screen, config, port, run_dir / "serve.log") as daemon:
-            outcome = Demonstration(daemon, screen, run_dir, started).run()
+        with watched_daemon(screen, config, admin_url, run_dir / "serve.log") as daemon:
+            outcome = Demonstration(daemon, url, screen, run_dir, started).run()
     outcome = replace(outcome, demo_seconds=time.time() - started)
     (run_dir / "result.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
     _print_tables(console, outcome)
@@ -170,15 +173,16 @@ def demo(
 class Demonstration:
     """One run, with the client in a thread."""
 
-    def __init__(self, daemon: WatchedDaemon, screen: Screen, run_dir: Path, started: float) -> None:
+    def __init__(self, daemon: WatchedDaemon, url: str, screen: Screen, run_dir: Path, started: float) -> None:
         self._watched = daemon
         self._daemon = daemon.client
+        self._url = url
         self._say = screen.say
         self._run_dir = run_dir
         self._started = started
 
     def run(self) -> Outcome:
-        client = AskingClient(self._daemon.url)
+        client = AskingClient(self._url)
         client.start()
         try:
             self._play()

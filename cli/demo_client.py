@@ -7,6 +7,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from reheatd.access.client import api_key, tls_for
+
 READING_S = 8.0
 QUESTIONS = (
     "What is 7 + 5?",
@@ -57,7 +59,11 @@ class AskingClient:
     async def _ask(self) -> None:
         import openai
 
-        async with openai.AsyncOpenAI(base_url=f"{self._base_url}/v1", api_key="none", max_retries=0) as client:
+        key = api_key() or "none"  # the library insists on one
+        http = openai.DefaultAsyncHttpxClient(verify=tls_for(self._base_url), trust_env=False)
+        async with openai.AsyncOpenAI(
+            base_url=f"{self._base_url}/v1", api_key=key, max_retries=0, http_client=http
+        ) as client:
             for question in itertools.cycle(QUESTIONS):
                 if self._stopping.wait(READING_S):
                     return

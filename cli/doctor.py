@@ -6,6 +6,7 @@ import platform
 import shutil
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,9 +19,11 @@ from rich.markup import escape
 
 from cli import render
 from cli.options import ConfigOption, JsonOption
+from reheatd.access.keys import KeyStore
 from reheatd.broker_url import broker_address
 from reheatd.config import Settings, load_settings
 from reheatd.config_tables import BUILTIN_POLICY
+from reheatd.database import connect
 from reheatd.engine.launch import detect_device
 from reheatd.engine.number_format import engine_format
 from reheatd.engine.policy_model import BUILTIN_INSTALL, builtin_package_file, cache_dir
@@ -235,6 +238,21 @@ def check_number_format(settings: Settings) -> Check:
     return Check("number format", "ok", f"{found.name}: {found.reason}")
 
 
+def check_access(settings: Settings) -> Check:
+    """Says who may come in."""
+    server = settings.server
+    if not server.needs_keys:
+        return Check("API keys", "ok", f"not needed on {server.host}")
+    has_admin = False
+    if settings.database_path.exists():
+        with closing(connect(settings.database_path)) as db:
+            has_admin = KeyStore(db).has_admin()
+    if has_admin or server.admin_key_file is not None:
+        return Check("API keys", "ok", "needed by everybody but jobs")
+    fix = f"reheatd keys create admin --role admin --data-dir {settings.data_dir}"
+    return Check("API keys", "missing", "needed, and none is for administration", fix)
+
+
 def check_port(settings: Settings) -> Check:
     host, port = settings.server.host, settings.server.port
     name = f"port {port}"
@@ -242,7 +260,7 @@ def check_port(settings: Settings) -> Check:
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        if _is_daemon(f"http://{host}:{port}"):
+        if _is_daemon(f"{settings.server.scheme}://{host}:{port}"):
             return Check(name, "ok", "a reheatd answers there; `reheatd status` says how it is")
         fix = "reheatd serve --port N, or stop the process that uses the port"
         return Check(name, "missing", f"{host}:{port}: {error.strerror}", fix)
@@ -266,6 +284,7 @@ CHECKS: tuple[Callable[[Settings], Check], ...] = (
     check_cores,
     check_memory,
     check_disk,
+    check_access,
     check_port,
 )
 
@@ -279,6 +298,7 @@ def _version(distribution: str) -> str | None:
 
 def _is_daemon(url: str) -> bool:
     try:
-        return "status" in httpx.get(f"{url}/health", timeout=2, trust_env=False).json()
+        # Nothing secret is asked, and the certificate may have another name than this address.
+        return "status" in httpx.get(f"{url}/health", timeout=2, trust_env=False, verify=False).json()
     except (httpx.HTTPError, ValueError):
         return False

@@ -19,6 +19,7 @@ from cli import (
     entropy,
     init,
     jobs,
+    keys,
     reheat,
     reheat_checkpoint,
     rl,
@@ -44,6 +45,7 @@ app.command("rl")(rl.rl)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(control.app, name="control")
+app.add_typer(keys.app, name="keys")
 app.command("diagnose")(diagnose.diagnose)
 app.command("reheat-checkpoint")(reheat_checkpoint.reheat_checkpoint)
 app.command("doctor")(doctor.doctor)

@@ -76,7 +76,7 @@ def reheat_checkpoint(
         port = reserve_port()
         environment = _environment(given) | _environment(_private(port)) | {"REHEATD_DATA_DIR": str(folder / "data")}
         screen.say("starting a daemon for this command")
-        with watched_daemon(screen, config, port, folder / "serve.log", environment) as daemon:
+        with watched_daemon(screen, config, f"http://127.0.0.1:{port}", folder / "serve.log", environment) as daemon:
             outcome = _run(daemon, adapter, any_base=any_base, force=force)
             if outcome.exit_code == 0:
                 outcome = outcome.model_copy(update={"folder": out.resolve(), "merged": merged})
@@ -96,6 +96,15 @@ def _checked(settings: Settings, adapter: Path | None, *, force: bool) -> Path:
         if url is not None:
             raise BadInputError(
                 f"{name} = {url} is in use by others, but reheat-checkpoint starts its own; leave it out", param=name
+            )
+    for name, value in (
+        ("server.admin_port", settings.server.admin_port),
+        ("server.tls_certificate", settings.server.tls_certificate),
+    ):
+        if value is not None:
+            raise BadInputError(
+                f"{name} = {value} is for a daemon that others ask, but reheat-checkpoint asks its own; leave it out",
+                param=name,
             )
     task = settings.task.path
     if task is None:
@@ -126,7 +135,12 @@ def _checked(settings: Settings, adapter: Path | None, *, force: bool) -> Path:
 def _private(port: int) -> dict[str, dict[str, Any]]:
     """Settings that keep the daemon of this command apart from others, and from doing more than it is asked for."""
     return {
-        "server": {"host": "127.0.0.1", "port": port, "public_url": f"http://127.0.0.1:{port}"},
+        "server": {
+            "host": "127.0.0.1",
+            "port": port,
+            "public_url": f"http://127.0.0.1:{port}",
+            "require_keys": False,
+        },
         "engine": {"port": 0},
         "entropy": {"tap_address": "127.0.0.1:0"},
         "workers": {"count": 1},

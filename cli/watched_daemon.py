@@ -18,6 +18,7 @@ from reheatd.jobs.contracts import Job, JobStatus
 T = TypeVar("T")
 
 POLL_S = 1.0
+CHANGE = "{from_state} -> {to_state}"
 TOLD_METRICS = ("tau", "loss", "entropy", "probe_entropy", "reward")
 
 
@@ -29,13 +30,13 @@ class WatchError(ReheatdError, RuntimeError):
 
 @contextmanager
 def watched_daemon(
-    screen: Screen, config: Path | None, port: int, log_file: Path, environment: Mapping[str, str] | None = None
+    screen: Screen, config: Path | None, url: str, log_file: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator["WatchedDaemon"]:
     """Starts a daemon, yields it once it is ready, and stops it at the end.
 
     Args:
         config: Configuration file of the daemon; default: as for `reheatd serve`.
-        port: Port on which the configuration lets the daemon listen.
+        url: Address at which the configuration lets the daemon answer administration.
         log_file: File that gets the daemon's log.
         environment: Variables beside those of this process.
 
@@ -44,7 +45,7 @@ def watched_daemon(
     """
     with guarded_daemon(config, log_file, environment) as process:
         try:
-            daemon = WatchedDaemon(screen, process, DaemonClient(f"http://127.0.0.1:{port}"), log_file)
+            daemon = WatchedDaemon(screen, process, DaemonClient(url), log_file)
             daemon.wait("the daemon to be ready", daemon.is_ready)
             yield daemon
         finally:
@@ -94,7 +95,7 @@ class WatchedDaemon:
         """Prints what is new: journal entries, entropy windows and steps of the running job."""
         entries = self.entries()
         for entry in entries[self._told_entries :]:
-            what = "policy-v{version} is live" if entry["event"] == "promoted" else "{from_state} -> {to_state}"
+            what = {"promoted": "policy-v{version} is live", "requested": "{actor}"}.get(entry["event"], CHANGE)
             self._screen.say(f"{what.format(**entry)}: {entry['reason']}", entry["time"])
         self._told_entries = len(entries)
         windows = self.windows()

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from reheatd.access.keys import KeyRing
+from reheatd.access.uses import write_uses
 from reheatd.adapters.swap import SwapManager
 from reheatd.broker_url import broker_address
 from reheatd.config import Settings
@@ -67,7 +69,9 @@ class Parts:
     """The parts that the daemon starts, runs and stops."""
 
     url: str
-    """URL of the gateway and the admin API."""
+    """URL of the gateway."""
+    admin_url: str
+    """URL of the admin API; the same unless it has a port of its own."""
     readiness: Readiness
     supervisor: Supervisor
     broker_url: str
@@ -87,6 +91,7 @@ class Parts:
     gateway: Gateway
     dispatcher: JobDispatcher
     controller: Controller
+    keys: KeyRing
     http: HttpServer
 
 
@@ -150,9 +155,10 @@ class Daemon:
             time.monotonic() - self._started,
         )
         if on_ready is not None:
-            on_ready({"url": parts.url, "pid": os.getpid()})
+            on_ready({"url": parts.url, "admin_url": parts.admin_url, "pid": os.getpid()})
         self._in_background("entropy monitor", parts.monitor.run)
         self._in_background("live entropy", partial(close_windows_every, settings.entropy.interval_s, parts.live))
+        self._in_background("uses of keys", partial(write_uses, settings.database_path, parts.keys))
         self._in_background("rotation of logs", parts.supervisor.rotate_logs)
         if parts.tap_listener is not None:
             self._in_background("entropy tap", partial(parts.tap_listener.run, parts.live))

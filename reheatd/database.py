@@ -105,7 +105,7 @@ def connect(path: Path) -> sqlite3.Connection:
         StateTooNewError: A newer version of reheatd wrote it.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StateError(
             f"{path.parent} cannot be made: {error.strerror}; name another folder with --data-dir"

@@ -24,6 +24,8 @@ class ReheatdError(Exception):
         super().__init__(message)
         self.message = message
         self.param = param
+        self.retry_after_s: int | None = None
+        """When it is worth to try again, in seconds, where that is known."""
 
     def openai_object(self) -> dict[str, Any]:
         """The body of an OpenAI-style error response."""
@@ -100,6 +102,24 @@ class FilesUnreadableError(ReheatdError, OSError):
     status = 503
 
 
+class AuthenticationError(ReheatdError):
+    """A request carries no API key that is known."""
+
+    code = "invalid_api_key"
+    type = "invalid_request_error"
+    status = 401
+    exit_code = 2
+
+
+class NotPermittedError(ReheatdError):
+    """The sender of a request is known, but may not do this."""
+
+    code = "permission_denied"
+    type = "invalid_request_error"
+    status = 403
+    exit_code = 2
+
+
 class QueueFullError(ReheatdError):
     """The job queue is at its limit."""
 
@@ -110,7 +130,7 @@ class QueueFullError(ReheatdError):
 
 
 class RateLimitError(ReheatdError):
-    """A client has too many requests in flight."""
+    """A client has too many requests in flight, or has used up its limit."""
 
     code = "rate_limit_exceeded"
     type = "rate_limit_error"

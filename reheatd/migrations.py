@@ -14,7 +14,14 @@ def number(db: sqlite3.Connection) -> None:
     """From a database without a number, as reheatd wrote it at first: its tables are those of version 1."""
 
 
-MIGRATIONS: Sequence[Migration] = (number,)
+def name_actors(db: sqlite3.Connection) -> None:
+    """From a journal that does not say who asked for a change; some databases without a number have the column."""
+    columns = [row[1] for row in db.execute("PRAGMA table_info(journal)")]
+    if columns and "actor" not in columns:
+        db.execute("ALTER TABLE journal ADD COLUMN actor TEXT")
+
+
+MIGRATIONS: Sequence[Migration] = (number, name_actors)
 """Each takes a database from the version of its place, counted from 0, to the next. They run in transactions, so they
 must not use `executescript`, which commits."""
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -7,15 +7,18 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
-from starlette.applications import Starlette
-
+from reheatd.access.guard import Access
+from reheatd.access.jobs import job_credentials
+from reheatd.access.keys import KeyRing
+from reheatd.access.quotas import Quotas
+from reheatd.access.startup import check_keys
+from reheatd.access.tls import checked_certificate
 from reheatd.adapters.validate import base_digest
-from reheatd.api.errors import exception_handlers
 from reheatd.api.routes import ApiContext, api_routes
-from reheatd.api.starting import StartingApp
+from reheatd.api.server import Doors
 from reheatd.assembly import (
     build_adapters,
     build_broker,
@@ -53,22 +56,27 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
     """Runs the daemon until SIGTERM or SIGINT, then drains and stops every child.
 
     Args:
-        on_ready: Called once a token can be generated, with the daemon's `url` and `pid`.
+        on_ready: Called once a token can be generated, with the daemon's `url`, `admin_url` and `pid`.
 
     Raises:
         ReheatdError: The daemon cannot start; nothing is left running.
     """
     configure_logging()
+    server = settings.server
+    certificate = checked_certificate(server)
+    check_keys(settings, lambda db, key: Ledger(db).requested(f"key {key.name} made in server.admin_key_file"))
     device = detect_device() if settings.engine.device == "auto" else settings.engine.device
     if settings.engine.url is None:
         require_engine_extra(device)
     if settings.workers.count:
         require_worker_extra()
-    with listen(settings.server.host, settings.server.port) as listener:
-        url = url_of(settings.server.host, listener.getsockname()[1])
+    admin = None if server.admin_port is None else listen(server.admin_host, server.admin_port, admin=True)
+    with admin or nullcontext(), listen(server.host, server.port) as listener:
+        url = url_of(server.host, listener.getsockname()[1], server.scheme)
+        admin_url = url if admin is None else url_of(server.admin_host, admin.getsockname()[1], server.scheme)
         readiness = Readiness()
-        front = StartingApp(readiness)
-        http = HttpServer(front, listener, drain_timeout_s=settings.server.drain_timeout_s)
+        doors = Doors(readiness, listener, admin)
+        http = HttpServer(*doors.served, drain_timeout_s=server.drain_timeout_s, certificate=certificate)
         http.start()
         try:
             policy, reference = await asyncio.to_thread(find_models, settings, readiness.report)
@@ -76,7 +84,9 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
             try:
                 with closing(connect(settings.database_path)) as db:
                     check_request(ReheatRequest(), settings, vocabulary=policy.vocabulary)
-                    front.app, parts = assemble(settings, device, policy, reference, url, http, readiness, lock, db)
+                    parts = assemble(
+                        settings, device, policy, reference, (url, admin_url), doors, http, readiness, lock, db
+                    )
                     await Daemon(settings, parts).run(on_ready)
             finally:
                 os.close(lock)
@@ -105,21 +115,25 @@ def assemble(
     device: Device,
     policy: ServedPolicy,
     reference: Reference | None,
-    url: str,
+    urls: tuple[str, str],
+    doors: Doors,
     http: HttpServer,
     readiness: Readiness,
     lock: int,
     db: sqlite3.Connection,
-) -> tuple[Starlette, Parts]:
-    """Builds every part from those that it uses, without starting any. Returns the gateway with the admin API, too.
+) -> Parts:
+    """Builds every part from those that it uses, without starting any, and opens the gateway and the admin API.
 
     Args:
         reference: The base that the policy was trained from, if the settings name one.
-        url: URL of the gateway and the admin API.
+        urls: URL of the gateway, and that of the admin API.
+        doors: Where both are opened.
         http: The server of the gateway and the admin API, which runs already.
         lock: File descriptor of the lock on the data folder, which is held for as long as a child runs.
         db: The daemon's database.
     """
+    url, admin_url = urls
+    jobs, keys = job_credentials(settings.data_dir), KeyRing(db)
     supervisor = Supervisor(settings.logs_dir, inherited=(lock,))
     broker_url, broker_command = build_broker(settings)
     credentials = daemon_credentials(settings.engine)
@@ -133,7 +147,8 @@ def assemble(
     entropy = build_entropy(settings, policy, reference, db, pool, adapters)
     readiness.pool = pool
     gateway = build_gateway(settings, policy, pool, adapters, entropy, readiness)
-    dispatcher = JobDispatcher(broker_url, heartbeat_timeout_s=settings.control.heartbeat_timeout_s)
+    heartbeat_s = settings.control.heartbeat_timeout_s
+    dispatcher = JobDispatcher(broker_url, heartbeat_timeout_s=heartbeat_s, credential=jobs.of)
     ledger = Ledger(db)
     controller = build_controller(settings, policy, url, ledger, adapters, entropy, dispatcher)
     api = ApiContext(
@@ -154,15 +169,17 @@ def assemble(
         broker_healthy=lambda: ping(broker_url),
         started_at=time.time(),
     )
-    app = Starlette(routes=[*gateway.routes(), *api_routes(api)], exception_handlers=exception_handlers())
+    access = Access(keys, Quotas(), jobs, controller.is_current, required=settings.server.needs_keys)
+    doors.open(access, gateway.routes(), api_routes(api))
 
     # Callbacks by which a part tells something to a part that it does not know.
     entropy.monitor.on_verdict = controller.on_verdict
     adapters.swaps.on_flip = entropy.monitor.give_up_outdated
     adapters.swaps.on_fallback = controller.on_fallback
 
-    parts = Parts(
+    return Parts(
         url=url,
+        admin_url=admin_url,
         readiness=readiness,
         supervisor=supervisor,
         broker_url=broker_url,
@@ -178,9 +195,9 @@ def assemble(
         gateway=gateway,
         dispatcher=dispatcher,
         controller=controller,
+        keys=keys,
         http=http,
     )
-    return app, parts
 
 
 def configure_logging() -> None:

@@ -32,6 +32,7 @@ class Daemon:
             ready = stdout.readline()
         assert ready, f"{self._log.read_text()[-4000:]}"
         self.url: str = json.loads(ready)["url"]
+        self.admin_url: str = json.loads(ready)["admin_url"]
         self.http = httpx.Client(base_url=self.url, timeout=HANGS_S, trust_env=False)
 
     @property

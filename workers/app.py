@@ -49,24 +49,24 @@ def import_training_code(**_: Any) -> None:
 
 
 @app.task(name=REHEAT_TASK)
-def reheat(spec: dict[str, Any], attempt: int) -> None:
+def reheat(spec: dict[str, Any], attempt: int, credential: str) -> None:
     """Runs the job of a `ReheatSpec`."""
-    _run(ReheatSpec, spec, attempt)
+    _run(ReheatSpec, spec, attempt, credential)
 
 
 @app.task(name=CONTINUE_RL_TASK)
-def continue_rl(spec: dict[str, Any], attempt: int) -> None:
+def continue_rl(spec: dict[str, Any], attempt: int, credential: str) -> None:
     """Runs the job of an `RLSpec`."""
-    _run(RLSpec, spec, attempt)
+    _run(RLSpec, spec, attempt, credential)
 
 
 @app.task(name=IMPORT_TASK)
-def measure_import(spec: dict[str, Any], attempt: int) -> None:
+def measure_import(spec: dict[str, Any], attempt: int, credential: str) -> None:
     """Runs the job of an `ImportSpec`."""
-    _run(ImportSpec, spec, attempt)
+    _run(ImportSpec, spec, attempt, credential)
 
 
-def _run(kind: type[TrainingSpec] | type[ImportSpec], spec: dict[str, Any], attempt: int) -> None:
+def _run(kind: type[TrainingSpec] | type[ImportSpec], spec: dict[str, Any], attempt: int, credential: str) -> None:
     from workers.tasks import run_reported
 
     try:
@@ -74,4 +74,4 @@ def _run(kind: type[TrainingSpec] | type[ImportSpec], spec: dict[str, Any], atte
     except ValidationError as error:
         refuse_spec(_broker_url(), spec, attempt, error)
     else:
-        run_reported(parsed, attempt, _broker_url())
+        run_reported(parsed, attempt, credential, _broker_url())

@@ -36,13 +36,19 @@ logger = logging.getLogger(__name__)
 DTYPE_ENV = "REHEATD_WORKER_DTYPE"
 
 
-def run_reported(spec: TrainingSpec | ImportSpec, attempt: int, broker_url: str) -> None:
-    """Runs a job and reports how it ends. An error is reported in one line, logged and raised."""
+def run_reported(spec: TrainingSpec | ImportSpec, attempt: int, credential: str, broker_url: str) -> None:
+    """Runs a job and reports how it ends. An error is reported in one line, logged and raised.
+
+    Args:
+        credential: With it, this attempt at the job asks the gateway.
+    """
     with JobChannel(broker_url, spec.job_id, attempt) as channel:
         channel.started()
         try:
             own = begin_attempt(spec, attempt)
-            result = run_import(own, channel) if isinstance(own, ImportSpec) else run(own, channel)
+            result = (
+                run_import(own, channel, credential) if isinstance(own, ImportSpec) else run(own, channel, credential)
+            )
         except JobCancelledError:
             logger.info("job %s was cancelled", spec.job_id)
             channel.cancelled()
@@ -59,7 +65,7 @@ def run_reported(spec: TrainingSpec | ImportSpec, attempt: int, broker_url: str)
             channel.succeeded(result)
 
 
-def run(spec: TrainingSpec, channel: ProgressChannel) -> JobResult:
+def run(spec: TrainingSpec, channel: ProgressChannel, credential: str | None = None) -> JobResult:
     """Trains as `spec` says, measures the outcome through the served engine, and reports what changed.
 
     Raises:
@@ -73,7 +79,7 @@ def run(spec: TrainingSpec, channel: ProgressChannel) -> JobResult:
     task, probes = _load(spec)
     prompts = [problem.messages for problem in task.train]
     with ExitStack() as stack:
-        verifier, sampler = _enter(stack, spec, probes, progress)
+        verifier, sampler = _enter(stack, spec, probes, progress, credential)
         torch.manual_seed(spec.seed)
         policy = Policy.load(spec.model_path, spec.lora, spec.parent_adapter, dtype=_dtype(), seed=spec.seed)
         # The report uses the probes, which are not training prompts. Training prompts are added only if there are too
@@ -84,7 +90,7 @@ def run(spec: TrainingSpec, channel: ProgressChannel) -> JobResult:
         return job.best_of_all(spec) if isinstance(spec, ReheatSpec) and spec.remedy == "auto" else job.run(spec)
 
 
-def run_import(spec: ImportSpec, channel: ProgressChannel) -> ImportResult:
+def run_import(spec: ImportSpec, channel: ProgressChannel, credential: str | None = None) -> ImportResult:
     """Measures the adapter of an import through the served engine, and computes its proof items.
 
     Raises:
@@ -96,7 +102,7 @@ def run_import(spec: ImportSpec, channel: ProgressChannel) -> ImportResult:
     progress.report("preparing", 0)
     task, probes = _load(spec)
     with ExitStack() as stack:
-        verifier, sampler = _enter(stack, spec, probes, progress)
+        verifier, sampler = _enter(stack, spec, probes, progress, credential)
         policy = Policy.load(spec.model_path, spec.lora, spec.adapter, dtype=_dtype(), seed=spec.seed)
         sampler.load(spec.adapter, 0)
         progress.report("measuring", 0)
@@ -134,7 +140,7 @@ def _load(spec: JobBase) -> tuple[TaskData, ProbeSet]:
 
 
 def _enter(
-    stack: ExitStack, spec: JobBase, probes: ProbeSet, progress: ChannelProgress
+    stack: ExitStack, spec: JobBase, probes: ProbeSet, progress: ChannelProgress, credential: str | None
 ) -> tuple[Verifier, ServedSampler]:
     """Starts what scores answers and what samples them."""
     timeout_s = spec.task.reward_timeout_s
@@ -145,7 +151,7 @@ def _enter(
         readable=[Path(path) for path in json.loads(os.environ.get(REWARD_PATHS_ENV, "[]"))],
         variables=json.loads(os.environ.get(REWARD_VARIABLES_ENV, "[]")),
     )
-    sampler = ServedSampler(spec, probes, on_progress=progress.count, on_wait=progress.look_up)
+    sampler = ServedSampler(spec, probes, progress.count, progress.look_up, credential=credential)
     return stack.enter_context(verifier), stack.enter_context(sampler)
 
 

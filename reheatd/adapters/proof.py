@@ -1,148 +1,118 @@
 """Proof of delivery: shows that the adapter that answers is the one that was trained.
 
 The trainer hands over probe completions with the logprobs that it computed under the new adapter and under the bare
-base. The engine scores the same completions under the new name. If the change is so small that rounding could be taken
-for it, the engine also scores them under the base.
+base. The engine scores the same completions under both. `reheatd.adapters.evidence` compares them after each, and the
+proof ends as soon as it can tell. So the completions that tell most per token come first.
 
-Engine and trainer differ by rounding. So the proof compares not only their distance but also the *change* from base to
-adapter, by regressing the engine's change on the trainer's. The slope is 1 if the adapter arrived, 0 if it did not, and
-s if it arrived scaled by s. Rounding in the trainer flattens the slope of a small change. The distance of engine and
-trainer under the base bounds how much.
-
-Scoring computes every prompt anew, while answers read what the engine's prefix cache holds. So the proof asks for the
-last token of each completion once more in the way answers are generated. That finds a cache that other weights have
-filled.
+Scoring computes every prompt anew, while answers read what the engine's prefix cache holds. So the proof also asks, in
+the way answers are generated, what follows each completion. That finds a cache that other weights have filled. If the
+two differ, the proof asks once more with a salt, under which the cache is empty, to learn what rounding does.
 """
 
-from dataclasses import dataclass
+import asyncio
+import uuid
+from collections.abc import Sequence
 
 import numpy as np
 
+from reheatd.adapters.evidence import Evidence, Proof, next_difference
 from reheatd.adapters.lineage import ProofItem
 from reheatd.engine.client import EngineClient
 from reheatd.errors import DeliveryError
 from reheatd.names import BASE_MODEL_NAME
 
-SMALLEST_CHANGE = 1e-3
-"""Smallest root mean square change from base to adapter that can be told from none, in nats per token."""
-SLOPE_LOW, SLOPE_HIGH = 0.8, 1.25
-STANDARD_ERRORS = 3.0
-"""A slope counts as out of range only if it is out by more than this number of its own standard errors."""
-PLAIN = 0.25
-"""If engine and trainer differ by less than this share of the change, rounding can neither be taken for a change nor
-hide one. The trainer's logprobs under the base then stand in for the engine's."""
+TOP_K = 20
+"""Likeliest next tokens that are compared with and without the prefix cache."""
 
 
-@dataclass(frozen=True)
-class Proof:
-    """Figures of a proof that held, in nats per token."""
-
-    tokens: int
-    mean_difference: float
-    """Mean absolute difference between engine and trainer under the new adapter."""
-    change: float
-    """Root mean square change from base to adapter, as the trainer computes it."""
-    rounding: float
-    """Root mean square difference between engine and trainer under the base; 0 if the engine did not score the base."""
-    slope: float
-    """Regression slope of the engine's change on the trainer's."""
-    slope_error: float
-    """Standard error of the slope."""
-
-
-async def prove(client: EngineClient, model: str, items: list[ProofItem], *, tolerance: float) -> Proof:
-    """Scores `items` through the engine and compares the logprobs with the trainer's.
+class Proving:
+    """A proof on one engine. It begins when it is made, with what it can ask before the adapter is loaded.
 
     Args:
+        name: The adapter's name in messages.
+        items: Probes for the proof; see `ProofItem`.
         tolerance: Largest mean absolute difference between engine and trainer, in nats per token.
+        leniency: Factor on what is allowed for rounding.
 
     Raises:
-        DeliveryError: There is nothing to compare, the adapter changes nothing, or the engine's answers are not the
-            trainer's.
-        EngineError: The engine cannot be reached or refuses to score.
+        DeliveryError: The items cannot prove anything.
     """
-    if not items:
-        raise DeliveryError(f"{model} comes without proof items, so its delivery cannot be proven")
-    for item in items:
-        if not len(item.completion_ids) == len(item.logprobs) == len(item.base_logprobs) > 0:
-            raise DeliveryError(f"{model} has a proof item that lacks one logprob per token; its trainer is at fault")
-    trainer_new = np.concatenate([item.logprobs for item in items])
-    trainer_base = np.concatenate([item.base_logprobs for item in items])
-    scored: list[list[float]] = []
-    cached: list[float] = []
-    # One at a time, because many prompts at once would delay the clients' tokens, which the same engine steps decode.
-    for item in items:
-        scored.append(await client.score(model, item.prompt_ids, item.completion_ids))
-        before = [*item.prompt_ids, *item.completion_ids[:-1]]
-        cached.append(await client.score_next(model, before, item.completion_ids[-1]))
-    _judge_cache(model, cached, [row[-1] for row in scored], tolerance=tolerance)
-    engine_new = np.concatenate(scored)
-    engine_base = trainer_base
-    if not _rms(engine_new - trainer_new) < PLAIN * _rms(trainer_new - trainer_base):
-        rows = [await client.score(BASE_MODEL_NAME, item.prompt_ids, item.completion_ids) for item in items]
-        engine_base = np.concatenate(rows)
-    return judge(model, engine_new, engine_base, trainer_new, trainer_base, tolerance=tolerance)
+
+    def __init__(
+        self,
+        client: EngineClient,
+        name: str,
+        items: Sequence[ProofItem],
+        *,
+        tolerance: float,
+        leniency: float = 1.0,
+    ) -> None:
+        if not items:
+            raise DeliveryError(f"{name} comes without proof items, so its delivery cannot be proven")
+        for item in items:
+            if not len(item.completion_ids) == len(item.logprobs) == len(item.base_logprobs) > 0:
+                raise DeliveryError(
+                    f"{name} has a proof item that lacks one logprob per token; its trainer is at fault"
+                )
+        self._client = client
+        self._items = by_information(items, tolerance)
+        self._evidence = Evidence(name, self._items, tolerance=tolerance, leniency=leniency)
+        self._first_base = asyncio.ensure_future(self._score_base(self._items[0]))
+        # If the adapter cannot even be loaded, nobody asks how this ended.
+        self._first_base.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def finish(self, model: str) -> Proof:
+        """Proves the delivery; called once the engine has loaded the adapter as `model`.
+
+        Raises:
+            DeliveryError: The engine's answers are not the trainer's.
+            EngineError: The engine cannot be reached or refuses to score.
+        """
+        # One item after the other, because many prompts at once would delay the clients' tokens, which the same engine
+        # steps decode.
+        for item in self._items:
+            base = self._first_base if item is self._items[0] else self._score_base(item)
+            scored, cached, base_logprobs = await asyncio.gather(
+                self._client.score_and_next(model, item.prompt_ids, item.completion_ids, top_k=TOP_K),
+                self._next(model, item),
+                base,
+            )
+            difference, rounding = next_difference(scored.next, cached), 0.0
+            if difference > self._evidence.cache_allowance:
+                rounding = next_difference(scored.next, await self._next(model, item, cache_salt=uuid.uuid4().hex))
+            self._evidence.add(item, base_logprobs, scored.logprobs, difference, rounding)
+            proof = self._evidence.verdict()
+            if proof is not None:
+                return proof
+        return self._evidence.last_verdict()
+
+    def cancel(self) -> None:
+        """Gives the proof up; for an adapter that could not be loaded."""
+        self._first_base.cancel()
+
+    async def _next(self, model: str, item: ProofItem, cache_salt: str | None = None) -> dict[int, float]:
+        ids = [*item.prompt_ids, *item.completion_ids]
+        return await self._client.next_logprobs(model, ids, top_k=TOP_K, cache_salt=cache_salt)
+
+    async def _score_base(self, item: ProofItem) -> list[float]:
+        return await self._client.score(BASE_MODEL_NAME, item.prompt_ids, item.completion_ids)
 
 
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(values**2)))
-
-
-def _judge_cache(model: str, cached: list[float], computed: list[float], *, tolerance: float) -> None:
-    difference = float(np.mean(np.abs(np.subtract(cached, computed))))
-    if not difference <= tolerance:
-        raise DeliveryError(
-            f"{model} answers from a prefix cache that other weights have filled: its logprobs with and without the "
-            f"cache differ by {difference:.3f} nats (allowed {tolerance}); restart the engine"
-        )
-
-
-def judge(
-    model: str,
-    engine_new: np.ndarray,
-    engine_base: np.ndarray,
-    trainer_new: np.ndarray,
-    trainer_base: np.ndarray,
-    *,
-    tolerance: float,
+async def prove(
+    client: EngineClient, model: str, items: Sequence[ProofItem], *, tolerance: float, leniency: float = 1.0
 ) -> Proof:
-    """Decides on the logprobs of the same completions, by engine and trainer, under adapter and base.
+    """Proves the delivery of an adapter that the engine has loaded as `model`; see `Proving`."""
+    return await Proving(client, model, items, tolerance=tolerance, leniency=leniency).finish(model)
 
-    Each array has one logprob per token.
 
-    Raises:
-        DeliveryError: The adapter changes nothing, or the engine's answers are not the trainer's.
+def by_information(items: Sequence[ProofItem], tolerance: float) -> list[ProofItem]:
+    """The items, those first that tell most for the time that the engine takes, which is that of prompt and completion.
+
+    A change far above the tolerance tells little more than one a few times as large as it.
     """
-    if not (np.isfinite(trainer_new).all() and np.isfinite(trainer_base).all()):
-        raise DeliveryError(f"the trainer's logprobs of {model} are not finite; training diverged")
-    if not np.isfinite(engine_new).all():
-        raise DeliveryError(f"{model} answers with logprobs that are not finite; its weights are broken")
-    change = trainer_new - trainer_base
-    size = _rms(change)
-    if size < SMALLEST_CHANGE:
-        raise DeliveryError(
-            f"{model} changes the base by {size:.1e} nats per token, too little to prove that it arrived; "
-            "train longer or with a larger learning rate"
-        )
-    rounding = _rms(engine_base - trainer_base)
-    flattened = max(0.0, 1 - (rounding / size) ** 2)
-    engine_change = engine_new - engine_base
-    slope = float(np.dot(change, engine_change) / np.dot(change, change))
-    residual = engine_change - slope * change
-    slope_error = float(np.sqrt(np.dot(residual, residual) / max(len(change) - 1, 1) / np.dot(change, change)))
-    difference = float(np.mean(np.abs(engine_new - trainer_new)))
-    proof = Proof(len(change), difference, size, rounding, slope, slope_error)
-    figures = (
-        f"engine and trainer differ by {difference:.3f} nats per token (allowed {tolerance}), slope of the change "
-        f"{slope:.2f} ± {slope_error:.2f} (1 when delivered) over {len(change)} tokens"
-    )
-    margin = STANDARD_ERRORS * slope_error
-    lowest = SLOPE_LOW * flattened
-    if difference <= tolerance and slope - margin <= 0 and (size <= rounding or slope + margin >= lowest):
-        raise DeliveryError(
-            f"{model} cannot be told from the base through the engine: it changes the base by {size:.3f} nats per "
-            f"token, and rounding alone by {rounding:.3f}; train longer or with a larger learning rate ({figures})"
-        )
-    if difference > tolerance or not lowest - margin <= slope <= SLOPE_HIGH + margin:
-        raise DeliveryError(f"{model} was loaded, but what answers is not what was trained: {figures}")
-    return proof
+
+    def information(item: ProofItem) -> float:
+        power = np.subtract(item.logprobs, item.base_logprobs) ** 2
+        return float((power / (power + tolerance**2)).sum()) / (len(item.prompt_ids) + len(item.completion_ids))
+
+    return sorted(items, key=information, reverse=True)

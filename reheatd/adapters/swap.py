@@ -14,8 +14,9 @@ from typing import Literal
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
+from reheatd.adapters.evidence import Proof
 from reheatd.adapters.lineage import ProofItem
-from reheatd.adapters.proof import Proof, prove
+from reheatd.adapters.proof import Proving, prove
 from reheatd.adapters.store import AdapterStore
 from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.slots import AdapterSlots
@@ -33,8 +34,8 @@ from reheatd.names import ALIAS_NAME, model_name, parse_version_name, version_na
 
 log = logging.getLogger(__name__)
 
-READMISSION_FACTOR = 1.5
-"""Factor on the proof tolerance for an engine that comes back. Another run rounds differently, and a version that
+READMISSION_LENIENCY = 1.5
+"""Leniency of the proof for an engine that comes back. Another run rounds differently, and a version that
 passed narrowly must not keep a restarted engine out."""
 
 REFUSALS = 3
@@ -166,8 +167,13 @@ class SwapManager:
             raise AdapterInvalidError(f"{replica.name} refuses {name}, which is promoted; promote another version")
         lineage = self._store.get(version).lineage
         if lineage is not None and lineage.proof:
-            tolerance = READMISSION_FACTOR * self._proof_tolerance
-            await prove(replica.client, self._slots.engine_name(name), lineage.proof, tolerance=tolerance)
+            await prove(
+                replica.client,
+                self._slots.engine_name(name),
+                lineage.proof,
+                tolerance=self._proof_tolerance,
+                leniency=READMISSION_LENIENCY,
+            )
 
     async def stage(self, version: int) -> str:
         """Loads `version` under its own name, beside the version that serves, and returns that name.
@@ -228,12 +234,20 @@ class SwapManager:
                 self._slots.mark_evictable(model_name(old))
                 return SwapResult(old, version, time.monotonic() - started, None)
             self._tell("stage", version)
-            name = await self.stage(version)
+            proving: dict[Replica, Proving] | None = None
+            if prove_delivery and info.lineage is not None:
+                proving = self._begin_proofs(model_name(version), info.lineage.proof)
+            try:
+                name = await self.stage(version)
+            except BaseException:
+                for each in (proving or {}).values():
+                    each.cancel()
+                raise
             proof: Proof | None = None
             try:
-                if prove_delivery and info.lineage is not None:
+                if proving is not None:
                     self._tell("verify", version)
-                    proof = await self._prove(name, info.lineage.proof)
+                    proof = await self._prove(name, proving)
                 self._tell("flip", version)
                 old = self._flip(version)
             except BaseException:
@@ -247,12 +261,18 @@ class SwapManager:
                 await self._give_up(model_name(old))
             return SwapResult(old, version, seconds, proof)
 
-    async def _prove(self, name: str, items: list[ProofItem]) -> Proof:
+    def _begin_proofs(self, name: str, items: list[ProofItem]) -> dict[Replica, Proving]:
+        """Begins the proof on every engine, which asks what it can while the engine loads the adapter."""
+        tolerance = self._proof_tolerance
+        return {replica: Proving(replica.client, name, items, tolerance=tolerance) for replica in self._pool.serving()}
+
+    async def _prove(self, name: str, proving: dict[Replica, Proving]) -> Proof:
         """Proves the delivery on every engine, and returns the proof of the engine furthest from the trainer."""
-        replicas, engine_name = self._pool.serving(), self._slots.engine_name(name)
+        # Those that failed to load the adapter serve no more.
+        replicas = [replica for replica in self._pool.serving() if replica in proving]
+        loaded = self._slots.engine_name(name)
         results = await asyncio.gather(
-            *(prove(replica.client, engine_name, items, tolerance=self._proof_tolerance) for replica in replicas),
-            return_exceptions=True,
+            *(proving[replica].finish(loaded) for replica in replicas), return_exceptions=True
         )
         proofs: list[Proof] = []
         for replica, result in zip(replicas, results, strict=True):

@@ -7,8 +7,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from reheatd.access.answers import error_response
 from reheatd.errors import ReheatdError
-from reheatd.gateway.app import error_response
 
 Handler = Callable[[Request, Exception], Coroutine[Any, Any, Response]]
 

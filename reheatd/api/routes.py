@@ -13,10 +13,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from reheatd.access.caller import caller_of
 from reheatd.adapters.archive import pack
 from reheatd.adapters.exporting import export_files
 from reheatd.adapters.store import AdapterStore, VersionInfo
 from reheatd.adapters.swap import SwapResult
+from reheatd.api import parameters
 from reheatd.api.learning import LearningView, learning_view
 from reheatd.api.schemas import (
     AdapterList,
@@ -61,7 +63,7 @@ from reheatd.jobs.curves import read_curves
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.report import read_report
 from reheatd.jobs.rollouts import read_rollouts
-from reheatd.names import parse_version, version_name
+from reheatd.names import version_name
 from reheatd.process.broker import BrokerError
 from reheatd.signal import Reach
 from reheatd.validation import first_problem
@@ -192,14 +194,14 @@ class Api:
             learning=self._learning(),
             sources=self._context.live.newest(),
         )
-        return with_list(view, "windows", self._context.series.stream(_last(request)))
+        return with_list(view, "windows", self._context.series.stream(parameters.last(request)))
 
     async def measure(self, request: Request) -> Response:
         """Measures a window now and answers with it; requests that come meanwhile are answered with the same one."""
         return _answer(await self._context.monitor.window_now())
 
     async def live(self, request: Request) -> Response:
-        windows = self._context.live.stream(_last(request), request.query_params.get("source"))
+        windows = self._context.live.stream(parameters.last(request), request.query_params.get("source"))
         return with_list(LiveView(windows=[]), "windows", windows)
 
     async def adapters(self, request: Request) -> Response:
@@ -208,7 +210,7 @@ class Api:
         return with_list(view, "adapters", as_json(_briefs(store)))
 
     async def adapter(self, request: Request) -> Response:
-        versions, version = self._context.versions, _version(request)
+        versions, version = self._context.versions, parameters.version(request)
         info, folder = versions.get(version), versions.report_path(version)
         report = None if folder is None else await asyncio.to_thread(read_report, folder)
         return _answer(VersionView(**dict(info), report=report, report_dir=folder))
@@ -219,14 +221,17 @@ class Api:
         if len(source) > 200 or not source.isprintable():
             raise BadInputError(f"source = {source[:80]!r} is no short line of text", param="source")
         try:
-            job = await self._context.imports.receive(request.stream(), source=source, any_base=_any_base(request))
+            job = await self._context.imports.receive(
+                request.stream(), source=source, any_base=parameters.any_base(request)
+            )
         except ClientDisconnect as error:
             raise ArchiveInvalidError("the archive is cut off; send it again") from error
+        self._context.ledger.requested(f"{job.job_id} submitted to import {source}", job_id=job.job_id)
         return _answer(job, 202)
 
     async def export_adapter(self, request: Request) -> Response:
         """A version's files as a tar stream."""
-        versions, version = self._context.versions, _version(request)
+        versions, version = self._context.versions, parameters.version(request)
         if not version:
             raise ConflictError(
                 "version 0 is the base model, which has no adapter; export a later one", param="version"
@@ -237,22 +242,28 @@ class Api:
         return StreamingResponse(pack(files), media_type="application/x-tar")
 
     async def delete_adapter(self, request: Request) -> Response:
-        version = _version(request)
+        version = parameters.version(request)
         await self._controller.retention.delete(version)
+        self._context.ledger.requested(f"{version_name(version)} deleted", version=version)
         return _answer(DeletedView(deleted=[version]))
 
     async def prune(self, request: Request) -> Response:
         asked = await _body(request, PruneRequest)
-        return _answer(DeletedView(deleted=await self._controller.retention.prune(asked.keep)))
+        deleted = await self._controller.retention.prune(asked.keep)
+        names = ", ".join(map(version_name, deleted)) or "nothing"
+        self._context.ledger.requested(f"{names} deleted, to keep the newest {asked.keep}")
+        return _answer(DeletedView(deleted=deleted))
 
     async def promote(self, request: Request) -> Response:
-        return _answer(_promotion(await self._controller.promote(_version(request))))
+        return _answer(_promotion(await self._controller.promote(parameters.version(request))))
 
     async def rollback(self, request: Request) -> Response:
         return _answer(_promotion(await self._controller.rollback()))
 
     async def submit_job(self, request: Request) -> Response:
-        return _answer(self._controller.submit(parse_request(parse_body(await request.body()))), 202)
+        job = self._controller.submit(parse_request(parse_body(await request.body())))
+        self._context.ledger.requested(f"{job.job_id} submitted", job_id=job.job_id)
+        return _answer(job, 202)
 
     async def jobs(self, request: Request) -> Response:
         try:
@@ -271,24 +282,31 @@ class Api:
         return with_list(CurvesView(job_id=job_id, points=[]), "points", as_json(points))
 
     async def rollouts(self, request: Request) -> Response:
-        job_id, last, step = request.path_params["job_id"], _last(request), _step(request)
+        job_id, last, step = request.path_params["job_id"], parameters.last(request), parameters.step(request)
         spec = self._written_by_worker(job_id)
         rows = [] if spec is None else await asyncio.to_thread(read_rollouts, spec.rollouts_file, step=step)
         view = RolloutsView(job_id=job_id, total=len(rows), rollouts=[])
         return with_list(view, "rollouts", as_json(rows[-last:]))
 
     async def cancel_job(self, request: Request) -> Response:
-        return _answer(self._controller.cancel(request.path_params["job_id"]))
+        job = self._controller.cancel(request.path_params["job_id"])
+        self._context.ledger.requested(f"{job.job_id} cancelled", job_id=job.job_id)
+        return _answer(job)
 
     async def approve_job(self, request: Request) -> Response:
-        return _answer(self._controller.approve(request.path_params["job_id"]))
+        job = self._controller.approve(request.path_params["job_id"])
+        self._context.ledger.requested(f"{job.job_id} approved", job_id=job.job_id)
+        return _answer(job)
 
     async def load_rollout_adapter(self, request: Request) -> Response:
         asked = await _body(request, RolloutAdapterRequest)
         if asked.step < 0:
             raise BadInputError(f"step = {asked.step} is below 0", param="step")
         job_id = request.path_params["job_id"]
-        model = await self._controller.load_rollout_adapter(job_id, Path(asked.path), asked.step)
+        job = caller_of(request).job
+        model = await self._controller.load_rollout_adapter(
+            job_id, Path(asked.path), asked.step, attempt=job and job.attempt
+        )
         return _answer(RolloutAdapterView(model=model))
 
     async def drop_rollout_adapters(self, request: Request) -> Response:
@@ -299,7 +317,7 @@ class Api:
         return _answer(ResumedView(resumed=self._controller.resume()))
 
     async def journal(self, request: Request) -> Response:
-        return with_list(JournalView(entries=[]), "entries", self._context.ledger.stream(_last(request)))
+        return with_list(JournalView(entries=[]), "entries", self._context.ledger.stream(parameters.last(request)))
 
     def _written_by_worker(self, job_id: str) -> JobBase | None:
         """The specification of a job with the folder of its newest attempt; None if it was not dispatched yet."""
@@ -375,28 +393,3 @@ async def _body(request: Request, model: type[Model]) -> Model:
     except ValidationError as error:
         name, message = first_problem(error)
         raise BadInputError(message, param=name or "body") from error
-
-
-def _last(request: Request) -> int:
-    text = request.query_params.get("last", "100")
-    if not (text.isascii() and text.isdigit() and len(text) < 7 and 0 < int(text) <= 100_000):
-        raise BadInputError(f"last = {text!r} is not a number from 1 to 100000", param="last")
-    return int(text)
-
-
-def _step(request: Request) -> int | None:
-    text = request.query_params.get("step")
-    if text is not None and not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise BadInputError(f"step = {text!r} is not a number from 0 up", param="step")
-    return None if text is None else int(text)
-
-
-def _any_base(request: Request) -> bool:
-    text = request.query_params.get("any_base", "false")
-    if text not in ("true", "false"):
-        raise BadInputError(f"any_base = {text!r} is neither true nor false", param="any_base")
-    return text == "true"
-
-
-def _version(request: Request) -> int:
-    return parse_version(request.path_params["version"])

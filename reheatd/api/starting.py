@@ -5,9 +5,9 @@ from collections.abc import Callable
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from reheatd.access.answers import error_response
 from reheatd.api.schemas import Readiness
 from reheatd.errors import EngineUnavailableError
-from reheatd.gateway.app import error_response
 
 
 class StartingApp:

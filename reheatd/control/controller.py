@@ -212,16 +212,26 @@ class Controller:
         self._dependencies.monitor.trigger()
         self._wake.set()
 
-    async def load_rollout_adapter(self, job_id: str, path: Path, step: int) -> str:
+    def is_current(self, job_id: str, attempt: int) -> bool:
+        """Whether the job is being trained at this moment, in this attempt."""
+        job = self.current_job
+        if job is None or job.status is not JobStatus.RUNNING:
+            return False
+        return (job.job_id, job.attempt) == (job_id, attempt)
+
+    async def load_rollout_adapter(self, job_id: str, path: Path, step: int, *, attempt: int | None = None) -> str:
         """Loads a running job's snapshot in `path`, and returns the model name to sample from.
+
+        Args:
+            attempt: The attempt whose worker asks; None if nobody knows.
 
         Raises:
             NotFoundError: There is no such job.
-            ConflictError: The job is not running, or no adapter slot is free.
+            ConflictError: The job or the attempt is not running, or no adapter slot is free.
             BadInputError: `path` does not hold an adapter of this policy inside the job's folder.
         """
         runner = self._running(job_id)
-        return await runner.rollouts.load(runner.record, path, step)
+        return await runner.rollouts.load(runner.record, path, step, attempt=attempt)
 
     async def drop_rollout_adapters(self, job_id: str) -> None:
         """Unloads the snapshots that `load_rollout_adapter` loaded.

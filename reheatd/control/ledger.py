@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Literal
 
+from reheatd.access.caller import ACTOR
 from reheatd.control.states import State, check_status, check_transition
 from reheatd.jobs.contracts import Job, JobRequest, JobStatus, Trigger
 from reheatd.jobs.store import ACTIVE, JobRecord, JobStore
@@ -28,7 +29,8 @@ CREATE TABLE IF NOT EXISTS journal (
     to_state TEXT NOT NULL,
     reason TEXT NOT NULL,
     job_id TEXT,
-    version INTEGER
+    version INTEGER,
+    actor TEXT
 );
 """
 
@@ -40,20 +42,23 @@ ENTRIES_AT_ONCE = 50
 class JournalEntry(Contract):
     """One entry of the journal.
 
-    A `promoted` event says that `policy` means `version` from `time` on, and a `resumed` event that somebody has looked
-    at what was paused; neither changes the state.
+    A `promoted` event says that `policy` means `version` from `time` on, a `resumed` event that somebody has looked at
+    what was paused, and a `requested` event that somebody did what `reason` says; none of them changes the state.
     """
 
     id: int
     time: float
     """Seconds since the epoch."""
-    event: Literal["transition", "promoted", "resumed"]
+    event: Literal["transition", "promoted", "resumed", "requested"]
     from_state: State
     to_state: State
     reason: str
     job_id: str | None
     version: int | None
     """For a transition, the version that was served at that moment or that a job made; for a promotion, the new one."""
+    actor: str | None = None
+    """Name of the API key with which somebody asked for this, or `local` if no key was needed; None if the daemon
+    decided it."""
 
 
 class Ledger:
@@ -169,6 +174,11 @@ class Ledger:
             self._transition(state, reason, version=version)
             self._withdraw_answers(reason)
 
+    def requested(self, what: str, *, job_id: str | None = None, version: int | None = None) -> None:
+        """Records that somebody did what `what` says, where no other entry says so."""
+        with self._db:
+            self._append("requested", self.state, self.state, what, job_id, version)
+
     def resume(self) -> None:
         """Records that somebody has looked at what was paused, so that the daemon may go on by itself."""
         with self._db:
@@ -199,9 +209,9 @@ class Ledger:
     ) -> None:
         """Adds an entry in the caller's transaction, so that it is stored together with the job's record."""
         self._db.execute(
-            "INSERT INTO journal (time, event, from_state, to_state, reason, job_id, version) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (time.time() if at is None else at, event, old, new, reason, job_id, version),
+            "INSERT INTO journal (time, event, from_state, to_state, reason, job_id, version, actor) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (time.time() if at is None else at, event, old, new, reason, job_id, version, ACTOR.get()),
         )
 
     def _withdraw_answers(self, reason: str) -> None:

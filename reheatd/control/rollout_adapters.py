@@ -24,17 +24,25 @@ class RolloutAdapters:
         self._validate = validate
         self._changing = asyncio.Lock()
 
-    async def load(self, record: JobRecord, path: Path, step: int) -> str:
+    async def load(self, record: JobRecord, path: Path, step: int, *, attempt: int | None = None) -> str:
         """Loads the snapshot in `path`, unloads older ones, and returns the model name to sample from.
+
+        Args:
+            attempt: The attempt whose worker asks; None if nobody knows.
 
         Raises:
             BadInputError: `path` is not a folder inside the job's own folder.
             AdapterInvalidError, EngineError: The snapshot does not fit the policy, or the engine refuses it.
-            ConflictError: No adapter slot is free, or the step was loaded from another folder.
+            ConflictError: No adapter slot is free, the step was loaded from another folder, or another attempt runs.
         """
         folder = self._inside(record, path)
-        name = rollout_name(record.job.job_id, record.job.attempt, step)
+        attempt = record.job.attempt if attempt is None else attempt
+        name = rollout_name(record.job.job_id, attempt, step)
         async with self._changing:
+            # Whoever gives up a worker drops its adapters under this lock, and counts up the attempt before anybody
+            # else gets it. So nothing of a worker that was given up is loaded after that.
+            if record.job.attempt != attempt:
+                raise ConflictError(f"attempt {record.job.attempt} at job {record.job.job_id} runs, not {attempt}")
             await asyncio.to_thread(self._validate, folder)
             await self._slots.load(name, folder)
             if all(adapter.name != name for adapter in record.rollout_adapters):

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
+from reheatd.access.client import tls_for
 from reheatd.errors import AdapterInvalidError, EngineError, EngineTakenError, NotFoundError
 from reheatd.names import BASE_MODEL_NAME
 
@@ -48,6 +49,16 @@ class Sample:
     tokens: list[TokenLogprobs]
     """One entry per token if top logprobs were asked for, else empty."""
     finish_reason: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """Logprobs of a given completion, in nats."""
+
+    logprobs: list[float]
+    """One per token of the completion."""
+    next: dict[int, float]
+    """The tokens that are likeliest after the completion, and their logprobs."""
 
 
 class EngineClient:
@@ -244,31 +255,43 @@ class EngineClient:
 
     async def score(self, model: str, prompt_ids: list[int], completion_ids: list[int]) -> list[float]:
         """The raw logprob (temperature 1) of each completion token, given the prompt and the tokens before, in nats."""
-        body = {
-            "model": model,
-            "prompt": [*prompt_ids, *completion_ids],
-            "max_tokens": 1,
-            "temperature": 0.0,
-            "prompt_logprobs": 0,
-        }
-        answer = await self._request("POST", "/v1/completions", body)
-        entries = answer["choices"][0]["prompt_logprobs"][len(prompt_ids) :]
-        return [entry[str(token)]["logprob"] for entry, token in zip(entries, completion_ids, strict=True)]
+        return (await self.score_and_next(model, prompt_ids, completion_ids)).logprobs
 
-    async def score_next(self, model: str, prompt_ids: list[int], token: int) -> float:
-        """The raw logprob of one token after a prompt, in nats, computed like an answer from the prefix cache.
+    async def score_and_next(
+        self, model: str, prompt_ids: list[int], completion_ids: list[int], *, top_k: int = 0
+    ) -> Score:
+        """Scores as `score`, and also says which tokens would follow the completion.
 
-        `score`, in contrast, computes every prompt anew.
+        The engine computes every token anew and reads nothing from its prefix cache.
         """
+        body = {"prompt_logprobs": 0}
+        choice = await self._next([*prompt_ids, *completion_ids], model, top_k, body)
+        entries = choice["prompt_logprobs"][len(prompt_ids) :]
+        logprobs = [entry[str(token)]["logprob"] for entry, token in zip(entries, completion_ids, strict=True)]
+        return Score(logprobs, _next_logprobs(choice))
+
+    async def next_logprobs(
+        self, model: str, prompt_ids: list[int], *, top_k: int, cache_salt: str | None = None
+    ) -> dict[int, float]:
+        """The `top_k` tokens that are likeliest after a prompt, and their raw logprobs in nats.
+
+        They are computed as an answer is, from what the prefix cache holds. Requests with a `cache_salt` read only what
+        requests with the same salt have left there.
+        """
+        options = {} if cache_salt is None else {"cache_salt": cache_salt}
+        return _next_logprobs(await self._next(prompt_ids, model, top_k, options))
+
+    async def _next(self, prompt_ids: list[int], model: str, top_k: int, options: Mapping[str, Any]) -> Any:
         body = {
             "model": model,
             "prompt": prompt_ids,
             "max_tokens": 1,
-            "allowed_token_ids": [token],
-            "logprobs": 0,
+            "temperature": 0.0,
+            "logprobs": top_k,
+            "return_tokens_as_token_ids": True,
+            **options,
         }
-        answer = await self._request("POST", "/v1/completions", body)
-        return answer["choices"][0]["logprobs"]["token_logprobs"][0]
+        return (await self._request("POST", "/v1/completions", body))["choices"][0]
 
     async def health(self) -> int:
         """The HTTP status of the engine's own health check.
@@ -282,7 +305,8 @@ class EngineClient:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S)
+            tls = tls_for(self.base_url)
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S, ssl=tls)
             self._session = aiohttp.ClientSession(
                 headers=self.authorization, timeout=self._timeout, connector=connector
             )
@@ -349,3 +373,8 @@ def _completion_sample(choice: Mapping[str, Any], top_k: int) -> Sample:
         tokens=tokens,
         finish_reason=choice["finish_reason"],
     )
+
+
+def _next_logprobs(choice: Mapping[str, Any]) -> dict[int, float]:
+    top = choice["logprobs"]["top_logprobs"][0]
+    return {int(token.removeprefix("token_id:")): logprob for token, logprob in top.items()}

@@ -27,18 +27,18 @@ starts faster than two."""
 STEP_TOKENS = 160
 """Largest number of tokens in one step of the CPU engine, which limits how much many prompts at once delay the next
 token."""
-PROMPT_PART_TOKENS = 16
-"""Tokens of one prompt that go into a step of the CPU engine beside other requests, or its fair share of the step if
-that is more. A prompt that is alone is not divided. A step that scores 80 tokens takes twice as long as one that
-decodes
-8."""
 LOOPBACK_ENV = {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-"""Where the processes of one engine talk to each other. Without this, gloo listens on an address of the network even if
-there is only one process."""
+"""Where the processes of one engine talk to each other. Without this, gloo listens on a dozen ports of the address that
+the machine's name stands for, even if there is only one process."""
 MANY_MACHINES = ("nnodes", "data-parallel-address", "ray", "master-addr", "node-rank")
 """Parts of vLLM's arguments for an engine that is spread over several machines."""
 BLOCK_TOKENS = 32
 """Tokens of a block in the CPU engine's prefix cache; with vLLM's default of 128, a short prompt is never cached."""
+PROMPT_PART_TOKENS = BLOCK_TOKENS // 2 + 1
+"""Tokens of one prompt that go into a step of the CPU engine beside other requests, or its fair share of the step if
+that is more. A prompt that is alone is not divided. A step that scores 80 tokens takes twice as long as one that
+decodes 8. With one token more than half a block, a completion of the proof of delivery, which is one that fills a block
+and goes beyond it, takes two steps and not three."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -22,15 +22,26 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from reheatd.access.answers import RETRY_AFTER_S, error_response
+from reheatd.access.caller import Caller, caller_of
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager
 from reheatd.engine.client import IDLE_CONNECTION_S
 from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.slots import AdapterSlots
-from reheatd.errors import BadInputError, EngineTimeoutError, EngineUnavailableError, ReheatdError
+from reheatd.errors import (
+    BadInputError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    ModelNotFoundError,
+    ReheatdError,
+)
 from reheatd.gateway.affinity import prompt_prefix
+from reheatd.gateway.headers import OF_THE_CLIENT, OF_THE_ENGINE, end_to_end
 from reheatd.gateway.limits import ConcurrencyLimit, LogprobLimit, client_of
 from reheatd.gateway.live_logprobs import LiveLogprobs, MeasuredRequest
+from reheatd.gateway.metering import Meter
+from reheatd.gateway.own_fields import check_fields
 from reheatd.gateway.request_body import read_body
 from reheatd.names import ALIAS_NAME, BASE_MODEL_NAME, parse_version_name, rollout_job, version_name
 from reheatd.tap.wire import TapSource, tags
@@ -44,21 +55,7 @@ VERSION_HEADER = "x-reheatd-version"
 ENGINE_HEADER = "x-reheatd-engine"
 REQUEST_ID_HEADER = "x-request-id"
 LONGEST_REQUEST_ID = 128
-RETRY_AFTER_S = "5"
 CLIENT_CLOSED_REQUEST = 499
-HOP_BY_HOP = frozenset(
-    (
-        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
-        "transfer-encoding", "upgrade",
-    )
-)  # fmt: skip
-"""Headers that belong to one connection (RFC 9110, section 7.6.1)."""
-OF_THE_CLIENT = frozenset(
-    ("host", "content-length", "content-encoding", "accept-encoding", "cookie", "authorization", "x-api-key", "api-key")
-)
-"""Headers of a request that are not the engine's business: its keys and cookies are for this server."""
-OF_THE_ENGINE = frozenset(("content-length", "date", "server", "set-cookie"))
-"""Headers of an answer that this server writes itself, or that only the engine's own clients should get."""
 
 
 @dataclass
@@ -118,10 +115,14 @@ class Gateway:
             self._session = None
 
     async def _models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._describe(name) for name in self._names()]})
+        caller = caller_of(request)
+        shown = [self._describe(name) for name in self._names() if caller.may_ask(name)]
+        return JSONResponse({"object": "list", "data": shown})
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["name"]
+        if not caller_of(request).may_ask(name):
+            raise _unknown(name)
         self._swaps.model_for(name)
         return JSONResponse(self._describe(name))
 
@@ -150,16 +151,20 @@ class Gateway:
         state = self._readiness()
         if state.startswith("starting"):
             raise EngineUnavailableError(f"the server is {state}; try again in {RETRY_AFTER_S} s")
-        deadline = time.monotonic() + self._engine_wait_s
-        if not self._pool.is_able and await _unless_disconnected(request, self._until_able(deadline)) is None:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        check_fields(body)
+        caller = caller_of(request)
         name = body.get("model", ALIAS_NAME)
         if not isinstance(name, str):
             raise BadInputError(f"model must be a string, got {name!r}; GET /v1/models lists the names", param="model")
+        if not caller.may_ask(name):
+            raise _unknown(name)
+        deadline = time.monotonic() + self._engine_wait_s
+        if not self._pool.is_able and await _unless_disconnected(request, self._until_able(deadline)) is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         with ExitStack() as claims:
-            if rollout_job(name) is None:
+            if caller.job is None:
                 self._logprob_limit.check(body)
-                claims.enter_context(self._limit.admit(client_of(request)))
+                claims.enter_context(self._limit.admit(client_of(request), caller.key and caller.key.concurrency))
             target = await self._lease(name, claims)
             return await self._answer(request, request_id, body, target, claims, deadline)
 
@@ -190,8 +195,12 @@ class Gateway:
         version = target if number is None else version_name(number)
         body["model"] = self._slots.engine_name(target)
         measured: MeasuredRequest | None = None
+        meter: Meter | None = None
         if request.url.path in GENERATING_PATHS:
-            source = _traffic_source(version)
+            caller = caller_of(request)
+            source = _traffic_source(version, caller)
+            if caller.quota is not None and caller.quota.counts_tokens:
+                meter = Meter(caller.quota, body)
             if self._live is not None and (measured := self._live.choose(request.url.path, body, *source)):
                 body |= measured.options
             xargs = body.get("vllm_xargs") or {}
@@ -200,6 +209,8 @@ class Gateway:
         upstream: aiohttp.ClientResponse | None = None
         streaming = False
         try:
+            if meter is not None:
+                meter.sent(body)
             sent = await _unless_disconnected(request, self._send(request.url.path, body, headers, claims, deadline))
             if sent is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -210,6 +221,7 @@ class Gateway:
             if upstream.content_type == "text/event-stream":
                 streaming = True
                 chunks = self._relay(upstream, replica)
+                chunks = chunks if meter is None else meter.stream(chunks)
                 return _LeasedStream(
                     measured.stream(chunks) if measured else chunks, upstream, claims.pop_all(), answer_headers
                 )
@@ -223,6 +235,8 @@ class Gateway:
                 if await replica.has_died():
                     raise EngineUnavailableError(f"the engine broke down; try again in {RETRY_AFTER_S} s")
                 self.counts.failed += 1
+            if meter is not None:
+                meter.answer(content)
             if measured is not None and upstream.status == 200:
                 content = measured.answer(content)
             return Response(content, upstream.status, headers=answer_headers)
@@ -334,27 +348,20 @@ class _LeasedStream(StreamingResponse):
             self._claims.close()
 
 
-def end_to_end(headers: Mapping[str, str], besides: frozenset[str]) -> dict[str, str]:
-    """The headers without those of one connection, of which `connection` may name more, and without `besides`."""
-    named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
-    left_out = HOP_BY_HOP | besides | named
-    return {key: value for key, value in headers.items() if key.lower() not in left_out}
-
-
 def _error_event(error: ReheatdError) -> bytes:
     return b"data: " + json.dumps(error.openai_object()).encode() + b"\n\n"
 
 
-def error_response(error: ReheatdError) -> JSONResponse:
-    """The answer to a request that failed, as an OpenAI-style error."""
-    retry = {"Retry-After": RETRY_AFTER_S} if error.status in (429, 503) else None
-    return JSONResponse(error.openai_object(), error.status, headers=retry)
+def _traffic_source(version: str, caller: Caller) -> tuple[str, TapSource]:
+    """What the entropy tap counts a request's tokens for: the version that is asked, or a job's own policy."""
+    return rollout_job(version) or version, "live" if caller.job is None else "rollout"
 
 
-def _traffic_source(version: str) -> tuple[str, TapSource]:
-    """What the entropy tap counts a request's tokens for: a version that clients ask, or a job's rollouts."""
-    job = rollout_job(version)
-    return (version, "live") if job is None else (job, "rollout")
+def _unknown(name: str) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        f"the model {name[:200]!r} does not exist, or this key may not ask it; GET /v1/models lists the names",
+        param="model",
+    )
 
 
 async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

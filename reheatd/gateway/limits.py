@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from reheatd.access.caller import caller_of
 from reheatd.errors import BadInputError, RateLimitError
 
 COMPLETION_TOKENS = 16
@@ -21,16 +22,20 @@ class ConcurrencyLimit:
         self._in_flight: Counter[str] = Counter()
 
     @contextmanager
-    def admit(self, client: str) -> Iterator[None]:
+    def admit(self, client: str, own: int | None = None) -> Iterator[None]:
         """Counts one request of `client` for as long as the context is open.
+
+        Args:
+            own: A limit of the client's own, which takes the place of `most`.
 
         Raises:
             RateLimitError: The client already has as many requests in flight as it may have.
         """
-        if self._most is not None and self._in_flight[client] >= self._most:
+        most, where = (self._most, "server.max_concurrent_per_key") if own is None else (own, "concurrency of the key")
+        if most is not None and self._in_flight[client] >= most:
             raise RateLimitError(
-                f"{self._in_flight[client]} requests with this key are in flight, which is the limit "
-                "(server.max_concurrent_per_key); wait for one of them to end"
+                f"{self._in_flight[client]} requests with this key are in flight, which is the limit ({where}); wait "
+                "for one of them to end"
             )
         self._in_flight[client] += 1
         try:
@@ -84,5 +89,6 @@ def _count(value: Any, default: int) -> int:
 
 def client_of(request: Request) -> str:
     """The client that sent a request, by its API key or, without one, by its address."""
-    key = request.headers.get("authorization")
+    known = caller_of(request).key
+    key = request.headers.get("authorization") if known is None else f"key {known.name}"
     return key if key else f"host {request.client.host if request.client else 'unknown'}"

@@ -16,6 +16,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
 from redis.retry import Retry
 
+from reheatd.broker_url import parse_broker_url
 from reheatd.entropy.live import LiveWindow
 from reheatd.errors import WorkerIncompatibleError
 from reheatd.jobs.contracts import ImportResult, JobEvent, JobResult
@@ -86,7 +87,7 @@ class JobChannel:
         self.job_id = job_id
         self._attempt = attempt
         self._redis = Redis.from_url(
-            redis_url,
+            str(parse_broker_url(redis_url)),
             decode_responses=True,
             retry=Retry(ExponentialBackoff(cap=5.0, base=0.2), retries=10),
             retry_on_error=[ConnectionError, TimeoutError],
@@ -198,7 +199,7 @@ def refuse_spec(redis_url: str, spec: Any, attempt: int, error: ValidationError)
     reason = f"the job's specification is not one of this worker's version of reheatd ({name}: {problem})"
     job_id = spec.get("job_id") if isinstance(spec, dict) else None
     message_id = celery_id(str(job_id), attempt)
-    with Redis.from_url(redis_url) as redis:
+    with Redis.from_url(str(parse_broker_url(redis_url))) as redis:
         bury(redis, worker=socket.gethostname(), message_id=message_id, task=None, reason=reason)
     if isinstance(job_id, str):
         with JobChannel(redis_url, job_id, attempt) as channel:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
@@ -67,13 +67,13 @@ class JobCelery(Celery):
 def make_celery(broker_url: str) -> JobCelery:
     """The Celery application that daemon and workers share.
 
-    The tasks `reheatd.reheat`, `reheatd.continue_rl` and `reheatd.import` take two arguments: the JSON object of a
-    `ReheatSpec`, `RLSpec` or `ImportSpec`, and the number of the attempt. They report through `JobChannel` and return
-    nothing.
+    The tasks `reheatd.reheat`, `reheatd.continue_rl` and `reheatd.import` take three arguments: the JSON object of a
+    `ReheatSpec`, `RLSpec` or `ImportSpec`, the number of the attempt, and the attempt's credential for the gateway.
+    They report through `JobChannel` and return nothing.
     """
     url, tls = parse_broker_url(broker_url).for_celery()
     app = JobCelery("reheatd", broker=url, backend=url)
-    app.redis_url = broker_url
+    app.redis_url = str(parse_broker_url(broker_url))
     app.conf.update(
         broker_use_ssl=tls or None,
         redis_backend_use_ssl=tls or None,
@@ -117,14 +117,16 @@ class JobDispatcher:
     Args:
         broker_url: Redis URL of the broker that the workers use.
         heartbeat_timeout_s: A job that has begun is lost when its worker has been silent for this time, in seconds.
+        credential: Gives the credential of a job in one attempt, with which its worker asks the gateway.
     """
 
-    def __init__(self, broker_url: str, *, heartbeat_timeout_s: float) -> None:
+    def __init__(self, broker_url: str, *, heartbeat_timeout_s: float, credential: Callable[[str, int], str]) -> None:
         self._url = broker_url
+        self._credential = credential
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._celery = make_celery(broker_url)
         # There is no socket timeout, because the blocking read below has its own.
-        self._redis = Redis.from_url(broker_url, decode_responses=True)
+        self._redis = Redis.from_url(str(parse_broker_url(broker_url)), decode_responses=True)
         self._celery_lock = asyncio.Lock()
         self._census = -math.inf, 0
         """Time of the last count of workers, and its result."""
@@ -149,7 +151,8 @@ class JobDispatcher:
         await self._call(
             self._celery.send_task,
             TASKS[spec.kind],
-            args=[spec.model_dump(mode="json"), attempt],
+            args=[spec.model_dump(mode="json"), attempt, self._credential(spec.job_id, attempt)],
+            argsrepr=f"({spec.job_id!r}, {attempt})",  # what Celery logs and shows
             task_id=celery_id(spec.job_id, attempt),
             ignore_result=False,
         )

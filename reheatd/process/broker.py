@@ -15,7 +15,7 @@ from tenacity import (
     wait_fixed,
 )
 
-from reheatd.broker_url import broker_address
+from reheatd.broker_url import broker_address, parse_broker_url
 from reheatd.errors import MissingExtraError, ReheatdError
 from reheatd.process.ports import reserve_port
 from reheatd.process.supervisor import Command
@@ -129,4 +129,4 @@ async def ping(url: str) -> bool:
 
 
 def _client(url: str) -> Redis:
-    return Redis.from_url(url, socket_connect_timeout=2, socket_timeout=2)
+    return Redis.from_url(str(parse_broker_url(url)), socket_connect_timeout=2, socket_timeout=2)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -21,37 +22,54 @@ class _Server(uvicorn.Server):
 
 
 class HttpServer:
-    """Serves `app` on `listener` until `drain`."""
+    """Serves each application on its listener until `drain`.
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, *, drain_timeout_s: float) -> None:
-        self._server = _Server(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=round(drain_timeout_s),
+    Args:
+        certificate: PEM files of a certificate and of its key, with which all listeners speak TLS.
+    """
+
+    def __init__(
+        self,
+        *served: tuple[ASGIApp, socket.socket],
+        drain_timeout_s: float,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
+        chain, key = certificate or (None, None)
+        self._servers = [
+            _Server(
+                uvicorn.Config(
+                    app,
+                    lifespan="off",
+                    ws="none",
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    timeout_keep_alive=KEEP_ALIVE_S,
+                    timeout_graceful_shutdown=round(drain_timeout_s),
+                    ssl_certfile=chain,
+                    ssl_keyfile=key,
+                )
             )
-        )
-        self._listener = listener
-        self._task: asyncio.Task[None] | None = None
+            for app, _ in served
+        ]
+        self._listeners = [listener for _, listener in served]
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="http server")
+        for server, listener in zip(self._servers, self._listeners, strict=True):
+            self._tasks.append(asyncio.create_task(server.serve(sockets=[listener]), name="http server"))
 
     async def wait(self) -> None:
-        """Waits until the server has ended, which only `drain` or an error causes; the error is raised here."""
-        if self._task is not None:
-            await asyncio.shield(self._task)
+        """Waits until the servers have ended, which only `drain` or an error causes; the error is raised here."""
+        await asyncio.gather(*map(asyncio.shield, self._tasks))
 
     async def drain(self) -> None:
         """Stops accepting requests, and waits until those in flight have ended or their time is over."""
-        self._server.should_exit = True
+        for server in self._servers:
+            server.should_exit = True
         await self.wait()
 
     def hurry(self) -> None:
         """Ends a drain at once."""
-        self._server.force_exit = True
+        for server in self._servers:
+            server.force_exit = True

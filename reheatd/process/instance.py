@@ -50,13 +50,18 @@ async def claim_data_dir(folder: Path) -> int:
     return descriptor
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, admin: bool = False) -> socket.socket:
     """A socket that listens on `host` and `port`; port 0 picks a free one.
+
+    Args:
+        admin: Whether this is the port for administration alone, which has settings of its own.
 
     Raises:
         PortInUseError: Another process listens there.
         BadInputError: This machine has no such address, or this user may not listen on the port.
     """
+    name = "server.admin_" if admin else "server."
+    try_port, try_host = (f"with {name}port", f"in {name}host") if admin else ("with --port", "with --host")
     try:
         listener = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
@@ -64,16 +69,16 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortInUseError(
-                f"port {port} on {host} is in use; stop the process that uses it, or choose another port with --port",
-                param="server.port",
+                f"port {port} on {host} is in use; stop the process that uses it, or choose another one {try_port}",
+                param=f"{name}port",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM):
             raise BadInputError(
-                f"port {port} is not open to this user; choose one above 1023 with --port", param="server.port"
+                f"port {port} is not open to this user; choose one above 1023 {try_port}", param=f"{name}port"
             ) from error
         raise BadInputError(
-            f"cannot listen on {host} ({error.strerror}); name an address of this machine with --host",
-            param="server.host",
+            f"cannot listen on {host} ({error.strerror}); name an address of this machine {try_host}",
+            param=f"{name}host",
         ) from error
     # Connections inherit this option. asyncio sets it only on sockets whose protocol is named as TCP, which is not the
     # case here. Without it, the body of an answer waits 40 ms for the client to acknowledge the headers.
@@ -81,10 +86,10 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url_of(host: str, port: int) -> str:
+def url_of(host: str, port: int, scheme: str = "http") -> str:
     """The URL at which a client on this machine reaches a server bound to `host`."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    return f"{scheme}://[{reachable}]:{port}" if ":" in reachable else f"{scheme}://{reachable}:{port}"
 
 
 def write_daemon_file(path: Path, url: str) -> None:

@@ -21,7 +21,7 @@ JOB_TIMEOUT_S = 600.0
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, str]]:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, httpx.Client]]:
     models = tmp_path_factory.mktemp("models")
     build_tiny_policy(models / "tiny")
     for folder in (models, *models.parents[:1]):
@@ -39,7 +39,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, str
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_ready(stack, url)
-        yield stack, url
+        assert httpx.get(f"{url}/v1/models", timeout=5).status_code == 401
+        key = stack.exec("reheatd", "cat", "/data/admin.key").strip()
+        with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60) as client:
+            yield stack, client
     finally:
         stack.down()
 
@@ -56,26 +59,26 @@ def _wait_ready(stack: Stack, url: str) -> None:
     raise AssertionError("\n".join(f"== {name}\n{stack.logs(name)}" for name in ("engine", "worker", "reheatd")))
 
 
-def _ask(url: str, model: str) -> httpx.Response:
+def _ask(client: httpx.Client, model: str) -> httpx.Response:
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
-    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+    return client.post("/v1/chat/completions", json=body)
 
 
 @pytest.mark.timeout(3000)
-def test_reheat_and_swap_through_the_published_port(stack: tuple[Stack, str]) -> None:
-    containers, url = stack
-    assert _ask(url, "policy").headers["x-reheatd-version"] == "policy-v0"
+def test_reheat_and_swap_through_the_published_port(stack: tuple[Stack, httpx.Client]) -> None:
+    containers, client = stack
+    assert _ask(client, "policy").headers["x-reheatd-version"] == "policy-v0"
     request = {"kind": "reheat", "tau": 1.5, "steps": 8, "learning_rate": 5e-3}
-    job: dict[str, Any] = httpx.post(f"{url}/reheatd/v1/jobs", json=request, timeout=60).raise_for_status().json()
+    job: dict[str, Any] = client.post("/reheatd/v1/jobs", json=request).raise_for_status().json()
     deadline = time.monotonic() + JOB_TIMEOUT_S
     while job["status"] not in ("succeeded", "rejected", "failed", "cancelled"):
         assert time.monotonic() < deadline, f"{job}\n{containers.logs('worker')}"
         time.sleep(2)
-        job = httpx.get(f"{url}/reheatd/v1/jobs/{job['job_id']}", timeout=60).json()
+        job = client.get(f"/reheatd/v1/jobs/{job['job_id']}").json()
         if job["status"] == "awaiting_approval":  # the tiny policy solves nothing, so accuracy is no evidence
-            httpx.post(f"{url}/reheatd/v1/jobs/{job['job_id']}/approve", timeout=60).raise_for_status()
+            client.post(f"/reheatd/v1/jobs/{job['job_id']}/approve").raise_for_status()
     assert job["status"] == "succeeded", f"{job}\n{containers.logs('worker')}\n{containers.logs('reheatd')}"
-    answer = _ask(url, "policy")
+    answer = _ask(client, "policy")
     assert answer.status_code == 200
     assert answer.headers["x-reheatd-version"] == "policy-v1"
     assert "policy-v1" in containers.exec("reheatd", "reheatd", "adapters", "list", "--json")

@@ -76,7 +76,8 @@ def assert_no_secret_is_shown(daemon: Daemon) -> None:
 
 def _secrets(daemon: Daemon) -> dict[str, str]:
     (engine,) = _processes(daemon, "reheatd.engine.server")
-    worker = _processes(daemon, "workers")[0]
+    # Celery writes its title over its environment, but its guard has the same.
+    worker = next(process for process in daemon.tree() if "REHEATD_BROKER_URL" in process.environ())
     environment = engine.environ()
     return {
         "engine's key": environment["VLLM_API_KEY"],

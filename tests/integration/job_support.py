@@ -17,6 +17,7 @@ from reheatd.jobs.contracts import JobEvent, ReheatSpec
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.options import TaskOptions
 from reheatd.process.broker import EmbeddedBroker, embedded_broker, wait_for_broker
+from tests.access import CREDENTIALS
 from tests.integration.job_keys import may_finish_key
 
 NUMBERS = itertools.count(1)
@@ -83,7 +84,7 @@ def with_dispatcher(
     broker: Broker, work: Callable[[JobDispatcher], Coroutine[Any, Any, None]], heartbeat_timeout_s: float = 60
 ) -> None:
     async def run() -> None:
-        dispatcher = JobDispatcher(broker.url, heartbeat_timeout_s=heartbeat_timeout_s)
+        dispatcher = JobDispatcher(broker.url, heartbeat_timeout_s=heartbeat_timeout_s, credential=CREDENTIALS.of)
         try:
             await work(dispatcher)
         finally:

@@ -65,7 +65,7 @@ def import_slowly(**_: Any) -> None:
 
 
 @app.task(name=REHEAT_TASK)
-def reheat(spec: dict[str, Any], attempt: int) -> None:
+def reheat(spec: dict[str, Any], attempt: int, credential: str) -> None:
     try:
         ReheatSpec.model_validate(spec)
     except ValidationError as error:
@@ -95,5 +95,5 @@ def reheat(spec: dict[str, Any], attempt: int) -> None:
 
 
 @app.task(name=CONTINUE_RL_TASK)
-def continue_rl(spec: dict[str, Any], attempt: int) -> None:
-    reheat(spec, attempt)
+def continue_rl(spec: dict[str, Any], attempt: int, credential: str) -> None:
+    reheat(spec, attempt, credential)

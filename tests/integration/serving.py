@@ -22,6 +22,7 @@ from reheatd.engine.pool import EnginePool
 from reheatd.engine.slots import AdapterSlots
 from reheatd.gateway.app import Gateway
 from reheatd.gateway.live_logprobs import LiveLogprobs
+from tests.access import guarded
 from tests.serving_pool import pool_of
 from tests.waiting import HANGS_S
 
@@ -65,7 +66,7 @@ async def serving(
         gateway = Gateway(pool, slots, swaps, store, live)
         app = Starlette(routes=gateway.routes(), exception_handlers=exception_handlers())
         listener = socket.create_server(("127.0.0.1", 0))
-        server = _Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
+        server = _Server(uvicorn.Config(guarded(app, db), lifespan="off", log_config=None, access_log=False))
         serving = asyncio.create_task(server.serve([listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:

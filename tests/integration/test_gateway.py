@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 
+from tests.access import as_job
 from tests.integration.serving import Serving, serving
 from tests.random_adapter import random_adapter
 from tests.waiting import HANGS_S
@@ -148,9 +149,14 @@ def test_a_client_that_leaves_stops_the_engine(stream: bool, engine: str, tmp_pa
 
 
 def test_versions_are_pinned_and_loaded_on_demand(engine: str, tiny_policy: Path, tmp_path: Path) -> None:
-    async def greedy(served: Serving, model: str) -> tuple[str, str]:
+    async def greedy(served: Serving, model: str, headers: dict[str, str] | None = None) -> tuple[str, str]:
         raw = await served.openai.chat.completions.with_raw_response.create(
-            model=model, messages=QUESTION, max_tokens=24, temperature=0, extra_body={"ignore_eos": True}
+            model=model,
+            messages=QUESTION,
+            max_tokens=24,
+            temperature=0,
+            extra_body={"ignore_eos": True},
+            extra_headers=headers,
         )
         return raw.headers["x-reheatd-version"], raw.parse().choices[0].message.content or ""
 
@@ -169,8 +175,8 @@ def test_versions_are_pinned_and_loaded_on_demand(engine: str, tiny_policy: Path
         assert len(served.slots.loaded()) == 4
 
         await served.slots.unload(served.slots.loaded()[-1])
-        await served.slots.load("job-x-1", served.store.path(1))
-        assert await greedy(served, "job-x-1") == ("job-x-1", texts["policy-v1"][1])
+        await served.slots.load("job-x.1-1", served.store.path(1))
+        assert await greedy(served, "job-x.1-1", as_job("x")) == ("job-x.1-1", texts["policy-v1"][1])
 
     with_serving(engine, tmp_path, body)
 

@@ -14,6 +14,7 @@ from reheatd.errors import WorkerLostError
 from reheatd.jobs.contracts import JobResult, JobStatus, ReheatRequest
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.keys import events_key
+from tests.access import CREDENTIALS
 from tests.integration.job_support import (
     Broker,
     follow,
@@ -133,7 +134,7 @@ def test_a_restarted_daemon_picks_its_running_job_up_from_the_stream(
 ) -> None:
     class RealWorld(World):
         def _build(self) -> None:
-            self.dispatcher: Any = JobDispatcher(broker.url, heartbeat_timeout_s=60)
+            self.dispatcher: Any = JobDispatcher(broker.url, heartbeat_timeout_s=60, credential=CREDENTIALS.of)
             super()._build()
 
     async def run() -> None:
@@ -159,7 +160,7 @@ def test_a_job_that_loses_two_workers_is_finished_by_the_third(
 ) -> None:
     class RealWorld(World):
         def _build(self) -> None:
-            self.dispatcher: Any = JobDispatcher(broker.url, heartbeat_timeout_s=60)
+            self.dispatcher: Any = JobDispatcher(broker.url, heartbeat_timeout_s=60, credential=CREDENTIALS.of)
             super()._build()
 
     async def run() -> None:

@@ -13,8 +13,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
 
+from reheatd.adapters.evidence import Proof
 from reheatd.adapters.lineage import ProofItem
-from reheatd.adapters.proof import Proof, prove
+from reheatd.adapters.proof import prove
 from reheatd.adapters.validate import validate_adapter
 from reheatd.engine.client import EngineClient
 from reheatd.errors import AdapterInvalidError, DeliveryError, EngineError
@@ -87,7 +88,7 @@ def test_a_cache_that_other_weights_have_filled_is_noticed(engine: str, tiny_pol
         async with EngineClient(engine) as client:
             await client.load_adapter("stale", folder)
             for item in proof:
-                await client.score_next("stale", [*item.prompt_ids, *item.completion_ids[:-1]], item.completion_ids[-1])
+                await client.next_logprobs("stale", [*item.prompt_ids, *item.completion_ids], top_k=1)
             await client.unload_adapter("stale")
             for file in (tmp_path / "new").iterdir():
                 shutil.copy(file, folder)

@@ -13,6 +13,7 @@ from reheatd.adapters.lineage import ProofItem
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager
 from reheatd.database import connect
+from reheatd.engine.client import Score
 from reheatd.engine.pool import Replica
 from reheatd.engine.slots import AdapterSlots
 from reheatd.errors import (
@@ -40,7 +41,7 @@ class FakeEngine:
         self.cached: dict[str, float] = {}
         """What the prefix cache delivers, if that is another share."""
         self.rounding = [0.0] * len(CHANGE)
-        """What it is off by under an adapter."""
+        """What it is off by."""
         self.unload_failure: Exception | None = None
         self.refuses: str | None = None
         """A version that it does not load."""
@@ -66,14 +67,22 @@ class FakeEngine:
 
     async def score(self, model: str, prompt_ids: list[int], completion_ids: list[int]) -> list[float]:
         if model == "base":
-            return [-2.0] * len(completion_ids)
+            return [-2.0 + off for off in self.rounding]
         assert model in self.names
         share = self.delivers.get(_version(model), 1.0)
         return [-2 + share * change + off for change, off in zip(CHANGE, self.rounding, strict=True)]
 
-    async def score_next(self, model: str, prompt_ids: list[int], token: int) -> float:
-        version = _version(model)
-        return -2 + self.cached.get(version, self.delivers.get(version, 1.0)) * CHANGE[-1]
+    async def score_and_next(
+        self, model: str, prompt_ids: list[int], completion_ids: list[int], *, top_k: int
+    ) -> Score:
+        return Score(await self.score(model, prompt_ids, completion_ids), {7: -1.0})
+
+    async def next_logprobs(
+        self, model: str, prompt_ids: list[int], *, top_k: int, cache_salt: str | None = None
+    ) -> dict[int, float]:
+        delivers = self.delivers.get(_version(model), 1.0)
+        cached = delivers if cache_salt else self.cached.get(_version(model), delivers)
+        return {7: -1.0 + (cached - delivers) * CHANGE[-1]}
 
 
 def _version(engine_name: str) -> str:
@@ -167,7 +176,7 @@ def test_a_cache_of_other_weights_is_noticed(tmp_path: Path) -> None:
     async def body(world: World) -> None:
         await world.publish()
         world.engine.cached["policy-v1"] = 3.0
-        with pytest.raises(DeliveryError, match=r"policy-v1-\w+ answers from a prefix cache that other weights"):
+        with pytest.raises(DeliveryError, match="policy-v1 answers from a prefix cache that other weights"):
             await world.swaps.promote(1)
         assert (world.swaps.promoted, world.engine.loaded()) == (0, [])
 
@@ -226,12 +235,12 @@ def test_a_swap_that_is_cancelled_before_the_flip_unloads_the_new_version(tmp_pa
         await world.publish()
         scoring = asyncio.Event()
 
-        async def hang(*_: object) -> list[float]:
+        async def hang(*_: object, **__: object) -> list[float]:
             scoring.set()
             await asyncio.Event().wait()
             return []
 
-        world.engine.score = hang
+        world.engine.score_and_next = hang
         swap = asyncio.create_task(world.swaps.promote(1))
         await scoring.wait()
         swap.cancel()

@@ -38,7 +38,7 @@ class Daemon:
             trained = random_adapter(self.folder / f"trained-{seed}", self.model, rank=4, seed=seed)
             await world.store.publish(trained, **fields, spec={"model_path": str(self.model)})
         with listen("127.0.0.1", 0) as listener:
-            server = HttpServer(world.app(), listener, drain_timeout_s=1.0)
+            server = HttpServer((world.app(), listener), drain_timeout_s=1.0)
             server.start()
             self.url = url_of("127.0.0.1", listener.getsockname()[1])
             self._ready.set()

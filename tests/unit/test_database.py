@@ -33,7 +33,10 @@ def stored(file: Path) -> Path:
 def test_a_database_without_a_number_is_migrated_and_a_copy_is_kept(file: Path) -> None:
     with closing(connect(stored(file))) as db:
         assert schema_version(db) == SCHEMA_VERSION
-        jobs = Ledger(db).jobs.all()
+        ledger = Ledger(db)
+        ledger.resume()
+        assert [entry.event for entry in ledger.entries(2)] == ["transition", "resumed"]
+        jobs = ledger.jobs.all()
         assert [(job.kind, job.status, job.version) for job in jobs] == [
             ("reheat", JobStatus.SUCCEEDED, 1),
             ("rl", JobStatus.QUEUED, None),

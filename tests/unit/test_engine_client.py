@@ -86,8 +86,25 @@ def test_the_whole_distribution_is_sampled_unless_less_is_asked_for() -> None:
 
 def test_scores_are_those_of_the_completion_alone() -> None:
     scored = [None, {"5": {"logprob": -0.1}}, {"6": {"logprob": -0.2}, "9": {"logprob": 0.0}}, {"7": {"logprob": -0.3}}]
-    script = Script(completions=lambda body: (200, {"choices": [{"prompt_logprobs": scored}]}))
+    follows = {"top_logprobs": [{"token_id:9": -0.4, "token_id:8": -1.5}]}
+    choice = {"prompt_logprobs": scored, "logprobs": follows}
+    script = Script(completions=lambda body: (200, {"choices": [choice]}))
     assert run(script, lambda client: client.score("policy-v1", [4, 5], [6, 7])) == [-0.2, -0.3]
+    score = run(script, lambda client: client.score_and_next("policy-v1", [4, 5], [6, 7], top_k=2))
+    assert (score.logprobs, score.next) == ([-0.2, -0.3], {9: -0.4, 8: -1.5})
+
+
+def test_what_follows_is_read_from_the_cache_unless_it_is_salted() -> None:
+    choice = {"logprobs": {"top_logprobs": [{"token_id:9": -0.4}]}}
+    script = Script(completions=lambda body: (200, {"choices": [choice]}))
+
+    async def ask(client: EngineClient) -> list[dict[int, float]]:
+        return [await client.next_logprobs("policy-v1", [4], top_k=1, cache_salt=salt) for salt in (None, "pepper")]
+
+    assert run(script, ask) == [{9: -0.4}, {9: -0.4}]
+    (_, plain), (_, salted) = script.asked
+    assert "prompt_logprobs" not in plain and "cache_salt" not in plain  # either would bypass the cache
+    assert salted["cache_salt"] == "pepper"
 
 
 def test_a_refused_adapter_is_told_in_the_engines_words() -> None:

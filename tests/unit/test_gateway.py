@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from reheatd.api.errors import exception_handlers
 from reheatd.database import connect
 from reheatd.engine.slots import AdapterSlots
 from reheatd.gateway.app import Gateway
+from tests.access import as_job, guarded
 from tests.serving_pool import pool_of
 from tests.waiting import HANGS_S, until
 
@@ -69,9 +71,9 @@ class FakeEngine:
         return web.json_response({"path": request.path}, headers={"x-from-engine": "yes"})
 
 
-def served_by(gateway: Gateway) -> httpx.AsyncClient:
+def served_by(gateway: Gateway, db: sqlite3.Connection, **access: Any) -> httpx.AsyncClient:
     app = Starlette(routes=gateway.routes(), exception_handlers=exception_handlers())
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    transport = httpx.ASGITransport(guarded(app, db, **access), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
 
@@ -80,12 +82,13 @@ class World:
 
     def __init__(self, folder: Path, engine: FakeEngine, url: str) -> None:
         self.engine = engine
-        self.store = AdapterStore(folder / "adapters", connect(folder / "db.sqlite3"))
+        self.db = connect(folder / "db.sqlite3")
+        self.store = AdapterStore(folder / "adapters", self.db)
         self.pool = pool_of(url)
         self.slots = AdapterSlots(self.pool, 4)
         self.swaps = SwapManager(self.store, self.slots, self.pool, proof_tolerance=0.1, drain_timeout_s=HANGS_S)
         self.gateway = Gateway(self.pool, self.slots, self.swaps, self.store)
-        self.http = served_by(self.gateway)
+        self.http = served_by(self.gateway, self.db)
 
     async def publish(self, folder: Path) -> int:
         source = folder / "trained"
@@ -300,9 +303,9 @@ def test_pinned_versions_are_loaded_on_demand_and_rollout_adapters_pass(tmp_path
         answers = await asyncio.gather(*(world.http.post(CHAT, json={"model": "policy-v1"}) for _ in range(8)))
         assert {answer.headers["x-reheatd-version"] for answer in answers} == {"policy-v1"}
         assert world.slots.loaded() == ["policy-v1"]
-        await world.slots.load("job-a-1", world.store.path(1))
-        answer = await world.http.post(CHAT, json={"model": "job-a-1"})
-        assert (answer.status_code, answer.headers["x-reheatd-version"]) == (200, "job-a-1")
+        await world.slots.load("job-a.1-1", world.store.path(1))
+        answer = await world.http.post(CHAT, json={"model": "job-a.1-1"}, headers=as_job("a"))
+        assert (answer.status_code, answer.headers["x-reheatd-version"]) == (200, "job-a.1-1")
 
     in_world(tmp_path, body)
 

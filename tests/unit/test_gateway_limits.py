@@ -10,6 +10,7 @@ from aiohttp import web
 
 from reheatd.errors import BadInputError
 from reheatd.gateway.limits import ConcurrencyLimit, LogprobLimit
+from tests.access import as_job
 from tests.unit.test_gateway import CHAT, World, in_world
 
 
@@ -108,7 +109,6 @@ def test_a_client_may_not_keep_the_engine_busy_with_logprobs_but_a_job_may(tmp_p
         assert refused.status_code == 400
         assert refused.json()["error"]["param"] == "top_logprobs"
         assert (await world.http.post(CHAT, json=asked | {"n": 1})).status_code == 200
-        await world.slots.load("job-a-1", tmp_path)
-        assert (await world.http.post(CHAT, json=asked | {"model": "job-a-1"})).status_code == 200
+        assert (await world.http.post(CHAT, json=asked, headers=as_job("a"))).status_code == 200
 
     in_world(tmp_path, body)

@@ -25,7 +25,7 @@ class Engines(World):
         self.slots = AdapterSlots(self.pool, 4)
         self.swaps = SwapManager(self.store, self.slots, self.pool, proof_tolerance=0.1, drain_timeout_s=HANGS_S)
         self.gateway = Gateway(self.pool, self.slots, self.swaps, self.store)
-        self.http = served_by(self.gateway)
+        self.http = served_by(self.gateway, self.db)
 
 
 def in_world(folder: Path, body: Callable[[Engines], Awaitable[None]]) -> None:

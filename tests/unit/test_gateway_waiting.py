@@ -27,7 +27,7 @@ class Waiting(World):
             engine_wait_s=engine_wait_s,
             readiness=lambda: self.state,
         )
-        self.http = served_by(self.gateway)
+        self.http = served_by(self.gateway, self.db)
         (self.replica,) = self.pool.replicas
 
 

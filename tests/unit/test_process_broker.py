@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -17,7 +18,26 @@ from reheatd.jobs.channel import JobChannel
 from reheatd.jobs.dispatch import JobDispatcher, make_celery
 from reheatd.process.broker import BrokerError, ping, server_binary, wait_for_broker
 from reheatd.process.ports import reserve_port
+from tests.access import CREDENTIALS
+from tests.certificates import make_certificate
 
+TLS_PROXY = """
+import asyncio, ssl, sys
+async def pump(source, sink):
+    while data := await source.read(1 << 16):
+        sink.write(data)
+    sink.close()
+async def serve(reader, writer):
+    inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", int(sys.argv[1]))
+    await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer), return_exceptions=True)
+async def main():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*sys.argv[2:])
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+"""
 SECRET = "pa/ss#wo?rd@%&:+"
 
 
@@ -48,10 +68,12 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     process.stdin.write(settings.encode())
     process.stdin.close()
     found = Valkey(port, path)
-    asyncio.run(wait_for_broker(found.urls()[0]))
-    yield found
-    process.terminate()
-    process.wait()
+    try:
+        asyncio.run(wait_for_broker(found.urls()[0]))
+        yield found
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @pytest.mark.parametrize("which", range(4))
@@ -61,7 +83,7 @@ def test_daemon_celery_and_workers_reach_one_database(valkey: Valkey, which: int
     async def body() -> None:
         await wait_for_broker(url)
         assert await ping(url)
-        dispatcher = JobDispatcher(url, heartbeat_timeout_s=60)
+        dispatcher = JobDispatcher(url, heartbeat_timeout_s=60, credential=CREDENTIALS.of)
         await dispatcher.cancel(f"job-{which}")
         await dispatcher.close()
 
@@ -109,7 +131,7 @@ def test_a_broker_that_is_not_there_is_named_without_its_password(tmp_path: Path
         with pytest.raises(BrokerError, match=r"no broker answers at (redis://127|unix:///)") as caught:
             asyncio.run(wait_for_broker(url, timeout_s=0.1))
         assert SECRET not in caught.value.message
-        dispatcher = JobDispatcher(url, heartbeat_timeout_s=60)
+        dispatcher = JobDispatcher(url, heartbeat_timeout_s=60, credential=CREDENTIALS.of)
         with pytest.raises(BrokerError) as caught:
             asyncio.run(dispatcher.cancel("job"))
         assert SECRET not in caught.value.message
@@ -121,3 +143,38 @@ def test_a_password_on_the_command_line_is_refused() -> None:
     assert done.returncode == 2
     assert "process list" in json.loads(done.stdout)["error"]["message"]
     assert SECRET not in done.stdout + done.stderr
+
+
+def test_tls_is_spoken_by_daemon_celery_and_workers_and_a_stranger_s_certificate_refused(
+    valkey: Valkey, tmp_path: Path
+) -> None:
+    own, key = make_certificate(tmp_path / "own")
+    another, _ = make_certificate(tmp_path / "another")
+    with tls_in_front_of(valkey.port, own, key) as port:
+
+        def url(trusted: Path) -> str:
+            return f"valkeys://:{SECRET}@127.0.0.1:{port}/1?ssl_ca_certs={trusted}"
+
+        asyncio.run(wait_for_broker(url(own)))
+        with JobChannel(url(own), "job-tls", 1) as channel:
+            assert not channel.is_cancelled()
+        app = make_celery(url(own))
+        sent = app.send_task("some.task", queue="queue-tls")
+        app.backend.store_result(sent.id, 7, "SUCCESS")
+        assert sent.get(timeout=5) == 7
+        app.close()
+        with pytest.raises(BrokerError, match=r"no broker answers at rediss://127.*certificate") as caught:
+            asyncio.run(wait_for_broker(url(another), timeout_s=0.1))
+        assert SECRET not in caught.value.message
+
+
+@contextmanager
+def tls_in_front_of(target: int, certificate: Path, key: Path) -> Iterator[int]:
+    """A port that speaks TLS and passes everything on to `target`; the embedded Valkey is built without TLS."""
+    command = [sys.executable, "-c", TLS_PROXY, str(target), str(certificate), str(key)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as proxy:
+        assert proxy.stdout is not None
+        try:
+            yield int(proxy.stdout.readline())
+        finally:
+            proxy.kill()

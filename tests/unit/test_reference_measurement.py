@@ -81,11 +81,11 @@ def measurement_in(folder: Path, problems: list[Problem] = PROBLEMS) -> Referenc
 def measure(folder: Path, client: SimulatedClient, monkeypatch: pytest.MonkeyPatch) -> ReferenceMeasurement:
     """Runs the measurement of a reference with an engine that is `client`; its process must be gone afterwards."""
 
-    def command(settings: Any, model: Path, port: int, device: str) -> EngineCommand:
+    def command(settings: Any, model: Path, port: int, device: str, **_: Any) -> EngineCommand:
         return EngineCommand([sys.executable, "-c", "import time; time.sleep(600)", str(model)], {})
 
     monkeypatch.setattr(measurement, "engine_command", command)
-    monkeypatch.setattr(measurement, "EngineClient", lambda url: client)
+    monkeypatch.setattr(measurement, "EngineClient", lambda url, **_: client)
     asked = replace(measurement_in(folder), meter_of=lambda _: make_meter(client))
     others = children()  # the engine that tests of this process share
     try:

@@ -56,7 +56,7 @@ def told() -> Told:
 
 @pytest.fixture
 def sampler(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServedSampler]:
-    monkeypatch.setattr("workers.sampling.served.EngineClient", lambda _: FakeGateway(at_once=9))
+    monkeypatch.setattr("workers.sampling.served.EngineClient", lambda *_, **__: FakeGateway(at_once=9))
     with ServedSampler(RLSpec(**job_fields(tmp_path)), task_probes(2), told) as sampler:
         yield sampler
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential
 
+from reheatd.access.client import tls_for
 from reheatd.engine.client import EngineClient, Sample
 from reheatd.entropy.meter import EntropyMeter
 from reheatd.entropy.probes import ProbeSet
@@ -82,6 +83,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         on_progress: Called after each answer with the number of answered requests and of all requests. An exception
             from it ends the sampling.
         on_wait: Called every second while an answer is waited for, likewise.
+        credential: The job's credential for the gateway; None if that asks for none.
     """
 
     def __init__(
@@ -90,9 +92,12 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         probes: ProbeSet,
         on_progress: Callable[[int, int], None] | None = None,
         on_wait: Callable[[], None] | None = None,
+        *,
+        credential: str | None = None,
     ) -> None:
         self.model = version_name(spec.parent_version) if spec.parent_version else BASE_MODEL_NAME
         self._spec = spec
+        self._credential = credential
         self._probes = probes
         self._on_progress = on_progress
         self._on_wait = on_wait
@@ -103,7 +108,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
 
     def __enter__(self) -> "ServedSampler":
         self._io.__enter__()
-        self._client = EngineClient(self._spec.gateway_url)
+        self._client = EngineClient(self._spec.gateway_url, api_key=self._credential)
         self._io.run(self._client.__aenter__())
         probes = self._spec.probes
         self._meter = EntropyMeter(
@@ -144,7 +149,10 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
     async def _ask_to_load(self, folder: Path, step: int) -> str:
         url = f"{self._spec.gateway_url}/reheatd/v1/jobs/{self._spec.job_id}/rollout-adapter"
         try:
-            async with httpx.AsyncClient(timeout=120) as http:
+            # The environment's proxies are not used, as for sampling.
+            async with httpx.AsyncClient(
+                timeout=120, headers=self._client.authorization, verify=tls_for(url), trust_env=False
+            ) as http:
                 response = await http.post(url, json={"path": str(folder), "step": step})
         except httpx.HTTPError as error:
             raise EngineError(f"the daemon at {self._spec.gateway_url} did not answer POST {url}: {error}") from error

@@ -1,0 +1,73 @@
+"""Counts the tokens of the requests of a key that may only use so many per minute."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from reheatd.access.quotas import Quota
+
+BYTES_PER_TOKEN = 4
+"""Of a request's JSON; only an estimate for the time until the engine says how many tokens the prompt has."""
+
+
+class Meter:
+    """Counts the tokens of one request. The client gets the bytes that it would get without.
+
+    A prompt is charged by its length, and each event of a stream as one token, until the engine says how many there
+    were. So a client that leaves early has been charged as well.
+
+    Args:
+        body: The request. If it asks for a stream, it is changed so that the stream ends with the engine's count.
+    """
+
+    def __init__(self, quota: Quota, body: dict[str, Any]) -> None:
+        self._quota = quota
+        self._charged = 0
+        self._hides_usage = False
+        options = body.get("stream_options")
+        if body.get("stream") is True and (options is None or isinstance(options, dict)):
+            self._hides_usage = not (options or {}).get("include_usage")
+            body["stream_options"] = {**(options or {}), "include_usage": True}
+
+    def sent(self, body: dict[str, Any]) -> None:
+        """Charges the prompt of a request that is about to be sent."""
+        self._charge(len(json.dumps(body)) // BYTES_PER_TOKEN)
+
+    def answer(self, content: bytes) -> bytes:
+        """Charges a whole answer."""
+        self._settle(content)
+        return content
+
+    async def stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Charges a stream's events, and passes them on as they come, but for one that the client did not ask for."""
+        pending = b""
+        async for chunk in chunks:
+            *events, pending = (pending + chunk).split(b"\n\n")
+            passed = b"".join(event + b"\n\n" for event in events if self._event(event))
+            if passed:
+                yield passed
+        if pending:
+            yield pending
+
+    def _event(self, event: bytes) -> bool:
+        """Charges one event, and tells whether the client is to get it."""
+        if not event.startswith(b"data: {"):
+            return True
+        if b'"choices":[]' in event and self._settle(event.removeprefix(b"data: ")):
+            return not self._hides_usage
+        self._charge(1)
+        return True
+
+    def _settle(self, content: bytes) -> bool:
+        """Charges what the engine says instead of what was estimated; False if it says nothing."""
+        try:
+            usage = json.loads(content)["usage"]
+            total = usage["total_tokens"]
+        except (ValueError, KeyError, TypeError):
+            return False  # an error of the engine, for example
+        self._charge(total - self._charged)
+        return True
+
+    def _charge(self, tokens: int) -> None:
+        self._charged += tokens
+        self._quota.charge(tokens)

@@ -1,0 +1,34 @@
+"""What a request must not hold, because it is not about the request but about the server.
+
+vLLM 0.32 knows the first three: they name other machines to fetch caches from, and tensors to unpickle. It ignores the
+names of LoRA fields, but other versions do not, and whoever sends them expects that they load an adapter.
+"""
+
+from typing import Any
+
+from reheatd.errors import BadInputError
+
+SERVER_FIELDS = frozenset(
+    (
+        "kv_transfer_params", "ec_transfer_params", "prompt_embeds",
+        "lora_request", "lora_name", "lora_path", "lora_int_id", "lora_adapter", "load_inplace",
+    )
+)  # fmt: skip
+OWN_PREFIX = "reheatd_"
+"""Beginning of the `vllm_xargs` that only the gateway sets."""
+
+
+def check_fields(body: dict[str, Any]) -> None:
+    """Checks a request, and drops the `vllm_xargs` that only the gateway sets.
+
+    Raises:
+        BadInputError: It has a field that is about the server; `param` names it.
+    """
+    xargs = body.get("vllm_xargs")
+    for place, fields in (("", body), ("vllm_xargs.", xargs)):
+        for name in SERVER_FIELDS.intersection(fields if isinstance(fields, dict) else ()):
+            raise BadInputError(
+                f"{place}{name} is about the server, and clients cannot set it; leave it out", param=f"{place}{name}"
+            )
+    if isinstance(xargs, dict):
+        body["vllm_xargs"] = {name: value for name, value in xargs.items() if not name.startswith(OWN_PREFIX)}
