@@ -20,7 +20,7 @@ COMPILE := $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-hea
   $(if $(filter 1,$(UPGRADE)),--upgrade,$(patsubst %,--upgrade-package %,$(UPGRADE)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit lint audit format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-regime bench-reheat bench-swap bench-gateway experiment experiment-quick experiment-tables experiment-reheating test-compose lock clean
+.PHONY: help setup demo serve test test-unit lint audit format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-regime bench-reheat bench-swap bench-gateway bench-loop experiment experiment-quick experiment-tables experiment-reheating test-compose lock clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ bench-entropy: $(READY)  ## Compare entropy estimators with the exact value; mea
 
 bench-swap: $(READY)  ## Swap 100 adapters under load; compare with reloading in place and restarting the engine
 	@$(BIN)/python -m bench.swap
+
+bench-loop: $(READY)  ## Measure how long the daemon's event loop gives streams no turn during long answers
+	@$(BIN)/python -m bench.loop_latency
 
 bench-gateway: $(READY) $(LITELLM)/.ready  ## Measure what the gateway costs, beside LiteLLM's proxy
 	@$(BIN)/python -m bench.gateway --litellm $(LITELLM)/bin/litellm

@@ -13,10 +13,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from cli import render
 from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, UrlOption
-from reheatd.api.schemas import CurvesView, RolloutsView
+from reheatd.api.schemas import CurvesView, JobList, RolloutsView
 from reheatd.errors import BadInputError, ReheatdError
 from reheatd.jobs.contracts import Job, JobStatus
 from reheatd.jobs.curves import metric_names
+from reheatd.jobs.dead_letters import DeadLetter
 from reheatd.names import version_name
 
 app = typer.Typer(help="List, show, cancel or approve jobs, and read their curves and rollouts.", no_args_is_help=True)
@@ -44,8 +45,10 @@ class JobEndedBadly(ReheatdError, RuntimeError):
 @render.json_or_text
 def list_jobs(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """List all jobs, the newest last."""
-    jobs = [Job.model_validate(job) for job in DaemonClient(url).get("/reheatd/v1/jobs")["jobs"]]
+    listed = JobList.model_validate(DaemonClient(url).get("/reheatd/v1/jobs"))
+    jobs = listed.jobs
     yield [job.model_dump(mode="json") for job in jobs]
+    _print_dead_letters(listed.dead_letters or [])
     if not jobs:
         render.console.print("no jobs yet; `reheatd reheat` starts one")
         return
@@ -64,6 +67,20 @@ def list_jobs(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
             render.NOTHING if took is None else render.duration(took),
         )
     render.console.print(rows)
+
+
+def _print_dead_letters(letters: list[DeadLetter]) -> None:
+    if not letters:
+        return
+    render.console.print(f"{len(letters)} messages that no worker could handle:")
+    rows = render.table("message", "task", "worker", "when", "reason")
+    for letter in letters:
+        message, task = letter.message_id or render.NOTHING, letter.task or render.NOTHING
+        rows.add_row(
+            escape(message), escape(task), escape(letter.worker), render.age(letter.time), escape(letter.reason)
+        )
+    render.console.print(rows)
+    render.console.print()
 
 
 @app.command("show")

@@ -10,6 +10,7 @@ from typer.exceptions import TyperException
 
 from cli import (
     adapters,
+    backup,
     control,
     demo,
     diagnose,
@@ -49,6 +50,8 @@ app.command("diagnose")(diagnose.diagnose)
 app.command("reheat-checkpoint")(reheat_checkpoint.reheat_checkpoint)
 app.command("doctor")(doctor.doctor)
 app.command("init")(init.init)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.command("demo")(demo.demo)
 app.command("worker")(worker.worker)
 app.command("engine")(engine.engine)

@@ -45,6 +45,8 @@ def serve(
     if interval is not None:
         overrides["entropy"]["max_share"] = 1.0
     settings = load_settings(config, overrides)
+    from reheatd.database import disk_explained
     from reheatd.serve import serve as run_daemon
 
-    uvloop.run(run_daemon(settings, on_ready=print_json if json_output else None))
+    with disk_explained(settings.data_dir):
+        uvloop.run(run_daemon(settings, on_ready=print_json if json_output else None))

@@ -1,10 +1,11 @@
 """Writing files and folders that a crash cannot lose or leave half done."""
 
+import errno
 import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -18,12 +19,41 @@ def fsync(path: Path) -> None:
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """Writes or replaces `file`. After a crash at any moment, the file is whole: the old one or the new one."""
+    """Writes or replaces `file`. After a crash at any moment, the file is whole: the old one or the new one.
+
+    If the disk fails or is full, the old one stays, and nothing else.
+    """
     scratch = file.with_name(file.name + ".tmp")
-    scratch.write_bytes(content)
-    fsync(scratch)
-    scratch.replace(file)
+    try:
+        scratch.write_bytes(content)
+        fsync(scratch)
+        scratch.replace(file)
+    except OSError:
+        with suppress(OSError):
+            scratch.unlink()
+        raise
     fsync(file.parent)
+
+
+def append_whole(file: Path, content: bytes) -> None:
+    """Adds `content` at the end of a file, which need not exist; if not all of it can be written, nothing is added."""
+    with file.open("ab", buffering=0) as stream:
+        before = os.fstat(stream.fileno()).st_size
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[stream.write(left) :]
+        except OSError:
+            stream.truncate(before)
+            raise
+
+
+def is_of_disk(error: OSError) -> bool:
+    """Whether the disk is the reason, so that the same operation may succeed once somebody has seen to it."""
+    return error.errno in _OF_DISK
+
+
+_OF_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 @contextmanager

@@ -8,9 +8,11 @@ import os
 from typing import Any
 
 from celery.signals import worker_init, worker_process_init
+from pydantic import ValidationError
 
 from reheatd.engine.launch import detect_device
 from reheatd.errors import ConfigError
+from reheatd.jobs.channel import refuse_spec
 from reheatd.jobs.contracts import ImportSpec, ReheatSpec, RLSpec, TrainingSpec
 from reheatd.jobs.dispatch import CONTINUE_RL_TASK, IMPORT_TASK, REHEAT_TASK, make_celery
 
@@ -49,22 +51,27 @@ def import_training_code(**_: Any) -> None:
 @app.task(name=REHEAT_TASK)
 def reheat(spec: dict[str, Any], attempt: int, credential: str) -> None:
     """Runs the job of a `ReheatSpec`."""
-    _run(ReheatSpec.model_validate(spec), attempt, credential)
+    _run(ReheatSpec, spec, attempt, credential)
 
 
 @app.task(name=CONTINUE_RL_TASK)
 def continue_rl(spec: dict[str, Any], attempt: int, credential: str) -> None:
     """Runs the job of an `RLSpec`."""
-    _run(RLSpec.model_validate(spec), attempt, credential)
+    _run(RLSpec, spec, attempt, credential)
 
 
 @app.task(name=IMPORT_TASK)
 def measure_import(spec: dict[str, Any], attempt: int, credential: str) -> None:
     """Runs the job of an `ImportSpec`."""
-    _run(ImportSpec.model_validate(spec), attempt, credential)
+    _run(ImportSpec, spec, attempt, credential)
 
 
-def _run(spec: TrainingSpec | ImportSpec, attempt: int, credential: str) -> None:
+def _run(kind: type[TrainingSpec] | type[ImportSpec], spec: dict[str, Any], attempt: int, credential: str) -> None:
     from workers.tasks import run_reported
 
-    run_reported(spec, attempt, credential, _broker_url())
+    try:
+        parsed = kind.model_validate(spec)
+    except ValidationError as error:
+        refuse_spec(_broker_url(), spec, attempt, error)
+    else:
+        run_reported(parsed, attempt, credential, _broker_url())

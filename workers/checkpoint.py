@@ -28,7 +28,8 @@ class Checkpoints:
 
     def __init__(self, spec: JobBase) -> None:
         self.file = spec.checkpoint_file
-        self._digest = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+        # Every attempt at the job has a folder of its own.
+        self.digest = hashlib.sha256(spec.model_dump_json(exclude={"output_dir"}).encode()).hexdigest()
 
     def save(self, policy: Policy, optimizer: torch.optim.Optimizer, loop: dict[str, Any]) -> None:
         """Writes the checkpoint in place of the one before.
@@ -39,7 +40,7 @@ class Checkpoints:
         content = io.BytesIO()
         torch.save(
             {
-                "spec": self._digest,
+                "spec": self.digest,
                 "student": [weight.detach() for weight in policy.parameters()],
                 "optimizer": optimizer.state_dict(),
                 "random": torch.get_rng_state(),
@@ -63,7 +64,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"checkpoint {self.file} cannot be read ({error}); delete it to train from the start"
             ) from error
-        if saved["spec"] != self._digest:
+        if saved["spec"] != self.digest:
             raise CheckpointError(
                 f"checkpoint {self.file} belongs to a job with another specification; delete it to train from the start"
             )

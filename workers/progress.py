@@ -93,8 +93,16 @@ class ChannelProgress:
         if time.monotonic() - self._sent_at >= COUNT_EVERY_S:
             self._send({}, done, of)
 
+    def look_up(self) -> None:
+        """Ends a job that waits for something, if it was cancelled meanwhile.
+
+        Raises:
+            JobCancelledError: The job was cancelled.
+        """
+        if self._channel.is_cancelled():
+            raise JobCancelledError
+
     def _send(self, metrics: dict[str, float], done: int = 0, of: int = 0, rollouts: LiveWindow | None = None) -> None:
         self._sent_at = time.monotonic()
         self._channel.progress(self._phase, self._step, self._steps, metrics, done=done, of=of, rollouts=rollouts)
-        if self._channel.is_cancelled():
-            raise JobCancelledError
+        self.look_up()

@@ -15,6 +15,7 @@ import torch
 
 from reheatd.entropy.probes import ProbeSet
 from reheatd.errors import BadInputError, ConfigError, ReheatdError
+from reheatd.jobs.attempts import begin_attempt
 from reheatd.jobs.channel import JobChannel, JobNotWantedError
 from reheatd.jobs.contracts import ImportResult, ImportSpec, JobBase, JobResult, ReheatSpec, TrainingSpec, step_limit
 from reheatd.jobs.curves import CurveWriter
@@ -44,10 +45,9 @@ def run_reported(spec: TrainingSpec | ImportSpec, attempt: int, credential: str,
     with JobChannel(broker_url, spec.job_id, attempt) as channel:
         channel.started()
         try:
+            own = begin_attempt(spec, attempt)
             result = (
-                run_import(spec, channel, credential)
-                if isinstance(spec, ImportSpec)
-                else run(spec, channel, credential)
+                run_import(own, channel, credential) if isinstance(own, ImportSpec) else run(own, channel, credential)
             )
         except JobCancelledError:
             logger.info("job %s was cancelled", spec.job_id)
@@ -151,7 +151,7 @@ def _enter(
         readable=[Path(path) for path in json.loads(os.environ.get(REWARD_PATHS_ENV, "[]"))],
         variables=json.loads(os.environ.get(REWARD_VARIABLES_ENV, "[]")),
     )
-    sampler = ServedSampler(spec, probes, progress.count, credential=credential)
+    sampler = ServedSampler(spec, probes, progress.count, progress.look_up, credential=credential)
     return stack.enter_context(verifier), stack.enter_context(sampler)
 
 

@@ -64,7 +64,7 @@ class TrainingJob:
         meter = SignalMeter(spec, self.sampler, self.problems, self.verifier, self.progress, lost)
 
         def make(remedy: Remedy) -> Candidate[JobResult]:
-            folder = spec.output_dir / "candidates" / remedy
+            folder = _candidate(spec, remedy)
             finished = folder / RESULT_FILE
             if finished.exists():  # by a worker that died while it made a later one
                 result = JobResult.model_validate_json(finished.read_text())
@@ -81,7 +81,8 @@ class TrainingJob:
             return Candidate(remedy, result, result.signal_after)
 
         best, *others = [candidate.made for candidate in make_candidates(meter.before, make)]
-        _show(spec, best.adapter_dir.parent)
+        assert best.remedy is not None
+        _show(spec, _candidate(spec, best.remedy))
         return best.model_copy(update={"alternatives": others, "seconds": time.monotonic() - self.started})
 
     def _trained(
@@ -123,6 +124,10 @@ class TrainingJob:
         if isinstance(trainer, Grpo):
             trainer.save_optimizer(result.adapter_dir)
         return result
+
+
+def _candidate(spec: ReheatSpec, remedy: Remedy) -> Path:
+    return spec.output_dir / "candidates" / remedy
 
 
 def _show(spec: ReheatSpec, candidate: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from reheatd.errors import ArchiveInvalidError
+from reheatd.files import is_of_disk
 
 BLOCK = tarfile.BLOCKSIZE
 CHUNK = 1 << 20
@@ -67,7 +68,7 @@ def unpack(stream: BinaryIO, folder: Path, *, max_bytes: int, max_members: int =
         _unpack(_Reader(stream), folder, max_bytes, max_members)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not is_of_disk(error):
             raise ArchiveInvalidError(f"the archive cannot be unpacked: {error.strerror or error}") from error
         raise
 

@@ -21,11 +21,17 @@ class ProofItem(Contract):
     """log p of each completion token under the bare base model, as the trainer computes it."""
 
 
+LINEAGE_FORMAT = 1
+"""Changes when an earlier reheatd can no longer read `lineage.json`."""
+
+
 class Lineage(Contract):
     """`lineage.json` of a version; immutable once published."""
 
     former_fields: ClassVar[frozenset[str]] = frozenset({"pass_at_k_before", "pass_at_k_after"})
 
+    format: int = LINEAGE_FORMAT
+    """Format of the file; the first files do not name theirs, which is 1."""
     version: int
     parent: int
     base_model: str

@@ -7,17 +7,19 @@ even if the version is deleted.
 
 import asyncio
 import hashlib
+import json
 import logging
 import shutil
 import sqlite3
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from reheatd.adapters.lineage import Lineage
+from reheatd.adapters.lineage import LINEAGE_FORMAT, Lineage
 from reheatd.adapters.validate import CONFIG_FILE, WEIGHTS_FILE
+from reheatd.database import StateError, StateTooNewError, disk_explained
 from reheatd.errors import AdapterInvalidError, ConflictError, FilesUnreadableError, NotFoundError
 from reheatd.files import folder_bytes, publish_folder
 from reheatd.names import parse_version_name, version_name
@@ -57,6 +59,14 @@ class VersionInfo(BaseModel):
     lineage: Lineage | None
 
 
+class _Stamp(NamedTuple):
+    """What changes when a file is replaced or written."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+
 class AdapterStore:
     """The versions under `folder`. Their numbers, states and promotions are in the daemon's database."""
 
@@ -64,9 +74,12 @@ class AdapterStore:
         self._folder = folder
         self._db = db
         folder.mkdir(parents=True, exist_ok=True)
+        self._lineages: dict[str, tuple[_Stamp, Lineage]] = {}
+        """Lineages that were read, by folder: they are long, and streams wait while one is read."""
         with db:
             db.executescript(TABLES)
         self._remove_leftovers()
+        self._refuse_newer()
 
     async def publish(self, source: Path, report: Path | None = None, **lineage: Any) -> Lineage:
         """Copies the adapter in `source` into a new version, in a thread, and returns the version's lineage.
@@ -74,6 +87,10 @@ class AdapterStore:
         Args:
             report: Folder of the job's report, which becomes `report/`; the digest does not cover it.
             lineage: Fields of `Lineage` except `version` and `digest`, which are set here.
+
+        Raises:
+            StateError: The disk is full or read-only; nothing of the version is left, and its number is free again.
+            OSError: The source cannot be read; likewise.
         """
         digest = await asyncio.to_thread(content_digest, source)
         with self._db:
@@ -81,10 +98,28 @@ class AdapterStore:
             version = int(row.lastrowid or 0)
         record = Lineage(version=version, digest=digest, **lineage)
         final = self._folder / f"{version_name(version)}-{digest[:12]}"
-        await asyncio.to_thread(_publish, source, report, record, final)
-        with self._db:
-            self._db.execute("UPDATE adapter_versions SET folder = ? WHERE version = ?", (final.name, version))
+        try:
+            with disk_explained(self._folder):
+                await asyncio.to_thread(_publish, source, report, record, final)
+            with self._db:
+                self._db.execute("UPDATE adapter_versions SET folder = ? WHERE version = ?", (final.name, version))
+        except Exception:
+            await asyncio.to_thread(shutil.rmtree, final, ignore_errors=True)
+            self._withdraw(version)
+            raise
         return record
+
+    def _withdraw(self, version: int) -> None:
+        """Takes back a number that nobody has seen, so that trying again does not use up one each time."""
+        try:
+            with self._db:
+                self._db.execute("DELETE FROM adapter_versions WHERE version = ?", (version,))
+                self._db.execute(
+                    "UPDATE sqlite_sequence SET seq = ? WHERE name = 'adapter_versions' AND seq = ?",
+                    (version - 1, version),
+                )
+        except StateError as error:
+            log.warning("the number %d stays unused: %s", version, error)
 
     def get(self, version: int) -> VersionInfo:
         """A version as it is listed.
@@ -96,7 +131,7 @@ class AdapterStore:
             return VersionInfo(version=0, name=version_name(0), state=self._base_state(), lineage=None)
         row, name = self._row(version), version_name(version)
         try:
-            lineage = Lineage.model_validate_json((self._folder / row["folder"] / LINEAGE_FILE).read_bytes())
+            lineage = self._lineage(row["folder"])
         except (OSError, ValidationError):  # one version that is gone must not take the others with it
             return VersionInfo(version=version, name=name, state="lost", lineage=None)
         return VersionInfo(version=version, name=name, state=row["state"], lineage=lineage)
@@ -211,10 +246,44 @@ class AdapterStore:
         if version == 0 or version == self.promoted():
             raise ConflictError(f"{version_name(version)} is being served; promote another version first")
         folder = self.path(version)
+        self._lineages.pop(folder.name, None)
         with self._db:
             self._db.execute("DELETE FROM adapter_versions WHERE version = ?", (version,))
         if folder.exists():
             shutil.rmtree(folder)
+
+    def _lineage(self, folder: str) -> Lineage:
+        """The lineage of the version in a folder, which is read again only if the file was replaced or changed.
+
+        Raises:
+            OSError, ValidationError: The file is gone or damaged.
+        """
+        file = self._folder / folder / LINEAGE_FILE
+        found = file.stat()
+        stamp = _Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
+        known = self._lineages.get(folder)
+        if known is None or known[0] != stamp:
+            known = self._lineages[folder] = stamp, Lineage.model_validate_json(file.read_bytes())
+        return known[1]
+
+    def _refuse_newer(self) -> None:
+        """Checks that no version was made by a newer reheatd: it would seem lost, and somebody might delete it.
+
+        Raises:
+            StateTooNewError: One was.
+        """
+        for row in self._db.execute("SELECT folder FROM adapter_versions WHERE folder != ''"):
+            file = self._folder / row["folder"] / LINEAGE_FILE
+            try:
+                values = json.loads(file.read_bytes())
+            except (OSError, ValueError):  # it is lost, which a listing says
+                continue
+            written = values.get("format", 1) if isinstance(values, dict) else 1
+            if isinstance(written, int) and written > LINEAGE_FORMAT:
+                raise StateTooNewError(
+                    f"{file} was written by a newer reheatd (format {written}; this one knows up to {LINEAGE_FORMAT}); "
+                    "install that version, or restore a back-up of this one with `reheatd restore`"
+                )
 
     def _base_state(self) -> VersionState:
         return "promoted" if self.promoted() == 0 else "retired"

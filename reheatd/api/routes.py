@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,7 @@ from reheatd.adapters.archive import pack
 from reheatd.adapters.exporting import export_files
 from reheatd.adapters.store import AdapterStore, VersionInfo
 from reheatd.adapters.swap import SwapResult
+from reheatd.api import parameters
 from reheatd.api.learning import LearningView, learning_view
 from reheatd.api.schemas import (
     AdapterList,
@@ -41,6 +43,7 @@ from reheatd.api.schemas import (
     VersionView,
     WorkersHealth,
 )
+from reheatd.api.streams import as_json, with_list
 from reheatd.config import Settings
 from reheatd.control.controller import Controller
 from reheatd.control.imports import Imports
@@ -51,15 +54,16 @@ from reheatd.entropy.learning import LearningSignal
 from reheatd.entropy.live import LiveSeries
 from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.series import EntropySeries
-from reheatd.errors import ArchiveInvalidError, BadInputError, ConflictError
+from reheatd.errors import ArchiveInvalidError, BadInputError, ConflictError, NotFoundError
 from reheatd.gateway.app import RequestCounts
 from reheatd.gateway.request_body import parse_body
-from reheatd.jobs.contracts import parse_request
+from reheatd.jobs.attempts import newest_attempt
+from reheatd.jobs.contracts import JobBase, parse_request
 from reheatd.jobs.curves import read_curves
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.report import read_report
 from reheatd.jobs.rollouts import read_rollouts
-from reheatd.names import parse_version, version_name
+from reheatd.names import version_name
 from reheatd.process.broker import BrokerError
 from reheatd.signal import Reach
 from reheatd.validation import first_problem
@@ -186,25 +190,27 @@ class Api:
             baseline=baseline,
             threshold=thresholds.collapsed if thresholds else None,
             max_tokens=self._context.monitor.max_tokens,
-            windows=self._context.series.last(_last(request)),
+            windows=[],
             learning=self._learning(),
             sources=self._context.live.newest(),
         )
-        return _answer(view)
+        return with_list(view, "windows", self._context.series.stream(parameters.last(request)))
 
     async def measure(self, request: Request) -> Response:
-        """Measures a window now and answers with it."""
-        return _answer(await self._context.monitor.take_window())
+        """Measures a window now and answers with it; requests that come meanwhile are answered with the same one."""
+        return _answer(await self._context.monitor.window_now())
 
     async def live(self, request: Request) -> Response:
-        return _answer(LiveView(windows=self._context.live.last(_last(request), request.query_params.get("source"))))
+        windows = self._context.live.stream(parameters.last(request), request.query_params.get("source"))
+        return with_list(LiveView(windows=[]), "windows", windows)
 
     async def adapters(self, request: Request) -> Response:
         store = self._context.versions
-        return _answer(AdapterList(promoted=store.promoted(), adapters=[_brief(info) for info in store.list()]))
+        view = AdapterList(promoted=store.promoted(), adapters=[])
+        return with_list(view, "adapters", as_json(_briefs(store)))
 
     async def adapter(self, request: Request) -> Response:
-        versions, version = self._context.versions, _version(request)
+        versions, version = self._context.versions, parameters.version(request)
         info, folder = versions.get(version), versions.report_path(version)
         report = None if folder is None else await asyncio.to_thread(read_report, folder)
         return _answer(VersionView(**dict(info), report=report, report_dir=folder))
@@ -215,7 +221,9 @@ class Api:
         if len(source) > 200 or not source.isprintable():
             raise BadInputError(f"source = {source[:80]!r} is no short line of text", param="source")
         try:
-            job = await self._context.imports.receive(request.stream(), source=source, any_base=_any_base(request))
+            job = await self._context.imports.receive(
+                request.stream(), source=source, any_base=parameters.any_base(request)
+            )
         except ClientDisconnect as error:
             raise ArchiveInvalidError("the archive is cut off; send it again") from error
         self._context.ledger.requested(f"{job.job_id} submitted to import {source}", job_id=job.job_id)
@@ -223,7 +231,7 @@ class Api:
 
     async def export_adapter(self, request: Request) -> Response:
         """A version's files as a tar stream."""
-        versions, version = self._context.versions, _version(request)
+        versions, version = self._context.versions, parameters.version(request)
         if not version:
             raise ConflictError(
                 "version 0 is the base model, which has no adapter; export a later one", param="version"
@@ -234,7 +242,7 @@ class Api:
         return StreamingResponse(pack(files), media_type="application/x-tar")
 
     async def delete_adapter(self, request: Request) -> Response:
-        version = _version(request)
+        version = parameters.version(request)
         await self._controller.retention.delete(version)
         self._context.ledger.requested(f"{version_name(version)} deleted", version=version)
         return _answer(DeletedView(deleted=[version]))
@@ -247,7 +255,7 @@ class Api:
         return _answer(DeletedView(deleted=deleted))
 
     async def promote(self, request: Request) -> Response:
-        return _answer(_promotion(await self._controller.promote(_version(request))))
+        return _answer(_promotion(await self._controller.promote(parameters.version(request))))
 
     async def rollback(self, request: Request) -> Response:
         return _answer(_promotion(await self._controller.rollback()))
@@ -258,22 +266,27 @@ class Api:
         return _answer(job, 202)
 
     async def jobs(self, request: Request) -> Response:
-        return _answer(JobList(jobs=self._context.ledger.jobs.all()))
+        try:
+            letters = await self._context.dispatcher.dead_letters()
+        except BrokerError:
+            letters = None
+        return with_list(JobList(jobs=[], dead_letters=letters), "jobs", self._context.ledger.jobs.stream())
 
     async def job(self, request: Request) -> Response:
         return _answer(self._controller.job(request.path_params["job_id"]))
 
     async def curves(self, request: Request) -> Response:
         job_id = request.path_params["job_id"]
-        spec = self._context.ledger.jobs.get(job_id).spec
+        spec = self._written_by_worker(job_id)
         points = [] if spec is None else await asyncio.to_thread(read_curves, spec.curves_file)
-        return _answer(CurvesView(job_id=job_id, points=points))
+        return with_list(CurvesView(job_id=job_id, points=[]), "points", as_json(points))
 
     async def rollouts(self, request: Request) -> Response:
-        job_id, last, step = request.path_params["job_id"], _last(request), _step(request)
-        spec = self._context.ledger.jobs.get(job_id).spec
+        job_id, last, step = request.path_params["job_id"], parameters.last(request), parameters.step(request)
+        spec = self._written_by_worker(job_id)
         rows = [] if spec is None else await asyncio.to_thread(read_rollouts, spec.rollouts_file, step=step)
-        return _answer(RolloutsView(job_id=job_id, total=len(rows), rollouts=rows[-last:]))
+        view = RolloutsView(job_id=job_id, total=len(rows), rollouts=[])
+        return with_list(view, "rollouts", as_json(rows[-last:]))
 
     async def cancel_job(self, request: Request) -> Response:
         job = self._controller.cancel(request.path_params["job_id"])
@@ -304,7 +317,12 @@ class Api:
         return _answer(ResumedView(resumed=self._controller.resume()))
 
     async def journal(self, request: Request) -> Response:
-        return _answer(JournalView(entries=self._context.ledger.entries(_last(request))))
+        return with_list(JournalView(entries=[]), "entries", self._context.ledger.stream(parameters.last(request)))
+
+    def _written_by_worker(self, job_id: str) -> JobBase | None:
+        """The specification of a job with the folder of its newest attempt; None if it was not dispatched yet."""
+        record = self._context.ledger.jobs.get(job_id)
+        return record.spec and newest_attempt(record.spec, record.job.attempt)
 
     def _reach(self, version: int) -> Reach | None:
         lineage = self._context.versions.get(version).lineage
@@ -348,6 +366,12 @@ def _brief(info: VersionInfo) -> VersionInfo:
     )
 
 
+def _briefs(store: AdapterStore) -> Iterator[VersionInfo]:
+    for version in store.versions():
+        with suppress(NotFoundError):  # it was deleted while the versions before it were sent
+            yield _brief(store.get(version))
+
+
 def _promotion(swapped: SwapResult) -> PromotionView:
     return PromotionView(
         version=swapped.to_version,
@@ -369,28 +393,3 @@ async def _body(request: Request, model: type[Model]) -> Model:
     except ValidationError as error:
         name, message = first_problem(error)
         raise BadInputError(message, param=name or "body") from error
-
-
-def _last(request: Request) -> int:
-    text = request.query_params.get("last", "100")
-    if not (text.isascii() and text.isdigit() and len(text) < 7 and 0 < int(text) <= 100_000):
-        raise BadInputError(f"last = {text!r} is not a number from 1 to 100000", param="last")
-    return int(text)
-
-
-def _step(request: Request) -> int | None:
-    text = request.query_params.get("step")
-    if text is not None and not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise BadInputError(f"step = {text!r} is not a number from 0 up", param="step")
-    return None if text is None else int(text)
-
-
-def _any_base(request: Request) -> bool:
-    text = request.query_params.get("any_base", "false")
-    if text not in ("true", "false"):
-        raise BadInputError(f"any_base = {text!r} is neither true nor false", param="any_base")
-    return text == "true"
-
-
-def _version(request: Request) -> int:
-    return parse_version(request.path_params["version"])

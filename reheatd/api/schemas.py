@@ -17,6 +17,7 @@ from reheatd.entropy.monitor import MeasurementProgress
 from reheatd.entropy.series import Window
 from reheatd.jobs.contracts import Job
 from reheatd.jobs.curves import CurvePoint
+from reheatd.jobs.dead_letters import DeadLetter
 from reheatd.jobs.report import JobReport
 from reheatd.jobs.rollouts import RolloutRow
 from reheatd.measures import Contract, EntropyEstimate
@@ -195,6 +196,8 @@ class PromotionView(Contract):
 class JobList(Contract):
     jobs: list[Job]
     """The jobs, oldest first."""
+    dead_letters: list[DeadLetter] | None = None
+    """Messages to workers that no worker could handle, oldest first; None if the broker cannot be reached."""
 
 
 class CurvesView(Contract):

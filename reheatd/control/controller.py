@@ -14,6 +14,7 @@ from reheatd.control.retention import Retention
 from reheatd.control.runner import JobRunner
 from reheatd.control.specs import check_collapsed, check_request
 from reheatd.control.states import IDLE, State, idle_state
+from reheatd.database import StateError
 from reheatd.entropy.series import Window
 from reheatd.errors import ConflictError, QueueFullError
 from reheatd.jobs.contracts import Job, JobRequest, JobStatus, ReheatRequest
@@ -21,6 +22,9 @@ from reheatd.jobs.store import JobRecord
 from reheatd.names import version_name
 
 logger = logging.getLogger(__name__)
+
+STATE_RETRY_S = 5.0
+"""Pause before a step that could not be recorded, for want of disk space, is taken again."""
 
 
 class Controller:
@@ -48,18 +52,30 @@ class Controller:
         """Runs until cancelled. A job that is running then continues after the next start."""
         while True:
             self._wake.clear()
-            record = self._next()
-            if record is None:
-                await self._sleep()
-                continue
-            runner = ImportRunner if record.job.kind == "import" else JobRunner
-            self._runner = runner(self._dependencies, record)
             try:
-                await self._runner.run()
-            finally:
-                self._runner = None
-            for pause in self.pauses:
-                logger.warning("%s are paused: %s", pause.what, pause.why)
+                await self._run_next()
+            except StateError as error:
+                logger.error("%s; the control loop goes on once that is possible", error.message)
+                await asyncio.sleep(STATE_RETRY_S)
+
+    async def _run_next(self) -> None:
+        """Runs the next job, or waits for one.
+
+        Raises:
+            StateError: A step cannot be recorded. It is taken again when this is called again.
+        """
+        record = self._next()
+        if record is None:
+            await self._sleep()
+            return
+        runner = ImportRunner if record.job.kind == "import" else JobRunner
+        self._runner = runner(self._dependencies, record)
+        try:
+            await self._runner.run()
+        finally:
+            self._runner = None
+        for pause in self.pauses:
+            logger.warning("%s are paused: %s", pause.what, pause.why)
 
     def on_verdict(self, window: Window) -> None:
         """Takes a window of the promoted version; called as `EntropyMonitor.on_verdict`."""

@@ -81,8 +81,15 @@ class Dispatcher(Protocol):
     async def cancel(self, job_id: str) -> None: ...
     async def terminate(self, job_id: str, attempt: int = 1) -> None: ...
     async def connected_workers(self) -> int: ...
+    async def is_under_way(self, job_id: str, attempt: int) -> bool: ...
     def events(
-        self, job_id: str, after_id: str = "0", *, attempt: int = 1, workers_since: float | None = None
+        self,
+        job_id: str,
+        after_id: str = "0",
+        *,
+        attempt: int = 1,
+        begun: bool = False,
+        workers_since: float | None = None,
     ) -> AsyncIterator[tuple[str, JobEvent]]: ...
 
 

@@ -14,6 +14,7 @@ from reheatd.control.dependencies import ServedPolicy
 from reheatd.control.import_runner import remove_import
 from reheatd.control.ledger import new_job_id
 from reheatd.control.specs import import_folder
+from reheatd.database import disk_explained
 from reheatd.errors import ArchiveInvalidError
 from reheatd.files import folder_bytes
 from reheatd.jobs.contracts import ImportRequest, Job
@@ -44,13 +45,15 @@ class Imports:
             AdapterInvalidError: The adapter cannot be served on this policy.
             DiskLimitError: It does not fit into `adapters.max_disk_bytes`.
             QueueFullError: `control.max_queued` jobs are waiting already.
+            StateError: The disk is full or read-only.
         """
         self._controller.check_queue()
         job_id = new_job_id("import")
         scratch = self._settings.uploads_dir / job_id
         try:
-            upload = await self._store(stream, scratch)
-            origin = await asyncio.to_thread(self._prepare, upload, job_id, any_base)
+            with disk_explained(self._settings.data_dir):
+                upload = await self._store(stream, scratch)
+                origin = await asyncio.to_thread(self._prepare, upload, job_id, any_base)
             size = folder_bytes(import_folder(self._settings, job_id))
             await self._controller.retention.make_room(size)
             return self._controller.submit(ImportRequest(source=source, trained_on=origin.base_model), job_id=job_id)

@@ -4,9 +4,11 @@ A decision and the job's record are written in one transaction. The journal is a
 the present state.
 """
 
+import asyncio
 import secrets
 import sqlite3
 import time
+from collections.abc import AsyncIterator
 from typing import Literal
 
 from reheatd.access.caller import ACTOR
@@ -31,6 +33,10 @@ CREATE TABLE IF NOT EXISTS journal (
     actor TEXT
 );
 """
+
+
+ENTRIES_AT_ONCE = 50
+"""Entries that are read before other tasks have their turn."""
 
 
 class JournalEntry(Contract):
@@ -63,8 +69,6 @@ class Ledger:
         self.jobs = JobStore(db)
         with db:
             db.executescript(TABLES)
-            if "actor" not in [column["name"] for column in db.execute("PRAGMA table_info(journal)")]:
-                db.execute("ALTER TABLE journal ADD COLUMN actor TEXT")
 
     @property
     def state(self) -> State:
@@ -77,6 +81,16 @@ class Ledger:
         """The newest `count` entries of the journal, oldest first."""
         rows = self._db.execute("SELECT * FROM journal ORDER BY id DESC LIMIT ?", (count,)).fetchall()
         return [JournalEntry.model_validate(dict(row)) for row in reversed(rows)]
+
+    async def stream(self, count: int) -> AsyncIterator[list[str]]:
+        """What `entries` returns as JSON, in parts, so that a long journal stops no stream of a client."""
+        row = self._db.execute("SELECT COALESCE(MAX(id), 0) AS id FROM journal").fetchone()
+        # Entries are never deleted, so their ids have no gaps.
+        for first in range(max(1, row["id"] - count + 1), row["id"] + 1, ENTRIES_AT_ONCE):
+            last = min(first + ENTRIES_AT_ONCE - 1, row["id"])
+            rows = self._db.execute("SELECT * FROM journal WHERE id BETWEEN ? AND ? ORDER BY id", (first, last))
+            yield [JournalEntry.model_validate(dict(row)).model_dump_json() for row in rows]
+            await asyncio.sleep(0)
 
     def save(self, record: JobRecord) -> None:
         with self._db:

@@ -91,5 +91,5 @@ class RolloutAdapters:
 
 
 def _delete_snapshots(folder: Path) -> None:
-    for snapshot in folder.glob("rollout-*"):
+    for snapshot in folder.rglob("rollout-*"):
         shutil.rmtree(snapshot, ignore_errors=True)

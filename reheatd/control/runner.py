@@ -4,10 +4,8 @@ Every step can be repeated. After a restart of the daemon, a runner continues th
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,10 +20,12 @@ from reheatd.control.rollout_adapters import RolloutAdapters
 from reheatd.control.specs import build_spec, check_collapsed, lineage_fields, merged
 from reheatd.control.states import State, idle_state
 from reheatd.control.training import Training
-from reheatd.control.waiting import GateFailed, JobStopped, retry_while_unreachable, stop_if, unless_cancelled
+from reheatd.control.waiting import GateFailed, JobStopped, retry_while_unreachable, stop_if, unless_cancelled, warned
+from reheatd.database import StateError, disk_explained
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.regime import Thresholds
 from reheatd.errors import AdapterInvalidError, DeliveryError, ReheatdError
+from reheatd.jobs.attempts import delete_checkpoints
 from reheatd.jobs.contracts import (
     GateResult,
     ImportRequest,
@@ -74,10 +74,16 @@ class JobRunner:
 
         If a gate has no evidence and somebody is to be asked, the job ends here with the status `awaiting_approval`.
         Once it is approved it is queued, and another runner swaps its version in.
+
+        Raises:
+            StateError: A step cannot be recorded; another runner takes it again once it can.
         """
         job = self.record.job
         try:
-            await self._steps()
+            with disk_explained(self._dependencies.settings.data_dir):
+                await self._steps()
+        except StateError:
+            raise
         except JobStopped as stopped:
             self.end(stopped.status, stopped.reason)
         except AdapterInvalidError as error:
@@ -211,7 +217,7 @@ class JobRunner:
             job.gates.append(self._of_candidate(_invalid(failed)))
         if job.version is not None:
             self._dependencies.versions.set_state(job.version, "rejected")
-            with _warned(f"{version_name(job.version)} stays loaded"):
+            with warned(f"{version_name(job.version)} stays loaded"):
                 await self._dependencies.swaps.discard(job.version)
         self.record.result = following.model_copy(update={"alternatives": others})
         job.version = None
@@ -351,17 +357,17 @@ class JobRunner:
         An engine or broker that cannot be reached now forgets the job when it restarts.
         """
         job = self.record.job
-        with _warned(f"rollout adapters of {job.job_id} stay loaded"):
+        with warned(f"rollout adapters of {job.job_id} stay loaded"):
             await self.rollouts.drop(self.record)
         if self.record.spec is not None:
-            self.record.spec.checkpoint_file.unlink(missing_ok=True)
+            await asyncio.to_thread(delete_checkpoints, self.record.spec)
         if job.status is JobStatus.SUCCEEDED:
             return
         if self.record.spec is not None and job.status.is_final:
-            with _warned(f"a worker may still run {job.job_id}"):
+            with warned(f"a worker may still run {job.job_id}"):
                 await self._dependencies.dispatcher.cancel(job.job_id)
         if job.version is not None and job.version != self._dependencies.swaps.promoted:
-            with _warned(f"{version_name(job.version)} stays loaded"):
+            with warned(f"{version_name(job.version)} stays loaded"):
                 await self._dependencies.swaps.discard(job.version)
 
     @property
@@ -388,11 +394,3 @@ def _present(value: T | None, what: str, record: JobRecord) -> T:
 
 def _invalid(error: AdapterInvalidError) -> GateResult:
     return GateResult(name="validation", outcome="failed", detail=error.message)
-
-
-@contextlib.contextmanager
-def _warned(consequence: str) -> Iterator[None]:
-    try:
-        yield
-    except ReheatdError as error:
-        logger.warning("%s: %s", consequence, error)

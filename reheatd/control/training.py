@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 
 from reheatd.control.dependencies import Dependencies
 from reheatd.control.rollout_adapters import RolloutAdapters
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 CANCEL_GRACE_S = 20.0
 """How long a worker may take to react to a cancellation before the daemon kills its process, in seconds."""
 WORKER_CHECK_S = 5.0
+SAVE_EVERY_S = 2.0
+"""Least time between two records of a job's progress, in seconds."""
 WAITING = "waiting for a worker"
 NO_WORKER = "waiting for a worker: none is connected; start one with `reheatd worker`"
 
@@ -36,6 +39,7 @@ class Training:
         # An embedded broker serves only this daemon's own workers, and they stop with the daemon.
         self._workers_since = dependencies.started_at if dependencies.settings.broker.url is None else None
         self._record = record
+        self._is_unsaved, self._saved_at = False, 0.0
         self._rollouts = rollouts
         self._cancelled = cancelled
 
@@ -49,14 +53,14 @@ class Training:
         while True:
             await self._begin(spec)
             try:
-                return await self._attend()
+                return await self._attend(spec)
             except WorkerLostError as lost:
                 await self._give_up_worker(lost)
 
-    async def _attend(self) -> Result:
+    async def _attend(self, spec: TrainingSpec | ImportSpec) -> Result:
         """Follows the job until this attempt ends, and returns the worker's result."""
         following = asyncio.create_task(self._follow())
-        waiting = asyncio.create_task(self._show_wait_for_worker())
+        waiting = asyncio.create_task(self._wait_for_worker(spec))
         cancelling = asyncio.create_task(self._cancelled.wait())
         try:
             await asyncio.wait({following, cancelling}, return_when=asyncio.FIRST_COMPLETED)
@@ -65,6 +69,8 @@ class Training:
             return following.result()
         finally:
             await abandon(following, waiting, cancelling)
+            if self._is_unsaved:
+                self._save()
 
     async def _begin(self, spec: TrainingSpec | ImportSpec) -> None:
         await unless_cancelled(self._cancelled, retry_while_unreachable(self._restore_rollouts, self._patience_s))
@@ -111,6 +117,7 @@ class Training:
             self._record.job.job_id,
             self._record.event_id,
             attempt=self._record.job.attempt,
+            begun=self._record.begun,
             workers_since=self._workers_since,
         )
         async for event_id, event in events:
@@ -126,7 +133,7 @@ class Training:
         raise JobStopped(JobStatus.FAILED, "the worker reported no result; see its log")
 
     def _show(self, event_id: str, event: JobEvent) -> None:
-        job = self._record.job
+        job, is_first = self._record.job, not self._record.begun
         self._record.event_id = event_id
         self._record.begun = True
         job.started_at = job.started_at or event.time
@@ -138,13 +145,24 @@ class Training:
         job.metrics.update(event.metrics)
         if job.kind == "rl":
             self._learning.add(job.job_id, job.parent_version, event.step, event.metrics)
-        self._ledger.save(self._record)
+        # A commit waits for the disk, and streams wait with it. After a crash, the broker tells again what was not
+        # recorded; only windows of rollouts must not come twice.
+        self._is_unsaved = True
+        if is_first or event.rollouts is not None or time.monotonic() - self._saved_at >= SAVE_EVERY_S:
+            self._save()
 
-    async def _show_wait_for_worker(self) -> None:
-        """Shows what the job waits for, until a worker has begun it."""
+    def _save(self) -> None:
+        self._ledger.save(self._record)
+        self._is_unsaved, self._saved_at = False, time.monotonic()
+
+    async def _wait_for_worker(self, spec: TrainingSpec | ImportSpec) -> None:
+        """Shows what the job waits for, until a worker has begun it, and keeps it in the workers' queue."""
         job = self._record.job
         while not self._record.begun and not self._cancelled.is_set():
             try:
+                if not await self._dispatcher.is_under_way(job.job_id, job.attempt):
+                    logger.warning("the broker has lost the message of %s; it is sent again", job.job_id)
+                    await self._dispatcher.submit(spec, job.attempt)
                 phase = WAITING if await self._dispatcher.connected_workers() else NO_WORKER
             except BrokerError as error:
                 phase = f"waiting for the broker: {error.message}"

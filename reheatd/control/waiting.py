@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_fixed
 
-from reheatd.errors import DeliveryError, EngineError, NotFoundError
+from reheatd.database import StateError
+from reheatd.errors import DeliveryError, EngineError, NotFoundError, ReheatdError
 from reheatd.jobs.contracts import JobStatus
 from reheatd.process.broker import BrokerError
 
@@ -77,6 +79,17 @@ async def unless_cancelled(cancelled: asyncio.Event, work: Coroutine[Any, Any, T
         return working.result()
     finally:
         await abandon(working, cancelling)
+
+
+@contextmanager
+def warned(consequence: str) -> Iterator[None]:
+    """Logs what the failure of a clean-up leaves behind, and goes on."""
+    try:
+        yield
+    except StateError:
+        raise
+    except ReheatdError as error:
+        logger.warning("%s: %s", consequence, error)
 
 
 def stop_if(cancelled: asyncio.Event) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pydantic import Field
 
 from reheatd.config_tables import EntropySection
+from reheatd.database import readable
 from reheatd.entropy.regime import SignalStep, stays_stalled
 from reheatd.measures import Contract
 
@@ -69,6 +70,8 @@ class LearningSignal:
         self._db = db
         self._settings = settings
         self._job_of = job_of
+        self._read: dict[tuple[int, int], list[LearningStep]] = {}
+        """What `last` has returned since the last step; every status asks for it."""
         with db:
             db.executescript(TABLES)
 
@@ -80,6 +83,7 @@ class LearningSignal:
         if not metrics.keys() >= set(GROUPS) or metrics["groups"] <= 0:
             return
         with self._db:
+            self._read.clear()
             self._db.execute("DELETE FROM learning_steps WHERE job_id = ? AND job_step >= ?", (job_id, job_step))
             before = self.last(self._settings.stall_steps, parent)
             groups, varied, all_fail, all_pass = (metrics[name] for name in GROUPS)
@@ -99,6 +103,7 @@ class LearningSignal:
                 "INSERT INTO learning_steps (run, job_id, version, job_step, step) VALUES (?, ?, ?, ?, ?)",
                 (run, job_id, parent, job_step, step.model_dump_json()),
             )
+        self._read.clear()
 
     def last(self, count: int, version: int) -> list[LearningStep]:
         """The newest `count` steps of the run that led to a version or tried to continue it, the oldest first.
@@ -106,10 +111,13 @@ class LearningSignal:
         Returns:
             Empty if the newest step belongs to another run.
         """
-        rows = self._db.execute(
-            "SELECT step FROM learning_steps WHERE run = ? ORDER BY id DESC LIMIT ?", (self._run_of(version), count)
-        ).fetchall()
-        return [LearningStep.model_validate_json(row["step"]) for row in reversed(rows)]
+        if (count, version) not in self._read:
+            rows = self._db.execute(
+                "SELECT id, step FROM learning_steps WHERE run = ? ORDER BY id DESC LIMIT ?",
+                (self._run_of(version), count),
+            ).fetchall()
+            self._read[count, version] = readable(LearningStep, reversed(rows), column="step", key="id")
+        return self._read[count, version]
 
     def is_stalled(self, version: int) -> bool:
         """Whether the run that a version belongs to has stalled."""

@@ -13,11 +13,13 @@ import sqlite3
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
+from reheatd.database import StateError, newest, readable
 from reheatd.errors import ConfigError
 from reheatd.measures import Contract, EntropyEstimate, PositionMean
 from reheatd.tap.moments import Moments
@@ -34,6 +36,7 @@ CREATE TABLE IF NOT EXISTS live_windows (
     source TEXT NOT NULL,
     window TEXT NOT NULL
 );
+CREATE INDEX IF NOT EXISTS live_windows_by_source ON live_windows (source, id);
 CREATE TABLE IF NOT EXISTS live_sums (
     run TEXT PRIMARY KEY,
     time REAL NOT NULL,
@@ -81,6 +84,8 @@ class LiveSeries:
         self._run = uuid.uuid4().hex
         with db:
             db.executescript(TABLES)
+        self._newest = self._stored_newest()
+        """The newest window by source and way of measuring; the table may be long, and streams would wait for it."""
 
     def take(self, totals: TapTotals) -> None:
         """Keeps the newest totals that a run of a tap has sent."""
@@ -110,19 +115,28 @@ class LiveSeries:
 
     def newest(self) -> list[LiveWindow]:
         """The newest window of each source and each way of measuring, oldest first."""
-        rows = self._db.execute(
-            "SELECT window FROM live_windows WHERE id IN (SELECT MAX(id) FROM live_windows "
-            "GROUP BY source, json_extract(window, '$.measured_by')) ORDER BY id"
-        ).fetchall()
-        return [LiveWindow.model_validate_json(row["window"]) for row in rows]
+        return [*self._newest.values()]
 
     def last(self, count: int, source: str | None = None) -> list[LiveWindow]:
         """The newest `count` windows, oldest first; only those of `source` if it is given."""
+        where, values = ("", ()) if source is None else ("WHERE source = ?", (source,))
         rows = self._db.execute(
-            "SELECT window FROM live_windows WHERE (? IS NULL OR source = ?) ORDER BY id DESC LIMIT ?",
-            (source, source, count),
+            f"SELECT id, window FROM live_windows {where} ORDER BY id DESC LIMIT ?", (*values, count)
         ).fetchall()
-        return [LiveWindow.model_validate_json(row["window"]) for row in reversed(rows)]
+        return readable(LiveWindow, reversed(rows), column="window", key="id")
+
+    def stream(self, count: int, source: str | None = None) -> AsyncIterator[list[str]]:
+        """What `last` returns as JSON, in parts; see `reheatd.database.newest`."""
+        where, values = ("TRUE", ()) if source is None else ("source = ?", (source,))
+        return newest(self._db, "live_windows", "window", count, where=where, values=values)
+
+    def _stored_newest(self) -> dict[tuple[str, str], LiveWindow]:
+        rows = self._db.execute(
+            "SELECT id, window FROM live_windows WHERE id IN (SELECT MAX(id) FROM live_windows "
+            "WHERE json_valid(window) GROUP BY source, json_extract(window, '$.measured_by')) ORDER BY id"
+        ).fetchall()
+        windows = readable(LiveWindow, rows, column="window", key="id")
+        return {(window.source, window.measured_by): window for window in windows}
 
     def _record(self, window: LiveWindow, runs: dict[str, Moments]) -> None:
         """Stores the window and the totals at which it was taken, in one transaction."""
@@ -136,6 +150,9 @@ class LiveSeries:
                     "INSERT OR REPLACE INTO live_sums VALUES (?, ?, ?)",
                     (run, window.time, json.dumps(asdict(totals))),
                 )
+        key = window.source, window.measured_by
+        self._newest.pop(key, None)  # so that the newest comes last
+        self._newest[key] = window
         self._forget(window.time - KEEP_SUMS_S)
 
     def _forget(self, before: float) -> None:
@@ -165,7 +182,10 @@ async def close_windows_every(interval_s: float, series: LiveSeries) -> None:
     """Closes the windows of `series` every `interval_s` seconds, until cancelled."""
     while True:
         await asyncio.sleep(interval_s)
-        series.close_windows()
+        try:
+            series.close_windows()
+        except StateError as error:
+            logger.warning("live windows are recorded later: %s", error.message)
 
 
 class TapListener(asyncio.DatagramProtocol):

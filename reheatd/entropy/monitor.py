@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from reheatd.config_tables import EntropySection
+from reheatd.database import StateError
 from reheatd.entropy.answer_length import AnswerLength
 from reheatd.entropy.detector import CollapseDetector, Origin, Verdict, with_signal
 from reheatd.entropy.meter import EntropyMeter, Measurement, WindowFigures
@@ -89,6 +90,8 @@ class EntropyMonitor:
         self._wake = asyncio.Event()
         self._wake_source: Source = "trigger"
         self._window: tuple[int, asyncio.Task[list[Measurement]]] | None = None
+        self._asked: asyncio.Task[Window] | None = None
+        """The window that `window_now` measures."""
         # One measurement at a time: two at once would slow down clients and each other.
         self._measuring = asyncio.Lock()
         self.progress: MeasurementProgress | None = None
@@ -171,6 +174,21 @@ class EntropyMonitor:
                 measurement = await self._measure_promoted(version, model)
             return self._record(version, measurement, source, baseline)
 
+    async def window_now(self) -> Window:
+        """A window that is measured now; whoever asks meanwhile gets the same one. Raises as `take_window`.
+
+        One who goes away ends it for nobody else.
+        """
+        if self._asked is None:
+            self._asked = asyncio.create_task(self.take_window())
+            self._asked.add_done_callback(self._answered)
+        return await asyncio.shield(self._asked)
+
+    def _answered(self, asked: "asyncio.Task[Window]") -> None:
+        self._asked = None
+        if not asked.cancelled() and asked.exception() is not None:
+            logger.debug("the window that was asked for failed: %s", asked.exception())
+
     def adopt(self, version: int, measurement: Measurement) -> None:
         """Takes the measurement with which a version passed its gates as the version's first window.
 
@@ -243,7 +261,7 @@ class EntropyMonitor:
                 self.problem = None
             except OutdatedWindowError as error:
                 logger.info("%s", error)  # the swap that replaced the version asks for a window of the new one
-            except (EngineError, NotFoundError, BadInputError) as error:
+            except (EngineError, NotFoundError, BadInputError, StateError) as error:
                 self.problem = error.message
                 logger.warning(
                     "the entropy window failed; the next one comes in %.0f s or when triggered: %s",

@@ -4,11 +4,13 @@ import hashlib
 import json
 import sqlite3
 import time
+from collections.abc import AsyncIterator
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
+from reheatd.database import newest, readable
 from reheatd.entropy.detector import DetectorState, Verdict
 from reheatd.entropy.estimators import TailMoments
 from reheatd.entropy.meter import WindowFigures
@@ -22,6 +24,8 @@ CREATE TABLE IF NOT EXISTS entropy_windows (
     key TEXT NOT NULL,
     window TEXT NOT NULL
 );
+CREATE INDEX IF NOT EXISTS entropy_windows_by_key ON entropy_windows (key, id);
+CREATE INDEX IF NOT EXISTS entropy_windows_by_version ON entropy_windows (key, version, id);
 CREATE TABLE IF NOT EXISTS entropy_baselines (key TEXT PRIMARY KEY, time REAL NOT NULL, estimate TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS entropy_tails (key TEXT PRIMARY KEY, moments TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS entropy_lengths (key TEXT PRIMARY KEY, time REAL NOT NULL, max_tokens INTEGER NOT NULL);
@@ -97,11 +101,17 @@ class EntropySeries:
 
     def last(self, count: int, version: int | None = None) -> list[Window]:
         """The newest `count` windows, oldest first; only those of `version` if it is given."""
+        where, values = (
+            ("key = ?", (self.key,)) if version is None else ("key = ? AND version = ?", (self.key, version))
+        )
         rows = self._db.execute(
-            "SELECT window FROM entropy_windows WHERE key = ? AND (? IS NULL OR version = ?) ORDER BY id DESC LIMIT ?",
-            (self.key, version, version, count),
+            f"SELECT id, window FROM entropy_windows WHERE {where} ORDER BY id DESC LIMIT ?", (*values, count)
         ).fetchall()
-        return [Window.model_validate_json(row["window"]) for row in reversed(rows)]
+        return readable(Window, reversed(rows), column="window", key="id")
+
+    def stream(self, count: int) -> AsyncIterator[list[str]]:
+        """The newest `count` windows as JSON, oldest first, in parts; see `reheatd.database.newest`."""
+        return newest(self._db, "entropy_windows", "window", count, where="key = ?", values=(self.key,))
 
     def detector_state(self) -> DetectorState | None:
         """The detector's state after the newest window; None if there is no window."""
@@ -109,8 +119,9 @@ class EntropySeries:
         return windows[0].detector if windows else None
 
     def baseline(self) -> EntropyEstimate | None:
-        row = self._db.execute("SELECT estimate FROM entropy_baselines WHERE key = ?", (self.key,)).fetchone()
-        return None if row is None else EntropyEstimate.model_validate_json(row["estimate"])
+        rows = self._db.execute("SELECT key, estimate FROM entropy_baselines WHERE key = ?", (self.key,)).fetchall()
+        found = readable(EntropyEstimate, rows, column="estimate", key="key")
+        return found[0] if found else None
 
     def save_baseline(self, estimate: EntropyEstimate) -> None:
         with self._db:

@@ -1,27 +1,67 @@
 """The worker's side of a job: it reports events, keeps a heartbeat and learns of cancellation."""
 
 import logging
+import secrets
+import socket
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import cast
+from typing import Any, NoReturn, cast
 
 from celery.exceptions import Ignore
+from pydantic import ValidationError
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError, RedisError, TimeoutError
+from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
 from redis.retry import Retry
 
 from reheatd.broker_url import parse_broker_url
 from reheatd.entropy.live import LiveWindow
+from reheatd.errors import WorkerIncompatibleError
 from reheatd.jobs.contracts import ImportResult, JobEvent, JobResult
-from reheatd.jobs.keys import EVENTS_FIELD, KEEP_S, alive_key, attempt_key, cancel_key, events_key, owner_key
+from reheatd.jobs.dead_letters import bury
+from reheatd.jobs.keys import (
+    ATTEMPT_FIELD,
+    EVENTS_FIELD,
+    KEEP_S,
+    alive_key,
+    attempt_key,
+    cancel_key,
+    celery_id,
+    claim,
+    events_key,
+    owner_key,
+)
+from reheatd.validation import first_problem
 
 logger = logging.getLogger(__name__)
 
 BEAT_S = 5.0
+PATIENCE_S = 300.0
+"""How long a worker waits for a broker that answers, but takes no writes, in seconds."""
+TAKES_NO_WRITES = ("MISCONF", "OOM", "READONLY")
+"""How the answers of a broker begin whose disk or memory is full, or that has just become a replica."""
 ALIVE_S = 30
 """How long a heartbeat lasts, in seconds: several beats may be missed before a busy machine is taken for a dead one."""
+
+ADD_IF_WANTED = """
+local wanted = redis.call('GET', KEYS[1])
+if wanted and wanted ~= ARGV[1] then
+    return 'attempt ' .. ARGV[1] .. ' was replaced by attempt ' .. wanted
+end
+local owner = redis.call('GET', KEYS[2])
+if owner and owner ~= ARGV[2] then
+    return 'another worker runs attempt ' .. ARGV[1]
+end
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
+redis.call('XADD', KEYS[3], '*', ARGV[4], ARGV[1], ARGV[5], ARGV[6])
+redis.call('EXPIRE', KEYS[3], ARGV[3])
+return ''
+"""
+"""Adds an event if this delivery of the attempt is the one that runs, in one step: between a check and an addition, a
+worker could be stopped for as long as another needs to take its place. The first event claims the attempt. If the
+broker came back empty, the next event claims it again."""
 
 
 class JobNotWantedError(Ignore):
@@ -52,6 +92,9 @@ class JobChannel:
             retry=Retry(ExponentialBackoff(cap=5.0, base=0.2), retries=10),
             retry_on_error=[ConnectionError, TimeoutError],
         )
+        self._add_if_wanted = self._redis.register_script(ADD_IF_WANTED)
+        self._claim = ""
+        """What this delivery stores under `owner_key`; empty before `started`."""
         self._stop = threading.Event()
         self._heartbeat = threading.Thread(target=self._beat, name=f"heartbeat-{job_id}", daemon=True)
 
@@ -72,13 +115,11 @@ class JobChannel:
         Raises:
             JobNotWantedError: The job must not run here; do nothing and report nothing.
         """
+        seconds, microseconds = cast(tuple[int, int], self._redis.time())
+        self._claim = claim(seconds + microseconds / 1e6, secrets.token_hex(8))
         if self.is_cancelled():
             self.cancelled()
             raise JobNotWantedError(f"job {self.job_id} was cancelled before it began")
-        seconds, microseconds = cast(tuple[int, int], self._redis.time())
-        own = owner_key(self.job_id, self._attempt)
-        if not self._redis.set(own, seconds + microseconds / 1e6, nx=True, ex=KEEP_S):
-            raise JobNotWantedError(f"job {self.job_id} was delivered twice; another worker runs it")
         self._send(JobEvent(kind="started"))
 
     def progress(
@@ -119,12 +160,24 @@ class JobChannel:
         return bool(self._redis.exists(cancel_key(self.job_id)))
 
     def _send(self, event: JobEvent) -> None:
-        wanted = self._redis.get(attempt_key(self.job_id))
-        if wanted != str(self._attempt):
-            raise JobNotWantedError(f"attempt {self._attempt} at job {self.job_id} was replaced by attempt {wanted}")
-        key = events_key(self.job_id)
-        self._redis.xadd(key, {EVENTS_FIELD: event.model_dump_json()})
-        self._redis.expire(key, KEEP_S)
+        keys = [attempt_key(self.job_id), owner_key(self.job_id, self._attempt), events_key(self.job_id)]
+        values = [self._attempt, self._claim, KEEP_S, ATTEMPT_FIELD, EVENTS_FIELD, event.model_dump_json()]
+        refused = cast(str, self._patiently(lambda: self._add_if_wanted(keys=keys, args=values)))
+        if refused:
+            logger.warning("job %s: %s; this worker stops", self.job_id, refused)
+            raise JobNotWantedError(f"job {self.job_id}: {refused}")
+
+    def _patiently(self, call: Callable[[], Any]) -> Any:
+        """The result of a call, which is repeated while the broker takes no writes, e.g. because its disk is full."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return call()
+            except ResponseError as error:
+                if not str(error).startswith(TAKES_NO_WRITES) or time.monotonic() > deadline:
+                    raise
+                logger.warning("job %s waits for the broker: %s", self.job_id, error)
+            self._stop.wait(BEAT_S)
 
     def _beat(self) -> None:
         key = alive_key(self.job_id, self._attempt)
@@ -134,3 +187,22 @@ class JobChannel:
             except RedisError as error:
                 logger.warning("heartbeat of job %s did not reach the broker: %s", self.job_id, error)
             self._stop.wait(BEAT_S)
+
+
+def refuse_spec(redis_url: str, spec: Any, attempt: int, error: ValidationError) -> NoReturn:
+    """Reports that this worker cannot read a job's specification, to the daemon and among the dead letters.
+
+    Raises:
+        WorkerIncompatibleError: Always.
+    """
+    name, problem = first_problem(error)
+    reason = f"the job's specification is not one of this worker's version of reheatd ({name}: {problem})"
+    job_id = spec.get("job_id") if isinstance(spec, dict) else None
+    message_id = celery_id(str(job_id), attempt)
+    with Redis.from_url(str(parse_broker_url(redis_url))) as redis:
+        bury(redis, worker=socket.gethostname(), message_id=message_id, task=None, reason=reason)
+    if isinstance(job_id, str):
+        with JobChannel(redis_url, job_id, attempt) as channel:
+            channel.started()
+            channel.failed(f"{reason}; run the same version of reheatd on daemon and workers")
+    raise WorkerIncompatibleError(f"{message_id}: {reason}")

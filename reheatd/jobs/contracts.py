@@ -54,7 +54,8 @@ class JobBase(Contract):
     gateway_url: str
     """URL of the gateway at which rollouts are sampled, e.g. http://127.0.0.1:8000."""
     output_dir: Path
-    """Folder that the worker owns; it writes rollout adapters, curves, rollouts and the result here."""
+    """Folder of the job. The worker of an attempt owns a folder in it, `reheatd.jobs.attempts`, and has that one as its
+    `output_dir`; it writes rollout adapters, curves, rollouts and the result there."""
     lora: LoraOptions = LoraOptions()
     task: TaskOptions = TaskOptions()
     """The task. Without `eval_max_tokens`, which the daemon always sets, answers are as long as the job's rollouts."""

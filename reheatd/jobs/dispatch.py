@@ -19,11 +19,15 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from reheatd.broker_url import broker_address, parse_broker_url
 from reheatd.errors import WorkerIncompatibleError, WorkerLostError
 from reheatd.jobs.contracts import ImportSpec, JobEvent, TrainingSpec
+from reheatd.jobs.dead_letters import DeadLetter, read_dead_letters
 from reheatd.jobs.keys import (
+    ATTEMPT_FIELD,
+    DEAD_LETTERS_KEY,
     EVENTS_FIELD,
     KEEP_S,
     alive_key,
     attempt_key,
+    begun_at,
     cancel_key,
     celery_id,
     events_key,
@@ -43,9 +47,24 @@ FINAL_KINDS = ("succeeded", "failed", "cancelled")
 POLL_S = 2.0
 """Longest wait for an event before the worker's heartbeat is looked at, in seconds."""
 PING_S = 1.0
+VISIBILITY_S = 40
+"""A message that no worker has acknowledged for this time is given out again, in seconds. A worker acknowledges when
+the job has ended, so the message of a long job is given out again too; `JobChannel.started` lets only one run. The time
+is longer than a heartbeat lasts (`reheatd.jobs.channel.ALIVE_S`), and a worker that died costs less than a minute."""
+RESTORE_EVERY_S = 5
+"""How often every worker looks for such messages, in seconds."""
+UNACKED_KEY = "reheatd:unacked"
+"""Messages that are with a worker. The key is our own: other Celery applications on the same Redis have other
+time-outs, and each restores whatever it finds under the key."""
 
 
-def make_celery(broker_url: str) -> Celery:
+class JobCelery(Celery):
+    """A Celery application that also knows the broker's URL as redis-py takes it, with its password."""
+
+    redis_url: str = ""
+
+
+def make_celery(broker_url: str) -> JobCelery:
     """The Celery application that daemon and workers share.
 
     The tasks `reheatd.reheat`, `reheatd.continue_rl` and `reheatd.import` take three arguments: the JSON object of a
@@ -53,24 +72,40 @@ def make_celery(broker_url: str) -> Celery:
     They report through `JobChannel` and return nothing.
     """
     url, tls = parse_broker_url(broker_url).for_celery()
-    app = Celery("reheatd", broker=url, backend=url)
+    app = JobCelery("reheatd", broker=url, backend=url)
+    app.redis_url = str(parse_broker_url(broker_url))
     app.conf.update(
         broker_use_ssl=tls or None,
         redis_backend_use_ssl=tls or None,
         task_default_queue=QUEUE,
+        # JSON alone, in every direction: whoever can write to the broker must not be able to run code on a worker.
         task_serializer="json",
         result_serializer="json",
+        event_serializer="json",
         accept_content=["json"],
         result_accept_content=["json"],
         task_track_started=True,
-        # A task is acknowledged when it is taken. If its worker dies, the daemon decides whether the job runs again;
-        # Redis never does.
-        task_acks_late=False,
+        # A message stays with the broker until its job has ended, so a worker that dies before it begins loses none.
+        task_acks_late=True,
+        # If the process of a job dies, the daemon decides whether the job runs again; the broker never does.
+        task_reject_on_worker_lost=False,
+        task_acks_on_failure_or_timeout=True,
+        # A lost connection ends no job: the message is given out again, and the claim refuses it.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_consumer="reheatd.jobs.consumer:DurableConsumer",
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,
-        # Must be longer than any job waits for a worker, or Redis hands the message out again.
-        broker_transport_options={"visibility_timeout": 24 * 3600},
+        broker_transport_options={
+            "visibility_timeout": VISIBILITY_S,
+            "unacked_restore_interval": RESTORE_EVERY_S,
+            "unacked_restore_throttle": 1,
+            "unacked_key": UNACKED_KEY,
+            "unacked_index_key": f"{UNACKED_KEY}_index",
+            "unacked_mutex_key": f"{UNACKED_KEY}_mutex",
+            # A worker that is killed while it looks for messages blocks the others for this time, in seconds.
+            "unacked_mutex_expire": RESTORE_EVERY_S,
+        },
         result_expires=KEEP_S,
     )
     return app
@@ -122,6 +157,35 @@ class JobDispatcher:
             ignore_result=False,
         )
 
+    async def is_under_way(self, job_id: str, attempt: int) -> bool:
+        """Whether the broker holds the message of this attempt for a worker, or a worker has begun the attempt.
+
+        If not, the broker has lost it: a crash took its last second of writes, or it came back empty.
+
+        Raises:
+            BrokerError: The broker cannot be reached.
+        """
+        try:
+            begun: Any = await self._redis.exists(owner_key(job_id, attempt), alive_key(job_id, attempt))
+            waiting: Any = await self._redis.lrange(QUEUE, 0, -1)  # pyright: ignore[reportGeneralTypeIssues]
+            taken: Any = await self._redis.hvals(UNACKED_KEY)  # pyright: ignore[reportGeneralTypeIssues]
+        except (RedisError, OSError) as error:
+            raise self._broker_error(error) from error
+        quoted = f'"{celery_id(job_id, attempt)}"'
+        return bool(begun) or any(quoted in message for message in [*waiting, *taken])
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """The newest messages that no worker could handle, oldest first.
+
+        Raises:
+            BrokerError: The broker cannot be reached.
+        """
+        try:
+            entries: Any = await self._redis.lrange(DEAD_LETTERS_KEY, 0, -1)  # pyright: ignore[reportGeneralTypeIssues]
+        except (RedisError, OSError) as error:
+            raise self._broker_error(error) from error
+        return read_dead_letters(reversed(entries))
+
     async def cancel(self, job_id: str) -> None:
         """Asks the worker to stop, and keeps the job from starting if no worker has taken it yet.
 
@@ -154,14 +218,22 @@ class JobDispatcher:
         return count
 
     async def events(
-        self, job_id: str, after_id: str = "0", *, attempt: int = 1, workers_since: float | None = None
+        self,
+        job_id: str,
+        after_id: str = "0",
+        *,
+        attempt: int = 1,
+        begun: bool = False,
+        workers_since: float | None = None,
     ) -> AsyncIterator[tuple[str, JobEvent]]:
-        """The job's events of all attempts, from after stream id `after_id` up to and including the last one.
+        """The events of an attempt, from after stream id `after_id` up to and including the last one.
 
-        Waits for a worker as long as it takes; a worker that has begun must report. If the broker cannot be reached,
-        this waits for it, since it keeps the events.
+        What a worker of an earlier attempt still sends is left out: it was taken for dead, and its work was given to
+        another. Waits for a worker as long as it takes; a worker that has begun must report. If the broker cannot be
+        reached, this waits for it, since it keeps the events.
 
         Args:
+            begun: Whether a worker is known to have begun this attempt.
             workers_since: Every living worker was started after this time (seconds since the epoch, on the broker's
                 clock), so an attempt that began before it has lost its worker. None if workers may be older.
 
@@ -175,8 +247,10 @@ class JobDispatcher:
             nonlocal last_alive
             entries = await self._read(job_id, after_id, block_ms=int(POLL_S * 1000))
             if not entries:
+                # A broker that comes back empty learns again which attempt counts.
+                await self._redis.set(attempt_key(job_id), attempt, ex=KEEP_S, nx=True)
                 await self._check_begun_since(job_id, attempt, workers_since)
-                last_alive = await self._check_worker(job_id, attempt, after_id, last_alive)
+                last_alive = await self._check_worker(job_id, attempt, after_id, last_alive, begun)
             return entries
 
         retrying = AsyncRetrying(
@@ -186,6 +260,9 @@ class JobDispatcher:
         )
         while True:
             for after_id, fields in await retrying(read):
+                if int(fields.get(ATTEMPT_FIELD, attempt)) != attempt:
+                    continue
+                begun = True
                 event = _parse(job_id, fields)
                 yield after_id, event
                 if event.kind in FINAL_KINDS:
@@ -200,10 +277,10 @@ class JobDispatcher:
 
     async def _check_begun_since(self, job_id: str, attempt: int, workers_since: float | None) -> None:
         begun: Any = await self._redis.get(owner_key(job_id, attempt))
-        if begun is not None and workers_since is not None and float(begun) < workers_since:
+        if begun is not None and workers_since is not None and begun_at(begun) < workers_since:
             raise WorkerLostError(f"the daemon and its workers were stopped while job {job_id} ran")
 
-    async def _check_worker(self, job_id: str, attempt: int, after_id: str, last_alive: float) -> float:
+    async def _check_worker(self, job_id: str, attempt: int, after_id: str, last_alive: float, begun: bool) -> float:
         """Checks that the worker lives, and returns when it was last known to, in seconds on the broker's clock."""
         seconds, microseconds = await self._redis.time()
         now = seconds + microseconds / 1e6
@@ -216,7 +293,7 @@ class JobDispatcher:
             return last_alive
         if state in ("FAILURE", "REVOKED"):
             raise WorkerLostError(f"the worker of job {job_id} ended without a report ({reason}); see the worker's log")
-        if not await self._redis.exists(owner_key(job_id, attempt)):
+        if not begun and not await self._redis.exists(owner_key(job_id, attempt)):
             return last_alive
         last_event = int(after_id.split("-")[0]) / 1000
         silent_s = now - max(last_alive, last_event)

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from pydantic import ValidationError
 
 from reheatd.errors import ReheatdError
-from reheatd.files import write_atomically
+from reheatd.files import append_whole, write_atomically
 from reheatd.measures import Contract
 
 
@@ -38,8 +38,7 @@ class StepLog(Generic[Row]):
         """
         lines = "".join(row.model_dump_json() + "\n" for row in rows)
         try:
-            with self._file.open("a", encoding="utf-8") as stream:
-                stream.write(lines)
+            append_whole(self._file, lines.encode())
         except OSError as error:
             raise self._unwritable(error) from error
 

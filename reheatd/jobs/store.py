@@ -1,11 +1,12 @@
 """Jobs in SQLite: what users see of them, and what the daemon needs to continue after a restart."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from reheatd.database import StateError, first_line, in_parts, readable
 from reheatd.errors import NotFoundError
 from reheatd.jobs.contracts import DataPlace, Job, JobResult, JobSpec, JobStatus, Trigger
 from reheatd.measures import Contract
@@ -20,6 +21,8 @@ CREATE TABLE IF NOT EXISTS jobs (
 );
 CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status);
 """
+JOBS_AT_ONCE = 5
+"""Jobs that are read before other tasks have their turn."""
 ACTIVE = (JobStatus.RUNNING, JobStatus.GATING, JobStatus.SWAPPING)
 WAITING = (JobStatus.AWAITING_APPROVAL, JobStatus.QUEUED)
 
@@ -71,16 +74,34 @@ class JobStore:
 
         Raises:
             NotFoundError: There is no such job.
+            StateError: Its record is damaged.
         """
         row = self._db.execute("SELECT record FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
         if row is None:
             raise NotFoundError(f"job {job_id} does not exist; `reheatd jobs list` shows those that do", param="job_id")
-        return JobRecord.model_validate_json(row["record"])
+        try:
+            return JobRecord.model_validate_json(row["record"])
+        except ValidationError as error:
+            raise StateError(
+                f"the record of job {job_id} is damaged ({first_line(error)}); restore a back-up with `reheatd restore`"
+            ) from error
 
     def all(self) -> list[Job]:
-        """All jobs, oldest first."""
-        rows = self._db.execute("SELECT record FROM jobs ORDER BY number").fetchall()
-        return [JobRecord.model_validate_json(row["record"]).job for row in rows]
+        """All jobs whose records can be read, oldest first."""
+        return [record.job for record in self._records("ORDER BY number")]
+
+    async def stream(self) -> AsyncIterator[list[str]]:
+        """What `all` returns as JSON, in parts, so that a long history stops no stream of a client."""
+        numbers = [row["number"] for row in self._db.execute("SELECT number FROM jobs ORDER BY number")]
+        async for part in in_parts(numbers, JOBS_AT_ONCE):
+            marks = ", ".join("?" for _ in part)
+            # A record is much longer than its job, because it has the proof items of the result.
+            rows = self._db.execute(
+                "SELECT job_id, CASE WHEN json_valid(record) THEN json_extract(record, '$.job') ELSE record END AS job "
+                f"FROM jobs WHERE number IN ({marks}) ORDER BY number",
+                part,
+            ).fetchall()
+            yield [job.model_dump_json() for job in readable(Job, rows, column="job", key="job_id")]
 
     def active(self) -> JobRecord | None:
         """The job that is being trained, gated or swapped in; there is at most one."""
@@ -100,9 +121,9 @@ class JobStore:
         """The records of the jobs with these triggers, the newest first; they are read as they are asked for."""
         marks = ", ".join("?" for _ in triggers)
         for row in self._db.execute(
-            f"SELECT record FROM jobs WHERE trigger IN ({marks}) ORDER BY number DESC", triggers
+            f"SELECT job_id, record FROM jobs WHERE trigger IN ({marks}) ORDER BY number DESC", triggers
         ):
-            yield JobRecord.model_validate_json(row["record"])
+            yield from readable(JobRecord, [row], column="record", key="job_id")
 
     def data_places(self) -> list[DataPlace]:
         """Where RL stopped in the problems of every task that it was trained on.
@@ -110,14 +131,18 @@ class JobStore:
         Only jobs that were trained to their end count. A job whose version was rejected is one of them: the same
         problems with the same random numbers would be rejected again.
         """
-        rows = self._db.execute("SELECT json_extract(record, '$.result.place') AS place FROM jobs").fetchall()
-        places = [DataPlace.model_validate_json(row["place"]) for row in rows if row["place"] is not None]
+        rows = self._db.execute(
+            "SELECT * FROM (SELECT job_id, CASE WHEN json_valid(record) THEN "
+            "json_extract(record, '$.result.place') END AS place FROM jobs) WHERE place IS NOT NULL"
+        ).fetchall()
+        places = readable(DataPlace, rows, column="place", key="job_id")
         # Every job goes on from the furthest place, so the furthest is the newest, in whichever order jobs were queued.
         return list({place.problem_set: place for place in sorted(places, key=lambda place: place.drawn)}.values())
 
     def _with_status(self, statuses: tuple[JobStatus, ...]) -> list[JobRecord]:
         marks = ", ".join("?" for _ in statuses)
-        rows = self._db.execute(
-            f"SELECT record FROM jobs WHERE status IN ({marks}) ORDER BY number", statuses
-        ).fetchall()
-        return [JobRecord.model_validate_json(row["record"]) for row in rows]
+        return self._records(f"WHERE status IN ({marks}) ORDER BY number", statuses)
+
+    def _records(self, which: str, values: tuple[str, ...] = ()) -> list[JobRecord]:
+        rows = self._db.execute(f"SELECT job_id, record FROM jobs {which}", values).fetchall()
+        return readable(JobRecord, rows, column="record", key="job_id")

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from celery.signals import worker_process_init
+from pydantic import ValidationError
 from redis import Redis
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError
@@ -14,9 +16,9 @@ from redis.retry import Retry
 from safetensors.numpy import save_file
 
 from reheatd.adapters.lineage import ProofItem
-from reheatd.jobs import channel
-from reheatd.jobs.channel import JobChannel
-from reheatd.jobs.contracts import JobResult
+from reheatd.jobs import channel, dispatch
+from reheatd.jobs.channel import JobChannel, refuse_spec
+from reheatd.jobs.contracts import JobResult, ReheatSpec
 from reheatd.jobs.dispatch import CONTINUE_RL_TASK, REHEAT_TASK, make_celery
 from reheatd.measures import Accuracy, EntropyEstimate
 from tests.integration.job_keys import may_finish_key
@@ -26,8 +28,11 @@ channel.BEAT_S = 0.2
 channel.ALIVE_S = 2
 
 URL = os.environ["REHEATD_BROKER_URL"]
+dispatch.VISIBILITY_S = int(os.environ.get("TEST_VISIBILITY_S", dispatch.VISIBILITY_S))
+dispatch.RESTORE_EVERY_S = min(dispatch.RESTORE_EVERY_S, dispatch.VISIBILITY_S)
 broker = Redis.from_url(URL, retry=Retry(ConstantBackoff(0.1), retries=1000), retry_on_error=[ConnectionError])
 app = make_celery(URL)
+app.conf.worker_proc_alive_timeout = 900.0
 STEPS = 3
 
 
@@ -52,8 +57,19 @@ def result(spec: dict[str, Any]) -> JobResult:
     )
 
 
+@worker_process_init.connect
+def import_slowly(**_: Any) -> None:
+    """Keeps the process that runs jobs from being ready, for as long as a file is there."""
+    while os.path.exists(os.environ.get("TEST_SLOW_START_FILE", "")):
+        time.sleep(0.05)
+
+
 @app.task(name=REHEAT_TASK)
 def reheat(spec: dict[str, Any], attempt: int, credential: str) -> None:
+    try:
+        ReheatSpec.model_validate(spec)
+    except ValidationError as error:
+        refuse_spec(URL, spec, attempt, error)
     behaviour = spec["task"]["reward"]
     with JobChannel(URL, spec["job_id"], attempt) as report:
         report.started()

@@ -1,13 +1,8 @@
 """Jobs over a real broker and a real Celery worker; only the training is left out."""
 
 import asyncio
-import itertools
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,60 +11,24 @@ import pytest
 from redis import Redis
 
 from reheatd.errors import WorkerLostError
-from reheatd.jobs.contracts import JobEvent, JobResult, JobStatus, ReheatRequest, ReheatSpec
+from reheatd.jobs.contracts import JobResult, JobStatus, ReheatRequest
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.keys import events_key
-from reheatd.options import TaskOptions
-from reheatd.process.broker import EmbeddedBroker, embedded_broker, wait_for_broker
 from tests.access import CREDENTIALS
-from tests.integration.job_keys import may_finish_key
+from tests.integration.job_support import (
+    Broker,
+    follow,
+    follow_until,
+    kill_tree,
+    let_finish,
+    make_spec,
+    running_worker,
+    until_on_disk,
+    with_dispatcher,
+)
 from tests.unit.control_figures import entropy
 from tests.unit.control_support import World
-
-NUMBERS = itertools.count(1)
-
-
-class Broker:
-    """The embedded broker as the daemon starts it; can be killed and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._embedded: EmbeddedBroker = embedded_broker(folder)
-        self.url = self._embedded.url
-        self.start()
-
-    def start(self) -> None:
-        with (self._folder / "broker.log").open("ab") as log:
-            self._process = subprocess.Popen(self._embedded.command.argv, stdout=log, stderr=log)
-        asyncio.run(wait_for_broker(self.url))
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
-@contextmanager
-def running_worker(url: str, log: Path) -> Iterator[psutil.Process]:
-    arguments = "-A tests.integration.job_tasks worker --concurrency 1 --max-tasks-per-child 1 --loglevel INFO"
-    with log.open("wb") as output:
-        process = psutil.Popen(
-            [sys.executable, "-m", "celery", *arguments.split(), "--hostname", f"{log.stem}@%h"],
-            env={**os.environ, "REHEATD_BROKER_URL": url},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        yield process
-    finally:
-        kill_tree(process)
-
-
-def kill_tree(process: psutil.Process) -> None:
-    if process.is_running():
-        family = [*process.children(recursive=True), process]
-        for member in family:
-            member.kill()
-        psutil.wait_procs(family)
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -83,55 +42,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 def worker(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[psutil.Process]:
     with running_worker(broker.url, tmp_path_factory.mktemp("worker") / "shared.log") as process:
         yield process
-
-
-def make_spec(behaviour: str) -> ReheatSpec:
-    return ReheatSpec(
-        job_id=f"reheat-{next(NUMBERS)}",
-        parent_version=0,
-        parent_adapter=None,
-        model_path=Path("/model"),
-        gateway_url="http://127.0.0.1:1",
-        output_dir=Path("/job"),
-        task=TaskOptions(reward=behaviour),
-        tau=1.5,
-    )
-
-
-def with_dispatcher(
-    broker: Broker, work: Callable[[JobDispatcher], Coroutine[Any, Any, None]], heartbeat_timeout_s: float = 60
-) -> None:
-    async def run() -> None:
-        dispatcher = JobDispatcher(broker.url, heartbeat_timeout_s=heartbeat_timeout_s, credential=CREDENTIALS.of)
-        try:
-            await work(dispatcher)
-        finally:
-            await dispatcher.close()
-
-    asyncio.run(run())
-
-
-def let_finish(broker: Broker, job_id: str) -> None:
-    """Ends a slow job."""
-    with Redis.from_url(broker.url) as redis:
-        redis.set(may_finish_key(job_id), 1)
-
-
-def until_on_disk(broker: Broker) -> None:
-    """Returns once the broker has written everything down that it was told so far."""
-    with Redis.from_url(broker.url, single_connection_client=True) as redis:
-        redis.set("last", 1)
-        redis.execute_command("WAITAOF", 1, 0, 0)
-
-
-async def follow(dispatcher: JobDispatcher, spec: ReheatSpec, after_id: str = "0") -> list[tuple[str, JobEvent]]:
-    return [entry async for entry in dispatcher.events(spec.job_id, after_id)]
-
-
-async def follow_until(dispatcher: JobDispatcher, spec: ReheatSpec, kind: str) -> None:
-    async for _, event in dispatcher.events(spec.job_id):
-        if event.kind == kind:
-            return
 
 
 def test_a_job_reports_step_by_step_and_returns_its_result(broker: Broker, worker: psutil.Process) -> None:
@@ -273,11 +183,41 @@ def test_a_worker_that_was_taken_for_dead_stops_when_it_reports(broker: Broker, 
         await dispatcher.submit(spec, attempt=2)
         await dispatcher.submit(after)
         await follow(dispatcher, after)
-        kinds = [event.kind for _, event in await follow(dispatcher, spec)]
-        second = kinds.index("started", 1)
-        assert kinds[second:] == ["started", *["progress"] * 3, "succeeded"]
+        kinds = [event.kind async for _, event in dispatcher.events(spec.job_id, attempt=2)]
+        assert kinds == ["started", *["progress"] * 3, "succeeded"]
 
     with_dispatcher(broker, work)
+
+
+def test_a_worker_that_wakes_after_its_job_was_given_away_reports_nothing_more(tmp_path: Path) -> None:
+    own = Broker(tmp_path)
+
+    async def work(dispatcher: JobDispatcher) -> None:
+        spec = make_spec("overtaken")
+        await dispatcher.submit(spec)
+        with running_worker(own.url, tmp_path / "sleeper.log") as sleeper:
+            await follow_until(dispatcher, spec, "progress")
+            family = [sleeper, *sleeper.children(recursive=True)]
+            for process in family:
+                process.suspend()
+            with pytest.raises(WorkerLostError, match="silent"):
+                await follow(dispatcher, spec)
+            await dispatcher.submit(spec, attempt=2)
+            with running_worker(own.url, tmp_path / "successor.log"):
+                entries = [entry async for entry in dispatcher.events(spec.job_id, attempt=2)]
+            assert [event.kind for _, event in entries] == ["started", *["progress"] * 3, "succeeded"]
+            for process in family:
+                process.resume()
+            log = tmp_path / "sleeper.log"
+            await asyncio.to_thread(wait_until, lambda: "was replaced by attempt 2" in log.read_text())
+        with Redis.from_url(own.url, decode_responses=True) as redis:
+            stream: Any = redis.xrange(events_key(spec.job_id))
+        assert stream[-1][0] == entries[-1][0]
+
+    try:
+        with_dispatcher(own, work, heartbeat_timeout_s=3)
+    finally:
+        own.kill()
 
 
 def test_a_job_is_lost_with_the_daemon_whose_worker_ran_it(broker: Broker, worker: psutil.Process) -> None:

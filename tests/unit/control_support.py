@@ -177,6 +177,8 @@ class FakeDispatcher:
         self.cancelled: list[str] = []
         self.terminated: list[str] = []
         self.workers = 1
+        self.loses_messages = 0
+        """How many messages the broker loses."""
         self.failures: list[ReheatdError] = []
         self._streams: dict[str, list[JobEvent | ReheatdError]] = {}
         self._news = asyncio.Condition()
@@ -196,6 +198,12 @@ class FakeDispatcher:
     async def terminate(self, job_id: str, attempt: int = 1) -> None:
         self.terminated.append(job_id)
 
+    async def is_under_way(self, job_id: str, attempt: int) -> bool:
+        if self.loses_messages > 0:
+            self.loses_messages -= 1
+            return False
+        return True
+
     async def connected_workers(self) -> int:
         return self.workers
 
@@ -208,7 +216,13 @@ class FakeDispatcher:
             self._news.notify_all()
 
     async def events(
-        self, job_id: str, after_id: str = "0", *, attempt: int = 1, workers_since: float | None = None
+        self,
+        job_id: str,
+        after_id: str = "0",
+        *,
+        attempt: int = 1,
+        begun: bool = False,
+        workers_since: float | None = None,
     ) -> AsyncIterator[tuple[str, JobEvent]]:
         position = int(after_id)
         stream = self._streams.setdefault(job_id, [])

@@ -33,6 +33,7 @@ from reheatd.entropy.series import EntropySeries, Window
 from reheatd.gateway.app import RequestCounts
 from reheatd.jobs.contracts import Job, JobEvent, JobStatus
 from reheatd.jobs.curves import CurveWriter
+from reheatd.jobs.dead_letters import DeadLetter
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.rollouts import RolloutRecorder
 from reheatd.process.broker import BrokerError
@@ -53,9 +54,11 @@ class ApiWorld(World):
         self.counts = RequestCounts(total=7, failed=1)
         self.series = EntropySeries(self.db, "key")
         self.census: int | BrokerError = 0
+        self.dead_letters: list[DeadLetter] = []
         self.pool = pool_of(_Engine(), _Engine())
 
     def app(self) -> Starlette:
+        self.live = LiveSeries(self.db, confidence=0.95)
         context = ApiContext(
             settings=self.settings,
             controller=self.controller,
@@ -67,7 +70,7 @@ class ApiWorld(World):
             monitor=cast(EntropyMonitor, _Monitor(self)),
             series=self.series,
             learning=self.learning,
-            live=LiveSeries(self.db, confidence=0.95),
+            live=self.live,
             dispatcher=cast(JobDispatcher, _Census(self)),
             requests=self.counts,
             readiness=lambda: self.ready,
@@ -95,7 +98,7 @@ class _Monitor:
     def __init__(self, world: ApiWorld) -> None:
         self._world = world
 
-    async def take_window(self) -> Window:
+    async def window_now(self) -> Window:
         taken = window(0, "ok", 1.9)
         self._world.series.append(taken, TailMoments())
         return taken
@@ -109,6 +112,11 @@ class _Census:
         if isinstance(self._world.census, BrokerError):
             raise self._world.census
         return self._world.census
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        if isinstance(self._world.census, BrokerError):
+            raise self._world.census
+        return self._world.dead_letters
 
 
 async def _no() -> bool:
@@ -136,6 +144,19 @@ def test_health_says_what_the_daemon_waits_for(tmp_path: Path) -> None:
         world.ready = "starting"
         answer = await client.get("/health")
         assert (answer.status_code, answer.json()) == (503, {"status": "starting"})
+
+    talk(ApiWorld(tmp_path), story)
+
+
+def test_the_list_of_jobs_shows_what_no_worker_could_handle(tmp_path: Path) -> None:
+    async def story(client: Client, world: ApiWorld) -> None:
+        letter = DeadLetter(worker="reheatd-1@host", message_id="rl-1.1", task="reheatd.lost", reason="no such task")
+        world.dead_letters.append(letter)
+        listed = JobList.model_validate((await client.get("/reheatd/v1/jobs")).json())
+        assert listed.dead_letters == [letter]
+        world.census = BrokerError("the broker is away")
+        answer = await client.get("/reheatd/v1/jobs")
+        assert answer.status_code == 200 and answer.json()["dead_letters"] is None
 
     talk(ApiWorld(tmp_path), story)
 
@@ -278,7 +299,7 @@ def test_the_series_has_its_baseline_and_threshold(tmp_path: Path) -> None:
         sampled = LiveWindow(
             version="rl-1", source="rollout", measured_by="monte_carlo", estimate=entropy(0.3), by_position=[]
         )
-        LiveSeries(world.db, confidence=0.95).append(sampled)
+        world.live.append(sampled)
         report = EntropyView.model_validate((await client.get("/reheatd/v1/entropy?last=2")).json())
         assert len(report.windows) == 2 and report.threshold == pytest.approx(0.5 * BASELINE)
         assert report.max_tokens == 64 and report.sources == [sampled]

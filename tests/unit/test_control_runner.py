@@ -341,3 +341,15 @@ def test_a_bug_in_a_job_does_not_stop_the_loop(tmp_path: Path, caplog: pytest.Lo
 
     live(World(tmp_path), story)
     assert "Traceback" in caplog.text
+
+
+def test_a_message_that_the_broker_lost_is_sent_again(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        world.dispatcher.loses_messages = 1
+        job = world.controller.submit(REHEAT)
+        spec = await world.until_submitted(2)
+        assert world.dispatcher.attempts == [1, 1]
+        await world.train(spec)
+        await world.until_status(job.job_id, JobStatus.SUCCEEDED)
+
+    live(World(tmp_path), story)

@@ -26,7 +26,13 @@ class LocalSampler:
     model = "job-test.1-0"
 
     def __init__(
-        self, spec: ImportSpec, probes: ProbeSet, on_progress: Callable[[int, int], None], *, credential: str | None
+        self,
+        spec: ImportSpec,
+        probes: ProbeSet,
+        on_progress: Callable[[int, int], None],
+        on_wait: Callable[[], None],
+        *,
+        credential: str | None,
     ) -> None:
         self._spec, self._probes = spec, probes
         self.probed: list[Rollout] = []

@@ -16,7 +16,9 @@ from reheatd.errors import ConflictError, EngineError, EngineUnavailableError, R
 from reheatd.jobs.contracts import ReheatSpec
 from reheatd.process.broker import BrokerError, wait_for_broker
 from tests.probes import task_probes
+from tests.unit.recording_channel import RecordingChannel
 from tests.unit.workers_support import job_fields
+from workers.progress import ChannelProgress, JobCancelledError
 from workers.sampling.served import ServedSampler
 
 ANSWER = Sample(prompt_ids=[1], token_ids=[2], text="x", logprobs=[-0.1], tokens=[], finish_reason="stop")
@@ -74,6 +76,29 @@ def test_an_engine_that_was_slow_before_it_went_away_is_waited_for_as_long(
 ) -> None:
     gateway = Gateway(None, takes_s=1.2)
     assert sample(gateway, tmp_path, monkeypatch, retry_s=1.0) == ["x"]
+
+
+@pytest.mark.parametrize("wait", ["for an engine that is away", "for an answer"])
+def test_a_job_that_waits_for_the_engine_is_cancelled(
+    wait: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.sampling.served.LOOK_UP_S", 0.01)
+    gateway = Gateway(*[503] * 1000) if wait == "for an engine that is away" else Gateway(takes_s=600)
+    monkeypatch.setattr(EngineClient, "chat", lambda _, *given, **named: gateway.chat(*given, **named))
+    channel = RecordingChannel()
+    progress = ChannelProgress(channel, 1)
+    prompt = [[{"role": "user", "content": "?"}]]
+
+    def cancel_once_it_waits() -> None:
+        channel.cancelled = gateway.asked > 0
+        progress.look_up()
+
+    spec = ReheatSpec(**job_fields(tmp_path), tau=1.5)
+    with (
+        ServedSampler(spec, task_probes(2), on_wait=cancel_once_it_waits) as sampler,
+        pytest.raises(JobCancelledError),
+    ):
+        sampler.sample(prompt, n=1, max_tokens=1, temperature=1.0, seed=0)
 
 
 class Daemon(BaseHTTPRequestHandler):

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 MAX_CONCURRENT = 64
 """Largest number of requests in flight at once; more would only queue in the engine."""
 MAX_DELAY_S = 10.0
+LOOK_UP_S = 1.0
+"""How often a job that waits for the engine looks whether it was cancelled, in seconds."""
 
 
 class EventLoopThread(AbstractContextManager["EventLoopThread"]):
@@ -54,9 +56,24 @@ class EventLoopThread(AbstractContextManager["EventLoopThread"]):
         self._thread.join()
         self._loop.close()
 
-    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Runs a coroutine on the loop, and waits for its result."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+    def run(self, coroutine: Coroutine[Any, Any, Result], on_wait: Callable[[], None] | None = None) -> Result:
+        """Runs a coroutine on the loop, and waits for its result.
+
+        Args:
+            on_wait: Called every `LOOK_UP_S` seconds of the wait. An exception from it ends the coroutine and the wait.
+        """
+        running = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        while True:
+            try:
+                return running.result(LOOK_UP_S if on_wait is not None else None)
+            except TimeoutError:
+                if running.done() or on_wait is None:
+                    raise
+            try:
+                on_wait()
+            except BaseException:
+                running.cancel()
+                raise
 
 
 class ServedSampler(AbstractContextManager["ServedSampler"]):
@@ -65,6 +82,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
     Args:
         on_progress: Called after each answer with the number of answered requests and of all requests. An exception
             from it ends the sampling.
+        on_wait: Called every second while an answer is waited for, likewise.
         credential: The job's credential for the gateway; None if that asks for none.
     """
 
@@ -73,6 +91,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         spec: JobBase,
         probes: ProbeSet,
         on_progress: Callable[[int, int], None] | None = None,
+        on_wait: Callable[[], None] | None = None,
         *,
         credential: str | None = None,
     ) -> None:
@@ -81,6 +100,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         self._credential = credential
         self._probes = probes
         self._on_progress = on_progress
+        self._on_wait = on_wait
         self.probed: list[Rollout] = []
         """Answers of the sampled version to the probes; empty until its entropy has been measured."""
         self._published: list[Path] = []
@@ -123,7 +143,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
             EngineError: The daemon refuses the adapter, or does not answer for too long.
         """
         asked = _Patience(self._spec.retry_s).repeat(lambda: self._ask_to_load(folder.resolve(), step))
-        self.model = self._io.run(asked)
+        self.model = self._io.run(asked, self._on_wait)
         self.probed = []
 
     async def _ask_to_load(self, folder: Path, step: int) -> str:
@@ -163,7 +183,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
 
         One batch after the other would leave the engine half idle while the last answers of each batch are completed.
         """
-        return self._io.run(self._sample_all(batches))
+        return self._io.run(self._sample_all(batches), self._on_wait)
 
     async def _sample_all(self, batches: Sequence[Batch]) -> list[list[list[Rollout]]]:
         slots = asyncio.Semaphore(MAX_CONCURRENT)
@@ -233,7 +253,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         measuring = _Patience(self._spec.retry_s).repeat(
             lambda: self._meter.measure(self.model, seed=seed, on_sample=self._counter(len(self._probes)))
         )
-        measured = self._io.run(measuring)
+        measured = self._io.run(measuring, self._on_wait)
         self.probed = self._rollouts(measured.samples)
         return measured.estimate
 
