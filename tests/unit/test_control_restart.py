@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,23 @@ def test_the_cooldown_survives_a_restart(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)
         assert len(world.dispatcher.submitted) == 1
         assert world.controller.cooldown_remaining_s > 500
+
+    live(World(tmp_path), story)
+
+
+def test_a_clock_that_is_set_back_does_not_make_the_cooldown_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(world: World) -> None:
+        world.see("collapsed", 0.7)
+        spec = await world.until_submitted()
+        await world.dispatcher.report(spec.job_id, JobEvent(kind="failed", error="out of memory"))
+        await world.until_status(spec.job_id, JobStatus.FAILED)
+        a_day_ago = time.time() - 86400
+        monkeypatch.setattr(time, "time", lambda: a_day_ago)
+        assert world.controller.cooldown_remaining_s == 0
+        world.see("collapsed", 0.7)
+        await world.until_submitted(2)
 
     live(World(tmp_path), story)
 
