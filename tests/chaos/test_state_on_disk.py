@@ -68,7 +68,7 @@ def test_two_daemons_on_one_engine(
                 second.start()
         finally:
             second.close()
-        assert arena.promote(1).status_code == 200
+        assert arena.promote(2).status_code == 200
         injected.recovered()
 
 
