@@ -145,6 +145,24 @@ def test_a_crash_right_after_the_flip_ends_in_success(tmp_path: Path) -> None:
     live(World(tmp_path), story)
 
 
+def test_a_promotion_right_before_a_crash_is_in_the_journal_once(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        folder = tmp_path / "adapter"
+        folder.mkdir()
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
+            (folder / name).write_text("{}")
+        await world.store.publish(folder, parent=0, base_model="tiny", base_digest="0", kind="imported")
+        await world.swaps.promote(1)  # by a user, and the daemon ends before it can record that
+        for _ in range(2):
+            await world.restart()
+            promotions = [entry for entry in world.ledger.entries(10) if entry.event == "promoted"]
+            assert [(entry.version, entry.reason) for entry in promotions] == [
+                (1, "policy-v1 was promoted just before the daemon ended")
+            ]
+
+    live(World(tmp_path), story)
+
+
 def test_a_job_that_never_reached_the_broker_is_submitted_after_a_restart(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         world.dispatcher.failures = [EngineError("broker is away")] * 5
