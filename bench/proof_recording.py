@@ -97,7 +97,7 @@ def _trainers(model: Path, adapters: list[Trained], prompts: list[Messages], fol
         ]
     another = _another_base(model, folder / "another-base")
     trainers: list[tuple[str, Path, NumberFormat]] = [(ANOTHER_BASE, another, "float32")]
-    trainers += [(name, model, name) for name in FORMATS]
+    trainers.extend((name, model, name) for name in FORMATS)
     arrays: dict[str, np.ndarray] = {}
     for index, adapter in enumerate(adapters):
         items: list[ProofItem] = []
