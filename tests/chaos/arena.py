@@ -178,7 +178,7 @@ class Arena:
     def engine(self) -> list[psutil.Process]:
         """The engine's processes, its API server first."""
         (guard,) = self.find("--grace", "reheatd.engine.server")
-        return sorted(filter(is_alive, guard.children(recursive=True)), key=lambda process: process.create_time())
+        return sorted(filter(is_alive, _children(guard, recursive=True)), key=lambda process: process.create_time())
 
     def engine_core(self) -> psutil.Process:
         """The engine's process that computes."""
@@ -193,7 +193,7 @@ class Arena:
         """The Celery workers, without the processes that they run jobs in."""
         guards = self.find("--grace", "workers", "--hostname")
         # A worker gives itself another command line, and its guard adopts the children that outlive it.
-        below = [guard.children() for guard in guards]
+        below = [_children(guard) for guard in guards]
         return [min(children, key=lambda child: child.create_time()) for children in below if children]
 
     def job_process(self, besides: psutil.Process | None = None) -> psutil.Process | None:
@@ -238,6 +238,13 @@ def _name(process: psutil.Process) -> str:
         return process.name()
     except psutil.NoSuchProcess:
         return ""
+
+
+def _children(process: psutil.Process, *, recursive: bool = False) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=recursive)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _command(process: psutil.Process) -> list[str]:
