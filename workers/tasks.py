@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from redis.exceptions import RedisError
 
 from reheatd.entropy.probes import ProbeSet
 from reheatd.errors import BadInputError, ConfigError, ReheatdError
@@ -52,8 +53,8 @@ def run_reported(spec: TrainingSpec | ImportSpec, attempt: int, credential: str,
         except JobCancelledError:
             logger.info("job %s was cancelled", spec.job_id)
             channel.cancelled()
-        except JobNotWantedError:
-            raise
+        except (JobNotWantedError, RedisError):
+            raise  # a worker that cannot report has not failed its job; the daemon gives the job to another
         except ReheatdError as error:
             channel.failed(error.message)
             raise

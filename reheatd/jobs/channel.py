@@ -39,7 +39,9 @@ logger = logging.getLogger(__name__)
 
 BEAT_S = 5.0
 PATIENCE_S = 300.0
-"""How long a worker waits for a broker that answers, but takes no writes, in seconds."""
+"""How long a worker waits for a broker that is away or takes no writes, in seconds."""
+RECONNECTIONS = 10
+"""How often one call connects again before the worker logs that it waits."""
 TAKES_NO_WRITES = ("MISCONF", "OOM", "READONLY")
 """How the answers of a broker begin whose disk or memory is full, or that has just become a replica."""
 ALIVE_S = 30
@@ -79,8 +81,7 @@ class JobChannel:
             ...
             reporter.succeeded(result)
 
-    It waits out short losses of the connection, for about half a minute in all, so that a restart of the broker does
-    not cost a training run.
+    It waits for a broker that is away, for some minutes, so that a restart of the broker does not cost a training run.
     """
 
     def __init__(self, redis_url: str, job_id: str, attempt: int) -> None:
@@ -89,7 +90,7 @@ class JobChannel:
         self._redis = Redis.from_url(
             str(parse_broker_url(redis_url)),
             decode_responses=True,
-            retry=Retry(ExponentialBackoff(cap=5.0, base=0.2), retries=10),
+            retry=Retry(ExponentialBackoff(cap=5.0, base=0.2), retries=RECONNECTIONS),
             retry_on_error=[ConnectionError, TimeoutError],
         )
         self._add_if_wanted = self._redis.register_script(ADD_IF_WANTED)
@@ -115,7 +116,7 @@ class JobChannel:
         Raises:
             JobNotWantedError: The job must not run here; do nothing and report nothing.
         """
-        seconds, microseconds = cast(tuple[int, int], self._redis.time())
+        seconds, microseconds = cast(tuple[int, int], self._patiently(self._redis.time))
         self._claim = claim(seconds + microseconds / 1e6, secrets.token_hex(8))
         if self.is_cancelled():
             self.cancelled()
@@ -157,7 +158,7 @@ class JobChannel:
         self._send(JobEvent(kind="cancelled"))
 
     def is_cancelled(self) -> bool:
-        return bool(self._redis.exists(cancel_key(self.job_id)))
+        return bool(self._patiently(lambda: self._redis.exists(cancel_key(self.job_id))))
 
     def _send(self, event: JobEvent) -> None:
         keys = [attempt_key(self.job_id), owner_key(self.job_id, self._attempt), events_key(self.job_id)]
@@ -168,13 +169,14 @@ class JobChannel:
             raise JobNotWantedError(f"job {self.job_id}: {refused}")
 
     def _patiently(self, call: Callable[[], Any]) -> Any:
-        """The result of a call, which is repeated while the broker takes no writes, e.g. because its disk is full."""
+        """The result of a call, which is repeated while the broker is away or takes no writes (its disk is full)."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 return call()
-            except ResponseError as error:
-                if not str(error).startswith(TAKES_NO_WRITES) or time.monotonic() > deadline:
+            except (ConnectionError, TimeoutError, ResponseError) as error:
+                refused = isinstance(error, ResponseError) and not str(error).startswith(TAKES_NO_WRITES)
+                if refused or time.monotonic() > deadline:
                     raise
                 logger.warning("job %s waits for the broker: %s", self.job_id, error)
             self._stop.wait(BEAT_S)

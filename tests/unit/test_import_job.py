@@ -98,7 +98,7 @@ def test_an_import_is_measured_and_gets_proof_items(
     assert result.accuracy.samples == 2
     base = result.accuracy_base
     assert base is not None and base.problem_set == result.accuracy.problem_set and base.samples == 2
-    assert len(result.proof) == 4 and {"preparing", "measuring", "evaluating"} <= {phase for phase, *_ in channel.sent}
+    assert len(result.proof) == 8 and {"preparing", "measuring", "evaluating"} <= {phase for phase, *_ in channel.sent}
     policy = Policy.load(tiny_policy, spec.lora, adapter, dtype="float32")
     sequences = [(item.prompt_ids, item.completion_ids) for item in result.proof]
     torch.testing.assert_close(policy.logprobs(sequences), [item.logprobs for item in result.proof])
