@@ -13,7 +13,14 @@ from celery.exceptions import Ignore
 from pydantic import ValidationError
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import (
+    ConnectionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 from redis.retry import Retry
 
 from reheatd.broker_url import parse_broker_url
@@ -40,8 +47,8 @@ logger = logging.getLogger(__name__)
 BEAT_S = 5.0
 PATIENCE_S = 300.0
 """How long a worker waits for a broker that answers, but takes no writes, in seconds."""
-TAKES_NO_WRITES = ("MISCONF", "OOM", "READONLY")
-"""How the answers of a broker begin whose disk or memory is full, or that has just become a replica."""
+FULL_DISK = "MISCONF"
+"""How the answer of a broker begins that cannot write to its disk."""
 ALIVE_S = 30
 """How long a heartbeat lasts, in seconds: several beats may be missed before a busy machine is taken for a dead one."""
 
@@ -174,7 +181,8 @@ class JobChannel:
             try:
                 return call()
             except ResponseError as error:
-                if not str(error).startswith(TAKES_NO_WRITES) or time.monotonic() > deadline:
+                is_full = isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith(FULL_DISK)
+                if not is_full or time.monotonic() > deadline:
                     raise
                 logger.warning("job %s waits for the broker: %s", self.job_id, error)
             self._stop.wait(BEAT_S)
