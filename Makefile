@@ -19,6 +19,9 @@ UV      := .venv-uv/bin/uv
 COMPILE := $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-header --no-emit-find-links --no-emit-index-url \
   $(if $(filter 1,$(UPGRADE)),--upgrade,$(patsubst %,--upgrade-package %,$(UPGRADE)))
 
+# Where `make chaos` may mount small and read-only disks without rights on the machine; empty if there is no such thing.
+NAMESPACE = $(shell unshare -rm true 2>/dev/null && echo unshare -rm)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test test-unit lint audit format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-regime bench-reheat bench-swap bench-gateway bench-loop experiment experiment-quick experiment-tables experiment-reheating test-compose lock clean
 
@@ -130,6 +133,10 @@ experiment-reheating: $(READY)  ## Compare TS-OPSD's settings and LoRA's ranks w
 
 test-compose: $(READY)  ## Build the images and drive a reheat and a swap through the compose stack
 	@$(BIN)/python -m pytest tests/compose
+
+.PHONY: chaos
+chaos: $(READY)  ## Inject every fault under load, on the real parts: processes killed and stopped, disks full, files damaged
+	@$(NAMESPACE) $(BIN)/python -m pytest tests/chaos
 
 lock: $(UV)  ## Resolve the lock files again; UPGRADE=1 takes newer versions of everything, UPGRADE="NAME ..." of these
 	UV_FIND_LINKS=$(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS)) $(COMPILE) pyproject.toml --extra worker --extra engine-cpu --extra dev \

@@ -65,7 +65,7 @@ def main(folder: Path) -> None:
     adapters = [Trained(folder / f"trained-{run}-{step}", run, step) for run in range(len(RUNS)) for step in STEPS]
     prompts = [json.loads(line)["messages"] for line in PROBES.read_text().splitlines()]
     if not all(adapter.folder.exists() for adapter in adapters):
-        with running_engine(model, folder / "engine.log", kv_cache_bytes=KV_CACHE) as url:
+        with running_engine(model, folder / "engine.log", kv_cache_bytes=KV_CACHE, dtype="float32") as url:
             samples = asyncio.run(_sampled(url, BASE_MODEL_NAME, None, prompts, TRAINING_TOKENS))
         for run in range(len(RUNS)):
             _train(model, run, samples, folder)
@@ -84,7 +84,7 @@ def main(folder: Path) -> None:
         key: values if values.dtype == np.int32 else np.round(values / STEP).astype(np.int32)
         for key, values in arrays.items()
     }
-    np.savez_compressed(RECORDING, **arrays)
+    np.savez_compressed(RECORDING, allow_pickle=False, **arrays)
     print(f"written to {RECORDING}")
 
 
@@ -96,9 +96,12 @@ def _trainers(model: Path, adapters: list[Trained], prompts: list[Messages], fol
             for index, adapter in enumerate(adapters)
         ]
     another = _another_base(model, folder / "another-base")
+    trainers: list[tuple[str, Path, NumberFormat]] = [(ANOTHER_BASE, another, "float32")]
+    trainers += [(name, model, name) for name in FORMATS]
     arrays: dict[str, np.ndarray] = {}
     for index, adapter in enumerate(adapters):
-        for name, base, dtype in [*((name, model, name) for name in FORMATS), (ANOTHER_BASE, another, "float32")]:
+        items: list[ProofItem] = []
+        for name, base, dtype in trainers:
             policy = Policy.load(base, LORA, adapter.folder, dtype=dtype)
             items = build_proof(policy, rollouts[index])
             arrays[f"{index}/trainer {name}/new"] = _flat([item.logprobs for item in items])
@@ -108,7 +111,7 @@ def _trainers(model: Path, adapters: list[Trained], prompts: list[Messages], fol
         )
         (folder / f"items-{index}.json").write_text(json.dumps([item.model_dump() for item in items]))
         print(f"{index + 1} of {len(adapters)} adapters have proof items", flush=True)
-    np.savez(part, **arrays)
+    np.savez(part, allow_pickle=False, **arrays)
 
 
 def _engine(model: Path, adapters: list[Trained], dtype: NumberFormat, folder: Path, part: Path) -> None:
@@ -124,7 +127,7 @@ def _engine(model: Path, adapters: list[Trained], dtype: NumberFormat, folder: P
             recorded = asyncio.run(_record(url, adapter, adapters, far, items, Path(scratch)))
             arrays |= {f"{index}/engine {dtype}/{key}": value for key, value in recorded.items()}
             print(f"{dtype}: {index + 1} of {len(adapters)} adapters", flush=True)
-    np.savez(part, **arrays)
+    np.savez(part, allow_pickle=False, **arrays)
 
 
 async def _sampled(
@@ -136,6 +139,8 @@ async def _sampled(
         answers = await asyncio.gather(
             *(client.chat(name, prompt, max_tokens=tokens, seed=seed) for seed, prompt in enumerate(prompts))
         )
+        if adapter is not None:
+            await client.unload_adapter(name)
     return [
         Rollout(s.prompt_ids, s.token_ids, s.text, s.logprobs, name, s.finish_reason == "length") for (s,) in answers
     ]

@@ -167,7 +167,7 @@ def assemble(
         requests=gateway.counts,
         readiness=readiness,
         broker_healthy=lambda: ping(broker_url),
-        started_at=time.time(),
+        started_at=time.monotonic(),
     )
     access = Access(keys, Quotas(), jobs, controller.is_current, required=settings.server.needs_keys)
     doors.open(access, gateway.routes(), api_routes(api))

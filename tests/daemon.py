@@ -2,9 +2,10 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,41 @@ PROMPT = [{"role": "user", "content": "Tell me something."}]
 
 
 class Daemon:
-    """A real `reheatd serve` on a port and a data folder of its own; see `running`."""
+    """A real `reheatd serve` on a port and a data folder of its own; see `running`.
 
-    def __init__(self, folder: Path, tables: dict[str, dict[str, Any]]) -> None:
+    Args:
+        tables: Tables of the configuration.
+        env: Added to its environment.
+        wrapper: Command that its own command is appended to, and which becomes it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tables: dict[str, dict[str, Any]],
+        *,
+        env: dict[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> None:
         self.data_dir = folder / "data"
         self._log = folder / "serve.log"
         config = folder / "reheatd.toml"
         config.write_text(toml({"data_dir": str(self.data_dir)}, tables))
         self.command = [sys.executable, "-m", "cli.main", "serve", "--json", "--config", str(config)]
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log, text=True)
+            self.process = subprocess.Popen(
+                [*wrapper, *self.command],
+                env={**os.environ, **(env or {})},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         assert self.process.stdout is not None
         with self.process.stdout as stdout:
             ready = stdout.readline()
-        assert ready, f"{self._log.read_text()[-4000:]}"
+        if '"url"' not in ready:
+            self.process.wait()
+            raise AssertionError(f"the daemon ended before it was ready: {ready}{self._log.read_text()[-4000:]}")
         self.url: str = json.loads(ready)["url"]
         self.admin_url: str = json.loads(ready)["admin_url"]
         self.http = httpx.Client(base_url=self.url, timeout=HANGS_S, trust_env=False)
@@ -64,6 +86,15 @@ def running(folder: Path, model: Path, **tables: dict[str, Any]) -> Iterator[Dae
     Args:
         tables: Tables of the configuration, which are merged into those that every such daemon has.
     """
+    daemon = Daemon(folder, merged(model, **tables))
+    try:
+        yield daemon
+    finally:
+        daemon.close()
+
+
+def merged(model: Path, **tables: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The tables that every such daemon has, and `tables`, which win key by key."""
     common: dict[str, dict[str, Any]] = {
         "policy": {"model": str(model), "max_model_len": 512},
         "server": {"port": 0},
@@ -71,11 +102,7 @@ def running(folder: Path, model: Path, **tables: dict[str, Any]) -> Iterator[Dae
         "entropy": {"interval_s": 3600.0, "probe_count": 4, "max_tokens": 8, "baseline_windows": 1},
     }
     names = common.keys() | tables.keys()
-    daemon = Daemon(folder, {name: common.get(name, {}) | tables.get(name, {}) for name in sorted(names)})
-    try:
-        yield daemon
-    finally:
-        daemon.close()
+    return {name: common.get(name, {}) | tables.get(name, {}) for name in sorted(names)}
 
 
 def toml(values: dict[str, Any], tables: dict[str, dict[str, Any]]) -> str:

@@ -1,20 +1,22 @@
 """The evidence that an adapter arrived: a sequential test, which ends as soon as it can tell.
 
 With c the trainer's change of a token's logprob from base to adapter, e the engine's, d = engine - trainer under the
-adapter and b = engine - trainer under the base, four statements hold on average over tokens if the adapter arrived:
+adapter, b = engine - trainer under the base and s the slope of e regressed on c, four statements hold if the adapter
+arrived. They are about means over tokens:
 
     |d| <= tolerance                     the engine answers what the trainer computed
-    c (0.8 f c - e) <= 0                 the change arrived in full: e regressed on c has a slope of at least 0.8 f
-    c (e - 1.25 c) <= 0                  and not in excess: the slope is at most 1.25
+    s >= 0.8 f                           the change arrived in full
+    s <= 1.25                            and not in excess
     |d| <= 1.5 |b| + 0.05 |c|            what is off is rounding and not the change of another adapter
 
 f = 1 - mean b^2 / mean c^2, because rounding in the trainer flattens the slope of a small change.
 
-After each item, the mean of each statement gets a confidence interval by Student's t. The adapter holds once all four
-intervals are below zero, and is refused once one of them is above (Jennison and Turnbull, "Interim analyses: the
-repeated confidence interval approach", J. R. Stat. Soc. B 51, 1989). At look k, each of the four may miss its mean with
-probability `ERROR` / 4 k (k + 1). Over all looks, however many there are, that sums to `ERROR`. So this bounds the rate
-at which a proof ends wrongly before its last item.
+After each item, each of the four gets a confidence interval by Student's t, that of the slope from its residuals. The
+adapter holds once all four intervals are on the right side, and is refused once one of them is on the wrong side
+(Jennison and Turnbull, "Interim analyses: the repeated confidence interval approach", J. R. Stat. Soc. B 51, 1989). At
+look k, an interval may miss with probability `ERROR` / k (k + 1), which sums to `ERROR` over all looks, however many
+there are. For a refusal it is a quarter of that, because any of the four can refuse. So `ERROR` bounds how often a
+proof that ends before its last item ends wrongly, either way.
 
 After the last item the figures themselves decide. An adapter has the benefit of the doubt about its slope, because a
 small change leaves much of it. It has none about the distance.
@@ -31,7 +33,6 @@ from reheatd.errors import DeliveryError
 
 ERROR = 1e-3
 """Largest probability that a proof which ends early ends wrongly."""
-STATEMENTS = 4
 SMALLEST_CHANGE = 1e-3
 """Smallest root mean square change from base to adapter that can be told from none, in nats per token."""
 SLOPE_LOW, SLOPE_HIGH = 0.8, 1.25
@@ -133,13 +134,12 @@ class Evidence:
         if tokens < 2:
             return None
         mean_S = excess_ST.mean(1)
-        looks = len(self._cache)
-        quantile = float(stdtrit(tokens - 1, 1 - ERROR / STATEMENTS / (looks * (looks + 1))))
-        width_S = quantile * excess_ST.std(1, ddof=1) / np.sqrt(tokens)
-        if (mean_S - width_S > 0).any():
+        error_S = excess_ST.std(1, ddof=1) / np.sqrt(tokens)
+        spent = ERROR / (len(self._cache) * (len(self._cache) + 1))
+        if (mean_S - _quantile(spent / len(mean_S), tokens) * error_S > 0).any():
             raise self._refusal()
-        holds = (mean_S + width_S < 0).all() and np.mean(self._cache) <= self.cache_allowance
-        return self._proof() if holds else None
+        holds = (mean_S + _quantile(spent, tokens) * error_S < 0).all()
+        return self._proof() if holds and np.mean(self._cache) <= self.cache_allowance else None
 
     def last_verdict(self) -> Proof:
         """The proof after the last item.
@@ -171,15 +171,21 @@ class Evidence:
         return proof
 
     def _excess(self) -> np.ndarray:
-        """By how much each token exceeds what each statement allows on average, [S, T]."""
+        """By how much each token exceeds what each statement allows on average, [S, T].
+
+        For the slope, that is linear in its residual: the mean is the slope's, and the deviations are what each token
+        contributes to the slope's error.
+        """
         change_T, arrived_T = self._new - self._base
         off_T, rounding_T = self._new[1] - self._new[0], self._base[1] - self._base[0]
-        lowest = SLOPE_LOW * _flattening(_rms(rounding_T), _rms(change_T))
+        power = float(np.mean(change_T**2))
+        slope = float(np.mean(change_T * arrived_T)) / power
+        slope_T = slope + change_T * (arrived_T - slope * change_T) / power
         return np.stack(
             [
                 np.abs(off_T) - self._tolerance,
-                change_T * (lowest * change_T - arrived_T),
-                change_T * (arrived_T - SLOPE_HIGH * change_T),
+                SLOPE_LOW * _flattening(_rms(rounding_T), _rms(change_T)) - slope_T,
+                slope_T - SLOPE_HIGH,
                 np.abs(off_T) - self._rounding_factor * np.abs(rounding_T) - OTHER_SHARE * np.abs(change_T),
             ]
         )
@@ -218,6 +224,10 @@ def next_difference(computed: dict[int, float], other: dict[int, float]) -> floa
     last = min(other.values())
     pairs = [(logprob, other.get(token, min(logprob, last))) for token, logprob in computed.items()]
     return float(np.mean([abs(one - two) for one, two in pairs]))
+
+
+def _quantile(probability: float, tokens: int) -> float:
+    return float(stdtrit(tokens - 1, 1 - probability))
 
 
 def _flattening(rounding: float, size: float) -> float:

@@ -99,7 +99,7 @@ class ApiContext:
     readiness: Callable[[], str]
     broker_healthy: Callable[[], Awaitable[bool]]
     started_at: float
-    """Time at which the daemon was started, in seconds since the epoch."""
+    """Time at which the daemon was started, by `time.monotonic`, since a clock may be set back."""
 
 
 def api_routes(context: ApiContext) -> list[Route]:
@@ -172,7 +172,7 @@ class Api:
             paused=controller.pauses,
             learning=self._learning(),
             reach=self._reach(version),
-            uptime_s=time.time() - context.started_at,
+            uptime_s=time.monotonic() - context.started_at,
             engines=engines,
             broker=_health("broker", await context.broker_healthy()),
             workers=await self._workers(),

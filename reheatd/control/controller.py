@@ -43,6 +43,7 @@ class Controller:
         self._initiative = Initiative(dependencies)
         self.retention = Retention(dependencies)
         remove_leftovers(dependencies.settings, dependencies.ledger)
+        self._record_promotion()
 
     @property
     def state(self) -> State:
@@ -328,6 +329,12 @@ class Controller:
         self._dependencies.monitor.trigger()
         self._wake.set()
         return swapped
+
+    def _record_promotion(self) -> None:
+        """Records the promotion after which the daemon ended before it could; a job records its own."""
+        promoted, active = self._dependencies.swaps.promoted, self._ledger.jobs.active()
+        if promoted != self._ledger.promoted_version and (active is None or active.job.version != promoted):
+            self._ledger.promoted(promoted, f"{version_name(promoted)} was promoted just before the daemon ended")
 
     def _idle_state(self) -> State:
         return idle_state(self._dependencies.monitor.verdict)

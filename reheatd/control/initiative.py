@@ -65,7 +65,9 @@ class Initiative:
     def _cooldown_after(self, last: JobRecord | None) -> float:
         if last is None or last.job.finished_at is None:
             return 0.0
-        return max(0.0, last.job.finished_at + self._settings.cooldown_s - time.time())
+        left = last.job.finished_at + self._settings.cooldown_s - time.time()
+        # What ended far in the future ended before the clock was set back. It must not hold the daemon up until then.
+        return 0.0 if left > 2 * self._settings.cooldown_s else max(0.0, left)
 
     def _answer(self) -> JobRecord | None:
         state, verdict, mode = self._ledger.state, self._monitor.verdict, self._settings.mode

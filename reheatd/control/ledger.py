@@ -184,6 +184,14 @@ class Ledger:
         with self._db:
             self._append("resumed", self.state, self.state, "resumed by request", None, None)
 
+    @property
+    def promoted_version(self) -> int:
+        """The version of the newest promotion that was recorded; 0 if none was."""
+        row = self._db.execute(
+            "SELECT version FROM journal WHERE event = 'promoted' ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+        return 0 if row is None else row["version"]
+
     def resumed_at(self) -> float:
         """When somebody last resumed what was paused, in seconds since the epoch; 0 if nobody did."""
         row = self._db.execute("SELECT MAX(time) AS time FROM journal WHERE event = 'resumed'").fetchone()

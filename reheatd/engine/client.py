@@ -12,7 +12,7 @@ import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from reheatd.access.client import tls_for
-from reheatd.errors import AdapterInvalidError, EngineError, EngineTakenError, NotFoundError
+from reheatd.errors import AdapterInvalidError, EngineError, EngineTakenError, EngineUnavailableError, NotFoundError
 from reheatd.names import BASE_MODEL_NAME
 
 IDLE_CONNECTION_S = 2.0
@@ -321,7 +321,9 @@ class EngineClient:
                 status = answer.status
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
-            raise EngineError(f"{method} {self.base_url}{path} failed: {reason}; is the engine running?") from error
+            raise EngineUnavailableError(
+                f"{method} {self.base_url}{path} failed: {reason}; is the engine running?"
+            ) from error
         message = f"{method} {path} answered {status}: {_message(text)}"
         if status == 404:
             raise NotFoundError(message)

@@ -210,7 +210,7 @@ class Gateway:
         streaming = False
         try:
             if meter is not None:
-                meter.sent(body)
+                meter.sent(await request.body())
             sent = await _unless_disconnected(request, self._send(request.url.path, body, headers, claims, deadline))
             if sent is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)

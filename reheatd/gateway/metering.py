@@ -7,7 +7,7 @@ from typing import Any
 from reheatd.access.quotas import Quota
 
 BYTES_PER_TOKEN = 4
-"""Of a request's JSON; only an estimate for the time until the engine says how many tokens the prompt has."""
+"""Of a request as it was sent; only an estimate for the time until the engine says how many tokens the prompt has."""
 
 
 class Meter:
@@ -29,9 +29,9 @@ class Meter:
             self._hides_usage = not (options or {}).get("include_usage")
             body["stream_options"] = {**(options or {}), "include_usage": True}
 
-    def sent(self, body: dict[str, Any]) -> None:
-        """Charges the prompt of a request that is about to be sent."""
-        self._charge(len(json.dumps(body)) // BYTES_PER_TOKEN)
+    def sent(self, raw: bytes) -> None:
+        """Charges the prompt of a request, by its bytes as the client sent them."""
+        self._charge(len(raw) // BYTES_PER_TOKEN)
 
     def answer(self, content: bytes) -> bytes:
         """Charges a whole answer."""

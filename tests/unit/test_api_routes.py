@@ -75,7 +75,7 @@ class ApiWorld(World):
             requests=self.counts,
             readiness=lambda: self.ready,
             broker_healthy=_no,
-            started_at=time.time() - 5,
+            started_at=time.monotonic() - 5,
         )
         return Starlette(routes=api_routes(context), exception_handlers=exception_handlers())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,23 @@ def test_the_cooldown_survives_a_restart(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)
         assert len(world.dispatcher.submitted) == 1
         assert world.controller.cooldown_remaining_s > 500
+
+    live(World(tmp_path), story)
+
+
+def test_a_clock_that_is_set_back_does_not_make_the_cooldown_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(world: World) -> None:
+        world.see("collapsed", 0.7)
+        spec = await world.until_submitted()
+        await world.dispatcher.report(spec.job_id, JobEvent(kind="failed", error="out of memory"))
+        await world.until_status(spec.job_id, JobStatus.FAILED)
+        a_day_ago = time.time() - 86400
+        monkeypatch.setattr(time, "time", lambda: a_day_ago)
+        assert world.controller.cooldown_remaining_s == 0
+        world.see("collapsed", 0.7)
+        await world.until_submitted(2)
 
     live(World(tmp_path), story)
 
@@ -123,6 +141,24 @@ def test_a_crash_right_after_the_flip_ends_in_success(tmp_path: Path) -> None:
         world.start()
         await world.until_status(job.job_id, JobStatus.SUCCEEDED)
         assert world.promotions() == [1] and world.controller.state is State.SERVING
+
+    live(World(tmp_path), story)
+
+
+def test_a_promotion_right_before_a_crash_is_in_the_journal_once(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        folder = tmp_path / "adapter"
+        folder.mkdir()
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
+            (folder / name).write_text("{}")
+        await world.store.publish(folder, parent=0, base_model="tiny", base_digest="0", kind="imported")
+        await world.swaps.promote(1)  # by a user, and the daemon ends before it can record that
+        for _ in range(2):
+            await world.restart()
+            promotions = [entry for entry in world.ledger.entries(10) if entry.event == "promoted"]
+            assert [(entry.version, entry.reason) for entry in promotions] == [
+                (1, "policy-v1 was promoted just before the daemon ended")
+            ]
 
     live(World(tmp_path), story)
 
