@@ -13,7 +13,15 @@ from celery.exceptions import Ignore
 from pydantic import ValidationError
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 from redis.retry import Retry
 
 from reheatd.broker_url import parse_broker_url
@@ -42,8 +50,8 @@ PATIENCE_S = 300.0
 """How long a worker waits for a broker that is away or takes no writes, in seconds."""
 RECONNECTIONS = 10
 """How often one call connects again before the worker logs that it waits."""
-TAKES_NO_WRITES = ("MISCONF", "OOM", "READONLY")
-"""How the answers of a broker begin whose disk or memory is full, or that has just become a replica."""
+FULL_DISK = "MISCONF"
+"""How the answer of a broker begins that cannot write to its disk."""
 ALIVE_S = 30
 """How long a heartbeat lasts, in seconds: several beats may be missed before a busy machine is taken for a dead one."""
 
@@ -175,8 +183,9 @@ class JobChannel:
             try:
                 return call()
             except (ConnectionError, TimeoutError, ResponseError) as error:
-                refused = isinstance(error, ResponseError) and not str(error).startswith(TAKES_NO_WRITES)
-                if refused or time.monotonic() > deadline:
+                is_full = isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith(FULL_DISK)
+                refuses = isinstance(error, ResponseError | AuthenticationError) and not is_full
+                if refuses or time.monotonic() > deadline:
                     raise
                 logger.warning("job %s waits for the broker: %s", self.job_id, error)
             self._stop.wait(BEAT_S)

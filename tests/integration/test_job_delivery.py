@@ -22,6 +22,7 @@ from reheatd.jobs.dispatch import (
     make_celery,
 )
 from reheatd.jobs.keys import celery_id, deliveries_key, events_key
+from tests.integration.job_keys import may_finish_key
 from tests.integration.job_support import (
     Broker,
     follow,
@@ -190,3 +191,23 @@ def test_a_worker_that_went_with_the_brokers_memory_is_noticed(broker: Broker, t
                 pass
 
     with_dispatcher(broker, work, heartbeat_timeout_s=3)
+
+
+def test_a_worker_waits_for_a_broker_that_takes_no_writes(broker: Broker, tmp_path: Path) -> None:
+    spec = make_spec("slow")
+
+    async def work(dispatcher: JobDispatcher) -> None:
+        await dispatcher.submit(spec)
+        log = tmp_path / "worker.log"
+        with running_worker(broker.url, log):
+            await follow_until(dispatcher, spec, "progress")
+            with with_redis(broker) as redis:
+                with redis.pipeline() as together:
+                    together.set(may_finish_key(spec.job_id), 1)
+                    together.config_set("maxmemory", 1)
+                    together.execute()
+                await asyncio.to_thread(wait_until, lambda: "waits for the broker" in log.read_text())
+                redis.config_set("maxmemory", 0)
+            assert (await follow(dispatcher, spec))[-1][1].kind == "succeeded"
+
+    with_dispatcher(broker, work)

@@ -117,6 +117,22 @@ def test_a_known_baseline_is_there_while_something_is_being_measured(tmp_path: P
     drive(tmp_path, story)
 
 
+def test_all_who_ask_for_a_window_at_once_get_the_same_one(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        await daemon.monitor.ensure_baseline()
+        before = len(engine.asked)
+        asked = [asyncio.create_task(daemon.monitor.window_now()) for _ in range(20)]
+        while daemon.monitor.progress is None:
+            await asyncio.sleep(0)
+        asked[0].cancel()  # one who goes away ends it for nobody else
+        windows = await asyncio.gather(*asked[1:])
+        assert all(window is windows[0] for window in windows)
+        assert len(engine.asked) - before == SETTINGS.probe_count
+        assert await daemon.monitor.window_now() != windows[0]
+
+    drive(tmp_path, story)
+
+
 def test_a_failed_baseline_stores_nothing(tmp_path: Path) -> None:
     async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
         engine.failures = [EngineError("restarting")]
