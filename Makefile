@@ -23,7 +23,7 @@ COMPILE := $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-hea
 NAMESPACE = $(shell unshare -rm true 2>/dev/null && echo unshare -rm)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit lint audit format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-regime bench-reheat bench-swap bench-gateway bench-loop experiment experiment-quick experiment-tables experiment-reheating test-compose lock clean
+.PHONY: help setup demo serve test test-unit lint audit format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-regime bench-reheat bench-swap bench-gateway bench-loop experiment experiment-quick experiment-tables experiment-reheating fuzz soak test-compose lock clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -130,6 +130,12 @@ experiment-tables: $(READY)  ## Write the tables of docs/experiment.md again, fr
 
 experiment-reheating: $(READY)  ## Compare TS-OPSD's settings and LoRA's ranks with the exact solution, on the experiment's policies
 	@$(BIN)/python -m examples.countdown.reheating
+
+fuzz: $(READY)  ## Send both surfaces of a real daemon what nobody expects, and run the property tests (FUZZ_MINUTES=10)
+	@$(BIN)/python -m tests.fuzz
+
+soak: $(READY)  ## Run a daemon under load through collapses, reheats and swaps, and watch its memory (SOAK_MINUTES=30)
+	@$(BIN)/python -m bench.soak
 
 test-compose: $(READY)  ## Build the images and drive a reheat and a swap through the compose stack
 	@$(BIN)/python -m pytest tests/compose

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, cast
 
 import typer
+from rich.markup import escape
 
 from cli import render
 from cli.client import DaemonClient
@@ -16,7 +17,7 @@ from reheatd.adapters.archive import pack, unpack
 from reheatd.adapters.importing import find_adapter
 from reheatd.adapters.lineage import Lineage
 from reheatd.adapters.validate import base_digest
-from reheatd.api.schemas import VersionView
+from reheatd.api.schemas import DeletedView, VersionView
 from reheatd.errors import AdapterInvalidError, BadInputError, ConflictError, MissingExtraError, NotFoundError
 from reheatd.files import publish_folder
 from reheatd.jobs.contracts import Job
@@ -42,7 +43,7 @@ def import_adapter(
     A worker measures it, and it becomes a candidate; `reheatd adapters promote` serves it.
     """
     client = DaemonClient(url)
-    params = {"source": path.resolve().name, "any_base": "true" if any_base else "false"}
+    params = {"source": _line(path.resolve().name), "any_base": "true" if any_base else "false"}
     job = Job.model_validate(client.put("/reheatd/v1/adapters", adapter_stream(path), **params))
     show_submitted(client, job, wait=wait, json_output=json_output)
 
@@ -81,7 +82,9 @@ def export_adapter(
         _push(out, push)
     yield {"version": number, "folder": str(out.resolve()), "merged": merged, "pushed": push}
     what = "merged checkpoint" if merged else "adapter"
-    render.console.print(f"{version_name(number)}: {what} in {out}" + (f", uploaded to {push}" if push else ""))
+    render.console.print(
+        f"{version_name(number)}: {what} in {escape(str(out))}" + (f", uploaded to {escape(push)}" if push else "")
+    )
 
 
 @render.json_or_text
@@ -101,10 +104,15 @@ def prune_adapters(
 
     The promoted version, the one that a rollback would serve, and versions that are loaded or in use always stay.
     """
-    body = DaemonClient(url).post("/reheatd/v1/adapters/prune", {"keep": keep})
-    yield body
-    names = ", ".join(version_name(version) for version in body["deleted"])
+    view = DeletedView.model_validate(DaemonClient(url).post("/reheatd/v1/adapters/prune", {"keep": keep}))
+    yield view.model_dump(mode="json")
+    names = ", ".join(version_name(version) for version in view.deleted)
     render.console.print(f"deleted {names}" if names else "nothing to delete")
+
+
+def _line(name: str) -> str:
+    """A file's name as one short printable line, which is what the daemon keeps of it."""
+    return "".join(character if character.isprintable() else "?" for character in name)[:200]
 
 
 def adapter_stream(path: Path) -> Iterator[bytes]:

@@ -3,13 +3,13 @@
 import json
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from cli import adapter_files, render
 from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, UrlOption, VersionArgument
-from reheatd.adapters.store import VersionInfo
-from reheatd.api.schemas import VersionView
+from reheatd.api.schemas import AdapterList, PromotionView, VersionView
 from reheatd.jobs.report import JobReport
 from reheatd.names import parse_version, version_name
 from reheatd.signal import Reach
@@ -27,10 +27,10 @@ STATE_STYLE = {"promoted": "bold green", "candidate": "cyan", "retired": "dim", 
 @render.json_or_text
 def list_adapters(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """List every version: its parent, how it was made and what was measured."""
-    body = DaemonClient(url).get("/reheatd/v1/adapters")
-    yield body
+    listed = AdapterList.model_validate(DaemonClient(url).get("/reheatd/v1/adapters"))
+    yield listed.model_dump(mode="json")
     rows = render.table("version", "state", "parent", "kind", "#tau", "entropy, nats", "accuracy", "made")
-    for version in map(VersionInfo.model_validate, body["adapters"]):
+    for version in listed.adapters:
         lineage = version.lineage
         state = f"[{STATE_STYLE[version.state]}]{version.state}[/]"
         if lineage is None:
@@ -68,7 +68,8 @@ def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> rend
         facts.add_row("parent", version_name(lineage.parent))
         facts.add_row("kind", lineage.kind + (f", tau {lineage.tau:.3f}" if lineage.tau is not None else ""))
         if lineage.kind == "imported":
-            facts.add_row("came from", f"{lineage.spec.get('source')}, trained on {lineage.spec.get('trained_on')}")
+            source, base = lineage.spec.get("source"), lineage.spec.get("trained_on")
+            facts.add_row("came from", escape(f"{source}, trained on {base}"))
         facts.add_row("job", lineage.job_id or render.NOTHING)
         facts.add_row("entropy", f"{render.entropy(lineage.entropy_before)} -> {render.entropy(lineage.entropy_after)}")
         if lineage.target_entropy is not None:
@@ -83,11 +84,11 @@ def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> rend
         if info.report is not None:
             _add_report(facts, info.report)
         if info.report_dir is not None:
-            facts.add_row("report", f"{info.report_dir}/report.md")
-        facts.add_row("base model", f"{lineage.base_model} [dim]{lineage.base_digest[:12]}[/]")
+            facts.add_row("report", escape(f"{info.report_dir}/report.md"))
+        facts.add_row("base model", f"{escape(lineage.base_model)} [dim]{lineage.base_digest[:12]}[/]")
         facts.add_row("digest", lineage.digest)
         facts.add_row("made", render.age(lineage.created_at))
-        facts.add_row("spec", f"[dim]{json.dumps(lineage.spec)}[/]")
+        facts.add_row("spec", f"[dim]{escape(json.dumps(lineage.spec))}[/]")
     render.console.print(facts)
 
 
@@ -117,6 +118,6 @@ def promote(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> render.Js
 @render.json_or_text
 def rollback(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Serve the version that was promoted before the present one."""
-    body = DaemonClient(url).post("/reheatd/v1/adapters/rollback")
-    yield body
-    render.console.print(f"policy is now {version_name(body['version'])}")
+    swapped = PromotionView.model_validate(DaemonClient(url).post("/reheatd/v1/adapters/rollback"))
+    yield swapped.model_dump(mode="json")
+    render.console.print(f"policy is now {version_name(swapped.version)}")

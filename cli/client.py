@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import httpx
 
@@ -71,7 +72,7 @@ class DaemonClient:
         """Turns failures of the connection into errors that say what to do."""
         try:
             yield
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as error:
             raise BadInputError(
                 f"--url {self.url} is not an address ({error}); it looks like http://host:8000"
             ) from error
@@ -99,9 +100,14 @@ class DaemonClient:
             raise DaemonUnreachableError(
                 f"what answers at {self.url} is not reheatd (HTTP {response.status_code}); name its address with --url"
             ) from error
-        if response.is_success:
+        if response.is_success and isinstance(body, dict):
             return body
         raise _as_error(response.status_code, body)
+
+
+def job_path(job_id: str) -> str:
+    """The path of a job, whatever its id holds."""
+    return f"/reheatd/v1/jobs/{quote(job_id.encode('utf-8', 'surrogateescape'), safe='')}"
 
 
 def _as_error(status: int, body: Any) -> ReheatdError:
@@ -118,4 +124,4 @@ def _as_error(status: int, body: Any) -> ReheatdError:
     }
     kind = by_status.get(status, BadInputError if 400 <= status < 500 else EngineError)
     hint = f"; set {KEY_ENV} to a key for administration" if status in (401, 403) else ""
-    return kind(detail["message"] + hint, param=detail.get("param"))
+    return kind(str(detail["message"]) + hint, param=detail.get("param"))

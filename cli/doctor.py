@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Literal
 
 import httpx
@@ -26,7 +25,7 @@ from reheatd.config_tables import BUILTIN_POLICY
 from reheatd.database import connect
 from reheatd.engine.launch import detect_device
 from reheatd.engine.number_format import engine_format
-from reheatd.engine.policy_model import BUILTIN_INSTALL, builtin_package_file, cache_dir
+from reheatd.engine.policy_model import BUILTIN_INSTALL, builtin_package_file, cache_dir, folder_of
 from reheatd.errors import MissingExtraError
 from reheatd.extras import HOME, imported_instead, require_engine_extra
 from reheatd.process import landlock
@@ -145,7 +144,7 @@ def check_broker(settings: Settings) -> Check:
 def check_policy(settings: Settings) -> Check:
     model = settings.policy.model
     if model != BUILTIN_POLICY:
-        folder = Path(model).expanduser()
+        folder = folder_of(model)
         return Check("policy", "ok", f"folder {folder}" if folder.is_dir() else f"{model}, from Hugging Face")
     if (cache_dir() / BUILTIN_POLICY / "config.json").is_file():
         return Check("policy", "ok", f"{model}, converted, in {cache_dir()}")
@@ -259,11 +258,11 @@ def check_port(settings: Settings) -> Check:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the name of a host has limits of its own
         if _is_daemon(f"{settings.server.scheme}://{host}:{port}"):
             return Check(name, "ok", "a reheatd answers there; `reheatd status` says how it is")
         fix = "reheatd serve --port N, or stop the process that uses the port"
-        return Check(name, "missing", f"{host}:{port}: {error.strerror}", fix)
+        return Check(name, "missing", f"{host}:{port}: {getattr(error, 'strerror', None) or error}", fix)
     return Check(name, "ok", f"free on {host}")
 
 
@@ -299,6 +298,6 @@ def _version(distribution: str) -> str | None:
 def _is_daemon(url: str) -> bool:
     try:
         # Nothing secret is asked, and the certificate may have another name than this address.
-        return "status" in httpx.get(f"{url}/health", timeout=2, trust_env=False, verify=False).json()
-    except (httpx.HTTPError, ValueError):
+        return "status" in dict(httpx.get(f"{url}/health", timeout=2, trust_env=False, verify=False).json())
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError):
         return False

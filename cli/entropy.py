@@ -14,7 +14,7 @@ from rich.text import Text
 from cli import render
 from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, ConfigOption, UrlOption
-from reheatd.api.learning import LearningView
+from reheatd.api.schemas import EntropyView, LiveView
 from reheatd.config import load_settings
 from reheatd.engine.client import EngineClient
 from reheatd.entropy.detector import CollapseDetector, Verdict
@@ -23,7 +23,6 @@ from reheatd.entropy.plan import PlannedWindow, plan_windows
 from reheatd.entropy.probes import load_probes
 from reheatd.entropy.replay import Replayed, read_recording
 from reheatd.entropy.replay import replay as replay_windows
-from reheatd.entropy.series import Window
 from reheatd.errors import ConflictError
 from reheatd.measures import EntropyEstimate, PositionMean
 from reheatd.names import ALIAS_NAME, version_name
@@ -63,13 +62,13 @@ def entropy(
     client = DaemonClient(url)
     if measure:
         client.post("/reheatd/v1/entropy/measure")
-    series = client.get("/reheatd/v1/entropy", last=last)
-    yield series
-    windows = [Window.model_validate(window) for window in series["windows"]]
+    series = EntropyView.model_validate(client.get("/reheatd/v1/entropy", last=last))
+    yield series.model_dump(mode="json")
+    windows = series.windows
     if not windows:
         render.console.print("no window has been measured yet; `reheatd entropy --measure` measures one")
         return
-    threshold = series.get("threshold")
+    threshold = series.threshold
     newest = windows[-1]
     for line in plot(windows, threshold=threshold, columns=min(render.console.width, 110)):
         render.console.print(line)
@@ -81,16 +80,14 @@ def entropy(
     if threshold is not None:
         lines += f"  [red]╌╌[/] collapse threshold {threshold:.3f}"
     render.console.print(f"{summary} per token, {newest.ratio:.0%} of the baseline, {render.age(newest.time)}\n{lines}")
-    learning = series["learning"]
-    for line in render.learning(None if learning is None else LearningView.model_validate(learning)):
+    for line in render.learning(series.learning):
         render.console.print(line)
     if newest.by_position:
         render.console.print(f"by position  {_positions(newest.by_position)}")
-    sources = [LiveWindow.model_validate(window) for window in series["sources"]]
-    if sources:
+    if series.sources:
         render.console.print("\nmeasured elsewhere, on other prompts, so with another level")
         table = render.table("source", "version", "by", "#entropy", "#tokens", "#age")
-        for window in sources:
+        for window in series.sources:
             table.add_row(
                 *(window.source, _version(window), window.measured_by, render.entropy(window.estimate)),
                 *(str(window.estimate.tokens), render.age(window.time)),
@@ -151,7 +148,7 @@ def plan(
 
 def _found_length(client: DaemonClient) -> int:
     """The longest answer that the daemon has found."""
-    found = client.get("/reheatd/v1/entropy", last=1)["max_tokens"]
+    found = EntropyView.model_validate(client.get("/reheatd/v1/entropy", last=1)).max_tokens
     if found is None:
         raise ConflictError(
             "the daemon has not found the length of answers yet; `reheatd entropy --measure` makes it measure"
@@ -168,9 +165,9 @@ def live(
 ) -> render.JsonThenText:
     """Show the entropy of the tokens that the engine decoded, for clients, probes and jobs."""
     asked: dict[str, Any] = {"last": last} | ({"source": source} if source else {})
-    answer = DaemonClient(url).get("/reheatd/v1/entropy/live", **asked)
-    yield answer
-    windows = [LiveWindow.model_validate(window) for window in answer["windows"]]
+    view = LiveView.model_validate(DaemonClient(url).get("/reheatd/v1/entropy/live", **asked))
+    yield view.model_dump(mode="json")
+    windows = view.windows
     if not windows:
         render.console.print(
             "nothing has been measured yet; if entropy.tap is on, a window closes every entropy.interval_s seconds"
@@ -260,14 +257,14 @@ def plot(windows: Sequence[Plotted], *, threshold: float | None, columns: int, r
         columns: Width of the whole plot, in characters.
         rows: Height of the plotting area, in lines.
     """
-    area = columns - AXIS_COLUMNS
+    area = max(1, columns - AXIS_COLUMNS)
     windows = windows[-area:]
     step = max(1, min(MOST_COLUMNS_PER_WINDOW, area // len(windows)))
     baseline = windows[-1].baseline
     top = 1.05 * max([baseline, *(window.estimate.high for window in windows)])
 
     def row_of(value: float) -> int:
-        return min(rows - 1, max(0, rows - 1 - int(value / top * rows)))
+        return min(rows - 1, max(0, rows - 1 - int(min(1.0, max(0.0, value / top)) * rows)))
 
     width = step * len(windows)
     cells = [[(" ", "")] * width for _ in range(rows)]

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 from pydantic.fields import FieldInfo
+from rich.markup import escape
 
 from cli.options import JsonOption
 from cli.render import console, print_json
 from reheatd.config import DEFAULT_CONFIG_FILE, Settings
-from reheatd.errors import ConflictError
+from reheatd.errors import BadInputError, ConflictError
 from reheatd.files import write_atomically
 from reheatd.options import Options
 
@@ -28,13 +29,15 @@ def init(
     json_output: JsonOption = False,
 ) -> None:
     """Write a commented reheatd.toml."""
+    if not path.name or path.is_dir():
+        raise BadInputError(f"{path} is a folder; name the file to write", param="path")
     if path.exists() and not force:
         raise ConflictError(f"{path} exists already; --force overwrites it")
     write_atomically(path, configuration_text().encode())
     if json_output:
         print_json({"file": str(path)})
     else:
-        console.print(f"wrote {path}; `reheatd serve` reads it")
+        console.print(f"wrote {escape(str(path))}; `reheatd serve` reads it")
 
 
 def configuration_text() -> str:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from cli import render
-from cli.client import DaemonClient
+from cli.client import DaemonClient, job_path
 from cli.options import DEFAULT_URL, UrlOption
 from reheatd.api.schemas import CurvesView, JobList, RolloutsView
 from reheatd.errors import BadInputError, ReheatdError
@@ -87,14 +87,14 @@ def _print_dead_letters(letters: list[DeadLetter]) -> None:
 @render.json_or_text
 def show_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Show one job: what was asked for, how far it is and what the gates said."""
-    yield from _job(DaemonClient(url).get(f"/reheatd/v1/jobs/{job_id}"))
+    yield from _job(DaemonClient(url).get(job_path(job_id)))
 
 
 @app.command("curves")
 @render.json_or_text
 def show_curves(job_id: JobArgument, metrics: MetricOption = None, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Show the metrics of a job step by step, also while it runs."""
-    points = CurvesView.model_validate(DaemonClient(url).get(f"/reheatd/v1/jobs/{job_id}/curves")).points
+    points = CurvesView.model_validate(DaemonClient(url).get(job_path(job_id) + "/curves")).points
     known = metric_names(points)
     for name in metrics or ():
         if points and name not in known:
@@ -102,7 +102,7 @@ def show_curves(job_id: JobArgument, metrics: MetricOption = None, url: UrlOptio
     chosen = metrics or known
     yield [{"step": p.step, "metrics": {name: p.metrics[name] for name in chosen if name in p.metrics}} for p in points]
     if not points:
-        render.console.print(f"{job_id} has reported no metrics yet")
+        render.console.print(f"{escape(job_id)} has reported no metrics yet")
         return
     render.print_curves(points, chosen)
 
@@ -114,11 +114,11 @@ def show_rollouts(
 ) -> render.JsonThenText:
     """Read what the policy sampled while a job trained it: prompts, completions and rewards, the newest last."""
     asked = {"last": last} if step is None else {"last": last, "step": step}
-    view = RolloutsView.model_validate(DaemonClient(url).get(f"/reheatd/v1/jobs/{job_id}/rollouts", **asked))
+    view = RolloutsView.model_validate(DaemonClient(url).get(job_path(job_id) + "/rollouts", **asked))
     yield [row.model_dump(mode="json") for row in view.rollouts]
     for row in view.rollouts:
         render.print_rollout(row)
-    of = job_id if step is None else f"step {step} of {job_id}"
+    of = escape(job_id if step is None else f"step {step} of {job_id}")
     render.console.print(f"{len(view.rollouts)} of the {view.total} rollouts that are kept of {of}")
 
 
@@ -126,14 +126,14 @@ def show_rollouts(
 @render.json_or_text
 def cancel_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Cancel a waiting or running job; the served version does not change, and a version that waits is rejected."""
-    yield from _job(DaemonClient(url).post(f"/reheatd/v1/jobs/{job_id}/cancel"))
+    yield from _job(DaemonClient(url).post(job_path(job_id) + "/cancel"))
 
 
 @app.command("approve")
 @render.json_or_text
 def approve_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Approve a job that waits: it starts or, if a gate had no evidence on its version, the version is promoted."""
-    yield from _job(DaemonClient(url).post(f"/reheatd/v1/jobs/{job_id}/approve"))
+    yield from _job(DaemonClient(url).post(job_path(job_id) + "/approve"))
 
 
 def submit(client: DaemonClient, request: dict[str, Any], *, wait: bool, json_output: bool) -> None:
@@ -216,13 +216,13 @@ def _how_to_decide(job: Job) -> str:
 
 
 def _job(body: dict[str, Any]) -> render.JsonThenText:
-    yield body
     job = Job.model_validate(body)
+    yield body
     facts = render.facts()
     facts.add_row("job", f"{job.job_id}  {render.job_status(job.status)}  {render.job_progress(job)}")
     facts.add_row("kind", f"{job.kind}, {job.trigger}")
     asked = job.request.model_dump(exclude_none=True, exclude={"kind"})
-    facts.add_row("asked", ", ".join(f"{name} {value}" for name, value in asked.items()))
+    facts.add_row("asked", escape(", ".join(f"{name} {value}" for name, value in asked.items())))
     made = render.NOTHING if job.version is None else version_name(job.version)
     facts.add_row("version", f"{version_name(job.parent_version)} -> {made}")
     if job.started_at is not None:
@@ -236,5 +236,5 @@ def _job(body: dict[str, Any]) -> render.JsonThenText:
     if render.asks(job):
         facts.add_row("waits", _how_to_decide(job))
     if job.error:
-        facts.add_row("error", f"[red]{job.error}[/]")
+        facts.add_row("error", f"[red]{escape(job.error)}[/]")
     render.console.print(facts)

@@ -3,9 +3,11 @@
 import json
 import sys
 from importlib import metadata
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from typer.exceptions import TyperException
 
 from cli import (
@@ -28,6 +30,7 @@ from cli import (
     worker,
 )
 from reheatd.errors import ReheatdError
+from reheatd.validation import first_problem
 
 app = typer.Typer(
     name="reheatd",
@@ -74,6 +77,9 @@ def _root(
 
 def main() -> None:
     """Runs the command line. An error is printed as one line on stderr or, with `--json`, as JSON on stdout."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be in the terminal's encoding
     try:
         code = app(standalone_mode=False)
     except ReheatdError as error:
@@ -83,12 +89,24 @@ def main() -> None:
         code = error.exit_code
         message = f"{error.format_message()} (`reheatd --help` lists commands, `reheatd COMMAND --help` their options)"
         _report(message, ReheatdUsage(message).openai_object())
+    except ValidationError as error:
+        # What users give is checked where it is read, so this is an answer of the daemon.
+        code = ReheatdMismatch.exit_code
+        message = (
+            f"the daemon answers what this command does not know ({first_problem(error)[1]}); are both of one version?"
+        )
+        _report(message, ReheatdMismatch(message).openai_object())
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:
         # In `reheatd status | head`, for example, the reader has all it wanted.
         sys.stderr.close()
         code = 0
+    except OSError as error:
+        code = 1
+        place = error.filename if error.filename is not None else "a file"
+        message = f"{place} cannot be used: {error.strerror or error}"
+        _report(message, UnusableFile(message).openai_object())
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -98,6 +116,19 @@ class ReheatdUsage(ReheatdError):
     code = "usage"
     type = "invalid_request_error"
     exit_code = 2
+
+
+class ReheatdMismatch(ReheatdError):
+    """The daemon is of another version than the command line."""
+
+    code = "version_mismatch"
+    exit_code = 2
+
+
+class UnusableFile(ReheatdError):
+    """The system refuses to read or write a file."""
+
+    code = "unusable_file"
 
 
 def _report(message: str, body: dict[str, object]) -> None:

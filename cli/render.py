@@ -165,7 +165,7 @@ def print_curves(points: Sequence[CurvePoint], names: Sequence[str]) -> None:
     console.print(rows)
     left = names[len(shown) :]
     if left:
-        console.print(f"[dim]--metric NAME shows the others: {', '.join(left)}[/]")
+        console.print(f"[dim]--metric NAME shows the others: {escape(', '.join(left))}[/]")
 
 
 def print_rollout(row: RolloutRow) -> None:

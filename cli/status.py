@@ -44,7 +44,7 @@ def status(
                 try:
                     live.update(describe(report()), refresh=True)
                 except DaemonUnreachableError as error:
-                    live.update(f"[red]{error.message}[/]", refresh=True)
+                    live.update(f"[red]{escape(error.message)}[/]", refresh=True)
 
 
 @render.json_or_text
@@ -55,9 +55,9 @@ def _print_once(status: StatusView) -> render.JsonThenText:
 
 def describe(status: StatusView) -> RenderableType:
     facts = render.facts()
-    facts.add_row("policy", f"[bold]{status.promoted.name}[/] of {status.policy}")
+    facts.add_row("policy", f"[bold]{status.promoted.name}[/] of {escape(status.policy)}")
     if status.readiness != "ready":
-        facts.add_row("serving", f"[yellow]not yet: {status.readiness}[/]")
+        facts.add_row("serving", f"[yellow]not yet: {escape(status.readiness)}[/]")
     facts.add_row("state", f"{status.state.value} [dim](mode {status.mode}, up {render.duration(status.uptime_s)})[/]")
     measured = "not measured yet"
     if status.entropy is not None and status.ratio is not None:
@@ -103,4 +103,4 @@ def _baseline(status: StatusView) -> str:
 
 def _health(name: str, part: PartHealth) -> str:
     mark = "[green]ok[/]" if part.ok else "[red]down[/]"
-    return f"{name} {mark}" + (f" [dim]({part.detail})[/]" if part.detail else "")
+    return f"{name} {mark}" + (f" [dim]({escape(part.detail)})[/]" if part.detail else "")

@@ -4,13 +4,19 @@ Later sources win: defaults, then the TOML file, then the environment (`REHEATD_
 command line. An unknown key or an unusable value raises a `ConfigError` that names it.
 """
 
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
+from reheatd.config_sources import Environment, read_toml, refuse_unusable_text
 from reheatd.config_tables import (
     AdaptersSection,
     BrokerSection,
@@ -160,6 +166,7 @@ def load_settings(file: Path | None = None, overrides: dict[str, Any] | None = N
     if file is not None and not file.is_file():
         raise ConfigError(f"configuration file {file} does not exist; `reheatd init` writes one")
     source_file = file or Path(DEFAULT_CONFIG_FILE)
+    in_file = read_toml(source_file) if source_file.is_file() else {}
 
     class WithFile(Settings):
         @classmethod
@@ -171,14 +178,16 @@ def load_settings(file: Path | None = None, overrides: dict[str, Any] | None = N
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=source_file)
+            return init_settings, Environment(settings_cls), InitSettingsSource(settings_cls, in_file)
 
     try:
-        return WithFile(**(overrides or {}))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"configuration file {source_file} is not valid TOML: {error}") from error
+        settings = WithFile(**(overrides or {}))
+    except SettingsError as error:
+        raise ConfigError(str(error.__cause__ or error)) from error
     except ValidationError as error:
         raise _explain(error) from error
+    refuse_unusable_text(settings.model_dump())
+    return settings
 
 
 def _explain(error: ValidationError) -> ConfigError:

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from reprlib import repr as shortened
 from typing import Any
 
 from reheatd.errors import BadInputError
+from reheatd.text import UTF_16, flaw
 
 LONGEST_LINE = 4 << 20
 """Largest number of bytes in a line."""
@@ -50,6 +52,8 @@ def json_lines(
     content: bytes, name: str, *, expected: str, param: str | None
 ) -> Iterator[tuple[Place, dict[str, Any]]]:
     """Yields objects like `read_json_lines`, from the content of a file called `name`."""
+    if content.startswith(UTF_16):
+        raise BadInputError(f"{name} is UTF-16 or UTF-32, by its first bytes; save it as UTF-8", param=param)
     # Not `splitlines`, because JSON may hold U+2028 and similar characters unescaped.
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
@@ -73,18 +77,19 @@ def read_file(file: Path, param: str | None) -> bytes:
     try:
         return file.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
-        raise BadInputError(f"{file} cannot be read: {error.strerror}", param=param) from error
+        raise BadInputError(f"{file} cannot be read: {error.strerror or error}", param=param) from error
 
 
 def parse_json(text: bytes) -> Any:
     """The JSON value in `text`.
 
     Raises:
-        ValueError: The text is not UTF-8, not JSON, or nested too deeply; the message is one line.
+        ValueError: The text is not UTF-8 or not JSON, is nested too deeply, or holds a number that is not finite or a
+            text that no tokenizer takes; the message is one line.
     """
     too_deep = f"lists and objects are nested in more than {DEEPEST} levels"
     try:
-        value = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start + 1}") from error
     except json.JSONDecodeError as error:
@@ -93,6 +98,8 @@ def parse_json(text: bytes) -> Any:
         raise ValueError(too_deep) from error
     if _is_deeper(value, DEEPEST):
         raise ValueError(too_deep)
+    if b"\\u" in text:  # without escapes, JSON in UTF-8 cannot hold what is looked for
+        _check_texts(value)
     return value
 
 
@@ -142,3 +149,19 @@ def _is_deeper(value: Any, levels: int) -> bool:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"not valid JSON ({name} is not a number)")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"holds {text[:40]}, which is too large for a number")
+    return value
+
+
+def _check_texts(value: Any) -> None:
+    if isinstance(value, str):
+        if problem := flaw(value):
+            raise ValueError(f"{problem}; leave it out")
+    elif isinstance(value, dict | list):
+        for each in value if isinstance(value, list) else [*value, *value.values()]:
+            _check_texts(each)

@@ -47,7 +47,7 @@ from reheatd.jobs.contracts import ReheatRequest
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.process.broker import ping
 from reheatd.process.http_server import HttpServer
-from reheatd.process.instance import claim_data_dir, listen, url_of
+from reheatd.process.instance import claim_data_dir, listen, make_folders, url_of
 from reheatd.process.supervisor import Supervisor
 from reheatd.reference.files import Reference, resolve_reference
 
@@ -82,6 +82,8 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
             policy, reference = await asyncio.to_thread(find_models, settings, readiness.report)
             lock = await claim_data_dir(settings.data_dir)
             try:
+                folders = settings.adapters_dir, settings.uploads_dir, settings.jobs_dir, settings.logs_dir
+                make_folders(settings.data_dir, folders, settings.database_path)
                 with closing(connect(settings.database_path)) as db:
                     check_request(ReheatRequest(), settings, vocabulary=policy.vocabulary)
                     parts = assemble(

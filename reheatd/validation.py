@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from reheatd.text import shown
+
 WANTED = {
     "greater_than": "must be above {gt}",
     "greater_than_equal": "must be at least {ge}",
@@ -40,7 +42,7 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
         return name, wanted if wanted.startswith(f"{name} ") else f"{name}: {wanted}"
     if not name or first["type"] == "missing" or isinstance(first["input"], dict):
         return name, f"{name}: {_wanted(first)}" if name else _wanted(first)
-    return name, f"{name} = {first['input']!r}: {_wanted(first)}"
+    return name, f"{name} = {shown(first['input'])}: {_wanted(first)}"
 
 
 def unknown_names(error: ValidationError) -> list[str]:

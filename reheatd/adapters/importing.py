@@ -286,7 +286,7 @@ def _matches(source: Path, pattern: str, module: str) -> bool:
         if len(pattern) > MAX_PATTERN or repeats > MAX_REPEATS or re.search(r"\)\s*[*+{]", pattern):
             raise re.error("too complex")
         return re.match(rf"(.*\.)?({pattern})$", module) is not None
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         raise AdapterInvalidError(
             f"{source.name}: alpha_pattern has {pattern[:80]!r}, which cannot be used as a pattern ({error}); "
             "write out the names of the modules",

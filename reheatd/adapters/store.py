@@ -289,9 +289,11 @@ class AdapterStore:
         return "promoted" if self.promoted() == 0 else "retired"
 
     def _row(self, version: int) -> sqlite3.Row:
-        row = self._db.execute(
-            "SELECT * FROM adapter_versions WHERE version = ? AND folder != ''", (version,)
-        ).fetchone()
+        row = None
+        if abs(version) < 1 << 63:  # SQLite's limit
+            row = self._db.execute(
+                "SELECT * FROM adapter_versions WHERE version = ? AND folder != ''", (version,)
+            ).fetchone()
         if row is None:
             known = ", ".join(version_name(number) for number in self.versions())
             raise NotFoundError(f"version {version} does not exist; there are {known}", param="version")

@@ -17,6 +17,7 @@ import numpy as np
 
 from reheatd.adapters.tensors import read_shapes, read_tensors
 from reheatd.errors import AdapterInvalidError, BadInputError
+from reheatd.text import decode
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -139,9 +140,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG_FILE
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(decode(file.read_bytes()))
     except FileNotFoundError as error:
         raise AdapterInvalidError(f"{file} does not exist; an adapter folder needs it") from error
+    except OSError as error:
+        raise AdapterInvalidError(f"{file} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise AdapterInvalidError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(config, dict):

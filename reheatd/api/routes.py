@@ -20,6 +20,8 @@ from reheatd.adapters.store import AdapterStore, VersionInfo
 from reheatd.adapters.swap import SwapResult
 from reheatd.api import parameters
 from reheatd.api.learning import LearningView, learning_view
+from reheatd.api.openapi import openapi
+from reheatd.api.operations import PREFIX
 from reheatd.api.schemas import (
     AdapterList,
     CurvesView,
@@ -70,7 +72,6 @@ from reheatd.validation import first_problem
 
 Model = TypeVar("Model", bound=BaseModel)
 
-PREFIX = "/reheatd/v1"
 CENSUS_AGE_S = 10.0
 """Workers are counted again if the last count is older than this, in seconds; counting takes a second."""
 
@@ -108,6 +109,7 @@ def api_routes(context: ApiContext) -> list[Route]:
     job = f"{PREFIX}/jobs/{{job_id}}"
     return [
         Route("/health", api.health, methods=["GET"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
         Route(f"{PREFIX}/status", api.status, methods=["GET"]),
         Route(f"{PREFIX}/entropy", api.entropy, methods=["GET"]),
         Route(f"{PREFIX}/entropy/measure", api.measure, methods=["POST"]),

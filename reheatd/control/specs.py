@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar
 
+from pydantic import ValidationError
+
 from reheatd.adapters.lineage import Lineage
 from reheatd.config import Settings
 from reheatd.control.dependencies import ServedPolicy
@@ -27,6 +29,7 @@ from reheatd.jobs.contracts import (
 )
 from reheatd.measures import EntropyEstimate
 from reheatd.options import IDLE_CLIP, Options, ProbeOptions, ReheatOptions, Remedy, RLOptions, TaskOptions
+from reheatd.validation import first_problem
 
 FORCED_RISE = 1.2
 """A reheat that is forced on a policy that has not collapsed leads to this many times its entropy by default."""
@@ -81,18 +84,19 @@ def _check_reheat(
     if merged(configured, request).tau == 1:
         raise BadInputError("tau = 1 changes nothing; choose it above 1 to reheat, below 1 to cool", param="tau")
     remedy = remedy_of(request, configured)
-    if "tau" in request.given() and remedy != "ts_opsd":
+    asked = _asked(request)
+    if "tau" in asked and remedy != "ts_opsd":
         raise BadInputError(
             f"tau = {request.tau:g} is the teacher's temperature in TS-OPSD, which remedy = {remedy} "
             f"{'chooses itself' if remedy == 'auto' else 'does not use'}; leave out tau or remedy",
             param="tau",
         )
-    if "towards" in request.given() and remedy != "shrink":
+    if "towards" in asked and remedy != "shrink":
         raise BadInputError(
             f"towards = {request.towards} is for remedy = shrink, but the remedy is {remedy}; leave towards out",
             param="towards",
         )
-    if {"target_ratio", "target_entropy"} <= set(request.given()):
+    if {"target_ratio", "target_entropy"} <= asked:
         raise BadInputError(
             f"target_ratio = {request.target_ratio} and target_entropy = {request.target_entropy} are two targets; "
             "give one",
@@ -100,12 +104,17 @@ def _check_reheat(
         )
     target = target_entropy(request, configured, baseline, default_target)
     if target is not None and target > math.log(vocabulary):
-        param = "target_entropy" if baseline is None or "target_entropy" in request.given() else "target_ratio"
+        param = "target_entropy" if baseline is None or "target_entropy" in asked else "target_ratio"
         raise BadInputError(
             f"a target of {target:.3f} nats per token is above {math.log(vocabulary):.3f}, the entropy of a "
             f"uniform distribution over {vocabulary} tokens; name a lower {param}",
             param=param,
         )
+
+
+def _asked(request: ReheatRequest) -> set[str]:
+    """The options that a request gives a value; one that is null only undoes what is configured."""
+    return {name for name, value in request.given().items() if value is not None}
 
 
 def check_collapsed(
@@ -138,8 +147,16 @@ def check_collapsed(
 
 
 def merged(configured: Merged, request: JobRequest) -> Merged:
-    """The configured options, replaced by those that a request gives."""
-    return type(configured).model_validate(configured.model_dump() | request.given())
+    """The configured options, replaced by those that a request gives.
+
+    Raises:
+        BadInputError: An option of the request contradicts a configured one.
+    """
+    try:
+        return type(configured).model_validate(configured.model_dump() | request.given())
+    except ValidationError as error:
+        name, message = first_problem(error)
+        raise BadInputError(message, param=name or None) from error
 
 
 def remedy_of(request: ReheatRequest, configured: ReheatOptions) -> Remedy:
@@ -239,7 +256,7 @@ def build_spec(
         return RLSpec(**common, **rl.model_dump(), places=list(places))
     options = merged(settings.reheat, request)
     target = target_entropy(request, settings.reheat, baseline, default_target)
-    gives_target = {"target_ratio", "target_entropy"} & set(request.given())
+    gives_target = {"target_ratio", "target_entropy"} & _asked(request)
     rise = STALLED_RISE if verdict == "stalled" else FORCED_RISE if request.force else None
     if rise is not None and request.heats and not gives_target and parent_entropy is not None:
         target = max(target or 0.0, rise * parent_entropy.mean)

@@ -34,7 +34,7 @@ def resolve_policy(
         BadInputError: The folder does not hold a model, or the model cannot be downloaded.
         MissingExtraError: A package that the built-in policy or the download needs is not installed.
     """
-    folder = Path(model).expanduser()
+    folder = folder_of(model)
     if folder.is_dir():
         return _checked_folder(folder.resolve(), param)
     if model == BUILTIN_POLICY:
@@ -45,6 +45,14 @@ def resolve_policy(
         f"{param} = {model!r} is neither a folder here, nor a Hugging Face id (owner/name), nor {BUILTIN_POLICY}",
         param=param,
     )
+
+
+def folder_of(model: str) -> Path:
+    """The folder that a model's name means if it is a path; there need not be such a folder."""
+    try:
+        return Path(model).expanduser()
+    except RuntimeError:  # `~name` of a user that does not exist here
+        return Path(model)
 
 
 def cache_dir() -> Path:

@@ -252,9 +252,10 @@ def tap_socket(address: str) -> socket.socket:
         except OSError:
             made.close()
             raise
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the name of a host has limits of its own
+        why = error.strerror if isinstance(error, OSError) else "no name of a host"
         raise ConfigError(
-            f"entropy.tap_address = {address!r} cannot be listened on: {error.strerror}; name another one, or set "
+            f"entropy.tap_address = {address!r} cannot be listened on: {why}; name another one, or set "
             "entropy.tap to 'off'",
             param="entropy.tap_address",
         ) from error

@@ -11,7 +11,11 @@ from reheatd.entropy.detector import CollapseDetector, DetectorState, Origin, Ve
 from reheatd.errors import BadInputError
 from reheatd.json_lines import Place, json_lines, json_object, parse_json, read_file
 from reheatd.measures import EntropyEstimate
+from reheatd.text import shown
+from reheatd.validation import first_problem
 
+LARGEST = 1e11
+"""No entropy, version or time of a recording is as large: as a time, it lies in the year 5138."""
 EXPECTED = (
     "what `reheatd entropy --json` prints, or one window per line: "
     '{"mean": ..., "low": ..., "high": ...} with "version", "time" and "baseline" if wanted'
@@ -99,16 +103,17 @@ def _window(place: Place, entry: dict[str, Any], baseline: float | None) -> Reco
     try:
         estimate = EntropyEstimate.model_validate(entry.get("estimate", bare))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise place.error(f"{first['loc'][0]}: {first['msg']}") from error
+        raise place.error(first_problem(error)[1]) from error
     reference = entry.get("baseline") if baseline is None else baseline
-    if not isinstance(reference, int | float) or not reference > 0:
+    if not isinstance(reference, int | float) or not 0 < reference < LARGEST:
         raise BadInputError(
-            f"{place.where}: baseline = {reference!r} is not an entropy above 0; "
+            f"{place.where}: baseline = {shown(reference)} is not an entropy above 0; "
             "name the base policy's entropy with --baseline",
             param="baseline",
         )
     version, time = entry.get("version", 1), entry.get("time")
     if not isinstance(version, int) or not isinstance(time, int | float | None):
-        raise place.error(f"version = {version!r} and time = {time!r} must be numbers")
+        raise place.error(f"version = {shown(version)} and time = {shown(time)} must be numbers")
+    if not 0 <= version < LARGEST or not 0 <= (time or 0) < LARGEST:
+        raise place.error(f"version = {shown(version)} or time = {shown(time)} is out of range")
     return Recorded(estimate, float(reference), version, time)

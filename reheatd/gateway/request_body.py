@@ -1,10 +1,12 @@
-"""Reads the JSON of a request, and refuses values that JSON does not have or that no tokenizer can take.
+"""Reads the JSON of a request, and refuses values that JSON does not have or that no tokenizer and no engine can take.
 
-Python's reader accepts NaN, infinities and lone surrogates, and would pass them on. The engine then answers with a 500.
+Python's reader accepts NaN, infinities, lone surrogates and whole numbers of any size, and would pass them on. The
+engine then answers with a 500.
 """
 
 import json
 import math
+import re
 import zlib
 from typing import Any, NoReturn
 
@@ -16,6 +18,11 @@ LARGEST = 64 << 20
 """Largest body in bytes that is unpacked."""
 GZIP = 16 + zlib.MAX_WBITS
 """Tells zlib to expect gzip's header."""
+WHOLE_NUMBERS = range(-(2**63), 2**64)
+"""What fits into 64 bits, with a sign or without; vLLM's processes cannot send each other other whole numbers."""
+
+_PERHAPS_UNFIT = re.compile(rb"\\u|[0-9]{19}")
+"""What JSON in UTF-8 has somewhere if one of its texts or whole numbers is unfit."""
 
 
 async def read_body(request: Request) -> dict[str, Any]:
@@ -53,19 +60,20 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     """The request's body.
 
     Raises:
-        BadInputError: It is no JSON object, or holds a number that is not finite, or text with a null character or half
-            of a surrogate pair; `param` says where.
+        BadInputError: It is no JSON object in UTF-8, or holds a number that is not finite or does not fit into 64 bits,
+            or text with a null character or half of a surrogate pair; `param` says where.
     """
     try:
-        body = json.loads(raw, parse_constant=_refuse_constant, parse_float=_finite)
+        # From bytes, `json` would read other encodings as well, and halves of surrogate pairs in UTF-8.
+        body = json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_float=_finite)
     except BadInputError:
         raise
     except (ValueError, RecursionError) as error:
         raise BadInputError(f"the request body is not valid JSON: {error}", param="body") from error
     if not isinstance(body, dict):
         raise BadInputError(f"the request body must be a JSON object, got {type(body).__name__}", param="body")
-    if b"\\u" in raw:  # without escapes, a text in UTF-8 cannot hold what is looked for
-        _check_texts(body)
+    if _PERHAPS_UNFIT.search(raw):
+        _check_values(body)
     return body
 
 
@@ -80,13 +88,15 @@ def _finite(text: str) -> float:
     return value
 
 
-def _check_texts(body: dict[str, Any]) -> None:
-    """Looks at all texts, keys included."""
+def _check_values(body: dict[str, Any]) -> None:
+    """Looks at all whole numbers and all texts, keys included."""
     left: list[tuple[str, Any]] = [("", body)]
     while left:
         path, value = left.pop()
         if isinstance(value, str):
             _check_text(path, value)
+        elif isinstance(value, int) and value not in WHOLE_NUMBERS:
+            raise BadInputError(f"{path} is a whole number of more than 64 bits; give a smaller one", param=path)
         elif isinstance(value, list):
             left += [(f"{path}[{index}]", item) for index, item in enumerate(value)]
         elif isinstance(value, dict):

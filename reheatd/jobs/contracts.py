@@ -6,16 +6,18 @@ Both sides validate with these models, and exchange their JSON.
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import (
     Field,
+    GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
     model_serializer,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
 from reheatd.adapters.lineage import ProofItem
 from reheatd.entropy.live import LiveWindow
@@ -250,6 +252,12 @@ class JobEvent(JobProgress):
     error: str | None = None
 
 
+def _without_serializer(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a model without its serializer, whose answers pydantic's JSON schema describes only as objects."""
+    inner = {"schema": _without_serializer(schema["schema"])} if schema["type"] == "function-after" else {}
+    return {name: part for name, part in (schema | inner).items() if name != "serialization"}
+
+
 NOT_OPTIONS = {"kind", "seed", "force"}
 """Fields of a request that are no options of the job, so the configuration has none of them."""
 
@@ -270,6 +278,10 @@ class RequestBase(Contract):
         return {
             name: value for name, value in serialize(self).items() if name == "kind" or name in self.model_fields_set
         }
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return handler(cast(CoreSchema, _without_serializer(dict(schema))))
 
 
 class ReheatRequest(RequestBase, ReheatOptions):

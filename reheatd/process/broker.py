@@ -56,7 +56,7 @@ def embedded_broker(folder: Path) -> EmbeddedBroker:
         "bind 127.0.0.1",
         f"port {port}",
         f"requirepass {password}",
-        f'dir "{folder.resolve()}"',
+        f"dir {_quoted(folder.resolve())}",
         "appendonly yes",
         "appendfsync everysec",
         "daemonize no",
@@ -66,6 +66,19 @@ def embedded_broker(folder: Path) -> EmbeddedBroker:
         file.write("\n".join(lines) + "\n")
     command = Command("broker", [str(server_binary()), str(configuration.resolve())])
     return EmbeddedBroker(command, f"redis://:{password}@127.0.0.1:{port}/0")
+
+
+def _quoted(path: Path) -> str:
+    """A path as one word of Valkey's configuration, where a backslash begins an escape."""
+    plain = range(0x20, 0x7F)
+    escaped = {ord('"'), ord("\\")}
+    return (
+        '"'
+        + "".join(
+            chr(byte) if byte in plain and byte not in escaped else f"\\x{byte:02x}" for byte in os.fsencode(path)
+        )
+        + '"'
+    )
 
 
 def server_binary() -> Path:

@@ -6,13 +6,17 @@ import fcntl
 import json
 import os
 import socket
+import tempfile
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from reheatd.errors import BadInputError, ConflictError, PortInUseError
 from reheatd.files import write_atomically
+from reheatd.text import shown
 
 PREDECESSOR_TIMEOUT_S = 30.0
 """Longest wait for the children of a killed daemon to end; their guards end them within seconds."""
@@ -26,10 +30,12 @@ async def claim_data_dir(folder: Path) -> int:
     gone, and two brokers never write into one folder. A new folder is open to its owner alone.
 
     Raises:
+        BadInputError: The folder cannot be written.
         ConflictError: Another daemon uses the folder; the message names its process id.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(folder / "daemon.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    with _explained(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder / "daemon.lock", os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + PREDECESSOR_TIMEOUT_S
     while True:
         try:
@@ -50,6 +56,36 @@ async def claim_data_dir(folder: Path) -> int:
     return descriptor
 
 
+def make_folders(data_dir: Path, folders: Iterable[Path], database: Path) -> None:
+    """Makes the folders inside `data_dir` that do not exist yet, and checks that all can be written.
+
+    Raises:
+        BadInputError: A folder cannot be written, or `database` is a folder; the message names it.
+    """
+    with _explained(data_dir):
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        if database.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(database))
+
+
+@contextmanager
+def _explained(data_dir: Path) -> Iterator[None]:
+    """Turns what the system says about a file of the data folder into one line."""
+    try:
+        yield
+    except OSError as error:
+        kind = {errno.EEXIST: "it is a file, not a folder", errno.ENOTDIR: "a part of its path is a file"}
+        why = kind.get(error.errno or 0, error.strerror or str(error))
+        raise BadInputError(
+            f"data_dir {data_dir} cannot be used: {error.filename or data_dir}: {why}; repair that, or name another "
+            "folder with --data-dir",
+            param="data_dir",
+        ) from error
+
+
 def listen(host: str, port: int, *, admin: bool = False) -> socket.socket:
     """A socket that listens on `host` and `port`; port 0 picks a free one.
 
@@ -60,12 +96,13 @@ def listen(host: str, port: int, *, admin: bool = False) -> socket.socket:
         PortInUseError: Another process listens there.
         BadInputError: This machine has no such address, or this user may not listen on the port.
     """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     name = "server.admin_" if admin else "server."
     try_port, try_host = (f"with {name}port", f"in {name}host") if admin else ("with --port", "with --host")
     try:
-        listener = socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
-        )
+        # `create_server` adds the address to what the system says of it, with brackets of its own.
+        addresses = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        listener = socket.create_server(addresses[0][4][:2], family=family, backlog=1024)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortInUseError(
@@ -78,6 +115,11 @@ def listen(host: str, port: int, *, admin: bool = False) -> socket.socket:
             ) from error
         raise BadInputError(
             f"cannot listen on {host} ({error.strerror}); name an address of this machine {try_host}",
+            param=f"{name}host",
+        ) from error
+    except UnicodeError as error:
+        raise BadInputError(
+            f"{name}host = {shown(host)} is no name of a host; name an address of this machine {try_host}",
             param=f"{name}host",
         ) from error
     # Connections inherit this option. asyncio sets it only on sockets whose protocol is named as TCP, which is not the

@@ -13,6 +13,7 @@ from reheatd.adapters.tensors import read_beginnings, read_shapes
 from reheatd.adapters.validate import base_digest
 from reheatd.engine.policy_model import resolve_policy
 from reheatd.errors import AdapterInvalidError, BadInputError
+from reheatd.text import decode
 
 PARAM = "policy.reference"
 TIED = "lm_head.weight"
@@ -128,8 +129,8 @@ def _token_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(decode(file.read_bytes()))
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInputError(f"{PARAM} cannot be compared with the policy: {file}: {error}", param=PARAM) from error
     if not isinstance(content, dict):
         raise BadInputError(f"{PARAM} cannot be compared with the policy: {file} is no JSON object", param=PARAM)

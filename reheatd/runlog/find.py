@@ -99,7 +99,10 @@ def _newest_states(files: Iterable[Path]) -> list[Path]:
 
 
 def _names_entropy(file: Path, wanted: str | None) -> bool:
-    with file.open("rb") as opened:
-        head = opened.read(HEAD).decode("utf-8", errors="replace")
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(HEAD).decode("utf-8", errors="replace")
+    except OSError as error:
+        raise BadInputError(f"{file} cannot be read: {error.strerror or error}", param="run") from error
     # Every name of an entropy in the table contains the word.
     return (bare(wanted) if wanted else "entropy") in head

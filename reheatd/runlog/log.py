@@ -8,6 +8,8 @@ from typing import Any
 
 from reheatd.runlog.metric_names import STEP_NAMES
 
+DEEPEST = 16
+"""Levels of objects inside each other in which metrics are looked for."""
 SPELLED = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 """Numbers that JSON has no literal for, as W&B spells them."""
 
@@ -39,12 +41,15 @@ class RunLog:
         return cls(source, format, {name: dict(sorted(by_step.items())) for name, by_step in values.items()})
 
 
-def flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`row` with objects inside it as names with slashes; an object `data` is unpacked, as verl wraps its metrics."""
+def flat(row: Mapping[str, Any], levels: int = DEEPEST) -> dict[str, Any]:
+    """`row` with objects inside it as names with slashes; an object `data` is unpacked, as verl wraps its metrics.
+
+    What is nested in more than `levels` levels is left out, because it is no metric.
+    """
     named: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, Mapping):
-            inner = flat(value)
+            inner = flat(value, levels - 1) if levels else {}
             named |= inner if name == "data" else {f"{name}/{key}": each for key, each in inner.items()}
         else:
             named[name] = value
@@ -55,7 +60,10 @@ def as_number(value: Any) -> float | None:
     if isinstance(value, str):
         return SPELLED.get(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # of a whole number, for which JSON has no limit
+            return math.inf if value > 0 else -math.inf
     return None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from reheatd.errors import BadInputError
 from reheatd.json_lines import read_file
 from reheatd.runlog.log import RunLog
+from reheatd.text import decode
 
 
 def read_csv(file: Path) -> RunLog:
@@ -51,9 +52,9 @@ def read_json(file: Path) -> RunLog:
 
 def _text(file: Path) -> str:
     try:
-        return read_file(file, "run").decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInputError(f"{file}: not UTF-8 at byte {error.start + 1}; a log is text", param="run") from error
+        return decode(read_file(file, "run"))
+    except ValueError as error:
+        raise BadInputError(f"{file} {error}", param="run") from error
 
 
 def _csv_rows(file: Path, text: str) -> Iterator[dict[str, Any]]:

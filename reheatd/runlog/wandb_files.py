@@ -42,11 +42,11 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
     for content in records(file, read_file(file, "run")):
         try:
             record = Record.FromString(content)
-        except DecodeError as error:
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                yield {item.key or "/".join(item.nested_key): _value(item) for item in items}
+        except (DecodeError, ValueError, RecursionError) as error:
             raise BadInputError(f"{file} holds a record that is not W&B's", param="run") from error
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            yield {item.key or "/".join(item.nested_key): _value(item) for item in items}
 
 
 def records(file: Path, content: bytes) -> Iterator[bytes]:

@@ -170,6 +170,20 @@ def test_fields_about_the_server_are_refused(body: dict[str, Any], param: str, t
     in_world(tmp_path, story)
 
 
+@pytest.mark.parametrize("value", [True, 0, 1.5, "a"])
+@pytest.mark.parametrize("field", ["messages", "structured_outputs"])
+def test_fields_at_whose_type_the_engine_stumbles_are_refused(field: str, value: Any, tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        for path in (CHAT, "/v1/completions"):
+            answer = await world.http.post(path, json={field: value})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+        assert world.engine.body == {}
+        good = {"messages": [], "structured_outputs": None}
+        assert (await world.http.post(CHAT, json=good)).status_code == 200
+
+    in_world(tmp_path, story)
+
+
 def test_the_taps_fields_are_the_gateways_alone(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         xargs = {"reheatd_version": "policy-v9", "reheatd_source": "rollout", "reheatd_more": 1, "mine": 2}

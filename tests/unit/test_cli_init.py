@@ -8,7 +8,7 @@ import pytest
 
 from cli.init import configuration_text, init
 from reheatd.config import Settings, load_settings
-from reheatd.errors import ConflictError
+from reheatd.errors import BadInputError, ConflictError
 from reheatd.options import Options
 
 
@@ -28,6 +28,12 @@ def test_every_key_taken_out_of_its_comment_is_the_default(tmp_path: Path) -> No
             defaults = {key for key, inner in field.annotation.model_fields.items() if inner.default is not None}
             assert set(written[name]) == defaults
             assert all(inner.description for inner in field.annotation.model_fields.values()), name
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_folder_is_no_file_to_write(name: str) -> None:
+    with pytest.raises(BadInputError, match="is a folder; name the file"):
+        init(Path(name), force=True)
 
 
 def test_an_existing_file_is_kept(tmp_path: Path) -> None:

@@ -198,6 +198,20 @@ def test_requests_that_make_no_sense_name_the_field(request_fields: dict[str, An
     assert raised.value.param == param
 
 
+@pytest.mark.parametrize("remedy", ["ts_opsd", "shrink", "auto"])
+def test_options_that_are_null_ask_for_nothing(remedy: str) -> None:
+    request = {"kind": "reheat", "remedy": remedy, "tau": None, "towards": None, "target_ratio": None}
+    check_request(parse_request(request | {"target_entropy": None}), Settings(), vocabulary=100, baseline=2.0)
+    check_request(parse_request(request | {"target_entropy": 1.0}), Settings(), vocabulary=100, baseline=2.0)
+
+
+def test_a_request_that_contradicts_the_settings_is_refused(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"rl": {"entropy_bonus": 0.01, "bonus_target": 0.5}})
+    request = parse_request({"kind": "rl", "temperature": 0.7})
+    with pytest.raises(BadInputError, match=r"bonus_target = 0\.5 needs rollouts at temperature 1"):
+        check_request(request, settings, vocabulary=100)
+
+
 @pytest.mark.parametrize("more", [{"epochs": 2}, {"minibatches": 2}])
 def test_a_clip_is_accepted_where_it_can_act(more: dict[str, int]) -> None:
     request = {"kind": "rl", "clip_high": 0.3}

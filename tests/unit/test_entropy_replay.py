@@ -74,6 +74,22 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
     return ended.value.code, out.out + out.err
 
 
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ({"estimate": 5}, "Input should be a valid dictionary"),
+        ({"mean": 1, "low": 1, "high": 1, "baseline": 10**400}, "baseline = 1000"),
+        ({"mean": 1, "low": 1, "high": 1, "baseline": 1, "time": 1e300}, "time = 1e.300 is out of range"),
+        ({"mean": 1, "low": 1, "high": 1, "baseline": 1, "version": -1}, "version = -1 or"),
+    ],
+)
+def test_figures_that_no_window_has_are_refused(entry: dict[str, Any], named: str, tmp_path: Path) -> None:
+    file = tmp_path / "windows.jsonl"
+    file.write_text(json.dumps(entry))
+    with pytest.raises(BadInputError, match=named):
+        read_recording(file)
+
+
 def test_the_command_shows_where_the_verdict_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "series.jsonl"
     file.write_text(lines(COLLAPSE, baseline=1.0))

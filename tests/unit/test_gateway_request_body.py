@@ -16,7 +16,7 @@ from reheatd.gateway.request_body import parse_body
             "temperature": 0.5,
             "messages": [{"role": "user", "content": "caf\u00e9 \U0001f600 \\u0000"}],
         },
-        {"prompt": "", "logit_bias": {}, "stop": None, "seed": 10**30},
+        {"prompt": "", "logit_bias": {}, "stop": None, "seed": 2**64 - 1, "least": -(2**63)},
     ],
 )
 @pytest.mark.parametrize("escaped", [True, False])
@@ -35,6 +35,11 @@ def test_good_bodies_are_read_as_they_are(body: object, escaped: bool) -> None:
         (rb'{"metadata": {"a\udfff": 1}}', "metadata", r"\udfff, half of a"),
         (rb'{"\u0000": 1}', "body", "null character"),
         (b"\xff", "body", "not valid JSON"),
+        (b'{"prompt": "a\xed\xa0\x80b"}', "body", "not valid JSON"),
+        ('{"prompt": "a\\ud800b"}'.encode("utf-16"), "body", "not valid JSON"),
+        (b'{"top_k": 18446744073709551616}', "top_k", "more than 64 bits"),
+        (b'{"stop_token_ids": [1, -9223372036854775809]}', "stop_token_ids[1]", "more than 64 bits"),
+        (b'{"top_k": ' + b"9" * 5000 + b"}", "body", "not valid JSON"),
         (b"[" * 100_000, "body", "not valid JSON"),
         (b"[1]", "body", "must be a JSON object, got list"),
         (b"", "body", "not valid JSON"),

@@ -36,6 +36,9 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
         (b"\xff\xfe{", "not UTF-8 at byte 1"),
         (b'{"a": 1', "not valid JSON .* at column 8"),
         (b'{"a": NaN}', "not valid JSON .NaN is not a number"),
+        (b'{"a": 1e999}', "holds 1e999, which is too large for a number"),
+        (b'{"a": [{"b\\ud83d": 1}]}', r"holds \\ud83d, half of a surrogate pair"),
+        (b'{"a": "\\u0000"}', "holds a null character; leave it out"),
         (b'{"a": ' + b"9" * 5000 + b"}", "limit"),
         (b"[1]", "needs a JSON object, got list"),
         (b'{"a": ' + b"[" * DEEPEST + b"]" * DEEPEST + b"}", f"more than {DEEPEST} levels"),
@@ -50,6 +53,12 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: bytes, reason
     assert caught.value.message.endswith("; expected something else")
     assert caught.value.param == "task.path"
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_file_in_another_encoding_is_told(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(BadInputError, match=r"file\.jsonl is UTF-16 or UTF-32, by its first bytes; save it as UTF-8"):
+        read(tmp_path, '{"a": 1}\n'.encode(encoding))
 
 
 def test_what_is_just_within_the_limits_is_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from redis import Redis
 
 from reheatd.jobs.channel import JobChannel
 from reheatd.jobs.dispatch import JobDispatcher, make_celery
-from reheatd.process.broker import BrokerError, ping, server_binary, wait_for_broker
+from reheatd.process.broker import BrokerError, embedded_broker, ping, server_binary, wait_for_broker
 from reheatd.process.ports import reserve_port
 from tests.access import CREDENTIALS
 from tests.certificates import make_certificate
@@ -38,6 +39,7 @@ async def main():
     await server.serve_forever()
 asyncio.run(main())
 """
+FOLDERS = ['a "b" c', "it's \\n \\x41", "line\nbreak\ttab", "é 🙂", os.fsdecode(b"latin-\xe9"), "${HOME} #1 'x"]
 SECRET = "pa/ss#wo?rd@%&:+"
 
 
@@ -178,3 +180,16 @@ def tls_in_front_of(target: int, certificate: Path, key: Path) -> Iterator[int]:
             yield int(proxy.stdout.readline())
         finally:
             proxy.kill()
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_keeps_its_data_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name / "broker"
+    broker = embedded_broker(folder)
+    with subprocess.Popen(broker.command.argv, cwd=tmp_path, stdout=subprocess.DEVNULL) as server:
+        try:
+            asyncio.run(wait_for_broker(broker.url))
+        finally:
+            server.terminate()
+    assert (folder / "appendonlydir").is_dir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]

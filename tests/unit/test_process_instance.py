@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from reheatd.errors import BadInputError, ConflictError, PortInUseError
-from reheatd.process.instance import claim_data_dir, listen, url_of
+from reheatd.process.instance import claim_data_dir, listen, make_folders, url_of
 
 # A daemon with a child that takes a second to end; prints when it is up.
 DAEMON = '''
@@ -63,6 +63,40 @@ def test_after_kill_9_the_folder_is_free_once_the_children_are_gone(tmp_path: Pa
     os.close(asyncio.run(claim_data_dir(tmp_path)))
     assert not psutil.pid_exists(child)
     assert (tmp_path / "daemon.lock").read_text() == str(os.getpid())
+
+
+def test_a_data_folder_that_cannot_be_used_is_named_with_the_way_out(tmp_path: Path) -> None:
+    file, taken = tmp_path / "file", tmp_path / "data" / "daemon.lock"
+    file.touch()
+    taken.mkdir(parents=True)
+    for folder, why in (
+        (file, "it is a file, not a folder"),
+        (file / "below", "a part of its path is a file"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        (tmp_path / "data", "daemon.lock: Is a directory"),
+        (Path("/proc/reheatd"), "No such file or directory"),
+    ):
+        with pytest.raises(BadInputError, match=rf"data_dir .* cannot be used: .*{why}; .*--data-dir") as caught:
+            asyncio.run(claim_data_dir(folder))
+        assert caught.value.param == "data_dir"
+
+
+def test_what_is_in_the_way_inside_the_data_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "logs").touch()
+    (tmp_path / "reheatd.sqlite3").mkdir()
+    make_folders(tmp_path, [tmp_path / "jobs"], tmp_path / "new.sqlite3")
+    assert (tmp_path / "jobs").is_dir()
+    with pytest.raises(BadInputError, match=rf"{tmp_path}/logs: it is a file, not a folder"):
+        make_folders(tmp_path, [tmp_path / "logs"], tmp_path / "new.sqlite3")
+    with pytest.raises(BadInputError, match=rf"{tmp_path}/reheatd.sqlite3: Is a directory"):
+        make_folders(tmp_path, [], tmp_path / "reheatd.sqlite3")
+
+
+def test_a_host_that_is_no_name_is_refused() -> None:
+    with pytest.raises(BadInputError, match=r"server.host = 'é+' is no name of a host.*--host"):
+        listen("é" * 80, 0)
+    with pytest.raises(BadInputError, match=r"^cannot listen on nowhere.invalid \([^()]*\); .*--host"):
+        listen("nowhere.invalid", 0)
 
 
 def test_a_port_in_use_is_named_with_the_way_out() -> None:

@@ -142,6 +142,16 @@ def test_values_that_are_not_finite_are_left_out_and_counted(tmp_path: Path) -> 
     ]
 
 
+def test_numbers_and_nesting_that_json_allows_do_no_harm(tmp_path: Path) -> None:
+    deep = '{"a": ' * 900 + "1" + "}" * 900
+    rows = [f'{{"step": {step}, "entropy": 0.5, "big": {10**400}, "deep": {deep}}}' for step in range(3)]
+    file = tmp_path / "log.jsonl"
+    file.write_text("\n".join(rows) + "\n")
+    log = read_run(file)
+    assert log.metrics["entropy"] == {0: 0.5, 1: 0.5, 2: 0.5}
+    assert log.metrics["big"][0] == float("inf")
+
+
 def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
     file = tmp_path / "run.jsonl"
     file.write_text('{"step": 1, "entropy": 0.8}\n{"step": 2, "entr')
@@ -208,7 +218,7 @@ def test_other_files_in_a_runs_folder_are_no_runs(tmp_path: Path) -> None:
     [
         ("run.jsonl", "", "holds no metric"),
         ("run.jsonl", "[1]\n", "line 1: needs a JSON object, got list"),
-        ("run.jsonl", "\xff\xfe", "not UTF-8 at byte 1"),
+        ("run.jsonl", "\xff\xfe", "is not UTF-8 but UTF-16 or UTF-32"),
         ("run.csv", "step,entropy\n", "holds no metric"),
         ("run.csv", "step,entropy\n1,0.8\n2,0.7,9\n", "line 3: more values than the 2 names of line 1"),
         ("trainer_state.json", '{"log_history": 3}', "expected a trainer_state.json"),
