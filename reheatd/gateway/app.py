@@ -298,6 +298,9 @@ class Gateway:
             async for chunk in upstream.content.iter_any():
                 replica.hear()
                 yield chunk
+                # Cancels a stream whose client left. While this task waits for bytes that are there already, anyio
+                # puts cancelling it off, and an engine that writes all the time would never be stopped.
+                await asyncio.sleep(0)
         except aiohttp.SocketTimeoutError:
             self.counts.failed += 1
             yield _error_event(self._silence())

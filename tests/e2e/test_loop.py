@@ -84,7 +84,7 @@ def outcome(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 
 def kill_a_worker_after_its_first_checkpoint(demo: subprocess.Popen[str], jobs: Path) -> None:
-    while demo.poll() is None and not list(jobs.glob("*/checkpoint.pt")):
+    while demo.poll() is None and not list(jobs.glob("*/attempt-*/checkpoint.pt")):
         time.sleep(0.05)
     for process in psutil.Process(demo.pid).children(recursive=True):
         if "workers.rewards.child" in process.cmdline():
@@ -111,7 +111,9 @@ def test_the_client_noticed_nothing(outcome: tuple[dict[str, Any], Path]) -> Non
     result, _ = outcome
     assert result["requests_failed"] == 0
     assert result["requests_sent"] == sum(result["answers_by_model"].values()) > 0
-    assert {"base", "policy-v1", "policy-v2"} <= set(result["answers_by_model"])
+    versions = {name.rpartition("-")[0] or name for name in result["answers_by_model"]}  # without their digests
+    # One version may be replaced before the client has read an answer and asks again.
+    assert "base" in versions and len(versions & {"policy-v1", "policy-v2", "policy-v3"}) >= 2
 
 
 def test_the_job_whose_worker_was_killed_was_resumed(outcome: tuple[dict[str, Any], Path]) -> None:
@@ -135,8 +137,9 @@ def test_what_is_left_is_complete(outcome: tuple[dict[str, Any], Path]) -> None:
         metric = "reward" if kind == "rl" else "loss"
         steps = [point.step for point in read_curves(version / "report" / "curves.jsonl") if metric in point.metrics]
         assert steps[: report.steps] == list(range(1, report.steps + 1))
-        rollouts = read_rollouts(folder / "data" / "jobs" / report.job_id / "rollouts.jsonl")
+        attempts = sorted((folder / "data" / "jobs" / report.job_id).glob("attempt-*"))
+        rollouts = read_rollouts(attempts[-1] / "rollouts.jsonl")
         assert rollouts and all((row.reward is not None) == (kind == "rl") for row in rollouts)
         assert (version / "report" / "report.md").exists() and list((version / "report").glob("*.png"))
-    assert not list((folder / "data" / "jobs").glob("*/checkpoint.pt"))
+    assert not list((folder / "data" / "jobs").rglob("checkpoint.pt"))
     assert not list((folder / "data" / "adapters").glob(".*"))

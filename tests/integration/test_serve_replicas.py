@@ -89,8 +89,11 @@ def test_one_version_on_both_engines_through_a_swap_and_a_death(folder: Path, ti
             assert daemon.reheatd("adapters", "promote", "2")["version"] == 2
             clients.until((200, "engine-1", "policy-v2"), (200, "engine-2", "policy-v2"))
             assert {status for status, _, _ in clients.answers} == {200}
+            (key,) = {p.environ()["VLLM_API_KEY"] for p in daemon.tree() if "reheatd.engine.server" in p.cmdline()[3:4]}
             for engine in engines(daemon).values():
-                held = httpx.get(f"{engine['url']}/v1/models", trust_env=False).json()["data"]
+                authorization = {"authorization": f"Bearer {key}"}
+                models = httpx.get(f"{engine['url']}/v1/models", headers=authorization, trust_env=False)
+                held = models.json()["data"]
                 assert [model["id"].rpartition("-")[0] or model["id"] for model in held] == ["base", "policy-v2"]
 
             port = engines(daemon)["engine-2"]["url"].rpartition(":")[2]
