@@ -18,7 +18,7 @@ from reheatd.adapters.importing import find_adapter
 from reheatd.adapters.lineage import Lineage
 from reheatd.adapters.validate import base_digest
 from reheatd.api.schemas import DeletedView, VersionView
-from reheatd.errors import AdapterInvalidError, BadInputError, ConflictError, MissingExtraError, NotFoundError
+from reheatd.errors import AdapterInvalidError, BadInputError, ConflictError, NotFoundError
 from reheatd.files import publish_folder
 from reheatd.jobs.contracts import Job
 from reheatd.names import parse_version, version_name
@@ -178,14 +178,11 @@ def _push(folder: Path, repo: str) -> None:
     """Uploads a folder to the hub.
 
     Raises:
-        MissingExtraError: huggingface_hub is not installed.
         BadInputError: The hub cannot be reached or refuses; the files stay where they are.
     """
-    try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    except ImportError as error:
-        raise MissingExtraError("--push needs huggingface_hub; install an engine extra or the worker extra") from error
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     try:
         hub = HfApi()
         hub.create_repo(repo, exist_ok=True, private=True)

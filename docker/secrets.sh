@@ -3,7 +3,7 @@
 # in a volume that only the services see, so that they stand in no configuration and in no environment.
 set -eu
 cd "${1:-/run/reheatd}"
-umask 027
+umask 077
 for name in broker engine; do
     test -s "$name" || python3 -c 'import secrets; print(secrets.token_urlsafe(32))' >"$name.new"
     test -s "$name" || mv "$name.new" "$name"

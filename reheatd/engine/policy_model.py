@@ -32,7 +32,7 @@ def resolve_policy(
 
     Raises:
         BadInputError: The folder does not hold a model, or the model cannot be downloaded.
-        MissingExtraError: A package that the built-in policy or the download needs is not installed.
+        MissingExtraError: The package of the built-in policy is not installed.
     """
     folder = folder_of(model)
     if folder.is_dir():
@@ -119,14 +119,9 @@ def _progress(model: str, report: Callable[[str], None]) -> "type[tqdm_asyncio[A
 
 
 def _from_hub(model: str, param: str, report: Callable[[str], None]) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{param} = {model!r} must be downloaded, which needs huggingface_hub; install an engine extra, or "
-            "name a local folder"
-        ) from error
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     try:
         folder = snapshot_download(model, ignore_patterns=IGNORED_FILES, tqdm_class=_progress(model, report))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -1,6 +1,5 @@
 """Drives `compose.yaml` with whatever runs compose files here: Docker's own, or podman-compose."""
 
-import json
 import os
 import shlex
 import shutil
@@ -9,6 +8,8 @@ import threading
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PROJECT = "reheatd-test"
+PROJECT_LABEL = f"label=com.docker.compose.project={PROJECT}"
 IMAGES = {"full": "reheatd-full", "daemon": "reheatd-daemon"}
 
 
@@ -23,7 +24,7 @@ class Stack:
         if not docker and shutil.which("podman-compose") is None:
             raise RuntimeError("neither a Docker engine nor podman-compose is here; install one of them")
         self._engine = "docker" if docker else "podman"
-        self._compose = ["docker", "compose"] if docker else ["podman-compose"]
+        self._compose = [*(["docker", "compose"] if docker else ["podman-compose"]), "-p", PROJECT]
         self._environment = {**os.environ, **environment}
         self._stopping = threading.Event()
         self._health = threading.Thread(target=self._run_health_checks, name="health")
@@ -56,8 +57,11 @@ class Stack:
         )
         return done.stdout[-6000:]
 
-    def containers(self) -> list[str]:
-        return self._podman_names("--filter", "label=io.podman.compose.project=reheatd")
+    def started_at(self, service: str) -> str:
+        """When the service's container was started last."""
+        label = f"label=com.docker.compose.service={service}"
+        name = self._output(self._engine, "ps", "-a", "-q", "--filter", PROJECT_LABEL, "--filter", label).strip()
+        return self._output(self._engine, "inspect", "--format", "{{.State.StartedAt}}", name).strip()
 
     def exec(self, service: str, *command: str) -> str:
         done = subprocess.run(
@@ -76,14 +80,12 @@ class Stack:
     def _run_health_checks(self) -> None:
         # Podman leaves the timer of a health check to systemd; where there is none, nobody runs it.
         while not self._stopping.wait(3):
-            for name in self.containers():
-                subprocess.run(["podman", "healthcheck", "run", name], capture_output=True)
+            for container in self._output("podman", "ps", "-q", "--filter", PROJECT_LABEL).split():
+                subprocess.run(["podman", "healthcheck", "run", container], capture_output=True)
 
-    def _podman_names(self, *filters: str) -> list[str]:
-        done = subprocess.run(
-            ["podman", "ps", "--format", "json", *filters], text=True, capture_output=True, check=True
-        )
-        return [container["Names"][0] for container in json.loads(done.stdout or "[]")]
+    @staticmethod
+    def _output(*command: str) -> str:
+        return subprocess.run(command, text=True, capture_output=True, check=True).stdout
 
 
 def _succeeds(command: list[str]) -> bool:

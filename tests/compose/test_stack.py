@@ -1,12 +1,12 @@
-"""`compose.yaml` for real: images built, the stack up, a reheat and a swap through the one published port.
+"""`compose.yaml` for real: images built, the stack up, keys, a reheat and a swap through the one published port.
 
 Run with `make test-compose`; not part of `make test`, since it needs a container engine and builds images of several
 gigabytes.
 """
 
+import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +16,7 @@ from reheatd.process.ports import reserve_port
 from tests.compose.stack import Stack
 from tests.tiny_policy import build_tiny_policy
 
+SERVICES = ("redis", "engine", "worker", "reheatd")
 START_TIMEOUT_S = 600.0
 JOB_TIMEOUT_S = 600.0
 
@@ -56,7 +57,7 @@ def _wait_ready(stack: Stack, url: str) -> None:
         except httpx.HTTPError:
             pass
         time.sleep(2)
-    raise AssertionError("\n".join(f"== {name}\n{stack.logs(name)}" for name in ("engine", "worker", "reheatd")))
+    raise AssertionError("\n".join(f"== {name}\n{stack.logs(name)}" for name in ("secrets", *SERVICES)))
 
 
 def _ask(client: httpx.Client, model: str) -> httpx.Response:
@@ -84,7 +85,36 @@ def test_reheat_and_swap_through_the_published_port(stack: tuple[Stack, httpx.Cl
     assert "policy-v1" in containers.exec("reheatd", "reheatd", "adapters", "list", "--json")
 
 
-def test_nothing_but_the_gateway_is_published() -> None:
-    text = (Path(__file__).parents[2] / "compose.yaml").read_text()
-    assert text.count("ports:") == 1
-    assert '"127.0.0.1:${REHEATD_PORT:-8000}:8000"' in text
+@pytest.mark.timeout(3000)
+def test_a_key_made_in_the_container_opens_inference_alone(stack: tuple[Stack, httpx.Client]) -> None:
+    containers, client = stack
+    made = json.loads(containers.exec("reheatd", "reheatd", "keys", "create", "my-app", "--json"))
+    headers = {"authorization": f"Bearer {made['token']}"}
+    assert client.get("/v1/models", headers=headers).status_code == 200
+    assert client.get("/reheatd/v1/status", headers=headers).status_code == 403
+    assert json.loads(containers.exec("reheatd", "reheatd", "status", "--json"))["policy"] == "/models/tiny"
+
+
+@pytest.mark.timeout(3000)
+def test_services_have_no_rights_and_let_nobody_in_without_a_secret(stack: tuple[Stack, httpx.Client]) -> None:
+    containers, _ = stack
+    for service in SERVICES:
+        assert containers.exec(service, "id", "-u").strip() == "10001"
+        assert "Read-only file system" in containers.exec(service, "sh", "-c", "touch /usr/x 2>&1 || true")
+        assert "CapEff:\t0000000000000000" in containers.exec(service, "cat", "/proc/self/status")
+    assert "NOAUTH" in containers.exec("redis", "redis-cli", "ping")
+    ask = "import urllib.request; urllib.request.urlopen('http://engine:8100/metrics')"
+    assert "HTTP Error 401" in containers.exec("worker", "sh", "-c", f'python -c "{ask}" 2>&1 || true')
+
+
+@pytest.mark.timeout(3000)
+def test_an_engine_that_ends_is_started_again_and_serves_what_is_promoted(stack: tuple[Stack, httpx.Client]) -> None:
+    containers, client = stack
+    promoted = _ask(client, "policy").headers["x-reheatd-version"]
+    started = containers.started_at("engine")
+    containers.exec("engine", "sh", "-c", "kill 1")
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while containers.started_at("engine") == started or (answer := _ask(client, "policy")).status_code != 200:
+        assert time.monotonic() < deadline, containers.logs("engine")
+        time.sleep(2)
+    assert answer.headers["x-reheatd-version"] == promoted

@@ -17,13 +17,23 @@ SHARED = dict(line.split("=", 1) for line in (ROOT / "docker/reheatd.env").read_
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_service_is_without_rights_and_writes_to_volumes_alone(name: str) -> None:
     service = SERVICES[name]
+    assert service["user"] == "10001:10001"
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert "privileged" not in service and "cap_add" not in service
     assert [entry.partition(":")[0] for entry in service["tmpfs"]] == ["/tmp"]
     writable = {entry.split(":")[0] for entry in service["volumes"] if not entry.endswith(":ro")}
-    assert writable == ({"secrets"} if name == "secrets" else {"broker"} if name == "redis" else {"data"})
+    assert writable == {"secrets": {"secrets", "broker"}, "redis": {"broker"}}.get(name, {"data"})
+    assert (name == "secrets") == (service.get("restart") != "unless-stopped")
+
+
+def test_every_image_is_built_by_one_service() -> None:
+    built = [service["image"] for service in SERVICES.values() if "build" in service]
+    assert len(built) == len(set(built)) == 2
+    for service in SERVICES.values():
+        if "build" not in service:
+            assert (service.get("pull_policy") == "never") == (service["image"] in built)
 
 
 def test_only_the_gateway_is_published_and_on_loopback() -> None:
@@ -43,7 +53,7 @@ def test_secrets_are_files_that_every_service_waits_for() -> None:
         assert SERVICES[name]["depends_on"].keys() & {"secrets", "redis"}
 
 
-def test_secrets_are_made_once_for_owner_and_group(tmp_path: Path) -> None:
+def test_secrets_are_made_once_for_their_owner(tmp_path: Path) -> None:
     def make() -> dict[str, str]:
         subprocess.run(["sh", str(ROOT / "docker/secrets.sh"), str(tmp_path)], check=True)
         return {file.name: file.read_text() for file in tmp_path.iterdir()}
@@ -52,7 +62,7 @@ def test_secrets_are_made_once_for_owner_and_group(tmp_path: Path) -> None:
     assert make() == made
     assert made["broker.conf"] == f"requirepass {made['broker'].strip()}\n"
     assert len({made["broker"], made["engine"]}) == 2 and len(made["engine"].strip()) > 30
-    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o640}
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
 
 
 def test_both_images_run_as_a_user_without_rights() -> None:
