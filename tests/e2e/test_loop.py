@@ -112,8 +112,8 @@ def test_the_client_noticed_nothing(outcome: tuple[dict[str, Any], Path]) -> Non
     assert result["requests_failed"] == 0
     assert result["requests_sent"] == sum(result["answers_by_model"].values()) > 0
     versions = {name.rpartition("-")[0] or name for name in result["answers_by_model"]}  # without their digests
-    # One version may be replaced before the client has read an answer and asks again.
-    assert "base" in versions and len(versions & {"policy-v1", "policy-v2", "policy-v3"}) >= 2
+    # A version may be replaced while the client reads the answer of the one before.
+    assert "base" in versions and versions & {"policy-v1", "policy-v2", "policy-v3"}
 
 
 def test_the_job_whose_worker_was_killed_was_resumed(outcome: tuple[dict[str, Any], Path]) -> None:
