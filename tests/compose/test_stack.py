@@ -42,7 +42,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, htt
         _wait_ready(stack, url)
         assert httpx.get(f"{url}/v1/models", timeout=5).status_code == 401
         key = stack.exec("reheatd", "cat", "/data/admin.key").strip()
-        with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60) as client:
+        with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=120) as client:
             yield stack, client
     finally:
         stack.down()
