@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -59,9 +60,21 @@ class Stack:
 
     def started_at(self, service: str) -> str:
         """When the service's container was started last."""
-        label = f"label=com.docker.compose.service={service}"
-        name = self._output(self._engine, "ps", "-a", "-q", "--filter", PROJECT_LABEL, "--filter", label).strip()
-        return self._output(self._engine, "inspect", "--format", "{{.State.StartedAt}}", name).strip()
+        return self._state(service, "StartedAt")
+
+    def await_restart(self, service: str, started_at: str) -> None:
+        """Waits until a service that has ended is running again.
+
+        Docker starts it by itself. podman-compose makes every service require `secrets`, which is over by then, and for
+        that Podman starts none again; so it is told to.
+        """
+        deadline = time.monotonic() + 60
+        while self.started_at(service) == started_at or self._state(service, "Status") != "running":
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{service} is not started again\n{self.logs(service)}")
+            if self._engine == "podman" and self._state(service, "Status") in ("exited", "stopped"):
+                self._output("podman", "start", self._container(service))
+            time.sleep(0.5)
 
     def exec(self, service: str, *command: str) -> str:
         done = subprocess.run(
@@ -82,6 +95,15 @@ class Stack:
         while not self._stopping.wait(3):
             for container in self._output("podman", "ps", "-q", "--filter", PROJECT_LABEL).split():
                 subprocess.run(["podman", "healthcheck", "run", container], capture_output=True)
+
+    def _container(self, service: str) -> str:
+        label = f"label=com.docker.compose.service={service}"
+        return self._output(self._engine, "ps", "-a", "-q", "--filter", PROJECT_LABEL, "--filter", label).strip()
+
+    def _state(self, service: str, field: str) -> str:
+        return self._output(
+            self._engine, "inspect", "--format", f"{{{{.State.{field}}}}}", self._container(service)
+        ).strip()
 
     @staticmethod
     def _output(*command: str) -> str:

@@ -69,7 +69,13 @@ def _ask(client: httpx.Client, model: str) -> httpx.Response:
 def test_reheat_and_swap_through_the_published_port(stack: tuple[Stack, httpx.Client]) -> None:
     containers, client = stack
     assert _ask(client, "policy").headers["x-reheatd-version"] == "policy-v0"
-    request = {"kind": "reheat", "tau": 1.5, "steps": 8, "learning_rate": 5e-3}
+    request = {
+        "kind": "reheat",
+        "tau": 1.5,
+        "steps": 8,
+        "learning_rate": 5e-3,
+        "force": True,
+    }  # the tiny policy has not collapsed
     job: dict[str, Any] = client.post("/reheatd/v1/jobs", json=request).raise_for_status().json()
     deadline = time.monotonic() + JOB_TIMEOUT_S
     while job["status"] not in ("succeeded", "rejected", "failed", "cancelled"):
@@ -113,8 +119,9 @@ def test_an_engine_that_ends_is_started_again_and_serves_what_is_promoted(stack:
     promoted = _ask(client, "policy").headers["x-reheatd-version"]
     started = containers.started_at("engine")
     containers.exec("engine", "sh", "-c", "kill 1")
+    containers.await_restart("engine", started)
     deadline = time.monotonic() + START_TIMEOUT_S
-    while containers.started_at("engine") == started or (answer := _ask(client, "policy")).status_code != 200:
+    while (answer := _ask(client, "policy")).status_code != 200:
         assert time.monotonic() < deadline, containers.logs("engine")
         time.sleep(2)
     assert answer.headers["x-reheatd-version"] == promoted
