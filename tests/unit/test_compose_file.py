@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from reheatd.config_tables import ServerSection
+
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -26,6 +28,11 @@ def test_every_service_is_without_rights_and_writes_to_volumes_alone(name: str) 
     writable = {entry.split(":")[0] for entry in service["volumes"] if not entry.endswith(":ro")}
     assert writable == {"secrets": {"secrets", "broker"}, "redis": {"broker"}}.get(name, {"data"})
     assert (name == "secrets") == (service.get("restart") != "unless-stopped")
+
+
+def test_requests_have_the_time_to_end_that_the_daemon_gives_them() -> None:
+    for name in ("engine", "reheatd"):
+        assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > ServerSection().drain_timeout_s
 
 
 def test_every_image_is_built_by_one_service() -> None:
