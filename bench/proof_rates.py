@@ -61,7 +61,7 @@ class Recording:
 
     def _prove(self, adapter: int, engine: str, trainer: str, kind: str, rng: np.random.Generator) -> tuple[bool, int]:
         looks = self._looks(adapter, engine, trainer, kind, rng)
-        items = by_information([look.item for look in looks], TOLERANCE)
+        items = by_information([look.item for look in looks])
         by_item = {id(look.item): look for look in looks}
         tokens = 0
         try:

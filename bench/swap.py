@@ -2,7 +2,8 @@
 
 Eight clients stream SmolLM2-135M's answers without pause, while reheatd's swap protocol publishes and promotes 100
 adapters one after the other. Each answer's logprobs are then compared with those that Transformers and PEFT compute in
-float32 for the version in its header. The same is measured for two ways without a protocol: overwriting and reloading
+float32 for the version in its header. An answer counts as another version's if it is further off than half of what the
+answer nearest to another version is. The same is measured for two ways without a protocol: overwriting and reloading
 the files under one adapter name, and restarting the engine with other weights. Then proofs of delivery are simulated
 from recorded logprobs: of right adapters, and of everything that might answer in their place.
 """
@@ -52,8 +53,6 @@ SWAP_EVERY_S = 6.0
 GRACE_S = 30.0
 """How long a restart waits for the old engine to end before it kills the engine, in seconds."""
 SETTLE_S = 4.0
-TOLERANCE = 0.1
-"""Largest mean absolute difference of logprobs, in nats per token, as in the proof of delivery."""
 WRONG_PROOFS, RIGHT_PROOFS = 200, 10_000
 """Number of simulated proofs of each wrong kind, and of right adapters."""
 IN_PLACE = "policy"
@@ -267,15 +266,19 @@ def main() -> None:
             sides["reload in place"] = asyncio.run(in_place(engine, adapters, prompt, tmp))
         sides["restart"] = asyncio.run(restart(model, adapters, prompt, tmp))
 
-        wrong: dict[str, int] = {}
-        for name, side in sides.items():
-            off = np.concatenate(list(differences(reference, adapters, side.answers).values()))
-            wrong[name] = int((off > TOLERANCE).sum())
-            print(f"{name}: {np.median(off):.3f} nats per token from the version answered, at most {off.max():.3f}")
         some = sides["reheatd"].answers[::20]
         others = differences(reference, adapters[1:] + adapters[:1], some)
         apart = np.concatenate(list(others.values()))
         print(f"reheatd: {np.median(apart):.3f} from another version, at least {apart.min():.3f}")
+        # Rounding alone can take a short answer beyond what the proof allows as a mean over many tokens.
+        half_way = float(apart.min()) / 2
+        wrong: dict[str, int] = {}
+        for name, side in sides.items():
+            off = np.concatenate(list(differences(reference, adapters, side.answers).values()))
+            wrong[name] = int((off > half_way).sum())
+            print(f"{name}: {np.median(off):.3f} nats per token from the version answered, at most {off.max():.3f}")
+            if name == "reheatd":
+                report.result("own_version_difference", float(off.max()), "nats per token")
 
     Console().print(table(sides, wrong))
     side = sides["reheatd"]
@@ -294,7 +297,7 @@ def main() -> None:
         report.result(f"{prefix}_publish_to_first_token_ms", statistics.median(sides[name].to_first_token) * 1e3, "ms")
     report.result("restart_outage_s", sides["restart"].longest_gap_s(), "s")
     Console().print(proof_rates(report))
-    report.write(streams=STREAMS, tokens=TOKENS, rank=RANK, size=SIZE, tolerance=TOLERANCE, restarts=RESTARTS)
+    report.write(streams=STREAMS, tokens=TOKENS, rank=RANK, size=SIZE, restarts=RESTARTS)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,13 @@ def running(folder: Path, model: Path, **tables: dict[str, Any]) -> Iterator[Dae
         daemon.close()
 
 
+def make_key(data_dir: Path, name: str, *options: str) -> str:
+    """Makes an API key; the token that clients send."""
+    command = [sys.executable, "-m", "cli.main", "keys", "create", name, "--data-dir", str(data_dir), "--json"]
+    done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)["token"]
+
+
 def merged(model: Path, **tables: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The tables that every such daemon has, and `tables`, which win key by key."""
     common: dict[str, dict[str, Any]] = {

@@ -14,9 +14,10 @@ f = 1 - mean b^2 / mean c^2, because rounding in the trainer flattens the slope 
 After each item, each of the four gets a confidence interval by Student's t, that of the slope from its residuals. The
 adapter holds once all four intervals are on the right side, and is refused once one of them is on the wrong side
 (Jennison and Turnbull, "Interim analyses: the repeated confidence interval approach", J. R. Stat. Soc. B 51, 1989). At
-look k, an interval may miss with probability `ERROR` / k (k + 1), which sums to `ERROR` over all looks, however many
-there are. For a refusal it is a quarter of that, because any of the four can refuse. So `ERROR` bounds how often a
-proof that ends before its last item ends wrongly, either way.
+look k, an interval may miss with a probability that is divided by k (k + 1), so that the sum over all looks, however
+many there are, is `FALSE_ALARM` for refusals and `FALSE_HOLD` for holding. For a refusal it is also divided by four,
+because any of the four can refuse. For holding it need not be, because all four must hold. What is wrong by far is
+wrong by far in one of them, so `FALSE_HOLD` is reached only by what is at the very edge of what is allowed.
 
 After the last item the figures themselves decide. An adapter has the benefit of the doubt about its slope, because a
 small change leaves much of it. It has none about the distance.
@@ -31,8 +32,11 @@ from scipy.special import stdtrit
 from reheatd.adapters.lineage import ProofItem
 from reheatd.errors import DeliveryError
 
-ERROR = 1e-3
-"""Largest probability that a proof which ends early ends wrongly."""
+FALSE_ALARM = 1e-3
+"""Largest probability that an adapter which arrived is refused before the last item."""
+FALSE_HOLD = 1e-2
+"""Largest probability that something which just misses what is allowed holds before the last item. After the last item,
+every second one does."""
 SMALLEST_CHANGE = 1e-3
 """Smallest root mean square change from base to adapter that can be told from none, in nats per token."""
 SLOPE_LOW, SLOPE_HIGH = 0.8, 1.25
@@ -135,10 +139,10 @@ class Evidence:
             return None
         mean_S = excess_ST.mean(1)
         error_S = excess_ST.std(1, ddof=1) / np.sqrt(tokens)
-        spent = ERROR / (len(self._cache) * (len(self._cache) + 1))
-        if (mean_S - _quantile(spent / len(mean_S), tokens) * error_S > 0).any():
+        look = len(self._cache) * (len(self._cache) + 1)
+        if (mean_S - _quantile(FALSE_ALARM / look / len(mean_S), tokens) * error_S > 0).any():
             raise self._refusal()
-        holds = (mean_S + _quantile(spent, tokens) * error_S < 0).all()
+        holds = (mean_S + _quantile(FALSE_HOLD / look, tokens) * error_S < 0).all()
         return self._proof() if holds and np.mean(self._cache) <= self.cache_allowance else None
 
     def last_verdict(self) -> Proof:

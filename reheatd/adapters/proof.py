@@ -21,6 +21,8 @@ from reheatd.engine.client import EngineClient
 from reheatd.errors import DeliveryError
 from reheatd.names import BASE_MODEL_NAME
 
+LARGE_CHANGE = 0.5
+"""Change of a token's logprob that tells half as much as any change can, in nats."""
 TOP_K = 20
 """Likeliest next tokens that are compared with and without the prefix cache."""
 
@@ -55,7 +57,7 @@ class Proving:
                     f"{name} has a proof item that lacks one logprob per token; its trainer is at fault"
                 )
         self._client = client
-        self._items = by_information(items, tolerance)
+        self._items = by_information(items)
         self._evidence = Evidence(name, self._items, tolerance=tolerance, leniency=leniency)
         self._first_base = asyncio.ensure_future(self._score_base(self._items[0]))
         # If the adapter cannot even be loaded, nobody asks how this ended.
@@ -105,14 +107,14 @@ async def prove(
     return await Proving(client, model, items, tolerance=tolerance, leniency=leniency).finish(model)
 
 
-def by_information(items: Sequence[ProofItem], tolerance: float) -> list[ProofItem]:
+def by_information(items: Sequence[ProofItem]) -> list[ProofItem]:
     """The items, those first that tell most for the time that the engine takes, which is that of prompt and completion.
 
-    A change far above the tolerance tells little more than one a few times as large as it.
+    One large change tells less than two that are half as large.
     """
 
     def information(item: ProofItem) -> float:
-        power = np.subtract(item.logprobs, item.base_logprobs) ** 2
-        return float((power / (power + tolerance**2)).sum()) / (len(item.prompt_ids) + len(item.completion_ids))
+        change_T = np.abs(np.subtract(item.logprobs, item.base_logprobs))
+        return float((change_T / (change_T + LARGE_CHANGE)).sum()) / (len(item.prompt_ids) + len(item.completion_ids))
 
     return sorted(items, key=information, reverse=True)

@@ -35,6 +35,8 @@ CREATE TABLE IF NOT EXISTS journal (
 """
 
 
+TICK_S = 1e-3
+"""Least time between an entry of the journal and what comes after it, in seconds."""
 ENTRIES_AT_ONCE = 50
 """Entries that are read before other tasks have their turn."""
 
@@ -219,7 +221,7 @@ class Ledger:
         self._db.execute(
             "INSERT INTO journal (time, event, from_state, to_state, reason, job_id, version, actor) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (time.time() if at is None else at, event, old, new, reason, job_id, version, ACTOR.get()),
+            (self._now() if at is None else at, event, old, new, reason, job_id, version, ACTOR.get()),
         )
 
     def _withdraw_answers(self, reason: str) -> None:
@@ -233,8 +235,14 @@ class Ledger:
         record.job.status = status
         record.job.error = error
         record.job.phase = ""
-        record.job.finished_at = time.time()
+        record.job.finished_at = self._now()
         self.jobs.save(record)
+
+    def _now(self) -> float:
+        """Seconds since the epoch, but later than the newest entry of the journal even if the clock was set back: what
+        happened since somebody resumed is told by these times."""
+        row = self._db.execute("SELECT time FROM journal ORDER BY id DESC LIMIT 1").fetchone()
+        return time.time() if row is None else max(time.time(), row["time"] + TICK_S)
 
 
 def new_job_id(kind: str) -> str:

@@ -1,7 +1,8 @@
 """`make fuzz`: both surfaces of a real daemon with a real engine, and the property tests beside them.
 
 FUZZ_MINUTES says for how long, 10 by default. Schemathesis asks what the published document allows and what it does
-not, and follows its links; after that come requests that no library sends. The run fails if a request gets a 5xx or no
+not, and follows its links, with a key for administration. After that come requests that no library sends, with keys of
+both roles, wrong ones and none. The run fails if a request gets a 5xx or no
 answer, if an answer does not fit the document, if a traceback is shown or logged, or if a property does not hold.
 """
 
@@ -24,7 +25,7 @@ import httpx
 from bench.figures import Report
 from reheatd.adapters.store import AdapterStore
 from reheatd.database import connect
-from tests.daemon import Daemon, running
+from tests.daemon import Daemon, make_key, running
 from tests.fuzz.raw import HANG_S, RawFuzzer
 from tests.random_adapter import random_adapter
 from tests.tiny_policy import build_tiny_policy
@@ -40,6 +41,8 @@ BY_DOCUMENT = 0.6
 """Share of the time for Schemathesis; the rest is for raw requests."""
 UNSUPPORTED = 501
 """What the engine answers to options that it knows and does not support; the document names it."""
+PER_MINUTE = ("--requests-per-minute", "600", "--tokens-per-minute", "20000")
+"""Limits of the key that is not for administration; they are reached now and then."""
 FACTOR = 10
 """How many times as many examples as in `make test` a pass of the property tests tries."""
 SHOWN = 20
@@ -80,16 +83,21 @@ def main() -> None:
         folder = Path(name)
         model = build_tiny_policy(folder / "policy")
         _publish_one(folder, model)
+        admin = make_key(folder / "data", "fuzz", "--role", "admin")
+        limited = make_key(folder / "data", "app", "--models", "policy*", "--concurrency", "2", *PER_MINUTE)
         tables: dict[str, dict[str, Any]] = {
             "workers": {"report_rollouts": 4},
-            "server": {"drain_timeout_s": 5.0},
+            "server": {"drain_timeout_s": 5.0, "require_keys": True},
             "control": {"mode": "observe", "rl": "off"},
         }
         with running(folder, model, **tables) as daemon:
+            daemon.http.headers["authorization"] = f"Bearer {admin}"
             properties = _Properties(end)
             seconds = end - time.monotonic()
             _by_document(daemon, folder, BY_DOCUMENT * seconds, found)
-            _raw(daemon, end - time.monotonic(), found)
+            raw = RawFuzzer(daemon.url, _engine_schemas(daemon), keys=(admin, limited), seed=time.time_ns())
+            for outcome in raw.run(end - time.monotonic()):
+                found.add(outcome.request, outcome.status, outcome.body)
             engine_deaths = daemon.log.count("was ended by")
             found.tracebacks += [f"in the daemon's log: {line}" for line in _tracebacks(daemon.log)]
             properties.finish(found)
@@ -128,6 +136,7 @@ def _by_document(daemon: Daemon, folder: Path, seconds: float, found: Found) -> 
             "--max-time", str(max(1, round(seconds / len(PHASES)))), "--request-timeout", str(HANG_S),
             "--checks", ",".join(CHECKS), "--continue-on-failure", "--max-redirects", "0", "--warnings", "off",
             "--suppress-health-check", "all", "--output-sanitize", "false",
+            "--header", f"Authorization: {daemon.http.headers['authorization']}",
         ]  # fmt: skip
         hooks = {"SCHEMATHESIS_HOOKS": "tests.fuzz.hooks", "REHEATD_FUZZ_CALLS": str(calls), "NO_COLOR": "1"}
         done = subprocess.run(command, env=os.environ | hooks, capture_output=True, text=True, timeout=seconds + 300)
@@ -145,11 +154,6 @@ def _by_document(daemon: Daemon, folder: Path, seconds: float, found: Found) -> 
             failures = re.findall(r"^_{5,} (.+?) _{5,}$|^- (.+)$", done.stdout, re.MULTILINE)
             found.misfits += [" ".join(filter(None, failure)) for failure in failures] or [done.stdout[-3000:]]
             print(done.stdout[-20_000:])
-
-
-def _raw(daemon: Daemon, seconds: float, found: Found) -> None:
-    for outcome in RawFuzzer(daemon.url, _engine_schemas(daemon), seed=time.time_ns()).run(seconds):
-        found.add(outcome.request, outcome.status, outcome.body)
 
 
 def _engine_schemas(daemon: Daemon) -> dict[str, Any]:

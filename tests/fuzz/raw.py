@@ -46,10 +46,13 @@ SEGMENTS = (
     "0", "1", "-1", "base", "policy", "policy-v1", "policy-v999999999", "9" * 400, "%00", "%ff%fe", "%ed%a0%80", "..",
     "%2e%2e%2f", "a%2Fb", "%0d%0aX:%201", "'%20OR%201=1", "%F0%9F%99%82", "%", "%zz", "a" * 3000, "*", "",
 )  # fmt: skip
+WITH_KEY = 0.9
+"""Share of the requests that send a good key. The others send none, or one of the `HEADERS`."""
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "get", "\x01")
 HEADERS: tuple[bytes, ...] = (
     b"x-request-id: " + b"a" * 5000, b"x-request-id: \xff\xfe", b"x-request-id: \xc3\xa9", b"x-request-id:",
-    b"x-request-id: a\tb", b"authorization: Bearer \xff", b"authorization:", b"content-encoding: gzip",
+    b"x-request-id: a\tb", b"authorization: Bearer \xff", b"authorization:",
+    b"authorization: Bearer rh-" + b"a" * 40, b"x-api-key: \xff", b"x-api-key: rh-a", b"content-encoding: gzip",
     b"content-encoding: br", b"content-encoding: \xff", b"content-type: text/plain; charset=utf-16", b"content-type:",
     b"accept: \xff", b"accept-encoding: *;q=0", b"connection: x-a, \xff", b"connection: content-type, host",
     b"cookie: a=\xff", b"x-a: " + b"b" * 20_000, b"\xff: a", b"expect: 100-continue", b"transfer-encoding: gzip",
@@ -74,11 +77,13 @@ class RawFuzzer:
 
     Args:
         schemas: The engine's own schemas by name; all their fields are tried.
+        keys: API keys, of which most requests send one.
     """
 
-    def __init__(self, url: str, schemas: dict[str, Any], seed: int) -> None:
+    def __init__(self, url: str, schemas: dict[str, Any], *, keys: tuple[str, ...], seed: int) -> None:
         parts = urlsplit(url)
         self._address = (parts.hostname or "", parts.port or 80)
+        self._keys = [f"authorization: Bearer {key}".encode() for key in keys]
         self._random = random.Random(seed)
         self._fields = {path: sorted(schemas[name]["properties"]) for path, name in SCHEMAS.items()}
         places = [(path, field) for path, fields in self._fields.items() for field in fields]
@@ -128,6 +133,8 @@ class RawFuzzer:
         lines = [f"{method} {path} HTTP/1.1".encode("latin-1"), b"host: fuzz", b"connection: close", *(headers or ())]
         if not headers:
             lines.append(b"content-type: application/json")
+        if self._random.random() < WITH_KEY:
+            lines.append(self._random.choice(self._keys))
         if self._random.random() < 0.1:
             chunked = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             return b"\r\n".join([*lines, b"transfer-encoding: chunked", b"", chunked + b"0\r\n\r\n"])

@@ -1,6 +1,5 @@
 """`reheatd serve` that asks for keys, speaks TLS and has a port for administration; a job on it needs no key."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,24 +9,8 @@ import httpx
 import pytest
 
 from tests.certificates import make_certificate
-from tests.daemon import PROMPT, running
+from tests.daemon import PROMPT, make_key, running
 from tests.waiting import HANGS_S, wait_until
-
-
-def make_key(data_dir: Path, name: str, *options: str) -> str:
-    command = [
-        sys.executable,
-        "-m",
-        "cli.main",
-        "keys",
-        "create",
-        name,
-        "--data-dir",
-        str(data_dir),
-        "--json",
-        *options,
-    ]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["token"]
 
 
 def test_a_job_runs_where_everybody_else_needs_a_key(

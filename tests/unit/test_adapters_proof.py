@@ -190,7 +190,7 @@ def test_short_items_come_before_long_ones_that_tell_no_more() -> None:
     short, long = items(2)
     long = long.model_copy(update={"prompt_ids": [7] * 50})
     weak = short.model_copy(update={"logprobs": [-3.01] * 30})
-    assert by_information([weak, long, short], 0.1) == [short, long, weak]
+    assert by_information([weak, long, short]) == [short, long, weak]
 
 
 @pytest.mark.parametrize(("rough", "held"), [(0.0, False), (0.2, True)])

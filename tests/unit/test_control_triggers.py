@@ -1,6 +1,7 @@
 """Which verdicts act, how each is answered, and when the daemon stops answering."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,25 @@ def test_reheats_that_are_rejected_twice_in_the_same_way_pause_until_somebody_re
         await world.until_submitted(3)
         assert not world.controller.pauses
         assert world.ledger.entries(9)[-2].event == "resumed"
+
+    live(eager(tmp_path), story)
+
+
+def test_somebody_resumes_after_the_clock_was_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an hour, so that by the clock the jobs that failed end in the future."""
+
+    async def story(world: World) -> None:
+        world.see("collapsed", 0.7)
+        await reject(world, 1)
+        await reject(world, 2)
+        await world.until(lambda: world.controller.pauses)
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() - 3600)
+        world.controller.resume()
+        await reject(world, 3)
+        assert not world.controller.pauses
+        await reject(world, 4)
+        await world.until(lambda: world.controller.pauses)
 
     live(eager(tmp_path), story)
 
