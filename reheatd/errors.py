@@ -89,6 +89,13 @@ class SlotsFullError(ConflictError):
     code = "no_free_slot"
 
 
+class JobWaitsError(ReheatdError):
+    """The job is being run, but not at this moment: the daemon goes on with it later."""
+
+    code = "job_waits"
+    status = 503
+
+
 class EngineTakenError(ConflictError):
     """The engine holds adapters of another daemon."""
 

@@ -16,7 +16,7 @@ from reheatd.control.specs import check_collapsed, check_request
 from reheatd.control.states import IDLE, State, idle_state
 from reheatd.database import StateError
 from reheatd.entropy.series import Window
-from reheatd.errors import ConflictError, QueueFullError
+from reheatd.errors import ConflictError, JobWaitsError, QueueFullError
 from reheatd.jobs.contracts import Job, JobRequest, JobStatus, ReheatRequest
 from reheatd.jobs.store import JobRecord
 from reheatd.names import version_name
@@ -229,6 +229,7 @@ class Controller:
         Raises:
             NotFoundError: There is no such job.
             ConflictError: The job or the attempt is not running, or no adapter slot is free.
+            JobWaitsError: The daemon goes on with the job later.
             BadInputError: `path` does not hold an adapter of this policy inside the job's folder.
         """
         runner = self._running(job_id)
@@ -240,6 +241,7 @@ class Controller:
         Raises:
             NotFoundError: There is no such job.
             ConflictError: The job is not running.
+            JobWaitsError: The daemon goes on with the job later.
         """
         runner = self._running(job_id)
         await runner.rollouts.drop(runner.record)
@@ -349,5 +351,5 @@ class Controller:
         if record.job.status is not JobStatus.RUNNING:
             raise ConflictError(f"job {job_id} is {record.job.status}, not running", param="job_id")
         if self._runner is None or self._runner.record is not record:
-            raise ConflictError(f"job {job_id} waits for the next start: this daemon is stopping", param="job_id")
+            raise JobWaitsError(f"job {job_id} goes on in a moment, or when the daemon starts again", param="job_id")
         return self._runner

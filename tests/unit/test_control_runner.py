@@ -1,11 +1,14 @@
 """A job's way through training, gates and swap, and every way it can go wrong."""
 
+import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reheatd.control.states import State
+from reheatd.database import StateError
 from reheatd.entropy.live import LiveWindow
 from reheatd.errors import (
     AdapterInvalidError,
@@ -13,6 +16,7 @@ from reheatd.errors import (
     ConflictError,
     DeliveryError,
     EngineError,
+    JobWaitsError,
     NotFoundError,
 )
 from reheatd.jobs.contracts import JobEvent, JobStatus, ReheatRequest, RLRequest
@@ -308,6 +312,32 @@ def test_rollout_adapters_live_as_long_as_their_job(tmp_path: Path) -> None:
         assert not world.slots.adapters and not any(path.exists() for path in paths)
         with pytest.raises(ConflictError, match="not running"):
             await world.controller.load_rollout_adapter(job.job_id, paths[0], 0)
+
+    live(World(tmp_path), story)
+
+
+def test_a_worker_is_told_to_wait_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The controller goes on with the job after a pause; until then, nothing is refused for good."""
+
+    async def story(world: World) -> None:
+        job = world.controller.submit(REHEAT)
+        spec = await world.until_submitted()
+        (spec.output_dir / "rollout-0").mkdir()
+
+        def refuse(*_: object) -> None:
+            raise StateError("database or disk is full")
+
+        with monkeypatch.context() as full:
+            full.setattr(world.ledger, "save", refuse)
+            full.setattr("reheatd.control.controller.STATE_RETRY_S", 0.2)
+            await world.dispatcher.report(job.job_id, JobEvent(kind="started"))
+            with pytest.raises(JobWaitsError, match="goes on in a moment"):
+                while True:
+                    with contextlib.suppress(StateError):
+                        await world.controller.load_rollout_adapter(job.job_id, spec.output_dir / "rollout-0", 0)
+                    await asyncio.sleep(0.01)
+        await world.train(spec)
+        await world.until_status(job.job_id, JobStatus.SUCCEEDED)
 
     live(World(tmp_path), story)
 
