@@ -239,8 +239,10 @@ class Ledger:
         self.jobs.save(record)
 
     def _now(self) -> float:
-        """Seconds since the epoch, but later than the newest entry of the journal even if the clock was set back: what
-        happened since somebody resumed is told by these times."""
+        """Seconds since the epoch, but later than the newest entry of the journal even if the clock was set back.
+
+        By these times it is told what happened since somebody resumed.
+        """
         row = self._db.execute("SELECT time FROM journal ORDER BY id DESC LIMIT 1").fetchone()
         return time.time() if row is None else max(time.time(), row["time"] + TICK_S)
 

@@ -12,7 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -65,6 +65,10 @@ class RequestCounts:
     total: int = 0
     failed: int = 0
     """Requests that were answered with 5xx or broken off by the engine, but not those whose client left."""
+
+
+class _GoneMeanwhile(Exception):
+    """The version that a request was meant for gave its place to another one while the request waited for an engine."""
 
 
 class Gateway:
@@ -161,12 +165,14 @@ class Gateway:
         deadline = time.monotonic() + self._engine_wait_s
         if not self._pool.is_able and await _unless_disconnected(request, self._until_able(deadline)) is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        with ExitStack() as claims:
-            if caller.job is None:
-                self._logprob_limit.check(body)
-                claims.enter_context(self._limit.admit(client_of(request), caller.key and caller.key.concurrency))
-            target = await self._lease(name, claims)
-            return await self._answer(request, request_id, body, target, claims, deadline)
+        while True:
+            with ExitStack() as claims:
+                if caller.job is None:
+                    self._logprob_limit.check(body)
+                    claims.enter_context(self._limit.admit(client_of(request), caller.key and caller.key.concurrency))
+                target = await self._lease(name, claims)
+                with suppress(_GoneMeanwhile):
+                    return await self._answer(request, request_id, dict(body), target, claims, deadline)
 
     async def _until_able(self, deadline: float) -> Literal[True]:
         """Waits until an engine can take a request.
@@ -228,7 +234,9 @@ class Gateway:
             content = await _unless_disconnected(request, upstream.read())
             if content is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
-            if upstream.status == 404 and self._slots.is_loaded(target):
+            if upstream.status == 404 and target != BASE_MODEL_NAME:
+                if not self._slots.is_loaded(target):
+                    raise _GoneMeanwhile
                 # The engine was restarted a moment ago and does not have its adapters back yet.
                 raise EngineUnavailableError(f"{target} is being loaded again; try again in {RETRY_AFTER_S} s")
             if upstream.status >= 500:

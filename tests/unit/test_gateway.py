@@ -54,7 +54,10 @@ class FakeEngine:
         return web.json_response({"data": [{"id": name} for name in self.names]})
 
     async def load(self, request: web.Request) -> web.Response:
-        self.names.add((await request.json())["lora_name"])
+        asked = await request.json()
+        if not (Path(asked["lora_path"]) / "adapter_model.safetensors").is_file():
+            return web.json_response({"error": {"message": "no adapter found"}}, status=404)
+        self.names.add(asked["lora_name"])
         return web.Response(text="ok")
 
     async def unload(self, request: web.Request) -> web.Response:

@@ -83,6 +83,25 @@ def test_a_request_that_no_engine_accepts_is_sent_when_one_does(tmp_path: Path) 
     in_world(tmp_path, body)
 
 
+def test_a_request_that_waits_is_answered_by_the_version_that_took_the_promoted_ones_place(tmp_path: Path) -> None:
+    async def body(world: Waiting) -> None:
+        await world.swaps.promote(await world.publish(tmp_path), prove_delivery=False)
+        url, world.replica.client.base_url = world.replica.client.base_url, "http://127.0.0.1:9"
+        asking = asyncio.create_task(world.http.post(CHAT, json={}))
+        await until(lambda: not world.replica.responsive)
+        world.replica.eject()
+        world.engine.names = {"base"}
+        (world.store.path(1) / "adapter_model.safetensors").unlink()
+        world.replica.client.base_url = url
+        await world.swaps.admit(world.replica)
+        world.replica.hear()
+        answer = await asking
+        assert (answer.status_code, answer.headers["x-reheatd-version"]) == (200, "policy-v0")
+        assert world.gateway.counts.failed == 0
+
+    in_world(tmp_path, body)
+
+
 def test_a_request_that_waited_too_long_is_told_to_try_again(tmp_path: Path) -> None:
     async def body(world: Waiting) -> None:
         world.replica.eject()
