@@ -150,7 +150,10 @@ def _write(data_dir: Path, snapshot: Path, target: Path) -> Manifest:
             for folder, version in versions.items():
                 if _has_version(data_dir, folder):
                     kept.append(version)
-                    for file in _files(data_dir / "adapters" / folder):
+                    found = list(_files(data_dir / "adapters" / folder))
+                    if not found:
+                        raise _Changed
+                    for file in found:
                         _add_if_there(tar, file, data_dir, files, missing=_Changed)
             for file in _other_files(data_dir, over):
                 _add_if_there(tar, file, data_dir, files, missing=None)

@@ -250,7 +250,10 @@ class AdapterStore:
         with self._db:
             self._db.execute("DELETE FROM adapter_versions WHERE version = ?", (version,))
         if folder.exists():
-            shutil.rmtree(folder)
+            # A back-up that is being written finds a version's folder whole or not at all.
+            doomed = self._folder / f".{folder.name}.deleted.tmp"
+            folder.rename(doomed)
+            shutil.rmtree(doomed)
 
     def _lineage(self, folder: str) -> Lineage:
         """The lineage of the version in a folder, which is read again only if the file was replaced or changed.
