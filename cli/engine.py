@@ -13,6 +13,7 @@ def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None
     Without that file or VLLM_API_KEY, the engine listens on loopback only and has no entropy tap.
     """
     settings = load_settings(config)
+    from reheatd.engine.chat_template import check_chat_template
     from reheatd.engine.credentials import standalone_credentials
     from reheatd.engine.launch import detect_device, engine_command, taps
     from reheatd.engine.policy_model import resolve_policy
@@ -24,10 +25,12 @@ def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None
     port = settings.engine.port or reserve_port(settings.engine.host)
     # Port 0 means that a daemon picks a port for an engine that it starts itself.
     tap = settings.entropy.tap_address if taps(settings, device) else None
+    model = resolve_policy(settings.policy.model)
+    check_chat_template(settings.policy, model)
     credentials = standalone_credentials(settings.engine)
     command = engine_command(
         settings,
-        resolve_policy(settings.policy.model),
+        model,
         port,
         device,
         credentials=credentials,

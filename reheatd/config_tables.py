@@ -23,6 +23,12 @@ class PolicySection(Options):
     baseline."""
     max_model_len: int = Field(default=1024, ge=64)
     """Largest number of tokens that the engine accepts for prompt and completion together."""
+    chat_template: str | None = None
+    """Jinja file that turns chats into prompts, or `raw` for prompts that are the contents of the messages and nothing
+    else, for a base model that was trained on such prompts. Default: the policy's own."""
+    chat_template_kwargs: dict[str, Any] = Field(default={})
+    """Arguments of the chat template in every request, for example `{ enable_thinking = false }`. A client may give
+    others."""
 
 
 class ServerSection(Options):

@@ -36,6 +36,7 @@ from reheatd.control.ledger import Ledger
 from reheatd.control.specs import check_request
 from reheatd.daemon import Daemon, Parts, Readiness
 from reheatd.database import connect
+from reheatd.engine.chat_template import check_chat_template
 from reheatd.engine.credentials import daemon_credentials
 from reheatd.engine.keeper import EngineKeeper
 from reheatd.engine.launch import Device, detect_device
@@ -106,6 +107,7 @@ def find_models(settings: Settings, report: Callable[[str], None]) -> tuple[Serv
         BadInputError, MissingExtraError: A model cannot be used; see `resolve_policy` and `resolve_reference`.
     """
     path = resolve_policy(settings.policy.model, report=report)
+    check_chat_template(settings.policy, path)
     named = settings.policy.reference
     reference = None if named is None else resolve_reference(named, path, report=report)
     report("reading the policy's files")

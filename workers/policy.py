@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from reheatd.engine.number_format import cpu_format
+from reheatd.engine.supported import unsupported
 from reheatd.errors import BadInputError
 from reheatd.files import publish_folder
 from reheatd.options import LoraOptions, NumberFormat
@@ -36,8 +37,6 @@ TEACHER = "teacher"
 
 FORBIDDEN_TARGETS = ("lm_head", "embed_tokens", "wte", "embed_out", "embed_in")
 """Modules that must not get a LoRA: the losses rely on a frozen head, and the engine takes no adapters for these."""
-LOGIT_TRANSFORMS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
-"""Configuration keys of models whose logits are not hidden @ head.T, each with the value that means "not used"."""
 
 
 @dataclass(frozen=True)
@@ -344,14 +343,9 @@ def _plain_head(model: PreTrainedModel) -> Tensor:
     Raises:
         BadInputError: The model's logits are not simply hidden @ head.T.
     """
-    config = model.config.get_text_config()
-    for key, unused in LOGIT_TRANSFORMS.items():
-        value = getattr(config, key, unused)
-        if value is not None and value != unused:
-            raise BadInputError(
-                f"the policy's configuration has {key} = {value}, which the fused losses do not support; "
-                "use a model whose logits are the plain product of hidden state and LM head"
-            )
+    reason = unsupported(model.config.get_text_config().to_dict())
+    if reason is not None:
+        raise BadInputError(f"the policy cannot be trained: {reason}; docs/models.md lists what is supported")
     head = model.get_output_embeddings()
     if head is None or getattr(head, "bias", None) is not None:
         raise BadInputError(f"{type(model).__name__} has no LM head without bias; use a plain causal language model")

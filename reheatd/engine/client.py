@@ -205,27 +205,21 @@ class EngineClient:
     ) -> list[Sample]:
         """Samples `n` completions of a chat. With `top_k` > 0, each token carries its k largest logprobs.
 
+        The chat becomes token ids first, and these are completed. So `Sample.text` is all that was sampled, whatever an
+        engine's parsers for reasoning or tools would take out of an answer.
+
         Args:
             top_p: Share of the probability that is sampled from. Below 1, the samples say nothing about entropy.
             xargs: Arguments for the engine's logits processors.
         """
-        body: dict[str, Any] = {
-            "model": model,
-            "messages": list(messages),
-            "n": n,
-            "temperature": temperature,
-            "max_tokens": max_tokens,
-            **WHOLE_DISTRIBUTION,
-            "top_p": top_p,
-            "logprobs": True,
-            # One more than wanted, because a token drawn from outside the top displaces the last entry.
-            "top_logprobs": top_k + 1 if top_k else 0,
-            "return_token_ids": True,
-            "seed": seed,
-            **({"vllm_xargs": dict(xargs)} if xargs else {}),
-        }
-        answer = await self._request("POST", "/v1/chat/completions", body)
-        return [_chat_sample(answer["prompt_token_ids"], choice, top_k) for choice in answer["choices"]]
+        ids = await self.render(model, messages)
+        sampling = {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
+        return await self._sample(model, ids, top_k, sampling | ({"vllm_xargs": dict(xargs)} if xargs else {}))
+
+    async def render(self, model: str, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The token ids of a chat by the engine's chat template, up to where the answer begins."""
+        body = {"model": model, "messages": list(messages), "add_generation_prompt": True}
+        return (await self._request("POST", "/tokenize", body))["tokens"]
 
     async def complete(
         self,
@@ -238,20 +232,25 @@ class EngineClient:
         seed: int | None = None,
     ) -> Sample:
         """Samples one completion of a text or of token ids; `top_k` works as in `chat`."""
+        options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+        return (await self._sample(model, prompt, top_k, options))[0]
+
+    async def _sample(
+        self, model: str, prompt: str | list[int], top_k: int, options: Mapping[str, Any]
+    ) -> list[Sample]:
         body: dict[str, Any] = {
             "model": model,
             "prompt": prompt,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
             **WHOLE_DISTRIBUTION,
+            # One more than wanted, because a token drawn from outside the top displaces the last entry.
             "logprobs": top_k + 1 if top_k else 0,
             "return_token_ids": True,
             # The top logprobs come in a dictionary keyed by text, where two tokens with equal text would be one.
             "return_tokens_as_token_ids": True,
-            "seed": seed,
+            **options,
         }
         answer = await self._request("POST", "/v1/completions", body)
-        return _completion_sample(answer["choices"][0], top_k)
+        return [_sample_of(choice, top_k) for choice in answer["choices"]]
 
     async def score(self, model: str, prompt_ids: list[int], completion_ids: list[int]) -> list[float]:
         """The raw logprob (temperature 1) of each completion token, given the prompt and the tokens before, in nats."""
@@ -347,23 +346,7 @@ def _top(logprobs: Sequence[float], sampled: float, top_k: int) -> TokenLogprobs
     return TokenLogprobs(logprob=sampled, top=top)
 
 
-def _chat_sample(prompt_ids: list[int], choice: Mapping[str, Any], top_k: int) -> Sample:
-    entries = choice["logprobs"]["content"] if choice["logprobs"] else []
-    entries = entries or []
-    tokens = [
-        _top([top["logprob"] for top in entry["top_logprobs"]], entry["logprob"], top_k) for entry in entries if top_k
-    ]
-    return Sample(
-        prompt_ids=prompt_ids,
-        token_ids=choice["token_ids"],
-        text=choice["message"]["content"] or "",
-        logprobs=[entry["logprob"] for entry in entries],
-        tokens=tokens,
-        finish_reason=choice["finish_reason"],
-    )
-
-
-def _completion_sample(choice: Mapping[str, Any], top_k: int) -> Sample:
+def _sample_of(choice: Mapping[str, Any], top_k: int) -> Sample:
     logprobs = choice["logprobs"]["token_logprobs"]
     tops = choice["logprobs"]["top_logprobs"] or []
     tokens = [_top(list(top.values()), sampled, top_k) for top, sampled in zip(tops, logprobs, strict=False) if top_k]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from reheatd.config import Settings
+from reheatd.engine.chat_template import template_arguments
 from reheatd.engine.credentials import KEY_CHECK, EngineCredentials
 from reheatd.engine.number_format import engine_format
 from reheatd.errors import ConfigError
@@ -99,6 +100,7 @@ def engine_command(
         # Sampling defaults are those of the OpenAI API, not the model folder's, because entropy is measured at
         # temperature 1.
         "--generation-config", "vllm",
+        *template_arguments(settings.policy),
         "--shutdown-timeout", str(int(settings.server.drain_timeout_s)),
         "--disable-uvicorn-access-log",
     )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reheatd.config_tables import BUILTIN_POLICY
+from reheatd.engine.supported import check_supported
 from reheatd.errors import BadInputError, MissingExtraError
 from reheatd.process.children import python_module
 
@@ -31,7 +32,7 @@ def resolve_policy(
         report: Called with what is being done, if that takes a while.
 
     Raises:
-        BadInputError: The folder does not hold a model, or the model cannot be downloaded.
+        BadInputError: The folder holds no model that is supported, or the model cannot be downloaded.
         MissingExtraError: The package of the built-in policy is not installed.
     """
     folder = folder_of(model)
@@ -75,6 +76,7 @@ def _checked_folder(folder: Path, param: str) -> Path:
         raise BadInputError(
             f"{param} = {folder} has no *.safetensors; convert it with save_pretrained first", param=param
         )
+    check_supported(folder, param)
     return folder
 
 
