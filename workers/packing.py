@@ -173,7 +173,9 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Causal attention as transformers calls it: queries [., H, ., d], keys and values [., K, ., d]."""
     if pack is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, sliding_window=sliding_window, **options)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, sliding_window=sliding_window, **options
+        )
     outputs_XHd = []
     for rows in pack.rows:
         taken = [_take(states, rows) for states in (query, key, value)]
@@ -190,11 +192,11 @@ def _in_window(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, window: int, **options: Any
 ) -> Tensor:
     """Attention to the last `window` tokens, [B, L, H, d], in blocks of queries that see at most 2 x window keys."""
-    length = query.shape[2]
+    length, place_L = query.shape[2], torch.arange(query.shape[2], device=query.device)
     blocks = []
     for start in range(0, length, window):
         stop, first = min(start + window, length), max(0, start - window + 1)
-        distance = torch.arange(start, stop, device=query.device)[:, None] - torch.arange(first, stop, device=query.device)
+        distance = place_L[start:stop, None] - place_L[first:stop]
         mask = (distance >= 0) & (distance < window)
         seen = key[:, :, first:stop], value[:, :, first:stop]
         blocks.append(sdpa_attention_forward(module, query[:, :, start:stop], *seen, mask[None, None], **options)[0])

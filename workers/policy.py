@@ -23,14 +23,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedM
 from reheatd.engine.number_format import cpu_format
 from reheatd.errors import BadInputError
 from reheatd.files import publish_folder
-from reheatd.options import LoraOptions, NumberFormat
+from reheatd.options import Checkpointing, LoraOptions, NumberFormat
+from workers.gradient_checkpointing import CheckpointedLayers
 from workers.lora import merged_lora, use_fused_lora
 from workers.losses import chunked_logprobs
 from workers.packing import Pack, can_pack, use_packed_attention
 from workers.shared_prompts import Sequences, by_prompt, computed_positions
+from workers.training_memory import ActivationCost, TrainingMemory
 
-MICRO_BATCH_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
-"""Tokens times hidden size of one forward and backward pass. On a CPU, a larger pass is no faster."""
 Weights = list[Tensor]
 """A student's LoRA weights, in the order of `Policy.parameters`."""
 STUDENT = "student"
@@ -93,7 +93,13 @@ class Policy:
     """A base model with a trainable student adapter. Build one with `Policy.load`."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, peft: PeftModel, *, has_teacher: bool
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        peft: PeftModel,
+        checkpointing: Checkpointing,
+        *,
+        has_teacher: bool,
     ) -> None:
         self.tokenizer = tokenizer
         self.device = model.device
@@ -105,6 +111,9 @@ class Policy:
         self._can_pack = can_pack(model)
         if self._can_pack:
             use_packed_attention(model)
+        self._layers = CheckpointedLayers(model)
+        cost = ActivationCost.of(model.config.get_text_config(), model.dtype.itemsize)
+        self.memory = TrainingMemory(cost, self.head_VD.shape[1], self.device, checkpointing)
         peft.eval()  # the adapters have no dropout; nothing else here differs between training and evaluation
 
     @classmethod
@@ -115,6 +124,7 @@ class Policy:
         parent_adapter: Path | None = None,
         *,
         dtype: NumberFormat = "auto",
+        checkpointing: Checkpointing = "auto",
         device: str | None = None,
         seed: int = 0,
     ) -> "Policy":
@@ -124,6 +134,7 @@ class Policy:
             lora: Shape of a new adapter. If there is a parent, its rank, alpha and target modules win.
             parent_adapter: Folder of the parent version; None starts from the bare base model.
             dtype: Number format of the frozen base; LoRA weights are always float32. See `choose_dtype`.
+            checkpointing: Whether training passes checkpoint the layers; `auto` means those that do not fit otherwise.
 
         Raises:
             BadInputError: The LoRA would target the head or embeddings, or the model transforms its logits.
@@ -133,7 +144,9 @@ class Policy:
             model_path, dtype=choose_dtype(dtype, torch_device), use_safetensors=True
         )
         tokenizer = AutoTokenizer.from_pretrained(model_path)
-        return cls.on_model(model.to(torch_device), tokenizer, lora, parent_adapter, seed=seed)
+        return cls.on_model(
+            model.to(torch_device), tokenizer, lora, parent_adapter, checkpointing=checkpointing, seed=seed
+        )
 
     @classmethod
     def on_model(
@@ -143,6 +156,7 @@ class Policy:
         lora: LoraOptions,
         parent_adapter: Path | None = None,
         *,
+        checkpointing: Checkpointing = "auto",
         seed: int = 0,
     ) -> "Policy":
         """Builds a policy like `load`, on a model that is already in memory; its weights are frozen."""
@@ -165,7 +179,7 @@ class Policy:
         else:
             peft = PeftModel.from_pretrained(model, parent_adapter, adapter_name=STUDENT, is_trainable=True)
             peft.load_adapter(str(parent_adapter), adapter_name=TEACHER, is_trainable=False)
-        return cls(model, tokenizer, peft, has_teacher=parent_adapter is not None)
+        return cls(model, tokenizer, peft, checkpointing, has_teacher=parent_adapter is not None)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -244,6 +258,12 @@ class Policy:
         output, states_of = self._run(batch)
         return states_of(output.last_hidden_state)
 
+    def add_gradients(self, loss: Tensor) -> None:
+        """Adds the gradient of a loss to those of the student's weights. If memory runs out, none has changed."""
+        weights = self.parameters()
+        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+
     def hidden_layers(self, batch: TokenBatch) -> list[Tensor]:
         """Hidden states at the same positions after every block, [T, D] each.
 
@@ -258,11 +278,14 @@ class Policy:
         A model that takes no packs gets the sequences padded on the right. Attention is causal, so no real token ever
         sees the padding and no mask is needed.
         """
-        if self._can_pack:
-            return batch.pack.run(self._model.base_model, **options), lambda states: states[0, batch.pack.state_T]
-        ids_BL, positions_T = batch.padded
-        output = self._model.base_model(input_ids=ids_BL, use_cache=False, **options)
-        return output, lambda states_BLD: states_BLD[batch.rows_T, positions_T]
+        is_checkpointed = torch.is_grad_enabled() and self.memory.checkpoints(computed_positions(batch.sequences))
+        with self._layers.checkpoint(is_checkpointed):
+            if self._can_pack:
+                output = batch.pack.run(self._model.base_model, **options)
+                return output, lambda states_1ND: states_1ND[0, batch.pack.state_T]
+            ids_BL, positions_T = batch.padded
+            output = self._model.base_model(input_ids=ids_BL, use_cache=False, **options)
+            return output, lambda states_BLD: states_BLD[batch.rows_T, positions_T]
 
     def decode_step(self, ids_BL: Tensor, positions_BL: Tensor, mask_BL: Tensor | None, cache: Cache) -> Tensor:
         """Processes new tokens, and returns the hidden state at the last of them, [B, D].
@@ -296,8 +319,7 @@ class Policy:
     @property
     def micro_batch_tokens(self) -> int:
         """Padded tokens of one forward and backward pass."""
-        width = self.head_VD.shape[1]
-        return max(256, MICRO_BATCH_ELEMENTS[self.device.type] // width)
+        return self.memory.tokens
 
     @property
     def stop_ids(self) -> frozenset[int]:

@@ -74,8 +74,6 @@ def test_completions_of_one_token_need_only_the_prompts(monkeypatch: pytest.Monk
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-
-
 def learned(tmp_path: Path, sequences: Sequences) -> tuple[dict[str, float], list[int]]:
     """The metrics of an update on these sequences with random rewards, and the sizes of its micro-batches."""
     rng = random.Random(0)
