@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bench.recorded import bench_policy
+from bench.rollout_file import PLAIN_TOKENS
 from bench.sides import PeakMemory
 from workers.losses import chunked_divergence
 from workers.policy import Policy, TokenBatch
@@ -20,7 +21,7 @@ from workers.policy import Policy, TokenBatch
 def training_pass(policy: Policy, tokens: int) -> float:
     """Adds the gradient of a random sequence of `tokens` tokens, and returns the loss per token."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(1000, 20_000, (tokens + 1,), generator=generator).tolist()
+    ids = torch.randint(*PLAIN_TOKENS, (tokens + 1,), generator=generator).tolist()
     batch = TokenBatch.build([(ids[:64], ids[64:])], policy.device)
     divergence_T, _, _ = chunked_divergence(policy.hidden(batch), policy.head_VD, tau=1.2, kind="forward_kl")
     policy.add_gradients(divergence_T.mean())

@@ -110,8 +110,11 @@ class Pack:
 
 def can_pack(model: PreTrainedModel) -> bool:
     """Whether the model computes a token from its position and from attention to earlier tokens, by torch's `sdpa`."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     has_attention = _layers_are(model, DynamicLayer, DynamicSlidingWindowLayer)
-    return has_attention and model._supports_attention_backend and model.config._attn_implementation == "sdpa"
+    is_known = has_attention and kinds <= {"full_attention", "sliding_attention"}
+    return is_known and model._supports_attention_backend and config._attn_implementation in ("sdpa", NAME)
 
 
 def sees_whole_past(model: PreTrainedModel) -> bool:
@@ -178,11 +181,11 @@ def _attention(
         )
     outputs_XHd = []
     for rows in pack.rows:
-        taken = [_take(states, rows) for states in (query, key, value)]
-        if sliding_window is None or taken[0].shape[2] <= sliding_window:
-            output_BLHd, _ = sdpa_attention_forward(module, *taken, None, **options)
+        q_BHLd, k_BKLd, v_BKLd = (_take(states, rows) for states in (query, key, value))
+        if sliding_window is None or q_BHLd.shape[2] <= sliding_window:
+            output_BLHd, _ = sdpa_attention_forward(module, q_BHLd, k_BKLd, v_BKLd, None, **options)
         else:
-            output_BLHd = _in_window(module, *taken, sliding_window, **options)
+            output_BLHd = _in_window(module, q_BHLd, k_BKLd, v_BKLd, sliding_window, **options)
         outputs_XHd.append(output_BLHd.flatten(0, 1))
     output_XHd = torch.cat(outputs_XHd)
     return (output_XHd if pack.output_N is None else _gather(output_XHd, pack.output_N))[None], None

@@ -34,9 +34,13 @@ class OldPolicy:
 
     def part(self, tokens: slice) -> "OldPolicy":
         """The same on some of the tokens."""
-        values = (self.logprobs_T, self.importance_T, self.gap_T, self.entropy_T)
-        reference_T = None if self.reference_T is None else self.reference_T[tokens]
-        return OldPolicy(*(value_T[tokens] for value_T in values), reference_T)
+        return OldPolicy(
+            logprobs_T=self.logprobs_T[tokens],
+            importance_T=self.importance_T[tokens],
+            gap_T=self.gap_T[tokens],
+            entropy_T=self.entropy_T[tokens],
+            reference_T=None if self.reference_T is None else self.reference_T[tokens],
+        )
 
 
 @dataclass

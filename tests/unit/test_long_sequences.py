@@ -264,12 +264,12 @@ def test_another_error_is_not_taken_for_too_little_memory(tmp_path: Path, monkey
 def test_memory_decides_about_micro_batches_and_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     cost = ActivationCost(plain=1000, checkpointed=100)
     cpu = torch.device("cpu")
-    monkeypatch.setattr(training_memory, "free_bytes", lambda _: 1_000_000)
+    monkeypatch.setattr(training_memory, "free_bytes", lambda _: 1_250_000)
     auto = training_memory.TrainingMemory(cost, 512, cpu, "auto")
     assert auto.tokens == 1024 and not auto.checkpoints(500) and auto.checkpoints(501)
     assert training_memory.TrainingMemory(cost, 512, cpu, False).tokens == 500
     assert training_memory.TrainingMemory(cost, 512, cpu, True).checkpoints(1)
-    monkeypatch.setattr(training_memory, "free_bytes", lambda _: 10_000)
+    monkeypatch.setattr(training_memory, "free_bytes", lambda _: 12_500)
     assert training_memory.TrainingMemory(cost, 512, cpu, "auto").tokens == 50
 
 
