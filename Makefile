@@ -86,7 +86,7 @@ bench-cpu-dtype: $(READY)  ## Compare the number format that the CPU engine choo
 bench-cpu-lora: $(READY)  ## Compare the CPU LoRA plugin with vLLM's stock kernels
 	@$(BIN)/python -m bench.cpu_lora
 
-bench-distill: $(READY)  ## Compare the fused loss and a whole TS-OPSD step with TRL's
+bench-distill: $(READY)  ## Compare the fused loss, and whole TS-OPSD steps on short and long rollouts, with TRL's; measure what checkpointing saves
 	@$(BIN)/python -m bench.distill
 
 bench-rl: $(READY)  ## Compare a whole RL update with TRL's GRPOTrainer, and rollouts and updates on Countdown with their plain ways

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from reheatd.broker_url import parse_broker_url
-from reheatd.options import NumberFormat, Options, WindowOptions
+from reheatd.options import Checkpointing, NumberFormat, Options, WindowOptions
 from reheatd.secret_files import read_secret
 
 BUILTIN_POLICY = "smollm2-135m-instruct"
@@ -216,6 +216,9 @@ class WorkersSection(Options):
     dtype: NumberFormat = "auto"
     """Number format of the frozen base model in the trainer. `auto` chooses bfloat16 on a GPU and, on a CPU, the format
     that `engine.dtype` = `auto` chooses there. LoRA weights are always float32."""
+    gradient_checkpointing: Checkpointing = "auto"
+    """Whether a layer computes its activations again in the backward pass instead of keeping them, which takes a third
+    more time and a fraction of the memory: `auto` does so for sequences that do not fit into memory otherwise."""
     retry_s: float = Field(default=180.0, gt=0)
     """How long a job repeats its requests while the engine is away, in seconds. An engine needs half a minute or more
     to restart."""

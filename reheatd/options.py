@@ -32,6 +32,7 @@ Remedy = Literal["ts_opsd", "shrink", "entropy_bonus", "hot", "auto"]
 RL_REMEDIES = ("entropy_bonus", "hot")
 """Remedies that are continued RL with other options."""
 NumberFormat = Literal["auto", "float32", "bfloat16"]
+Checkpointing = Literal["auto"] | bool
 
 
 class Options(Contract):

@@ -20,7 +20,7 @@ from reheatd.jobs.attempts import begin_attempt
 from reheatd.jobs.channel import JobChannel, JobNotWantedError
 from reheatd.jobs.contracts import ImportResult, ImportSpec, JobBase, JobResult, ReheatSpec, TrainingSpec, step_limit
 from reheatd.jobs.curves import CurveWriter
-from reheatd.options import NumberFormat
+from reheatd.options import Checkpointing, NumberFormat
 from reheatd.process.worker_command import REWARD_PATHS_ENV, REWARD_VARIABLES_ENV
 from reheatd.task_data import TaskData, load_task
 from workers.before_after import Evaluation
@@ -35,6 +35,7 @@ from workers.training_job import TrainingJob
 logger = logging.getLogger(__name__)
 
 DTYPE_ENV = "REHEATD_WORKER_DTYPE"
+CHECKPOINTING_ENV = "REHEATD_WORKER_GRADIENT_CHECKPOINTING"
 
 
 def run_reported(spec: TrainingSpec | ImportSpec, attempt: int, credential: str, broker_url: str) -> None:
@@ -82,7 +83,14 @@ def run(spec: TrainingSpec, channel: ProgressChannel, credential: str | None = N
     with ExitStack() as stack:
         verifier, sampler = _enter(stack, spec, probes, progress, credential)
         torch.manual_seed(spec.seed)
-        policy = Policy.load(spec.model_path, spec.lora, spec.parent_adapter, dtype=_dtype(), seed=spec.seed)
+        policy = Policy.load(
+            spec.model_path,
+            spec.lora,
+            spec.parent_adapter,
+            dtype=_dtype(),
+            checkpointing=_checkpointing(),
+            seed=spec.seed,
+        )
         # The report uses the probes, which are not training prompts. Training prompts are added only if there are too
         # few probes.
         report_prompts = [*map(list, probes.probes), *prompts][: spec.report_rollouts]
@@ -161,3 +169,11 @@ def _dtype() -> NumberFormat:
     if name not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f"{DTYPE_ENV} = {name!r}; use auto, float32 or bfloat16")
     return cast(NumberFormat, name)
+
+
+def _checkpointing() -> Checkpointing:
+    name = os.environ.get(CHECKPOINTING_ENV, "auto")
+    values: dict[str, Checkpointing] = {"auto": "auto", "true": True, "false": False}
+    if name not in values:
+        raise ConfigError(f"{CHECKPOINTING_ENV} = {name!r}; use auto, true or false")
+    return values[name]

@@ -23,6 +23,7 @@ def worker_command(broker_url: str, workers: WorkersSection, *, index: int) -> C
     )  # fmt: skip
     env = {"REHEATD_BROKER_URL": broker_url, "TOKENIZERS_PARALLELISM": "false", **SHARED_CORES_ENV}
     env["REHEATD_WORKER_DTYPE"] = workers.dtype
+    env["REHEATD_WORKER_GRADIENT_CHECKPOINTING"] = str(workers.gradient_checkpointing).lower()
     env[REWARD_PATHS_ENV] = json.dumps(workers.reward_paths)
     env[REWARD_VARIABLES_ENV] = json.dumps(workers.reward_variables)
     if workers.threads is not None:
