@@ -25,12 +25,14 @@ from reheatd.engine.supported import unsupported
 from reheatd.errors import BadInputError
 from reheatd.files import publish_folder
 from reheatd.options import Checkpointing, LoraOptions, NumberFormat
+from reheatd.plan.memory import ActivationCost
+from reheatd.plan.shape import PolicyShape
 from workers.gradient_checkpointing import CheckpointedLayers
 from workers.lora import merged_lora, use_fused_lora
 from workers.losses import chunked_logprobs
 from workers.packing import Pack, can_pack, use_packed_attention
 from workers.shared_prompts import Sequences, by_prompt, computed_positions
-from workers.training_memory import ActivationCost, TrainingMemory
+from workers.training_memory import TrainingMemory
 
 Weights = list[Tensor]
 """A student's LoRA weights, in the order of `Policy.parameters`."""
@@ -111,7 +113,7 @@ class Policy:
         if self._can_pack:
             use_packed_attention(model)
         self._layers = CheckpointedLayers(model)
-        cost = ActivationCost.of(model.config.get_text_config(), model.dtype.itemsize)
+        cost = ActivationCost.of(PolicyShape.of(model.config.get_text_config()), model.dtype.itemsize)
         self.memory = TrainingMemory(cost, self.head_VD.shape[1], self.device, checkpointing)
         peft.eval()  # the adapters have no dropout; nothing else here differs between training and evaluation
 

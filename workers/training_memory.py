@@ -8,57 +8,25 @@ import gc
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar, cast
 
 import torch
 
 from reheatd.errors import ReheatdError
 from reheatd.options import Checkpointing
+from reheatd.plan.memory import HOLES, ActivationCost, Device, efficient_tokens
 from workers.free_memory import free_bytes, is_out_of_memory
 from workers.shared_prompts import Sequences, computed_positions
 
 logger = logging.getLogger(__name__)
 
-MICRO_BATCH_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
-"""Tokens times hidden size of one forward and backward pass. On a CPU, a larger pass is no faster."""
 SHARE = {"cpu": 0.5, "cuda": 0.8}
 """Share of the free memory that activations may take. On a CPU, other processes need some of it."""
-HOLES = 1.25
-"""Memory that a pass takes, with the holes in the heap and the chunks of logits, over what its activations take. It is
-1.3 on a CPU for SmolLM2-135M and 4,096 tokens (`make bench-distill`)."""
-
 
 class OutOfMemoryError(ReheatdError, MemoryError):
     """A single sequence does not fit into memory."""
 
     code = "out_of_memory"
-
-
-@dataclass(frozen=True)
-class ActivationCost:
-    """Bytes of activations per token of a forward and backward pass."""
-
-    plain: int
-    checkpointed: int
-
-    @classmethod
-    def of(cls, config: Any, itemsize: int) -> "ActivationCost":
-        """The cost for a model of this text configuration, whose activations have `itemsize` bytes.
-
-        A layer of width D with H query heads, K heads of keys and values of width d and an MLP of width I keeps for the
-        backward pass: the inputs of its linear layers (D, H d, D, I), queries, keys, values and the output of attention
-        (2 H d + 2 K d), three states of the gated MLP (3 I), and two inputs of norms in float32 (2 D). A checkpointed
-        layer keeps only its input (D); one layer at a time is then computed again, with as much for its gradients.
-        Outside the layers, the states and their gradients in the loss take 4 D in float32.
-        """
-        hidden, heads = config.hidden_size, config.num_attention_heads
-        head = getattr(config, "head_dim", None) or hidden // heads
-        groups = getattr(config, "num_key_value_heads", None) or heads
-        inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * hidden
-        layer = itemsize * (2 * hidden + 3 * heads * head + 2 * groups * head + 4 * inner) + 2 * 4 * hidden
-        layers, outside = config.num_hidden_layers, 4 * 4 * hidden
-        return cls(layers * layer + outside, layers * itemsize * hidden + 2 * layer + outside)
 
 
 class MicroBatch(Protocol):
@@ -89,7 +57,7 @@ class TrainingMemory:
         self._device = device
         self._checkpointing = checkpointing
         self._least = cost.plain if checkpointing is False else cost.checkpointed
-        self.tokens = max(1, min(efficient_tokens(device, width), int(budget / self._least)))
+        self.tokens = max(1, min(efficient_tokens(cast(Device, device.type), width), int(budget / self._least)))
         """Tokens that go through the policy together, at most, if they belong to more than one sequence."""
         limits = {True: 0, False: sys.maxsize, "auto": int(budget / cost.plain)}
         self._plain_positions = limits[checkpointing]
@@ -153,8 +121,3 @@ class TrainingMemory:
             "takes on the same device",
             param="max_tokens",
         )
-
-
-def efficient_tokens(device: torch.device, width: int) -> int:
-    """Tokens of a pass beyond which a larger one is no faster."""
-    return max(256, MICRO_BATCH_ELEMENTS[device.type] // width)

@@ -1,6 +1,8 @@
 """The shape of a policy, and the number of its weights, from the `config.json` of its folder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from reheatd.errors import BadInputError
@@ -12,6 +14,9 @@ NORMS_PER_LAYER = {"gemma3_text": 4}
 BIASED_ATTENTION = ("qwen2",)
 """Types of models whose queries, keys and values have a bias without their configuration saying so."""
 GATED_MLP = 3
+"""Matrices of an MLP."""
+UNGATED_MLP = 4
+"""Width of the MLP over that of the hidden state in models that do not name it, such as GPT-2."""
 
 
 @dataclass(frozen=True)
@@ -32,34 +37,47 @@ class PolicyShape:
     normed_heads: bool
     attention_bias: bool
     """Whether queries, keys and values have a bias."""
+    positions: int | None = None
+    """Tokens that the model was made for, prompt and completion together."""
 
     @classmethod
     def read(cls, config: dict[str, Any]) -> "PolicyShape":
-        """The shape that a model's configuration describes.
+        """The shape that the contents of a `config.json` describe.
 
         Raises:
             BadInputError: It lacks a size, so it is no dense decoder of the usual form.
         """
-        kind = config.get("model_type", "")
+        return cls.of(SimpleNamespace(**config))
+
+    @classmethod
+    def of(cls, config: Any) -> "PolicyShape":
+        """The shape that a configuration with attributes describes, such as one of Transformers.
+
+        Raises:
+            BadInputError: Like `read`.
+        """
+        kind = getattr(config, "model_type", "")
         try:
-            heads, hidden = config["num_attention_heads"], config["hidden_size"]
-            return cls(
-                layers=config["num_hidden_layers"],
-                hidden=hidden,
-                intermediate=config["intermediate_size"],
-                heads=heads,
-                kv_heads=config.get("num_key_value_heads") or heads,
-                head_dim=config.get("head_dim") or hidden // heads,
-                vocabulary=config["vocab_size"],
-                tied=config.get("tie_word_embeddings", kind == "gemma3_text"),
-                norms=NORMS_PER_LAYER.get(kind, 2),
-                normed_heads=kind in NORMED_HEADS,
-                attention_bias=bool(config.get("attention_bias")) or kind in BIASED_ATTENTION,
-            )
-        except KeyError as error:
+            heads, hidden = config.num_attention_heads, config.hidden_size
+            layers, vocabulary = config.num_hidden_layers, config.vocab_size
+        except AttributeError as error:
             raise BadInputError(
-                f"the configuration of this {kind or 'model'} has no {error.args[0]}, from which its memory follows"
+                f"the configuration of this {kind or 'model'} has no {error.name}, from which its memory follows"
             ) from error
+        return cls(
+            layers=layers,
+            hidden=hidden,
+            intermediate=getattr(config, "intermediate_size", None) or UNGATED_MLP * hidden,
+            heads=heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or hidden // heads,
+            vocabulary=vocabulary,
+            tied=getattr(config, "tie_word_embeddings", kind == "gemma3_text"),
+            norms=NORMS_PER_LAYER.get(kind, 2),
+            normed_heads=kind in NORMED_HEADS,
+            attention_bias=bool(getattr(config, "attention_bias", False)) or kind in BIASED_ATTENTION,
+            positions=getattr(config, "max_position_embeddings", None),
+        )
 
     @property
     def query_width(self) -> int:
@@ -83,7 +101,7 @@ class PolicyShape:
         tables = (1 if self.tied else 2) * self.vocabulary * self.hidden
         return tables + self.layers * self.layer_parameters + self.hidden
 
-    def lora_parameters(self, rank: int, targets: list[str]) -> int:
+    def lora_parameters(self, rank: int, targets: Sequence[str]) -> int:
         """Weights of a LoRA on these modules of every layer."""
         widths = {
             "q_proj": (self.hidden, self.query_width),

@@ -28,7 +28,7 @@ from workers.policy import Policy, TokenBatch
 from workers.rl_learner import Learner
 from workers.sampling.groups import ScoredRollout
 from workers.sampling.rollout import Rollout
-from workers.training_memory import ActivationCost, OutOfMemoryError
+from workers.training_memory import OutOfMemoryError
 from workers.ts_opsd import Reheater
 
 SIZES = {"vocab_size": VOCABULARY, "max_position_embeddings": 256, "initializer_range": 0.2}
