@@ -18,6 +18,7 @@ def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None
     from reheatd.engine.launch import detect_device, engine_command, taps
     from reheatd.engine.policy_model import resolve_policy
     from reheatd.extras import require_engine_extra
+    from reheatd.plan.gpu_plan import plan_gpus
     from reheatd.process.ports import reserve_port
 
     device = detect_device() if settings.engine.device == "auto" else settings.engine.device
@@ -35,6 +36,7 @@ def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None
         device,
         credentials=credentials,
         tap_address=tap if tap and credentials and not tap.endswith(":0") else None,
+        gpus=plan_gpus(settings, model).engines[0] if device == "cuda" else None,
     )
     if not json_output:
         print(f"reheatd: engine for {settings.policy.model} on http://{settings.engine.host}:{port}", flush=True)

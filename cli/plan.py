@@ -17,16 +17,14 @@ from reheatd.engine.number_format import cpu_format
 from reheatd.engine.policy_model import read_configuration
 from reheatd.engine.supported import unsupported
 from reheatd.errors import BadInputError, MissingExtraError
-from reheatd.plan.fit import GIB, Demand, Fit, Machine, fit, longest_answers, step_seconds
+from reheatd.plan.demand import demand_of
+from reheatd.plan.fit import CUDA_ITEMSIZE, GIB, Demand, Fit, Machine, fit, longest_answers, step_seconds
 from reheatd.plan.gpu_memory import gpu_memory_bytes
-from reheatd.plan.memory import Adapters
-from reheatd.plan.placement import Placement, place
+from reheatd.plan.placement import Placement, asked_split, place
 from reheatd.plan.shape import PolicyShape
-from reheatd.plan.speed import CARDS, Rollouts, Speed, card_of
+from reheatd.plan.speed import CARDS, Speed, card_of
 from reheatd.process.children import python_module
 from reheatd.process.gpus import visible_gpus
-
-CUDA_ITEMSIZE = {"auto": 2, "bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def plan(
         str | None, typer.Option(help=f"GPU whose speed counts: {', '.join(CARDS)}; default: by its memory.")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(help="Tokens of the longest answers; default: rl.max_tokens.", min=1)
+        int | None, typer.Option(help="Tokens of the longest answers; default: those of the jobs.", min=1)
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of the longest prompts.", min=1)] = 512,
     config: ConfigOption = None,
@@ -68,34 +66,16 @@ def plan(
         raise BadInputError(f"{name} is not supported: {reason}; docs/models.md lists what is", param="model")
     shape = PolicyShape.read(contents)
     device = _device(settings, gpus, gpu_memory, gpu)
-    demand = _demand(settings, shape, prompt_tokens, tokens or settings.rl.max_tokens)
+    demand = demand_of(settings, shape, prompt_tokens=prompt_tokens, tokens=tokens)
     placement = place(
         [str(index) for index in range(device.gpus)],
         replicas=settings.engine.replicas,
         workers=demand.workers,
         heads=shape.heads,
+        split=asked_split(settings.engine.extra_args),
     )
     fitted = fit(demand, device.machine, placement)
     _print(name, demand, device, placement, fitted, json_output=json_output)
-
-
-def _demand(settings: Settings, shape: PolicyShape, prompt_tokens: int, tokens: int) -> Demand:
-    engine, lora, rl = settings.engine, settings.lora, settings.rl
-    if shape.positions is not None and prompt_tokens + tokens > shape.positions:
-        raise BadInputError(
-            f"prompts of {prompt_tokens} and answers of {tokens} tokens are more than the {shape.positions} that the "
-            "policy was made for; lower --tokens or --prompt-tokens",
-            param="tokens",
-        )
-    return Demand(
-        shape=shape,
-        adapters=Adapters(engine.max_loras, engine.max_lora_rank, lora.rank, tuple(lora.target_modules)),
-        rollouts=Rollouts(rl.prompts_per_step * rl.group_size, prompt_tokens, tokens),
-        workers=settings.workers.count,
-        max_num_seqs=engine.max_num_seqs,
-        kv_cache_bytes=engine.kv_cache_bytes,
-        checkpointing=settings.workers.gradient_checkpointing,
-    )
 
 
 def _device(settings: Settings, gpus: int | None, memory_gib: float | None, name: str | None) -> Device:

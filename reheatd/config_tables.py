@@ -99,6 +99,14 @@ class ServerSection(Options):
         return self
 
 
+def _or_auto(value: Any, validate: ValidatorFunctionWrapHandler, kind: str) -> Any:
+    """The validated value, or an error that names one kind of value instead of what each kind lacks."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        raise ValueError(f"must be {kind}, or 'auto'") from error
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -136,8 +144,9 @@ class EngineSection(Options):
     """Largest LoRA rank that the engine accepts."""
     kv_cache_bytes: int = Field(default=1 << 30, ge=1 << 20)
     """Size of each CPU engine's KV cache, in bytes. A token takes twice as many bytes in float32 as in bfloat16."""
-    gpu_memory_utilization: float = Field(default=0.6, gt=0, lt=1)
-    """Share of GPU memory that the engine takes. The worker needs the rest if both share a GPU."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
+    """Share of GPU memory that the engine takes. `auto` takes what the worker leaves if both share a GPU, as `reheatd
+    plan` computes it, and 0.9 if the engine is alone on it."""
     max_num_seqs: int = Field(default=64, ge=1)
     """Largest number of sequences that the engine decodes at once."""
     max_logprobs: int = Field(default=64, ge=21)
@@ -149,6 +158,11 @@ class EngineSection(Options):
     """Longest wait until the engine generates its first token, in seconds."""
     extra_args: list[str] = Field(default=[])
     """Further vLLM command-line arguments, which are passed on unchanged."""
+
+    @field_validator("gpu_memory_utilization", mode="wrap")
+    @classmethod
+    def _share_or_auto(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        return _or_auto(value, validate, "a number between 0 and 1")
 
     @property
     def urls(self) -> list[str]:
@@ -299,10 +313,7 @@ class EntropySection(WindowOptions):
     @field_validator("max_tokens", mode="wrap")
     @classmethod
     def _number_or_auto(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return validate(value)
-        except ValidationError as error:  # it would name each kind of value that this one is not
-            raise ValueError("must be a whole number of at least 1, or 'auto'") from error
+        return _or_auto(value, validate, "a whole number of at least 1")
 
     @field_validator("tap_address")
     @classmethod

@@ -46,6 +46,7 @@ from reheatd.entropy.meter import vocabulary_size
 from reheatd.extras import require_engine_extra, require_worker_extra
 from reheatd.jobs.contracts import ReheatRequest
 from reheatd.jobs.dispatch import JobDispatcher
+from reheatd.plan.gpu_plan import plan_gpus
 from reheatd.process.broker import ping
 from reheatd.process.http_server import HttpServer
 from reheatd.process.instance import claim_data_dir, listen, make_folders, url_of
@@ -142,7 +143,8 @@ def assemble(
     broker_url, broker_command = build_broker(settings)
     credentials = daemon_credentials(settings.engine)
     tap_listener = listen_to_taps(settings, device, credentials)
-    replicas, commands = build_engines(settings, policy, device, credentials, tap_listener)
+    gpus = plan_gpus(settings, policy.path) if device == "cuda" else None
+    replicas, commands = build_engines(settings, policy, device, gpus, credentials, tap_listener)
     pool = EnginePool(replicas)
     adapters = build_adapters(settings, db, pool)
     engines = EngineKeeper(
@@ -189,7 +191,7 @@ def assemble(
         broker_url=broker_url,
         broker_command=broker_command,
         tap_listener=tap_listener,
-        reference=build_reference(settings, device, policy, reference, entropy),
+        reference=build_reference(settings, device, gpus, policy, reference, entropy),
         pool=pool,
         engines=engines,
         slots=adapters.slots,
@@ -201,6 +203,7 @@ def assemble(
         controller=controller,
         keys=keys,
         http=http,
+        gpus=gpus,
     )
 
 

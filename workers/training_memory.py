@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 SHARE = {"cpu": 0.5, "cuda": 0.8}
 """Share of the free memory that activations may take. On a CPU, other processes need some of it."""
 
+
 class OutOfMemoryError(ReheatdError, MemoryError):
     """A single sequence does not fit into memory."""
 

@@ -23,6 +23,8 @@ USABLE = {"cpu": 0.9, "cuda": 0.95}
 """Share of a device's memory that engine and worker may take together."""
 ENGINE_ALONE = 0.9
 """Share of a GPU's memory that an engine takes if it is alone on it."""
+CUDA_ITEMSIZE = {"auto": 2, "bfloat16": 2, "float32": 4}
+"""Bytes of a weight on a GPU by `engine.dtype`."""
 UNBOUNDED_POSITIONS = 1 << 17
 """Tokens of prompt and completion of a policy whose configuration names no limit."""
 
@@ -154,7 +156,7 @@ def step_seconds(
 def _ways_to_train(demand: Demand, machine: Machine) -> Iterator[tuple[int, bool, Needs]]:
     """Ways to train, the fastest first: positions together, whether layers are checkpointed, and needs."""
     rollouts = demand.rollouts
-    together = min(efficient_tokens(machine.device, demand.shape.hidden), rollouts.count * rollouts.tokens)
+    together = min(efficient_tokens(machine.device, demand.shape.hidden), rollouts.computed_tokens)
     for checkpointed in (False, True) if demand.checkpointing == "auto" else (demand.checkpointing,):
         for positions in sorted({max(together, rollouts.tokens), rollouts.tokens}, reverse=True):
             needs = worker_needs(

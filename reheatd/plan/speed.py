@@ -57,10 +57,20 @@ def card_of(memory_gb: float) -> Card:
 class Rollouts:
     """The rollouts of a step."""
 
-    count: int
+    prompts: int
+    group_size: int
     prompt_tokens: int
     completion_tokens: int
     """Tokens of the longest answer; a step is as long as its longest answers are."""
+
+    @property
+    def count(self) -> int:
+        return self.prompts * self.group_size
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that training computes: a prompt once for its whole group."""
+        return self.prompts * (self.prompt_tokens + self.group_size * self.completion_tokens)
 
     @property
     def tokens(self) -> int:
@@ -102,7 +112,7 @@ def training_seconds(
         forward_only: Further passes without gradient, for example for a reference.
     """
     passes = 2 + checkpointed + forward_only
-    flops = rollouts.count * rollouts.tokens * passes * forward_flops(shape, rollouts.tokens // 2)
+    flops = rollouts.computed_tokens * passes * forward_flops(shape, rollouts.tokens // 2)
     return flops / (TRAIN_EFFICIENCY[device] * speed.flops)
 
 

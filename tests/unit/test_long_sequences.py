@@ -20,6 +20,7 @@ from transformers import (
 
 from reheatd.jobs.contracts import ReheatSpec, RLSpec
 from reheatd.options import Checkpointing, LoraOptions
+from reheatd.plan.memory import ActivationCost
 from tests.unit.workers_support import VOCABULARY, job_fields
 from workers import packing, policy, training_memory
 from workers.free_memory import free_bytes
