@@ -3,7 +3,6 @@
 import json
 import subprocess
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import psutil

@@ -99,7 +99,8 @@ def fit(demand: Demand, machine: Machine, placement: Placement) -> Fit:
     usable = int(USABLE[device] * machine.memory)
     enough = min(rollouts.count, demand.max_num_seqs) * rollouts.tokens
     best: Fit | None = None
-    for positions, checkpointed, worker in _ways_to_train(demand, machine):
+    ways = list(_ways_to_train(demand, machine))
+    for positions, checkpointed, worker in ways:
         beside = sharers * worker.total
         if demand.workers and worker.total > usable:
             continue
@@ -116,7 +117,8 @@ def fit(demand: Demand, machine: Machine, placement: Placement) -> Fit:
         if tokens >= enough:
             break
     if best is None:
-        raise _too_large(demand, machine, engine.total + rollouts.tokens * per_token, worker, sharers)
+        *_, (_, _, least) = ways
+        raise _too_large(demand, machine, engine.total + rollouts.tokens * per_token, least, sharers)
     return best
 
 
@@ -154,7 +156,11 @@ def step_seconds(
 
 
 def _ways_to_train(demand: Demand, machine: Machine) -> Iterator[tuple[int, bool, Needs]]:
-    """Ways to train, the fastest first: positions together, whether layers are checkpointed, and needs."""
+    """Ways to train, the fastest first and the one that needs least last.
+
+    Yields:
+        Positions together, whether layers are checkpointed, and what that needs.
+    """
     rollouts = demand.rollouts
     together = min(efficient_tokens(machine.device, demand.shape.hidden), rollouts.computed_tokens)
     for checkpointed in (False, True) if demand.checkpointing == "auto" else (demand.checkpointing,):

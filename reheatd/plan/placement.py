@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from reheatd.errors import ConfigError
 
-
 SPLITS = ("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp")
 """Arguments of vLLM that say over how many GPUs an engine is split."""
 

@@ -11,7 +11,7 @@ from reheatd.plan.speed import CARDS, Rollouts
 from tests.unit.test_plan_shape import PUBLISHED
 
 GIB = 1 << 30
-SIZES = dict(zip(("0.6B", "4B", "8B", "32B"), sorted(PUBLISHED), strict=True))
+SIZES: dict[str, int] = dict(zip(("0.6B", "4B", "8B", "32B"), sorted(PUBLISHED), strict=True))
 
 
 def demand(size: str, tokens: int = 4096, **options: object) -> Demand:
