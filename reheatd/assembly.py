@@ -29,6 +29,7 @@ from reheatd.entropy.series import EntropySeries, series_key
 from reheatd.gateway.app import Gateway
 from reheatd.gateway.limits import LogprobLimit
 from reheatd.gateway.live_logprobs import LiveLogprobs
+from reheatd.gateway.silence import Silence
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.measures import EntropyEstimate
 from reheatd.names import model_name
@@ -265,7 +266,7 @@ def build_gateway(
         live_logprobs,
         max_concurrent_per_key=settings.server.max_concurrent_per_key,
         logprob_limit=LogprobLimit(settings.server.max_logprobs, settings.policy.max_model_len),
-        silence_timeout_s=settings.server.silence_timeout_s,
+        silence=Silence(pool, settings.server.silence_timeout_s, settings.policy.max_model_len),
         engine_wait_s=settings.server.engine_wait_s,
         readiness=readiness,
     )

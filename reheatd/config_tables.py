@@ -67,7 +67,8 @@ class ServerSection(Options):
     gets 503 with `Retry-After`."""
     silence_timeout_s: float = Field(default=600.0, gt=0)
     """Longest time a client waits without a byte from the engine, in seconds. After that the client gets 504, or an
-    error in its stream."""
+    error in its stream. An answer that is not streamed comes in one piece, and may take ten times as long as answers of
+    its length have taken so far, if that is longer."""
 
     @property
     def needs_keys(self) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from reheatd.access.client import tls_for
+from reheatd.engine.patience import Patience
 from reheatd.errors import AdapterInvalidError, EngineError, EngineTakenError, EngineUnavailableError, NotFoundError
 from reheatd.names import BASE_MODEL_NAME
 
@@ -20,6 +22,8 @@ IDLE_CONNECTION_S = 2.0
 request that is sent at that moment is lost."""
 READY_POLL_S = 0.25
 HEALTH_TIMEOUT_S = 5.0
+ANSWER_S = 600.0
+"""Longest wait for an answer, in seconds, unless it has so many tokens that it may take longer."""
 FIRST_TOKEN_S = 60.0
 """Longest wait for the token that proves an engine ready, in seconds; an engine whose core has just died never answers.
 Each further try waits twice as long as the one before, for an engine that is merely slow."""
@@ -71,17 +75,14 @@ class EngineClient:
         owned: Folder that holds all adapters of this daemon. An engine with an adapter from elsewhere serves another
             daemon. None if adapters are not this client's business.
         api_key: Key that the server asks for; None if it asks for none.
-        timeout_s: Longest wait for one answer, in seconds.
     """
 
-    def __init__(
-        self, base_url: str, *, owned: Path | None = None, api_key: str | None = None, timeout_s: float = 600.0
-    ) -> None:
+    def __init__(self, base_url: str, *, owned: Path | None = None, api_key: str | None = None) -> None:
         self.base_url = base_url.rstrip("/")
         self.authorization = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         """Headers that prove to the server who asks."""
+        self.patience = Patience()
         self._owned = owned
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "EngineClient":
@@ -249,8 +250,12 @@ class EngineClient:
             "return_tokens_as_token_ids": True,
             **options,
         }
-        answer = await self._request("POST", "/v1/completions", body)
-        return [_sample_of(choice, top_k) for choice in answer["choices"]]
+        began = time.monotonic()
+        limit_s = max(ANSWER_S, self.patience.seconds(body["max_tokens"]))
+        answer = await self._request("POST", "/v1/completions", body, limit_s)
+        samples = [_sample_of(choice, top_k) for choice in answer["choices"]]
+        self.patience.learn(max(len(sample.token_ids) for sample in samples), time.monotonic() - began)
+        return samples
 
     async def score(self, model: str, prompt_ids: list[int], completion_ids: list[int]) -> list[float]:
         """The raw logprob (temperature 1) of each completion token, given the prompt and the tokens before, in nats."""
@@ -306,14 +311,15 @@ class EngineClient:
         if self._session is None:
             tls = tls_for(self.base_url)
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S, ssl=tls)
-            self._session = aiohttp.ClientSession(
-                headers=self.authorization, timeout=self._timeout, connector=connector
-            )
+            self._session = aiohttp.ClientSession(headers=self.authorization, connector=connector)
         return self._session
 
-    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    async def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, limit_s: float = ANSWER_S
+    ) -> Any:
+        timeout = aiohttp.ClientTimeout(total=limit_s)
         try:
-            async with self._open().request(method, f"{self.base_url}{path}", json=body) as answer:
+            async with self._open().request(method, f"{self.base_url}{path}", json=body, timeout=timeout) as answer:
                 if answer.status < 400:
                     return await answer.json() if "json" in answer.content_type else await answer.text()
                 text = await answer.text()

@@ -200,7 +200,7 @@ def _too_large(demand: Demand, machine: Machine, engine: int, worker: Needs, sha
     )
     apart = max(engine, worker.total if demand.workers else 0)
     if machine.device == "cuda" and sharers and apart <= usable:
-        return BadInputError(f"{message}; add a GPU, which the worker then has to itself", param="gpus")
+        return BadInputError(f"{message}; add a GPU for the worker, or lower max_tokens", param="gpus")
     needed = engine + sharers * worker.total if machine.device == "cpu" else apart
     size = needed / USABLE[machine.device] / GIB
     return BadInputError(f"{message}; use {size:.0f} GiB, shorter rollouts or a smaller policy", param=param)
