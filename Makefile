@@ -23,7 +23,7 @@ COMPILE := $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-hea
 NAMESPACE = $(shell unshare -rm true 2>/dev/null && echo unshare -rm)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit lint audit format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-regime bench-reheat bench-swap bench-gateway bench-loop experiment experiment-quick experiment-tables experiment-reheating fuzz soak test-compose lock clean
+.PHONY: help setup demo serve test test-unit lint audit format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-regime bench-reheat bench-swap bench-gateway bench-plan bench-loop experiment experiment-quick experiment-tables experiment-reheating fuzz soak test-compose lock clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ bench-entropy: $(READY)  ## Compare entropy estimators with the exact value; mea
 
 bench-swap: $(READY)  ## Swap 100 adapters under load; compare with reloading in place and restarting the engine
 	@$(BIN)/python -m bench.swap
+
+bench-plan: $(READY)  ## Compare the memory that `reheatd plan` says with what a run takes
+	@$(BIN)/python -m bench.plan
 
 bench-loop: $(READY)  ## Measure how long the daemon's event loop gives streams no turn during long answers
 	@$(BIN)/python -m bench.loop_latency
