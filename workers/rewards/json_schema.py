@@ -4,9 +4,15 @@ import json
 
 from jsonschema import Draft202012Validator
 
+from workers.rewards.calling import checked_by
 from workers.rewards.fenced import last_block
 
 
+def _check(answer: str) -> None:
+    Draft202012Validator.check_schema(json.loads(answer))
+
+
+@checked_by(_check)
 def json_schema(completion: str, answer: str) -> float:
     """Whether `completion`, or its last fenced block, is JSON that is valid under the schema `answer` (2020-12).
 

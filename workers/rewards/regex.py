@@ -2,7 +2,10 @@
 
 import re
 
+from workers.rewards.calling import checked_by
 
+
+@checked_by(re.compile)
 def regex(completion: str, answer: str) -> float:
     r"""Whether the pattern `answer` is found anywhere in `completion`; `\A...\Z` asks for the whole of it.
 
