@@ -4,25 +4,26 @@ A source is a function in the entry-point group `reheatd.tasks`. `task.path = "N
 and the fields of `task.arguments`; it yields records like those of a file.
 """
 
+import json
+import os
 import re
+import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reheatd.errors import BadInputError, ReheatdError
+from reheatd.errors import BadInputError
 from reheatd.json_lines import Place, json_object
 from reheatd.options import TaskOptions
+from reheatd.tasks import source_process
 from reheatd.tasks.fields import EXPECTED
 from reheatd.tasks.files import SUFFIXES, Record, folder_files, read_records
 from reheatd.tasks.hub import hub_files
+from reheatd.tasks.source_process import installed_sources
 
-GROUP = "reheatd.tasks"
 NAMED = re.compile(r"([A-Za-z_][\w-]*):(.*)", re.DOTALL)
 ON_HUB = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
-
-Source = Callable[..., Iterable[dict[str, Any]]]
 
 
 def source_name(path: Path | None) -> str | None:
@@ -49,7 +50,6 @@ def task_records(task: TaskOptions, default: Path) -> Iterator[Record]:
 
     Raises:
         BadInputError: They cannot be had, or an option is given that has no meaning for them; the message says which.
-        MissingExtraError: The source needs a package that is not installed.
     """
     path = task.path or default
     if source_name(path):
@@ -89,32 +89,33 @@ def _on_hub(path: Path) -> bool:
 
 def _of_source(path: str, arguments: dict[str, Any]) -> Iterator[Record]:
     name, argument = path.split(":", 1)
-    source = _load(name, path)
-    number = 0
-    try:
-        for number, record in enumerate(source(argument, **arguments), start=1):
-            place = Place(f"{path}, record {number}", EXPECTED, "task.path")
-            yield place, json_object(place, record)
-    except ReheatdError:
-        raise
-    except Exception as error:  # a source is code of others, which may raise anything
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        where = f"{path} failed after {number} records" if number else f"{path} cannot be used"
-        raise BadInputError(f"{where}: {cause}; see task.path and task.arguments", param="task.path") from error
-
-
-def _load(name: str, path: str) -> Source:
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    installed: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if name not in installed:
+    if name not in installed_sources():
         raise BadInputError(
             f"{path}: no source of tasks is called {name}; use a file, a data set of the hub (owner/name), or "
-            f"{', '.join(f'{known}:...' for known in sorted(installed))}",
+            f"{', '.join(f'{known}:...' for known in sorted(installed_sources()))}",
             param="task.path",
         )
-    try:
-        return installed[name].load()
-    except Exception as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise BadInputError(f"{path}: {installed[name].value} cannot be loaded: {cause}", param="task.path") from error
+    reply: dict[str, Any] = {}
+    number = 0
+    command = [sys.executable, "-P", "-m", source_process.__name__, name, argument, json.dumps(arguments)]
+    with subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                reply = json.loads(line)
+                if "record" in reply:
+                    number += 1
+                    place = Place(f"{path}, record {number}", EXPECTED, "task.path")
+                    yield place, json_object(place, reply["record"])
+        finally:
+            process.kill()
+    if "done" not in reply:
+        cause = reply.get("error", "its process ended")
+        where = f"{path} failed after {number} records" if number else f"{path} cannot be used"
+        raise BadInputError(f"{where}: {cause}; see task.path and task.arguments", param="task.path")
+
+
+def _environment() -> dict[str, str]:
+    """The environment of a source's process: ours without its secrets, and with a fixed seed for hashes."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("REHEATD_", "VLLM_"))}
+    return {**own, "PYTHONHASHSEED": "0"}

@@ -205,7 +205,7 @@ def test_options_without_a_meaning_are_refused(tmp_path: Path) -> None:
     file.write_text("\n".join(map(json.dumps, SUMS)))
     assert refused(file, split="train").param == "task.split"
     assert refused(file, arguments={"size": 3}).param == "task.arguments"
-    assert refused("reasoning_gym:chain_sum", split="train").param == "task.split"
+    assert refused("reasoning_gym:any", split="train").param == "task.split"
     with pytest.raises(ValueError, match=r"columns\.gold"):
         TaskOptions.model_validate({"columns": {"gold": "answer"}})
 
