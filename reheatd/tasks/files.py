@@ -60,7 +60,8 @@ def choose_files(
         where: The data set, for messages.
 
     Raises:
-        BadInputError: There is no such subset or split, or it has to be named; the message lists those there are.
+        BadInputError: There is no such subset or split, or it has to be named; the message lists those there are. Or
+            the card cannot be read.
     """
     readable = sorted(file for file in files if PurePosixPath(file).suffix in SUFFIXES)
     found = _declared(card, readable) or _by_name(readable)
@@ -89,17 +90,27 @@ def _one_of(
 def _declared(card: Path | None, files: Sequence[str]) -> dict[str, dict[str, list[str]]]:
     """Files by subset and split, as the front matter of a data set's card declares them (`configs`)."""
     from huggingface_hub.repocard import metadata_load
+    from yaml import YAMLError
 
-    declared: dict[str, Any] | None = metadata_load(card) if card is not None else None
+    if card is None:
+        return {}
     found: dict[str, dict[str, list[str]]] = {}
-    for config in (declared or {}).get("configs") or ():
-        parts: Any = config.get("data_files") or ()
-        for part in parts if isinstance(parts, list) else [parts]:
-            split, patterns = ("train", part) if isinstance(part, str) else (part["split"], part["path"])
-            patterns = patterns if isinstance(patterns, list) else [patterns]
-            matching = [file for file in files if any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)]
-            if matching:
-                found.setdefault(str(config["config_name"]), {}).setdefault(str(split), []).extend(matching)
+    try:
+        declared: dict[str, Any] = metadata_load(card) or {}
+        for config in declared.get("configs") or ():
+            parts: Any = config.get("data_files") or ()
+            for part in parts if isinstance(parts, list) else [parts]:
+                split, patterns = ("train", part) if isinstance(part, str) else (part["split"], part["path"])
+                patterns = patterns if isinstance(patterns, list) else [patterns]
+                matching = [file for file in files if any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)]
+                if matching:
+                    found.setdefault(str(config["config_name"]), {}).setdefault(str(split), []).extend(matching)
+    except (YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInputError(
+            f"{card}: what it declares between its --- lines cannot be read ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}); correct it, or name the files instead of the folder",
+            param="task.path",
+        ) from error
     return found
 
 
@@ -142,7 +153,7 @@ def _parquet_rows(file: Path) -> Iterator[Record]:
                     yield Place(f"{file}, row {number}", EXPECTED, "task.path"), row
     except FileNotFoundError as error:
         raise BadInputError(f"{file} cannot be read: No such file or directory", param="task.path") from error
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         cause = str(error).partition("\n")[0]
         raise BadInputError(f"{file} cannot be read as parquet: {cause}", param="task.path") from error
 

@@ -20,8 +20,8 @@ def problems(name: str, *, seed: int = 0, size: int = SIZE, **options: Any) -> I
         MissingExtraError: reasoning-gym is not installed.
     """
     try:
-        import reasoning_gym
-        from reasoning_gym.factory import DATASETS
+        import reasoning_gym  # pyright: ignore[reportMissingImports]
+        from reasoning_gym.factory import DATASETS  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError(
             f"reasoning_gym:{name} needs {error.name}: pip install 'reheatd[reasoning-gym]'"

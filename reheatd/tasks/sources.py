@@ -102,6 +102,9 @@ def _of_source(path: str, arguments: dict[str, Any]) -> Iterator[Record]:
         assert process.stdout is not None
         try:
             for line in process.stdout:
+                if not line.endswith(b"\n"):  # the process died while it wrote
+                    reply = {}
+                    break
                 reply = json.loads(line)
                 if "record" in reply:
                     number += 1

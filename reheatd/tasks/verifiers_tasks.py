@@ -22,7 +22,10 @@ def tasks(name: str, *, limit: int | None = None, **options: Any) -> Iterator[di
         MissingExtraError: verifiers is not installed.
     """
     try:
-        from verifiers.v1.utils.loaders import load_taskset, taskset_config_type
+        from verifiers.v1.utils.loaders import (  # pyright: ignore[reportMissingImports]
+            load_taskset,
+            taskset_config_type,
+        )
     except ImportError as error:
         raise MissingExtraError(f"verifiers:{name} needs {error.name}: pip install 'reheatd[verifiers]'") from error
     config = {"id": name, **options}

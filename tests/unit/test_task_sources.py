@@ -130,6 +130,9 @@ def test_a_parquet_file_is_read_with_its_rows_named(tmp_path: Path) -> None:
     assert problem.record in SUMS and problem.place.startswith(f"{file}, row ")
     pq.write_table(pa.Table.from_pylist([*SUMS, {"question": None, "answer": "1"}]), file)
     assert f"{file}, row 41: has no prompt" in refused(file).message
+    no_text = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff"))
+    pq.write_table(pa.table({"question": no_text, "answer": ["1"]}), file)
+    assert f"{file} cannot be read as parquet: 'utf-8' codec" in refused(file).message
     file.write_bytes(b"PAR1 and no more")
     assert f"{file} cannot be read as parquet" in refused(file).message
     assert "none.parquet cannot be read: No such file" in refused(tmp_path / "none.parquet").message
@@ -185,6 +188,9 @@ def test_a_folder_has_the_subsets_and_splits_that_its_card_declares(tmp_path: Pa
     assert size(load(folder)) == 32
     assert size(load(folder, split="exam")) == 25
     assert "has no split 'test'; it has train, exam" in refused(folder, split="test").message
+    for fault in ("- split: train", "license: mit", "- config_name: hard"):
+        (folder / "README.md").write_text(CARD.replace(fault, "- : ["))
+        assert "README.md: what it declares between its --- lines cannot be read" in refused(folder).message
 
 
 def test_a_folder_of_one_file_needs_no_split_and_of_several_subsets_needs_one(tmp_path: Path) -> None:
@@ -279,4 +285,5 @@ def test_a_data_set_of_the_hub_is_read_and_later_from_the_cache(hub: Path, monke
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         assert size(load("someone/sums")) == 32
         assert size(load("someone/sums@main", subset="socratic", split="test")) == 25
-        assert "someone/nothing is no file or folder here" in refused("someone/nothing").message
+        error = refused("someone/nothing")
+        assert "someone/nothing is no file or folder here, and the Hugging Face hub cannot be asked (" in error.message

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import reasoning_gym
+import reasoning_gym  # pyright: ignore[reportMissingImports]
+
+from workers.rewards.thinking import said
 
 TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 OF_TUPLES = frozenset(("arc_agi", "rearc"))
@@ -14,6 +16,7 @@ OF_TUPLES = frozenset(("arc_agi", "rearc"))
 
 def gym(completion: str, record: Mapping[str, Any]) -> float:
     """What the problem's own scorer gives for `completion`, or for what its last `<answer>` tags hold; from 0 to 1."""
+    completion = said(completion)
     entry = record["entry"]
     name = entry["metadata"]["source_dataset"]
     if name in OF_TUPLES:

@@ -6,6 +6,7 @@ from math_verify import parse, verify
 
 from workers.rewards.calling import checked_by
 from workers.rewards.golds import Gold, boxed, final_answer, normal, parse_gold, plain, word_of
+from workers.rewards.thinking import said
 
 
 @checked_by(lambda answer: word_of(final_answer(answer)) or parse_gold(answer))
@@ -16,6 +17,7 @@ def numeric(completion: str, answer: str) -> float:
     `#### 42`. An answer that is text in LaTeX, such as `\text{Tuesday}`, has to be what the completion's last `\boxed`
     holds, or all of it.
     """
+    completion = said(completion)
     word = word_of(final_answer(answer))
     if word is not None:
         return float(plain(boxed(completion) or completion) == word)

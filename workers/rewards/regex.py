@@ -3,6 +3,7 @@
 import re
 
 from workers.rewards.calling import checked_by
+from workers.rewards.thinking import said
 
 
 @checked_by(re.compile)
@@ -12,4 +13,4 @@ def regex(completion: str, answer: str) -> float:
     Raises:
         re.error: `answer` is not a regular expression.
     """
-    return float(re.search(answer, completion) is not None)
+    return float(re.search(answer, said(completion)) is not None)

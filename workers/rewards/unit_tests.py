@@ -16,6 +16,7 @@ from reheatd.errors import BadInputError
 from workers.rewards.calling import checked_by
 from workers.rewards.fenced import last_block
 from workers.rewards.seccomp import supported
+from workers.rewards.thinking import said
 
 ROOT = str(Path(__file__).parents[2])
 SANDBOX = "from workers.rewards.sandbox import main; main()"
@@ -32,7 +33,7 @@ def unit_tests(completion: str, answer: str, record: Mapping[str, Any] | None = 
     and the function of that name up to its body. It comes before the completion, which either goes on with it or
     defines the function anew.
     """
-    return float(_passes(_whole(last_block(completion), record or {}), answer))
+    return float(_passes(_whole(last_block(said(completion)), record or {}), answer))
 
 
 def _whole(code: str, record: Mapping[str, Any]) -> str:

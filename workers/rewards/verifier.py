@@ -38,8 +38,8 @@ class Verifier(AbstractContextManager["Verifier"]):
         reward: A name that `workers.rewards.load_reward` knows.
         timeout_s: Time limit for one completion, in seconds.
         children: Number of children. Default: one per core that this process may use, at most `MAX_CHILDREN`.
-        on_progress: Called after each completion with the number of scored completions and of all completions. An
-            exception from it ends the scoring.
+        on_progress: Called after each completion that was scored, and each answer that was checked, with their number
+            and that of all of them. An exception from it ends the work.
         readable: Files and folders that the reward may read besides its code; see `workers.rewards.reach`.
         variables: Names of environment variables that the reward gets besides those that every reward gets.
     """
@@ -98,7 +98,7 @@ class Verifier(AbstractContextManager["Verifier"]):
             for completion, problem in answered
         ]
         rewards = [0.0] * len(answered)
-        for place, reply in self._replies(requests, self._on_progress):
+        for place, reply in self._replies(requests):
             if "not_finite" in reply:
                 where = answered[place][1].place or "a problem"
                 raise BadInputError(
@@ -120,7 +120,7 @@ class Verifier(AbstractContextManager["Verifier"]):
         first = {problem.answer: problem for problem in reversed(problems)}
         answers = [*reversed(first)]
         unusable: dict[int, str] = {}
-        for place, reply in self._replies([{"check": answer} for answer in answers], None):
+        for place, reply in self._replies([{"check": answer} for answer in answers]):
             fault = reply.get("unusable", reply.get("error", "it cannot be read within task.reward_timeout_s"))
             if fault is not None:
                 unusable[place] = fault
@@ -134,9 +134,7 @@ class Verifier(AbstractContextManager["Verifier"]):
                 param="task.path",
             )
 
-    def _replies(
-        self, requests: Sequence[dict[str, Any]], on_progress: Callable[[int, int], None] | None
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _replies(self, requests: Sequence[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
         """The replies to requests, each with its place among them, as they arrive.
 
         A reply is empty if there was none in time, and {"died": True} if the child died; such a child is replaced.
@@ -161,8 +159,8 @@ class Verifier(AbstractContextManager["Verifier"]):
                     child.replace()
                 idle.append(child)
                 yield asked.pop(child), reply
-                if on_progress is not None:
-                    on_progress(len(requests) - len(waiting) - len(asked), len(requests))
+                if self._on_progress is not None:
+                    self._on_progress(len(requests) - len(waiting) - len(asked), len(requests))
 
     def _reward_in(self, reply: dict[str, Any]) -> float:
         if "reward" in reply:

@@ -7,8 +7,13 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import verifiers.v1 as vf
-from verifiers.v1.utils.loaders import load_taskset, taskset_config_type
+import verifiers.v1 as vf  # pyright: ignore[reportMissingImports]
+from verifiers.v1.utils.loaders import (  # pyright: ignore[reportMissingImports]
+    load_taskset,
+    taskset_config_type,
+)
+
+from workers.rewards.thinking import said
 
 
 def verifiers_tasks(completion: str, record: Mapping[str, Any]) -> float:
@@ -28,7 +33,7 @@ def verifiers_tasks(completion: str, record: Mapping[str, Any]) -> float:
     trace = vf.Trace(
         task=vf.TraceTask(type=kind.__name__, data=task.data),
         agent=vf.AgentInfo(config=vf.AgentConfig()),
-        nodes=[vf.MessageNode(message={"role": "assistant", "content": completion}, sampled=True)],
+        nodes=[vf.MessageNode(message={"role": "assistant", "content": said(completion)}, sampled=True)],
         is_completed=True,
         ok=True,
     )

@@ -19,8 +19,10 @@ def weights_of(task: TaskOptions) -> Mapping[str, float]:
     """The names of a task's rewards with their weights: those given, or the scorer of the task's source, or numeric."""
     if task.rewards:
         return task.rewards
+    if task.reward is not None:
+        return {task.reward: 1.0}
     source = source_name(task.path)
-    return {task.reward or (source if source in installed_rewards() else DEFAULT) or DEFAULT: 1.0}
+    return {source if source is not None and source in installed_rewards() else DEFAULT: 1.0}
 
 
 class WeightedRewards(AbstractContextManager["WeightedRewards"]):
