@@ -1,6 +1,7 @@
 """The source `verifiers:NAME`: the tasks of a single-turn taskset of the package verifiers, which scores them."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -17,8 +18,8 @@ def tasks(name: str, *, limit: int | None = None, **options: Any) -> Iterator[di
         options: Fields of the taskset's configuration.
 
     Raises:
-        BadInputError: The taskset does not exist, or its tasks need tools or a container, so that one answer to a
-            prompt does not solve them.
+        BadInputError: The taskset does not exist, or its tasks need tools, a container or an agent's runtime, so
+            that one answer to a prompt does not solve them.
         MissingExtraError: verifiers is not installed.
     """
     try:
@@ -32,11 +33,10 @@ def tasks(name: str, *, limit: int | None = None, **options: Any) -> Iterator[di
     taskset = load_taskset(taskset_config_type(name).model_validate(config))
     kind = taskset.task_type()
     if kind.NEEDS_CONTAINER or taskset.toolsets(taskset.config) or kind.toolsets(taskset.config.task):
-        raise BadInputError(
-            f"the tasks of {name} need tools or a container; only tasks that one answer solves can be trained on",
-            param="task.path",
-        )
+        raise _too_much(name)
     for task in islice(taskset, limit if taskset.bounded or limit is not None else MOST):
+        if any(_needs_runtime(reward) for reward in task.hooks("reward")):
+            raise _too_much(name)
         data = task.data
         prompt = data.prompt
         if not isinstance(prompt, str):
@@ -46,3 +46,16 @@ def tasks(name: str, *, limit: int | None = None, **options: Any) -> Iterator[di
         if data.system_prompt is not None and isinstance(prompt, list):
             prompt = [{"role": "system", "content": data.system_prompt}, *prompt]
         yield {"prompt": prompt, "answer": "", "config": config, "task": data.model_dump(mode="json")}
+
+
+def _needs_runtime(reward: Callable[..., Any]) -> bool:
+    runtime = inspect.signature(reward).parameters.get("runtime")
+    return runtime is not None and runtime.default is runtime.empty
+
+
+def _too_much(name: str) -> BadInputError:
+    return BadInputError(
+        f"the tasks of {name} need tools, a container or an agent's runtime; only tasks that one answer solves can be "
+        "trained on",
+        param="task.path",
+    )

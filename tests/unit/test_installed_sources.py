@@ -34,7 +34,7 @@ def unordered(argument):
 
 def dying(argument):
     import os
-    for number in range(9):  # what is buffered ends inside a line
+    for number in range(9):
         yield {"question": str(number) * 3000, "answer": number}
     os._exit(3)
 
@@ -167,4 +167,7 @@ def test_verifiers_brings_the_tasks_of_a_taskset_and_scores_them() -> None:
     assert word.startswith("name")
     completions = (f"{word.upper()}!", word.upper(), "hello!", "hello")
     assert score("verifiers:shout-v1", *((text, problem) for text in completions)) == [1.0, 0.75, 0.25, 0.0]
-    assert "verifiers:nothing-there cannot be used: ModuleNotFoundError" in refused("verifiers:nothing-there")
+    assert (
+        "verifiers:agents-v1 cannot be used: the tasks of agents-v1 need tools, a container or an agent's"
+        in refused("verifiers:agents-v1")
+    )

@@ -1,7 +1,6 @@
 """The scorer of verifiers, for tasks of the source `verifiers:NAME`."""
 
 import asyncio
-import inspect
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -20,16 +19,11 @@ def verifiers_tasks(completion: str, record: Mapping[str, Any]) -> float:
     """The weighted sum of the task's own rewards for an answer to its prompt.
 
     Raises:
-        ValueError: A reward of the task needs the runtime of an agent, which a single answer does not have.
         verifiers.v1.TaskError: A reward of the task failed.
     """
     taskset = _taskset(json.dumps(record["config"], sort_keys=True))
     kind = taskset.task_type()
     task = kind(kind.data_type().model_validate(record["task"]), taskset.config.task)
-    for reward in task.hooks("reward"):
-        runtime = inspect.signature(reward).parameters.get("runtime")
-        if runtime is not None and runtime.default is runtime.empty:
-            raise ValueError(f"{reward.__name__} of {kind.__name__} needs a runtime, so one answer cannot be scored")
     trace = vf.Trace(
         task=vf.TraceTask(type=kind.__name__, data=task.data),
         agent=vf.AgentInfo(config=vf.AgentConfig()),
