@@ -93,9 +93,10 @@ def train(engine: str, model: Path, folder: Path, task: dict[str, Any]) -> tuple
         request=RLRequest(),
     )
 
+    record = JobRecord(job=job)
+
     def routes(slots: AdapterSlots, db: sqlite3.Connection) -> list[Route]:
-        record, ledger = JobRecord(job=job), Ledger(db)
-        rollouts = RolloutAdapters(slots, ledger, lambda adapter: validate_adapter(adapter, model, max_rank=16))
+        rollouts = RolloutAdapters(slots, Ledger(db), lambda adapter: validate_adapter(adapter, model, max_rank=16))
 
         async def load(request: Request) -> JSONResponse:
             asked = await request.json()
@@ -120,6 +121,7 @@ def train(engine: str, model: Path, folder: Path, task: dict[str, Any]) -> tuple
                 max_tokens=16,
             )
             spec.output_dir.mkdir()
+            record.spec = spec
             return spec, await asyncio.to_thread(run, spec, RecordingChannel(), CREDENTIALS.of(JOB, 1))
 
     return asyncio.run(work())
