@@ -11,7 +11,8 @@ class AgentTask(vf.Task[vf.TaskData, vf.State, vf.TaskConfig]):
 
 class AgentTaskset(vf.Taskset[AgentTask, vf.TasksetConfig]):
     def load(self) -> list[AgentTask]:
-        return [AgentTask(vf.TaskData(prompt=f"Write the file {number}.")) for number in range(30)]
+        data = [vf.TaskData(prompt=f"Write the file {number}.") for number in range(30)]  # pyright: ignore[reportCallIssue]
+        return [AgentTask(each) for each in data]
 
 
 __all__ = ["AgentTaskset"]

@@ -30,7 +30,8 @@ class ShoutTaskset(vf.Taskset[ShoutTask, ShoutConfig]):
         number = 0
         while True:
             word = f"{self.config.prefix}{number}"
-            yield ShoutTask(ShoutData(prompt=f"Shout {word}", word=word, system_prompt="Be loud."))
+            data = ShoutData(prompt=f"Shout {word}", word=word, system_prompt="Be loud.")  # pyright: ignore[reportCallIssue]
+            yield ShoutTask(data)
             number += 1
 
 

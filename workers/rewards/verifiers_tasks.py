@@ -27,7 +27,7 @@ def verifiers_tasks(completion: str, record: Mapping[str, Any]) -> float:
     trace = vf.Trace(
         task=vf.TraceTask(type=kind.__name__, data=task.data),
         agent=vf.AgentInfo(config=vf.AgentConfig()),
-        nodes=[vf.MessageNode(message={"role": "assistant", "content": said(completion)}, sampled=True)],
+        nodes=[vf.MessageNode(message=vf.AssistantMessage(content=said(completion)), sampled=True)],
         is_completed=True,
         ok=True,
     )
