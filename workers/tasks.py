@@ -27,7 +27,7 @@ from workers.before_after import Evaluation
 from workers.policy import Policy
 from workers.progress import ChannelProgress, JobCancelledError, ProgressChannel
 from workers.proof import build_proof
-from workers.rewards.verifier import Verifier
+from workers.rewards.weighted import WeightedRewards
 from workers.sampling.seeds import seed_for
 from workers.sampling.served import ServedSampler
 from workers.training_job import TrainingJob
@@ -81,7 +81,7 @@ def run(spec: TrainingSpec, channel: ProgressChannel, credential: str | None = N
     task, probes = _load(spec)
     prompts = [problem.messages for problem in task.train]
     with ExitStack() as stack:
-        verifier, sampler = _enter(stack, spec, probes, progress, credential)
+        verifier, sampler = _enter(stack, spec, task, probes, progress, credential)
         torch.manual_seed(spec.seed)
         policy = Policy.load(
             spec.model_path,
@@ -111,7 +111,7 @@ def run_import(spec: ImportSpec, channel: ProgressChannel, credential: str | Non
     progress.report("preparing", 0)
     task, probes = _load(spec)
     with ExitStack() as stack:
-        verifier, sampler = _enter(stack, spec, probes, progress, credential)
+        verifier, sampler = _enter(stack, spec, task, probes, progress, credential)
         policy = Policy.load(spec.model_path, spec.lora, spec.adapter, dtype=_dtype(), seed=spec.seed)
         sampler.load(spec.adapter, 0)
         progress.report("measuring", 0)
@@ -149,19 +149,29 @@ def _load(spec: JobBase) -> tuple[TaskData, ProbeSet]:
 
 
 def _enter(
-    stack: ExitStack, spec: JobBase, probes: ProbeSet, progress: ChannelProgress, credential: str | None
-) -> tuple[Verifier, ServedSampler]:
-    """Starts what scores answers and what samples them."""
-    timeout_s = spec.task.reward_timeout_s
-    verifier = Verifier(
-        spec.task.reward,
-        timeout_s=timeout_s,
-        on_progress=progress.count,
-        readable=[Path(path) for path in json.loads(os.environ.get(REWARD_PATHS_ENV, "[]"))],
-        variables=json.loads(os.environ.get(REWARD_VARIABLES_ENV, "[]")),
+    stack: ExitStack,
+    spec: JobBase,
+    task: TaskData,
+    probes: ProbeSet,
+    progress: ChannelProgress,
+    credential: str | None,
+) -> tuple[WeightedRewards, ServedSampler]:
+    """Starts what scores answers and what samples them.
+
+    Raises:
+        BadInputError: A reward cannot be loaded, or cannot use an answer of the task.
+    """
+    rewards = stack.enter_context(
+        WeightedRewards(
+            spec.task,
+            on_progress=progress.count,
+            readable=[Path(path) for path in json.loads(os.environ.get(REWARD_PATHS_ENV, "[]"))],
+            variables=json.loads(os.environ.get(REWARD_VARIABLES_ENV, "[]")),
+        )
     )
+    rewards.check_answers([*task.held_out, *task.train])
     sampler = ServedSampler(spec, probes, progress.count, progress.look_up, credential=credential)
-    return stack.enter_context(verifier), stack.enter_context(sampler)
+    return rewards, stack.enter_context(sampler)
 
 
 def _dtype() -> NumberFormat:
