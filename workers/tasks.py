@@ -159,7 +159,8 @@ def _enter(
     """Starts what scores answers and what samples them.
 
     Raises:
-        BadInputError: A reward cannot be loaded, or cannot use an answer of the task.
+        BadInputError: A reward cannot be loaded, or cannot use an answer of the task, or the policy has no prompt for a
+            chat of it.
     """
     rewards = stack.enter_context(
         WeightedRewards(
@@ -170,8 +171,9 @@ def _enter(
         )
     )
     rewards.check_answers([*task.held_out, *task.train])
-    sampler = ServedSampler(spec, probes, progress.count, progress.look_up, credential=credential)
-    return rewards, stack.enter_context(sampler)
+    sampler = stack.enter_context(ServedSampler(spec, probes, progress.count, progress.look_up, credential=credential))
+    sampler.check_chats([*task.held_out, *task.train])
+    return rewards, sampler
 
 
 def _dtype() -> NumberFormat:

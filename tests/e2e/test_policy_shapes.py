@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.daemon import running
+from tests.daemon import Daemon, running
 from tests.tiny_shapes import STRICT_TEMPLATE, THINKING_TEMPLATE, build_shape
+from tests.waiting import wait_until
 
 CHAT = [{"role": "user", "content": "What is 2 + 2?"}]
 
@@ -60,6 +61,31 @@ def test_a_policy_is_served_reheated_trained_and_swapped(
                 "/v1/chat/completions", json={"model": version, "messages": CHAT, "max_tokens": 4}
             )
             assert pinned.status_code == 200, pinned.text
+
+
+def test_a_template_that_refuses_a_role_fails_the_job_with_the_line_and_the_role(tmp_path: Path) -> None:
+    model = build_shape(tmp_path / "model", "gemma3_text", chat_template=STRICT_TEMPLATE)
+    plain = {"prompt": "One?", "answer": "a"}
+    strict = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "?"}], "answer": "a"}
+    lines = [plain | {"prompt": f"Write {number}."} for number in range(59)] + [strict]
+    (tmp_path / "words.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "probes.jsonl").write_text("".join(json.dumps({"prompt": f"Say {n}."}) + "\n" for n in range(4)))
+    tables: dict[str, dict[str, Any]] = {
+        "task": {"path": str(tmp_path / "words.jsonl"), "reward": "tests.found_again:reward", "eval_count": 8},
+        "entropy": {"probes": str(tmp_path / "probes.jsonl")},
+    }
+    with running(tmp_path, model, **tables) as daemon:
+        submitted = daemon.reheatd("rl")
+        job = wait_until(lambda: over(daemon, submitted["id"]))
+        assert job["status"] == "failed"
+        assert "words.jsonl, line 60: " in job["error"] and "roles system, user" in job["error"], job["error"]
+        assert daemon.answer().status_code == 200
+
+
+def over(daemon: Daemon, job: str) -> dict[str, Any] | None:
+    """The job, once it is over."""
+    found = daemon.http.get(f"/reheatd/v1/jobs/{job}").json()
+    return found if found["finished_at"] is not None else None
 
 
 def test_a_policy_that_vllm_serves_without_adapters_is_refused_by_name(tmp_path: Path) -> None:
