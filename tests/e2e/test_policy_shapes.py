@@ -48,7 +48,8 @@ def test_a_policy_is_served_reheated_trained_and_swapped(
 
         cooled = daemon.reheatd("reheat", "--tau", "0.5", "--force", "--wait")
         assert (cooled["status"], cooled["version"]) == ("succeeded", 1), cooled
-        assert cooled["metrics"]["entropy_after"] < cooled["metrics"]["entropy_before"], cooled["metrics"]
+        lineage = daemon.reheatd("adapters", "show", "1")["lineage"]
+        assert lineage["entropy_after"]["mean"] < lineage["entropy_before"]["mean"]
 
         trained = daemon.reheatd("rl", "--wait")
         assert (trained["status"], trained["version"]) == ("succeeded", 2), trained
@@ -76,7 +77,7 @@ def test_a_template_that_refuses_a_role_fails_the_job_with_the_line_and_the_role
     }
     with running(tmp_path, model, **tables) as daemon:
         submitted = daemon.reheatd("rl")
-        job = wait_until(lambda: over(daemon, submitted["id"]))
+        job = wait_until(lambda: over(daemon, submitted["job_id"]))
         assert job["status"] == "failed"
         assert "words.jsonl, line 60: " in job["error"] and "roles system, user" in job["error"], job["error"]
         assert daemon.answer().status_code == 200
