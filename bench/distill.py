@@ -1,6 +1,10 @@
-"""Compares TS-OPSD with TRL: the loss alone at two vocabulary sizes, and a whole training step of SmolLM2-135M.
+"""Compares TS-OPSD with TRL: the loss alone, and whole training steps of SmolLM2-135M on short and on long rollouts.
 
-    python -m bench.distill [--prompts 16] [--max-tokens 256] [--steps 3] [--only loss|step]
+    python -m bench.distill [--prompts 16] [--max-tokens 256] [--steps 3] [--long-tokens 4096] [--only PART]
+
+The parts are loss, step, long and memory. `memory` measures what gradient checkpointing saves in one pass over
+`--long-tokens` tokens. `long` takes steps on rollouts of mixed lengths up to that one, in which both sides checkpoint
+their layers and neither pads: TRL's trainer has no packing, so it gets one sequence at a time.
 
 Both sides run one after the other on the same inputs, each in a process of its own. The first step of each is not
 timed, because libraries load and compile in it. TRL runs with gradient checkpointing, its default, and without: the
@@ -10,13 +14,14 @@ faster setting counts for speed, and the leaner one for memory. On a GPU, Liger'
 import argparse
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.figures import Report
-from bench.rollout_file import read_rollouts, write_rollouts
+from bench.rollout_file import read_rollouts, write_long_rollouts, write_rollouts
 from bench.sides import run_side
 
 LOSS_TOKENS, LOSS_WIDTH = 1024, 1024
@@ -29,14 +34,22 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16, help="rollouts per step, a multiple of 8")
     parser.add_argument("--max-tokens", type=int, default=256, help="longest rollout")
     parser.add_argument("--steps", type=int, default=3, help="steps per side, the first one not timed")
-    parser.add_argument("--only", choices=("loss", "step"))
+    parser.add_argument(
+        "--long-tokens", type=int, default=4096, help="longest sequence of the parts memory and long, at least 1024"
+    )
+    parser.add_argument("--only", choices=("loss", "step", "memory", "long"))
     options = parser.parse_args()
     report = Report("distill")
     details: dict[str, Any] = vars(options) | {"tau": TAU}
-    if options.only != "step":
-        details["loss"] = compare_losses(report)
-    if options.only != "loss":
-        details["step"] = compare_steps(report, options.prompts, options.max_tokens, options.steps)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "loss": lambda: compare_losses(report),
+        "step": lambda: compare_steps(report, options.prompts, options.max_tokens, options.steps),
+        "memory": lambda: compare_checkpointing(report, options.long_tokens),
+        "long": lambda: compare_long_steps(report, options.long_tokens),
+    }
+    for name, compare in parts.items():
+        if options.only in (None, name):
+            details[name] = compare()
     report.write(**details)
 
 
@@ -76,6 +89,38 @@ def compare_steps(report: Report, prompts: int, max_tokens: int, steps: int) -> 
     report.result("step_tokens_per_s", tokens / seconds(runs["reheatd"]))
     report.result("step_speedup_vs_trl", min(map(seconds, rivals)) / seconds(runs["reheatd"]))
     report.result("step_peak_memory_vs_trl", runs["reheatd"]["peak_mib"] / min(rival["peak_mib"] for rival in rivals))
+    return runs
+
+
+def compare_checkpointing(report: Report, tokens: int) -> dict[str, Any]:
+    """Compares the peak memory of one training pass with and without gradient checkpointing."""
+    runs = {
+        name: run_side("bench.memory_sides", "pass", {"tokens": tokens, "checkpointing": checkpointing})
+        for name, checkpointing in {"checkpointed": True, "plain": False}.items()
+    }
+    for name, run in runs.items():
+        show(f"one pass, {tokens} tokens", name, run)
+    report.result("activation_memory_vs_plain", runs["checkpointed"]["peak_mib"] / runs["plain"]["peak_mib"])
+    return runs
+
+
+def compare_long_steps(report: Report, longest: int) -> dict[str, Any]:
+    """Compares a whole optimiser step on rollouts of `longest` tokens, half of it, and so on."""
+    lengths = [longest >> shift for shift in (0, 1, 2, 2, 3, 3, 4, 4)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rollouts.json"
+        write_long_rollouts(file, lengths)
+        print(f"rollouts of {lengths} tokens with their prompts", flush=True)
+        options = {"rollouts": str(file), "tau": TAU, "steps": 2, "checkpointing": True}
+        runs = {
+            "reheatd": run_side("bench.distill_sides", "reheatd", options),
+            "trl": run_side("bench.distill_sides", "trl", options | {"batch": 1}),
+        }
+    for name, run in runs.items():
+        show("long step", name, run)
+    report.result("long_step_tokens_per_s", sum(lengths) / seconds(runs["reheatd"]))
+    report.result("long_step_speedup_vs_trl", seconds(runs["trl"]) / seconds(runs["reheatd"]))
+    report.result("long_peak_memory_vs_trl", runs["reheatd"]["peak_mib"] / runs["trl"]["peak_mib"])
     return runs
 
 

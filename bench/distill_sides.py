@@ -16,15 +16,18 @@ from bench.recorded import RecordedSampler, Stopwatch, bench_policy, job_fields
 from bench.rollout_file import policy_path, read_rollouts
 from bench.sides import PeakMemory, print_side
 from reheatd.jobs.contracts import ReheatSpec
+from reheatd.options import Checkpointing
 from workers.ts_opsd import Reheater
 
 LEARNING_RATE = 1e-4
 
 
-def reheatd_side(rollouts: Path, tau: float, steps: int, teacher: str = "frozen") -> dict[str, Any]:
+def reheatd_side(
+    rollouts: Path, tau: float, steps: int, teacher: str = "frozen", checkpointing: Checkpointing = "auto"
+) -> dict[str, Any]:
     groups = read_rollouts(rollouts)
     memory = PeakMemory()
-    policy = bench_policy()
+    policy = bench_policy(checkpointing=checkpointing)
     spec = ReheatSpec(
         **job_fields(),
         tau=tau,
@@ -40,7 +43,7 @@ def reheatd_side(rollouts: Path, tau: float, steps: int, teacher: str = "frozen"
     return {"seconds": watch.seconds, "loss": watch.metrics[0]["loss"], "peak_mib": memory.mib()}
 
 
-def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool) -> dict[str, Any]:
+def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool, batch: int = 8) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.trainer.distillation_config import DistillationConfig
     from trl.trainer.distillation_trainer import DistillationTrainer
@@ -62,9 +65,10 @@ def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool) -> dic
 
     with tempfile.TemporaryDirectory() as folder:
         config = DistillationConfig(
-            per_device_train_batch_size=8,
-            gradient_accumulation_steps=len(groups) // 8,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=len(groups) // batch,
             beta=0.0,
+            max_completion_length=max(len(group[0].token_ids) for group in groups),
             **trainer_arguments(folder, steps=steps, learning_rate=LEARNING_RATE, checkpointing=checkpointing),
         )
         seconds, loss = train(

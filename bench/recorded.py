@@ -8,14 +8,14 @@ from typing import Any
 from bench.rollout_file import policy_path
 from reheatd.json_lines import Prompts
 from reheatd.measures import EntropyEstimate
-from reheatd.options import LoraOptions
+from reheatd.options import Checkpointing, LoraOptions
 from workers.policy import Policy
 from workers.sampling.rollout import Rollout
 
 
-def bench_policy() -> Policy:
+def bench_policy(*, checkpointing: Checkpointing = "auto") -> Policy:
     """The policy that reheatd's side trains: SmolLM2-135M in bfloat16 with a new adapter."""
-    return Policy.load(policy_path(), LoraOptions(), dtype="bfloat16")
+    return Policy.load(policy_path(), LoraOptions(), dtype="bfloat16", checkpointing=checkpointing)
 
 
 def job_fields() -> dict[str, Any]:

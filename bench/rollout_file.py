@@ -1,9 +1,12 @@
 """Rollouts of SmolLM2-135M, kept in a file, that both sides of a benchmark train on."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from reheatd.config_tables import BUILTIN_POLICY
 from reheatd.engine.policy_model import resolve_policy
@@ -12,6 +15,9 @@ from reheatd.task_data import load_task
 from workers.policy import Policy
 from workers.sampling.in_process import ChatCodec, InProcessSampler
 from workers.sampling.rollout import Rollout
+
+PLAIN_TOKENS = (1000, 20_000)
+"""Range of SmolLM2's vocabulary without special tokens, one of which would end a rollout."""
 
 
 def policy_path() -> Path:
@@ -25,6 +31,19 @@ def write_rollouts(path: Path, *, prompts: int, n: int, max_tokens: int) -> None
     messages = [problem.messages for problem in load_task(TaskOptions(), WindowOptions()).train[:prompts]]
     sampler = InProcessSampler(policy, ChatCodec(policy), messages)
     groups = sampler.sample(messages, n=n, max_tokens=max_tokens, temperature=1.0, seed=0)
+    path.write_text(json.dumps([[asdict(rollout) for rollout in group] for group in groups]))
+
+
+def write_long_rollouts(path: Path, lengths: Sequence[int]) -> None:
+    """Writes one rollout of random tokens for each length, which counts the prompt, one of the bundled task's."""
+    codec = ChatCodec(Policy.load(policy_path(), LoraOptions()))
+    generator = torch.Generator().manual_seed(0)
+    groups: list[list[Rollout]] = []
+    for problem, length in zip(load_task(TaskOptions(), WindowOptions()).train, lengths, strict=False):
+        prompt = codec.encode(problem.messages)
+        count = length - len(prompt)
+        completion = torch.randint(*PLAIN_TOKENS, (count,), generator=generator).tolist()
+        groups.append([Rollout(prompt, completion, "", [-9.0] * count, "random", False)])
     path.write_text(json.dumps([[asdict(rollout) for rollout in group] for group in groups]))
 
 

@@ -13,10 +13,12 @@ def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None
     Without that file or VLLM_API_KEY, the engine listens on loopback only and has no entropy tap.
     """
     settings = load_settings(config)
+    from reheatd.engine.chat_template import check_chat_template
     from reheatd.engine.credentials import standalone_credentials
     from reheatd.engine.launch import detect_device, engine_command, taps
     from reheatd.engine.policy_model import resolve_policy
     from reheatd.extras import require_engine_extra
+    from reheatd.plan.gpu_plan import plan_gpus
     from reheatd.process.ports import reserve_port
 
     device = detect_device() if settings.engine.device == "auto" else settings.engine.device
@@ -24,14 +26,17 @@ def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None
     port = settings.engine.port or reserve_port(settings.engine.host)
     # Port 0 means that a daemon picks a port for an engine that it starts itself.
     tap = settings.entropy.tap_address if taps(settings, device) else None
+    model = resolve_policy(settings.policy.model)
+    check_chat_template(settings.policy, model)
     credentials = standalone_credentials(settings.engine)
     command = engine_command(
         settings,
-        resolve_policy(settings.policy.model),
+        model,
         port,
         device,
         credentials=credentials,
         tap_address=tap if tap and credentials and not tap.endswith(":0") else None,
+        gpus=plan_gpus(settings, model).engines[0] if device == "cuda" else None,
     )
     if not json_output:
         print(f"reheatd: engine for {settings.policy.model} on http://{settings.engine.host}:{port}", flush=True)

@@ -22,6 +22,7 @@ from cli import (
     init,
     jobs,
     keys,
+    plan,
     reheat,
     reheat_checkpoint,
     rl,
@@ -52,6 +53,7 @@ app.add_typer(keys.app, name="keys")
 app.command("diagnose")(diagnose.diagnose)
 app.command("reheat-checkpoint")(reheat_checkpoint.reheat_checkpoint)
 app.command("doctor")(doctor.doctor)
+app.command("plan")(plan.plan)
 app.command("init")(init.init)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)

@@ -30,6 +30,7 @@ from reheatd.files import publish_folder
 from reheatd.jobs.contracts import Job, JobStatus
 from reheatd.process.ports import reserve_port
 from reheatd.reference.files import resolve_reference
+from reheatd.tasks.sources import is_local
 
 REPORT = "report"
 
@@ -37,7 +38,7 @@ REPORT = "report"
 def reheat_checkpoint(
     model: Annotated[str, typer.Argument(help="The collapsed policy or, with --adapter, its base.")],
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
-    task: Annotated[Path | None, typer.Option(help="Problems in JSON lines; default: the configuration's.")] = None,
+    task: Annotated[Path | None, typer.Option(help="Problems, as `task.path`; default: that one.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="The collapsed policy as a PEFT adapter on MODEL.")] = None,
     any_base: Annotated[
         bool, typer.Option("--any-base", help="Accept an adapter that names another base model; its shapes must fit.")
@@ -109,7 +110,7 @@ def _checked(settings: Settings, adapter: Path | None, *, force: bool) -> Path:
     task = settings.task.path
     if task is None:
         raise BadInputError("--task is missing; name the problems that the policy was trained on", param="--task")
-    if not task.is_file():
+    if is_local(task) and not task.exists():
         raise NotFoundError(f"--task {task} does not exist; name a file of problems in JSON lines", param="--task")
     require_engine_extra(detect_device())
     require_worker_extra()

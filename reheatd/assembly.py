@@ -29,9 +29,11 @@ from reheatd.entropy.series import EntropySeries, series_key
 from reheatd.gateway.app import Gateway
 from reheatd.gateway.limits import LogprobLimit
 from reheatd.gateway.live_logprobs import LiveLogprobs
+from reheatd.gateway.silence import Silence
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.measures import EntropyEstimate
 from reheatd.names import model_name
+from reheatd.plan.gpu_plan import GpuPlan
 from reheatd.process.broker import embedded_broker
 from reheatd.process.instance import url_of
 from reheatd.process.ports import reserve_port
@@ -92,10 +94,15 @@ def build_engines(
     settings: Settings,
     policy: ServedPolicy,
     device: Device,
+    gpus: GpuPlan | None,
     credentials: EngineCredentials | None,
     tap_listener: TapListener | None,
 ) -> tuple[list[Replica], list[Command]]:
-    """The replicas, and the commands that start them if they are to be children."""
+    """The replicas, and the commands that start them if they are to be children.
+
+    Args:
+        gpus: None on a CPU.
+    """
     engine, owned = settings.engine, settings.data_dir.resolve()
     key = None if credentials is None else credentials.api_key
     if engine.urls:
@@ -106,9 +113,15 @@ def build_engines(
     commands: list[Command] = []
     for index, port in enumerate(ports):
         name = _engine_label(index, ports)
-        share = (index, len(ports))
         made = engine_command(
-            settings, policy.path, port, device, credentials=credentials, tap_address=tap_address, replica=share
+            settings,
+            policy.path,
+            port,
+            device,
+            credentials=credentials,
+            tap_address=tap_address,
+            replica=(index, len(ports)),
+            gpus=None if gpus is None else gpus.engines[index],
         )
         replicas.append(Replica(name, url_of(engine.host, port), owned, key))
         commands.append(Command(name, made.argv, made.env, ENGINE_GRACE_S))
@@ -195,15 +208,25 @@ def build_entropy(
 
 
 def build_reference(
-    settings: Settings, device: Device, policy: ServedPolicy, reference: Reference | None, entropy: Entropy
+    settings: Settings,
+    device: Device,
+    gpus: GpuPlan | None,
+    policy: ServedPolicy,
+    reference: Reference | None,
+    entropy: Entropy,
 ) -> ReferenceMeasurement | None:
-    """The measurement of the reference; None if there is no reference, or if it was measured in an earlier run."""
+    """The measurement of the reference; None if there is no reference, or if it was measured in an earlier run.
+
+    Args:
+        gpus: None on a CPU.
+    """
     if reference is None:
         return None
     problems = load_task(settings.task, settings.entropy).held_out
     measurement = ReferenceMeasurement(
         settings,
         device,
+        None if gpus is None else gpus.engines[0],
         reference.path,
         policy.path,
         entropy.series,
@@ -243,7 +266,7 @@ def build_gateway(
         live_logprobs,
         max_concurrent_per_key=settings.server.max_concurrent_per_key,
         logprob_limit=LogprobLimit(settings.server.max_logprobs, settings.policy.max_model_len),
-        silence_timeout_s=settings.server.silence_timeout_s,
+        silence=Silence(pool, settings.server.silence_timeout_s, settings.policy.max_model_len),
         engine_wait_s=settings.server.engine_wait_s,
         readiness=readiness,
     )

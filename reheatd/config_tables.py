@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from reheatd.broker_url import parse_broker_url
-from reheatd.options import NumberFormat, Options, WindowOptions
+from reheatd.options import Checkpointing, NumberFormat, Options, WindowOptions
 from reheatd.secret_files import read_secret
 
 BUILTIN_POLICY = "smollm2-135m-instruct"
@@ -23,6 +23,12 @@ class PolicySection(Options):
     baseline."""
     max_model_len: int = Field(default=1024, ge=64)
     """Largest number of tokens that the engine accepts for prompt and completion together."""
+    chat_template: str | None = None
+    """Jinja file that turns chats into prompts, or `raw` for prompts that are the contents of the messages and nothing
+    else, for a base model that was trained on such prompts. Default: the policy's own."""
+    chat_template_kwargs: dict[str, Any] = Field(default={})
+    """Arguments of the chat template in every request, for example `{ enable_thinking = false }`. A client may give
+    others."""
 
 
 class ServerSection(Options):
@@ -61,7 +67,8 @@ class ServerSection(Options):
     gets 503 with `Retry-After`."""
     silence_timeout_s: float = Field(default=600.0, gt=0)
     """Longest time a client waits without a byte from the engine, in seconds. After that the client gets 504, or an
-    error in its stream."""
+    error in its stream. An answer that is not streamed comes in one piece, and may take ten times as long as answers of
+    its length have taken so far, if that is longer."""
 
     @property
     def needs_keys(self) -> bool:
@@ -91,6 +98,14 @@ class ServerSection(Options):
         if self.admin_port and self.admin_port == self.port:
             raise ValueError(f"admin_port = {self.admin_port} is the port of the clients; choose another one")
         return self
+
+
+def _or_auto(value: Any, validate: ValidatorFunctionWrapHandler, kind: str) -> Any:
+    """The validated value, or an error that names one kind of value instead of what each kind lacks."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        raise ValueError(f"must be {kind}, or 'auto'") from error
 
 
 def _is_loopback(host: str) -> bool:
@@ -130,8 +145,9 @@ class EngineSection(Options):
     """Largest LoRA rank that the engine accepts."""
     kv_cache_bytes: int = Field(default=1 << 30, ge=1 << 20)
     """Size of each CPU engine's KV cache, in bytes. A token takes twice as many bytes in float32 as in bfloat16."""
-    gpu_memory_utilization: float = Field(default=0.6, gt=0, lt=1)
-    """Share of GPU memory that the engine takes. The worker needs the rest if both share a GPU."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
+    """Share of GPU memory that the engine takes. `auto` takes what the worker leaves if both share a GPU, as `reheatd
+    plan` computes it, and 0.9 if the engine is alone on it."""
     max_num_seqs: int = Field(default=64, ge=1)
     """Largest number of sequences that the engine decodes at once."""
     max_logprobs: int = Field(default=64, ge=21)
@@ -143,6 +159,11 @@ class EngineSection(Options):
     """Longest wait until the engine generates its first token, in seconds."""
     extra_args: list[str] = Field(default=[])
     """Further vLLM command-line arguments, which are passed on unchanged."""
+
+    @field_validator("gpu_memory_utilization", mode="wrap")
+    @classmethod
+    def _share_or_auto(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        return _or_auto(value, validate, "a number between 0 and 1")
 
     @property
     def urls(self) -> list[str]:
@@ -210,6 +231,9 @@ class WorkersSection(Options):
     dtype: NumberFormat = "auto"
     """Number format of the frozen base model in the trainer. `auto` chooses bfloat16 on a GPU and, on a CPU, the format
     that `engine.dtype` = `auto` chooses there. LoRA weights are always float32."""
+    gradient_checkpointing: Checkpointing = "auto"
+    """Whether a layer computes its activations again in the backward pass instead of keeping them, which takes a third
+    more time and a fraction of the memory: `auto` does so for sequences that do not fit into memory otherwise."""
     retry_s: float = Field(default=180.0, gt=0)
     """How long a job repeats its requests while the engine is away, in seconds. An engine needs half a minute or more
     to restart."""
@@ -290,10 +314,7 @@ class EntropySection(WindowOptions):
     @field_validator("max_tokens", mode="wrap")
     @classmethod
     def _number_or_auto(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return validate(value)
-        except ValidationError as error:  # it would name each kind of value that this one is not
-            raise ValueError("must be a whole number of at least 1, or 'auto'") from error
+        return _or_auto(value, validate, "a whole number of at least 1")
 
     @field_validator("tap_address")
     @classmethod

@@ -26,6 +26,7 @@ from reheatd.errors import EngineError, ReheatdError
 from reheatd.gateway.app import Gateway
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.names import version_name
+from reheatd.plan.gpu_plan import GpuPlan
 from reheatd.process.broker import wait_for_broker
 from reheatd.process.http_server import HttpServer
 from reheatd.process.instance import write_daemon_file
@@ -93,6 +94,8 @@ class Parts:
     controller: Controller
     keys: KeyRing
     http: HttpServer
+    gpus: GpuPlan | None
+    """What engines and workers get of the GPUs; None on a CPU."""
 
 
 class Daemon:
@@ -168,8 +171,10 @@ class Daemon:
         await parts.http.wait()
 
     async def _start_workers(self) -> None:
+        gpus = self._parts.gpus
         for index in range(1, self._settings.workers.count + 1):
-            command = worker_command(self._parts.broker_url, self._settings.workers, index=index)
+            gpu = gpus.workers[index - 1] if gpus is not None and gpus.workers else None
+            command = worker_command(self._parts.broker_url, self._settings.workers, index=index, gpu=gpu)
             child = await self._parts.supervisor.start(command)
             child.keep_running()
             self._workers.append(child)

@@ -114,26 +114,30 @@ def json_object(place: Place, value: Any) -> dict[str, Any]:
     return value
 
 
-def prompt_messages(place: Place, values: dict[str, Any]) -> Messages:
-    """The chat messages of an object with "prompt" or "messages", where null counts as left out.
+def prompt_text(place: Place, name: str, value: Any) -> str:
+    """The text of a prompt in the field `name`.
 
     Raises:
-        BadInputError: The object has neither or both, or a message lacks its role or text.
+        BadInputError: The value is no text, or empty.
     """
-    prompt, messages = values.get("prompt"), values.get("messages")
-    if (prompt is None) == (messages is None):
-        raise place.error('needs either "prompt" or "messages"')
-    if messages is None:
-        if not _is_text(prompt):
-            raise place.error(f'"prompt" must be text that is not empty, got {shortened(prompt)}')
-        return [{"role": "user", "content": prompt}]
-    if not isinstance(messages, list) or not messages:
-        raise place.error('"messages" must be a list of at least one message')
-    for message in messages:
+    if not _is_text(value):
+        raise place.error(f'"{name}" must be text that is not empty, got {shortened(value)}')
+    return value
+
+
+def read_messages(place: Place, name: str, value: Any) -> Messages:
+    """The chat messages in the field `name`, without their fields that are null.
+
+    Raises:
+        BadInputError: The value is no list of messages, or a message lacks its role or text.
+    """
+    if not isinstance(value, list) or not value:
+        raise place.error(f'"{name}" must be a list of at least one message')
+    for message in value:
         for key in ("role", "content"):
             if not isinstance(message, dict) or not _is_text(message.get(key)):
-                raise place.error(f'"messages" holds a message without text as "{key}"')
-    return messages
+                raise place.error(f'"{name}" holds a message without text as "{key}"')
+    return [{key: part for key, part in message.items() if part is not None} for message in value]
 
 
 def _is_text(value: Any) -> bool:

@@ -32,6 +32,7 @@ Remedy = Literal["ts_opsd", "shrink", "entropy_bonus", "hot", "auto"]
 RL_REMEDIES = ("entropy_bonus", "hot")
 """Remedies that are continued RL with other options."""
 NumberFormat = Literal["auto", "float32", "bfloat16"]
+Checkpointing = Literal["auto"] | bool
 
 
 class Options(Contract):
@@ -205,10 +206,24 @@ class TaskOptions(Options):
     """The verifiable task, and how a version's accuracy on it is measured."""
 
     path: Path | None = None
-    """JSONL file of verifiable problems ({"prompt" | "messages", "answer"}); default: the bundled arithmetic."""
-    reward: str = "numeric"
+    """Verifiable problems: a file (JSON lines or parquet) or folder, a data set of the Hugging Face hub (`owner/name`
+    or `owner/name@revision`), `reasoning_gym:NAME`, `verifiers:NAME`, or another installed source. Default: the
+    bundled arithmetic."""
+    subset: str | None = None
+    """Subset of a folder or a data set of the hub. Default: the only one, `default` or `main`."""
+    split: str | None = None
+    """Split of a folder or a data set of the hub. Default: the only one, or `train`."""
+    columns: dict[Literal["prompt", "answer"], str] = Field(default={})
+    """Fields that hold prompt and answer, e.g. {prompt = "query", answer = "meta.gold"}. Default: those that data sets
+    in use have: prompt, question, problem or messages; answer, ground_truth, test or solution."""
+    arguments: dict[str, Any] = Field(default={})
+    """Arguments of a source, e.g. {size = 2000} for reasoning_gym."""
+    reward: str | None = None
     """Reward: `numeric`, `exact`, `regex`, `json_schema`, `unit_tests`, the name of another installed reward, or
-    `module:function`, which is called as f(completion: str, answer: str) -> float."""
+    `module:function`. Default: the scorer of the task's source if it has one, and else `numeric`."""
+    rewards: dict[str, float] = Field(default={})
+    """Several rewards with their weights, in the place of `reward`, e.g. {numeric = 1.0, "my_rewards:polite" = 0.2}.
+    Training learns from the weighted sum. The first decides whether a problem counts as solved."""
     reward_timeout_s: float = Field(default=5.0, gt=0)
     """Longest time a reward may take for one completion, in seconds; a reward that takes longer is killed and scores
     0."""
@@ -226,6 +241,14 @@ class TaskOptions(Options):
     eval_max_tokens: int | None = Field(default=None, ge=1)
     """Longest answer to a held-out problem, in tokens. Default: as long as rollouts of continued RL, which is a job's
     own max_tokens if the job is one of RL, and `rl.max_tokens` for all others."""
+
+    @model_validator(mode="after")
+    def _one_way_to_name_rewards(self) -> "TaskOptions":
+        if self.rewards and self.reward is not None:
+            raise ValueError(f"reward = {self.reward!r} has no meaning beside rewards; leave one of them out")
+        if self.rewards and not any(self.rewards.values()):
+            raise ValueError("rewards has no weight other than 0, so there is nothing to learn from; set one")
+        return self
 
     @model_validator(mode="after")
     def _greedy_is_one_answer(self) -> "TaskOptions":

@@ -36,6 +36,7 @@ from reheatd.control.ledger import Ledger
 from reheatd.control.specs import check_request
 from reheatd.daemon import Daemon, Parts, Readiness
 from reheatd.database import connect
+from reheatd.engine.chat_template import check_chat_template
 from reheatd.engine.credentials import daemon_credentials
 from reheatd.engine.keeper import EngineKeeper
 from reheatd.engine.launch import Device, detect_device
@@ -45,6 +46,7 @@ from reheatd.entropy.meter import vocabulary_size
 from reheatd.extras import require_engine_extra, require_worker_extra
 from reheatd.jobs.contracts import ReheatRequest
 from reheatd.jobs.dispatch import JobDispatcher
+from reheatd.plan.gpu_plan import plan_gpus
 from reheatd.process.broker import ping
 from reheatd.process.http_server import HttpServer
 from reheatd.process.instance import claim_data_dir, listen, make_folders, url_of
@@ -106,6 +108,7 @@ def find_models(settings: Settings, report: Callable[[str], None]) -> tuple[Serv
         BadInputError, MissingExtraError: A model cannot be used; see `resolve_policy` and `resolve_reference`.
     """
     path = resolve_policy(settings.policy.model, report=report)
+    check_chat_template(settings.policy, path)
     named = settings.policy.reference
     reference = None if named is None else resolve_reference(named, path, report=report)
     report("reading the policy's files")
@@ -140,7 +143,8 @@ def assemble(
     broker_url, broker_command = build_broker(settings)
     credentials = daemon_credentials(settings.engine)
     tap_listener = listen_to_taps(settings, device, credentials)
-    replicas, commands = build_engines(settings, policy, device, credentials, tap_listener)
+    gpus = plan_gpus(settings, policy.path) if device == "cuda" else None
+    replicas, commands = build_engines(settings, policy, device, gpus, credentials, tap_listener)
     pool = EnginePool(replicas)
     adapters = build_adapters(settings, db, pool)
     engines = EngineKeeper(
@@ -187,7 +191,7 @@ def assemble(
         broker_url=broker_url,
         broker_command=broker_command,
         tap_listener=tap_listener,
-        reference=build_reference(settings, device, policy, reference, entropy),
+        reference=build_reference(settings, device, gpus, policy, reference, entropy),
         pool=pool,
         engines=engines,
         slots=adapters.slots,
@@ -199,6 +203,7 @@ def assemble(
         controller=controller,
         keys=keys,
         http=http,
+        gpus=gpus,
     )
 
 

@@ -113,8 +113,15 @@ def merged(model: Path, **tables: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def toml(values: dict[str, Any], tables: dict[str, dict[str, Any]]) -> str:
-    """A configuration; JSON's numbers, strings, booleans and lists are TOML's as well."""
-    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    """A configuration in TOML."""
+    lines = [f"{key} = {_toml_value(value)}" for key, value in values.items()]
     for name, table in tables.items():
-        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+        lines += [f"[{name}]", *(f"{key} = {_toml_value(value)}" for key, value in table.items())]
     return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    """A value in TOML, whose numbers, strings, booleans and lists are JSON's as well."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml_value(inner)}" for key, inner in value.items()) + " }"
+    return json.dumps(value)

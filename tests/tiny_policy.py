@@ -20,13 +20,10 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tiny_policy(folder: Path, seed: int = 0) -> Path:
-    """Writes model and tokenizer into `folder` (bf16 safetensors) and returns it."""
-    import torch
+def tiny_tokenizer(chat_template: str | None) -> tuple[Any, dict[str, int]]:
+    """A tokenizer with one token for every byte, and its vocabulary."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
-
-    from examples.tiny_model import tiny_qwen3
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {
@@ -41,7 +38,17 @@ def build_tiny_policy(folder: Path, seed: int = 0) -> Path:
         pad_token="<|endoftext|>",
         additional_special_tokens=["<|im_start|>"],
     )
-    fast.chat_template = CHAT_TEMPLATE
+    fast.chat_template = chat_template
+    return fast, vocabulary
+
+
+def build_tiny_policy(folder: Path, seed: int = 0) -> Path:
+    """Writes model and tokenizer into `folder` (bf16 safetensors) and returns it."""
+    import torch
+
+    from examples.tiny_model import tiny_qwen3
+
+    fast, vocabulary = tiny_tokenizer(CHAT_TEMPLATE)
     model: Any = tiny_qwen3(
         VOCABULARY,
         hidden_size=64,

@@ -1,7 +1,8 @@
 """The Celery application of the workers, which `reheatd worker` runs.
 
-It reads two environment variables. REHEATD_BROKER_URL is the Redis URL of the daemon's broker. REHEATD_WORKER_DTYPE is
-the number format of the frozen base model in this worker: auto (the default), float32 or bfloat16.
+It reads three environment variables. REHEATD_BROKER_URL is the Redis URL of the daemon's broker. REHEATD_WORKER_DTYPE
+is the number format of the frozen base model in this worker: auto (the default), float32 or bfloat16.
+REHEATD_WORKER_GRADIENT_CHECKPOINTING is auto (the default), true or false.
 """
 
 import os

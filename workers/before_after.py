@@ -15,7 +15,7 @@ from workers.comparison import Completions
 from workers.evaluation import accuracy_of, accuracy_of_texts, evaluation_batch, measure_accuracy
 from workers.progress import Progress
 from workers.proof import COMPLETION_TOKENS
-from workers.rewards.verifier import Verifier
+from workers.rewards.scoring import Scorer
 from workers.sampling.rollout import Batch, Rollout
 from workers.sampling.seeds import seed_for
 from workers.sampling.served import ServedSampler
@@ -46,7 +46,7 @@ class Evaluation:
     """Longest answer to a held-out problem, unless `task.eval_max_tokens` sets it."""
     sampler: ServedSampler
     held_out: Sequence[Problem]
-    verifier: Verifier
+    verifier: Scorer
     report_prompts: Sequence[Messages]
     """Prompts of the report's rollouts, beginning with those of the probes."""
     progress: Progress

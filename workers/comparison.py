@@ -209,7 +209,7 @@ def compare_candidates(
     parent_TD: Tensor, student_TD: Tensor, head_VD: Tensor, targets_T: Tensor
 ) -> Iterator[Candidates]:
     """Compares the candidates chunk by chunk of the states, so that no [T, V] tensor is ever in memory."""
-    size = chunk_tokens(head_VD.shape[0])
+    size = chunk_tokens(head_VD)
     ranks = torch.tensor(TOP_K, device=head_VD.device) - 1
     for start in range(0, parent_TD.shape[0], size):
         part = slice(start, start + size)

@@ -69,8 +69,8 @@ def accuracy_of(
 
 def accuracy_of_texts(texts: Sequence[Sequence[str]], problems: Sequence[Problem], scorer: Scorer) -> Accuracy:
     """Accuracy from equally many answers to each problem."""
-    pairs = [(text, problem.answer) for problem, answers in zip(problems, texts, strict=True) for text in answers]
-    rewards = iter(scorer.score_all(pairs))
+    answered = [(text, problem) for problem, answers in zip(problems, texts, strict=True) for text in answers]
+    rewards = iter(scorer.score_all(answered))
     solved = [sum(next(rewards) >= SOLVED_REWARD for _ in answers) for answers in texts]
     return accuracy_from(solved, len(texts[0]), problem_set_digest(problems))
 

@@ -15,16 +15,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from workers.free_memory import free_bytes
+
 Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
 
 JSD_BETA = 0.5
-CHUNK_ELEMENTS = 1 << 23
-"""Elements of one chunk of logits; 32 MB in float32."""
+CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 26}
+"""Elements of one chunk of logits; 32 and 256 MB in float32. A GPU needs hundreds of tokens to be busy."""
+CHUNK_SHARE = 64
+"""A chunk takes at most one of so many parts of the free memory."""
 
 
-def chunk_tokens(vocabulary: int) -> int:
-    """Tokens per chunk of logits."""
-    return max(1, CHUNK_ELEMENTS // vocabulary)
+def chunk_tokens(head_VD: Tensor) -> int:
+    """Tokens per chunk of logits in float32."""
+    elements = min(CHUNK_ELEMENTS[head_VD.device.type], free_bytes(head_VD.device) // (4 * CHUNK_SHARE))
+    return max(1, elements // head_VD.shape[0])
 
 
 def temper(logits_TV: Tensor, tau: float, min_p: float | None = None, *, out: Tensor | None = None) -> Tensor:
@@ -196,7 +201,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
 
 def _entropy_jacobian(hidden_TD: Tensor, head_VD: Tensor, temperature: float) -> Tensor:
     """The gradient dH/dh, [T, D]. It recomputes the logits, so that a run without entropy bonus never pays for it."""
-    size = chunk_tokens(head_VD.shape[0])
+    size = chunk_tokens(head_VD)
     parts = []
     for start in range(0, hidden_TD.shape[0], size):
         logprobs_cV = _logprobs(hidden_TD[start : start + size], head_VD, temperature)
@@ -221,7 +226,7 @@ class _ChunkedHead:
 
     def __init__(self, head_VD: Tensor, tokens: int, *, buffers: int) -> None:
         vocabulary = head_VD.shape[0]
-        size = min(tokens, chunk_tokens(vocabulary))
+        size = min(tokens, chunk_tokens(head_VD))
         dtype = torch.promote_types(head_VD.dtype, torch.float32)
         self.parts = [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
         self._head_VD = head_VD

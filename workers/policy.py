@@ -5,10 +5,11 @@ and never changes; for version 0, the teacher is the base model itself.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,15 +21,19 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from reheatd.engine.number_format import cpu_format
+from reheatd.engine.supported import unsupported
 from reheatd.errors import BadInputError
 from reheatd.files import publish_folder
-from reheatd.options import LoraOptions, NumberFormat
+from reheatd.options import Checkpointing, LoraOptions, NumberFormat
+from reheatd.plan.memory import ActivationCost
+from reheatd.plan.shape import PolicyShape
+from workers.gradient_checkpointing import CheckpointedLayers
 from workers.lora import merged_lora, use_fused_lora
 from workers.losses import chunked_logprobs
-from workers.shared_prompts import Sequences, SharedPrompts, by_prompt, can_share, computed_positions
+from workers.packing import Pack, can_pack, use_packed_attention
+from workers.shared_prompts import Sequences, by_prompt, computed_positions
+from workers.training_memory import TrainingMemory
 
-MICRO_BATCH_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
-"""Tokens times hidden size of one forward and backward pass. On a CPU, a larger pass is no faster."""
 Weights = list[Tensor]
 """A student's LoRA weights, in the order of `Policy.parameters`."""
 STUDENT = "student"
@@ -36,45 +41,39 @@ TEACHER = "teacher"
 
 FORBIDDEN_TARGETS = ("lm_head", "embed_tokens", "wte", "embed_out", "embed_in")
 """Modules that must not get a LoRA: the losses rely on a frozen head, and the engine takes no adapters for these."""
-LOGIT_TRANSFORMS = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}
-"""Configuration keys of models whose logits are not hidden @ head.T, each with the value that means "not used"."""
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Prompts with completions, padded on the right: B sequences, L positions, T completion tokens in all."""
+    """Prompts with completions: B sequences with T completion tokens in all."""
 
-    ids_BL: Tensor
-    """The sequences without their last tokens, which predict nothing."""
+    sequences: Sequences
     rows_T: Tensor
-    """Row of the sequence that each completion token belongs to."""
-    positions_T: Tensor
-    """Position whose hidden state predicts each completion token; it is one before the token itself."""
+    """The sequence that each completion token belongs to."""
     targets_T: Tensor
     """The completion tokens."""
-    shared: SharedPrompts | None
-    """The same batch with each distinct prompt once, if that saves enough."""
 
     @classmethod
     def build(cls, sequences: Sequences, device: torch.device) -> "TokenBatch":
         """Builds a batch from pairs of prompt ids and completion ids. Neither may be empty."""
-        length = max(len(prompt) + len(completion) for prompt, completion in sequences)
-        ids = torch.zeros(len(sequences), length, dtype=torch.long)
-        rows: list[int] = []
-        positions: list[int] = []
-        for row, (prompt, completion) in enumerate(sequences):
-            ids[row, : len(prompt) + len(completion)] = torch.tensor(prompt + completion)
-            rows += [row] * len(completion)
-            positions += range(len(prompt) - 1, len(prompt) + len(completion) - 1)
-        rows_T, positions_T = torch.tensor(rows, dtype=torch.long), torch.tensor(positions, dtype=torch.long)
-        targets_T = ids[rows_T, positions_T + 1]
-        return cls(
-            ids[:, :-1].to(device),
-            rows_T.to(device),
-            positions_T.to(device),
-            targets_T.to(device),
-            SharedPrompts.build(sequences, device),
-        )
+        rows = [row for row, (_, completion) in enumerate(sequences) for _ in completion]
+        targets = [token for _, completion in sequences for token in completion]
+        return cls(sequences, torch.tensor(rows, device=device), torch.tensor(targets, device=device))
+
+    @cached_property
+    def pack(self) -> Pack:
+        """The sequences without their last tokens, which predict nothing, in one row."""
+        return Pack.build(self.sequences, self.targets_T.device)
+
+    @cached_property
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """The same with padding on the right, [B, L], and the position that predicts each completion token, [T]."""
+        length = max(len(prompt) + len(completion) for prompt, completion in self.sequences) - 1
+        rows = [prompt + completion[:-1] for prompt, completion in self.sequences]
+        ids_BL = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows])
+        positions = [len(prompt) - 1 + i for prompt, completion in self.sequences for i in range(len(completion))]
+        device = self.targets_T.device
+        return ids_BL.to(device), torch.tensor(positions, device=device)
 
 
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -95,7 +94,13 @@ class Policy:
     """A base model with a trainable student adapter. Build one with `Policy.load`."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, peft: PeftModel, *, has_teacher: bool
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        peft: PeftModel,
+        checkpointing: Checkpointing,
+        *,
+        has_teacher: bool,
     ) -> None:
         self.tokenizer = tokenizer
         self.device = model.device
@@ -104,7 +109,12 @@ class Policy:
         self._has_teacher = has_teacher
         self.head_VD = _plain_head(model)
         self._lora_layers = use_fused_lora(peft)
-        self._can_share = can_share(model)
+        self._can_pack = can_pack(model)
+        if self._can_pack:
+            use_packed_attention(model)
+        self._layers = CheckpointedLayers(model)
+        cost = ActivationCost.of(PolicyShape.of(model.config.get_text_config()), model.dtype.itemsize)
+        self.memory = TrainingMemory(cost, self.head_VD.shape[1], self.device, checkpointing)
         peft.eval()  # the adapters have no dropout; nothing else here differs between training and evaluation
 
     @classmethod
@@ -115,6 +125,7 @@ class Policy:
         parent_adapter: Path | None = None,
         *,
         dtype: NumberFormat = "auto",
+        checkpointing: Checkpointing = "auto",
         device: str | None = None,
         seed: int = 0,
     ) -> "Policy":
@@ -124,6 +135,7 @@ class Policy:
             lora: Shape of a new adapter. If there is a parent, its rank, alpha and target modules win.
             parent_adapter: Folder of the parent version; None starts from the bare base model.
             dtype: Number format of the frozen base; LoRA weights are always float32. See `choose_dtype`.
+            checkpointing: Whether training passes checkpoint the layers; `auto` means those that do not fit otherwise.
 
         Raises:
             BadInputError: The LoRA would target the head or embeddings, or the model transforms its logits.
@@ -133,7 +145,9 @@ class Policy:
             model_path, dtype=choose_dtype(dtype, torch_device), use_safetensors=True
         )
         tokenizer = AutoTokenizer.from_pretrained(model_path)
-        return cls.on_model(model.to(torch_device), tokenizer, lora, parent_adapter, seed=seed)
+        return cls.on_model(
+            model.to(torch_device), tokenizer, lora, parent_adapter, checkpointing=checkpointing, seed=seed
+        )
 
     @classmethod
     def on_model(
@@ -143,6 +157,7 @@ class Policy:
         lora: LoraOptions,
         parent_adapter: Path | None = None,
         *,
+        checkpointing: Checkpointing = "auto",
         seed: int = 0,
     ) -> "Policy":
         """Builds a policy like `load`, on a model that is already in memory; its weights are frozen."""
@@ -165,7 +180,7 @@ class Policy:
         else:
             peft = PeftModel.from_pretrained(model, parent_adapter, adapter_name=STUDENT, is_trainable=True)
             peft.load_adapter(str(parent_adapter), adapter_name=TEACHER, is_trainable=False)
-        return cls(model, tokenizer, peft, has_teacher=parent_adapter is not None)
+        return cls(model, tokenizer, peft, checkpointing, has_teacher=parent_adapter is not None)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -240,25 +255,38 @@ class Policy:
             yield
 
     def hidden(self, batch: TokenBatch) -> Tensor:
-        """Hidden states after the final norm, at the positions that predict the completion tokens: [T, D].
+        """Hidden states after the final norm, at the positions that predict the completion tokens: [T, D]."""
+        output, states_of = self._run(batch)
+        return states_of(output.last_hidden_state)
 
-        Prompts that several sequences share are computed once where that pays; see `workers.shared_prompts`. In the
-        plain pass, padding is on the right and attention is causal, so no real token ever sees the padding and no mask
-        is needed.
-        """
-        if self._can_share and batch.shared is not None:
-            return batch.shared.hidden(self._model.base_model)
-        output = self._model.base_model(input_ids=batch.ids_BL, use_cache=False)
-        return output.last_hidden_state[batch.rows_T, batch.positions_T]
+    def add_gradients(self, loss: Tensor) -> None:
+        """Adds the gradient of a loss to those of the student's weights. If memory runs out, none has changed."""
+        weights = self.parameters()
+        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
 
     def hidden_layers(self, batch: TokenBatch) -> list[Tensor]:
         """Hidden states at the same positions after every block, [T, D] each.
 
         The last of them is taken after the final norm, as in `hidden`.
         """
-        output = self._model.base_model(input_ids=batch.ids_BL, use_cache=False, output_hidden_states=True)
-        states = [*output.hidden_states[1:-1], output.last_hidden_state]
-        return [states_BLD[batch.rows_T, batch.positions_T] for states_BLD in states]
+        output, states_of = self._run(batch, output_hidden_states=True)
+        return [states_of(states) for states in [*output.hidden_states[1:-1], output.last_hidden_state]]
+
+    def _run(self, batch: TokenBatch, **options: Any) -> tuple[Any, Callable[[Tensor], Tensor]]:
+        """The model's output, and what takes the states at the predicting positions from it.
+
+        A model that takes no packs gets the sequences padded on the right. Attention is causal, so no real token ever
+        sees the padding and no mask is needed.
+        """
+        is_checkpointed = torch.is_grad_enabled() and self.memory.checkpoints(computed_positions(batch.sequences))
+        with self._layers.checkpoint(is_checkpointed):
+            if self._can_pack:
+                output = batch.pack.run(self._model.base_model, **options)
+                return output, lambda states_1ND: states_1ND[0, batch.pack.state_T]
+            ids_BL, positions_T = batch.padded
+            output = self._model.base_model(input_ids=ids_BL, use_cache=False, **options)
+            return output, lambda states_BLD: states_BLD[batch.rows_T, positions_T]
 
     def decode_step(self, ids_BL: Tensor, positions_BL: Tensor, mask_BL: Tensor | None, cache: Cache) -> Tensor:
         """Processes new tokens, and returns the hidden state at the last of them, [B, D].
@@ -285,15 +313,14 @@ class Policy:
         """
         limit = self.micro_batch_tokens
         plans = [micro_batches([len(prompt) + len(completion) for prompt, completion in sequences], limit)]
-        if self._can_share:
+        if self._can_pack:
             plans.append(by_prompt(sequences, limit))
         return min(plans, key=lambda plan: sum(computed_positions([sequences[i] for i in part]) for part in plan))
 
     @property
     def micro_batch_tokens(self) -> int:
         """Padded tokens of one forward and backward pass."""
-        width = self.head_VD.shape[1]
-        return max(256, MICRO_BATCH_ELEMENTS[self.device.type] // width)
+        return self.memory.tokens
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -344,14 +371,9 @@ def _plain_head(model: PreTrainedModel) -> Tensor:
     Raises:
         BadInputError: The model's logits are not simply hidden @ head.T.
     """
-    config = model.config.get_text_config()
-    for key, unused in LOGIT_TRANSFORMS.items():
-        value = getattr(config, key, unused)
-        if value is not None and value != unused:
-            raise BadInputError(
-                f"the policy's configuration has {key} = {value}, which the fused losses do not support; "
-                "use a model whose logits are the plain product of hidden state and LM head"
-            )
+    reason = unsupported(model.config.get_text_config().to_dict())
+    if reason is not None:
+        raise BadInputError(f"the policy cannot be trained: {reason}; docs/models.md lists what is supported")
     head = model.get_output_embeddings()
     if head is None or getattr(head, "bias", None) is not None:
         raise BadInputError(f"{type(model).__name__} has no LM head without bias; use a plain causal language model")

@@ -14,6 +14,7 @@ from workers.optimisation import make_optimizer, optimizer_step
 from workers.policy import Policy, TokenBatch
 from workers.policy_gradient import clipped_surrogate, reference_kl
 from workers.sampling.groups import ScoredRollout
+from workers.shared_prompts import Sequences
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,16 @@ class OldPolicy:
     reference_T: Tensor | None
     """The parent's log-probabilities at the sampling temperature; None without a KL term."""
 
+    def part(self, tokens: slice) -> "OldPolicy":
+        """The same on some of the tokens."""
+        return OldPolicy(
+            logprobs_T=self.logprobs_T[tokens],
+            importance_T=self.importance_T[tokens],
+            gap_T=self.gap_T[tokens],
+            entropy_T=self.entropy_T[tokens],
+            reference_T=None if self.reference_T is None else self.reference_T[tokens],
+        )
+
 
 @dataclass
 class MicroBatch:
@@ -40,6 +51,24 @@ class MicroBatch:
     tokens: TokenBatch
     old: OldPolicy | None = None
     """None until the old policy has been computed on it."""
+
+    @classmethod
+    def build(cls, scored: list[ScoredRollout], device: torch.device, old: OldPolicy | None = None) -> "MicroBatch":
+        pairs = [(item.rollout.prompt_ids, item.rollout.token_ids) for item in scored]
+        return cls(scored, TokenBatch.build(pairs, device), old)
+
+    @property
+    def sequences(self) -> Sequences:
+        return self.tokens.sequences
+
+    def halves(self) -> "tuple[MicroBatch, MicroBatch]":
+        middle = len(self.scored) // 2
+        first, device = sum(len(item.rollout.token_ids) for item in self.scored[:middle]), self.tokens.rows_T.device
+        olds = (None, None) if self.old is None else (self.old.part(slice(first)), self.old.part(slice(first, None)))
+        return (
+            MicroBatch.build(self.scored[:middle], device, olds[0]),
+            MicroBatch.build(self.scored[middle:], device, olds[1]),
+        )
 
 
 class Learner:
@@ -61,22 +90,22 @@ class Learner:
         parts = [self._micro_batches(part) for part in split(scored, self._spec.minibatches)]
         # The pass of the first optimiser step computes the old policy on its own mini-batch.
         for part in parts[1:]:
-            for micro in part:
-                with torch.no_grad():
-                    hidden_TD = self._policy.hidden(micro.tokens)
-                    micro.old = self._old_policy(micro, hidden_TD, *self._logprobs(micro, hidden_TD))
+            self._policy.memory.run(part, self._compute_old)
         updates = [self._update(part) for _ in range(self._spec.epochs) for part in parts]
         return {name: statistics.fmean(update[name] for update in updates) for name in updates[0]}
 
     def _micro_batches(self, scored: Sequence[ScoredRollout]) -> list[MicroBatch]:
         policy = self._policy
         pairs = [(item.rollout.prompt_ids, item.rollout.token_ids) for item in scored]
-        return [
-            MicroBatch([scored[i] for i in indices], TokenBatch.build([pairs[i] for i in indices], policy.device))
-            for indices in policy.micro_batches(pairs)
-        ]
+        groups = policy.micro_batches(pairs)
+        return [MicroBatch.build([scored[i] for i in indices], policy.device) for indices in groups]
 
-    def _update(self, part: Sequence[MicroBatch]) -> dict[str, float]:
+    def _compute_old(self, micro: MicroBatch) -> None:
+        with torch.no_grad():
+            hidden_TD = self._policy.hidden(micro.tokens)
+            micro.old = self._old_policy(micro, hidden_TD, *self._logprobs(micro, hidden_TD))
+
+    def _update(self, part: list[MicroBatch]) -> dict[str, float]:
         """Takes one optimiser step on a mini-batch."""
         policy, spec = self._policy, self._spec
         tokens = sum(len(micro.tokens.targets_T) for micro in part)
@@ -91,7 +120,8 @@ class Learner:
             totals["kl"] = 0.0
         if spec.entropy_bonus:
             totals["entropy_bonus"] = bonus
-        for micro in part:
+
+        def learn(micro: MicroBatch) -> None:
             hidden_TD = policy.hidden(micro.tokens)
             logprobs_T, entropy_T = self._logprobs(micro, hidden_TD)
             if micro.old is None:
@@ -107,13 +137,15 @@ class Learner:
                 clip_high=spec.clip_high,
             )
             loss = loss_T.sum() / rewarded
+            kl_T = None
             if old.reference_T is not None:
                 kl_T = reference_kl(logprobs_T, old.logprobs_T, old.reference_T)
                 loss = loss + spec.kl_coef * kl_T.sum() / self._divisor(scored)
-                totals["kl"] += float(kl_T.detach().sum()) / tokens
             if bonus:
                 loss = loss - bonus * entropy_T.sum() / self._divisor(scored)
-            loss.backward()
+            policy.add_gradients(loss)
+            if kl_T is not None:
+                totals["kl"] += float(kl_T.detach().sum()) / tokens
             totals["loss"] += loss.item()
             totals["entropy"] += float(old.entropy_T.sum()) / tokens
             if spec.temperature != 1.0:
@@ -121,6 +153,8 @@ class Learner:
             totals["clip_fraction"] += float(clipped_T.sum()) / tokens
             totals["logprob_gap"] += float(old.gap_T.abs().sum()) / tokens
             totals["importance_capped"] += float((old.importance_T >= spec.importance_cap).sum()) / tokens
+
+        policy.memory.run(part, learn)
         totals["grad_norm"] = optimizer_step(self.optimizer, policy.parameters(), spec, self.updates)
         self.updates += 1
         return totals

@@ -117,6 +117,6 @@ class SignalMeter:
                 "problems, so its signal cannot be compared; see the engine's log"
             )
         groups = list(zip(problems, sampled, strict=True))
-        pairs = [(rollout.text, problem.answer) for problem, rollouts in groups for rollout in rollouts]
-        scores = iter(self._scorer.score_all(pairs))
+        answered = [(rollout.text, problem) for problem, rollouts in groups for rollout in rollouts]
+        scores = iter(self._scorer.score_all(answered))
         return [[next(scores) for _ in rollouts] for _, rollouts in groups]

@@ -20,14 +20,14 @@ from reheatd.jobs.attempts import begin_attempt
 from reheatd.jobs.channel import JobChannel, JobNotWantedError
 from reheatd.jobs.contracts import ImportResult, ImportSpec, JobBase, JobResult, ReheatSpec, TrainingSpec, step_limit
 from reheatd.jobs.curves import CurveWriter
-from reheatd.options import NumberFormat
+from reheatd.options import Checkpointing, NumberFormat
 from reheatd.process.worker_command import REWARD_PATHS_ENV, REWARD_VARIABLES_ENV
 from reheatd.task_data import TaskData, load_task
 from workers.before_after import Evaluation
 from workers.policy import Policy
 from workers.progress import ChannelProgress, JobCancelledError, ProgressChannel
 from workers.proof import build_proof
-from workers.rewards.verifier import Verifier
+from workers.rewards.weighted import WeightedRewards
 from workers.sampling.seeds import seed_for
 from workers.sampling.served import ServedSampler
 from workers.training_job import TrainingJob
@@ -35,6 +35,7 @@ from workers.training_job import TrainingJob
 logger = logging.getLogger(__name__)
 
 DTYPE_ENV = "REHEATD_WORKER_DTYPE"
+CHECKPOINTING_ENV = "REHEATD_WORKER_GRADIENT_CHECKPOINTING"
 
 
 def run_reported(spec: TrainingSpec | ImportSpec, attempt: int, credential: str, broker_url: str) -> None:
@@ -80,9 +81,16 @@ def run(spec: TrainingSpec, channel: ProgressChannel, credential: str | None = N
     task, probes = _load(spec)
     prompts = [problem.messages for problem in task.train]
     with ExitStack() as stack:
-        verifier, sampler = _enter(stack, spec, probes, progress, credential)
+        verifier, sampler = _enter(stack, spec, task, probes, progress, credential)
         torch.manual_seed(spec.seed)
-        policy = Policy.load(spec.model_path, spec.lora, spec.parent_adapter, dtype=_dtype(), seed=spec.seed)
+        policy = Policy.load(
+            spec.model_path,
+            spec.lora,
+            spec.parent_adapter,
+            dtype=_dtype(),
+            checkpointing=_checkpointing(),
+            seed=spec.seed,
+        )
         # The report uses the probes, which are not training prompts. Training prompts are added only if there are too
         # few probes.
         report_prompts = [*map(list, probes.probes), *prompts][: spec.report_rollouts]
@@ -103,7 +111,7 @@ def run_import(spec: ImportSpec, channel: ProgressChannel, credential: str | Non
     progress.report("preparing", 0)
     task, probes = _load(spec)
     with ExitStack() as stack:
-        verifier, sampler = _enter(stack, spec, probes, progress, credential)
+        verifier, sampler = _enter(stack, spec, task, probes, progress, credential)
         policy = Policy.load(spec.model_path, spec.lora, spec.adapter, dtype=_dtype(), seed=spec.seed)
         sampler.load(spec.adapter, 0)
         progress.report("measuring", 0)
@@ -141,19 +149,31 @@ def _load(spec: JobBase) -> tuple[TaskData, ProbeSet]:
 
 
 def _enter(
-    stack: ExitStack, spec: JobBase, probes: ProbeSet, progress: ChannelProgress, credential: str | None
-) -> tuple[Verifier, ServedSampler]:
-    """Starts what scores answers and what samples them."""
-    timeout_s = spec.task.reward_timeout_s
-    verifier = Verifier(
-        spec.task.reward,
-        timeout_s=timeout_s,
-        on_progress=progress.count,
-        readable=[Path(path) for path in json.loads(os.environ.get(REWARD_PATHS_ENV, "[]"))],
-        variables=json.loads(os.environ.get(REWARD_VARIABLES_ENV, "[]")),
+    stack: ExitStack,
+    spec: JobBase,
+    task: TaskData,
+    probes: ProbeSet,
+    progress: ChannelProgress,
+    credential: str | None,
+) -> tuple[WeightedRewards, ServedSampler]:
+    """Starts what scores answers and what samples them.
+
+    Raises:
+        BadInputError: A reward cannot be loaded, or cannot use an answer of the task, or the policy has no prompt for a
+            chat of it.
+    """
+    rewards = stack.enter_context(
+        WeightedRewards(
+            spec.task,
+            on_progress=progress.count,
+            readable=[Path(path) for path in json.loads(os.environ.get(REWARD_PATHS_ENV, "[]"))],
+            variables=json.loads(os.environ.get(REWARD_VARIABLES_ENV, "[]")),
+        )
     )
-    sampler = ServedSampler(spec, probes, progress.count, progress.look_up, credential=credential)
-    return stack.enter_context(verifier), stack.enter_context(sampler)
+    rewards.check_answers([*task.held_out, *task.train])
+    sampler = stack.enter_context(ServedSampler(spec, probes, progress.count, progress.look_up, credential=credential))
+    sampler.check_chats([*task.held_out, *task.train])
+    return rewards, sampler
 
 
 def _dtype() -> NumberFormat:
@@ -161,3 +181,11 @@ def _dtype() -> NumberFormat:
     if name not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f"{DTYPE_ENV} = {name!r}; use auto, float32 or bfloat16")
     return cast(NumberFormat, name)
+
+
+def _checkpointing() -> Checkpointing:
+    name = os.environ.get(CHECKPOINTING_ENV, "auto")
+    values: dict[str, Checkpointing] = {"auto": "auto", "true": True, "false": False}
+    if name not in values:
+        raise ConfigError(f"{CHECKPOINTING_ENV} = {name!r}; use auto, true or false")
+    return values[name]

@@ -24,7 +24,7 @@ from workers.progress import ChannelProgress
 from workers.proof import build_proof
 from workers.remedies import Outcome, make_trainer
 from workers.report import make_report, write_report
-from workers.rewards.verifier import Verifier
+from workers.rewards.scoring import Scorer
 from workers.sampling.rollout_entropy import MeasuredSampling
 from workers.sampling.served import ServedSampler
 from workers.shrink import ShrinkOutcome
@@ -43,7 +43,7 @@ class TrainingJob:
     sampler: ServedSampler
     problems: Sequence[Problem]
     """The problems that are trained on."""
-    verifier: Verifier
+    verifier: Scorer
     progress: ChannelProgress
     evaluation: Evaluation
     started: float

@@ -28,6 +28,7 @@ from workers.policy import Policy, TokenBatch, Weights, micro_batches
 from workers.progress import Progress
 from workers.sampling.rollout import Rollout, Sampler, parent_entropy
 from workers.sampling.seeds import seed_for
+from workers.shared_prompts import Sequences
 from workers.target import Target
 
 TAU = {"live": 1.2, "frozen": 2.0}
@@ -248,10 +249,9 @@ class Reheater:
         policy, spec = self._policy, self._spec
         totals = {"loss": 0.0, "entropy": 0.0, "teacher_entropy": 0.0}
         tokens = sum(len(rollout.token_ids) for rollout in rollouts)
-        lengths = [len(rollout.prompt_ids) + len(rollout.token_ids) for rollout in rollouts]
-        for indices in micro_batches(lengths, policy.micro_batch_tokens):
-            part = [rollouts[i] for i in indices]
-            batch = _batch(part, policy.device)
+
+        def learn(part: _MicroBatch) -> None:
+            batch = TokenBatch.build(part.sequences, policy.device)
             teacher_TD = None
             if spec.teacher == "frozen":
                 with policy.as_teacher():
@@ -264,15 +264,25 @@ class Reheater:
                 teacher_TD=teacher_TD,
                 min_p=spec.min_p,
             )
-            per_sequence = torch.tensor([1.0 / (len(r.token_ids) * len(rollouts)) for r in part], device=policy.device)
-            loss = (divergence_T * per_sequence[batch.rows_T]).sum()
-            loss.backward()
+            shares = [1.0 / (len(completion) * len(rollouts)) for _, completion in part.sequences]
+            loss = (divergence_T * torch.tensor(shares, device=policy.device)[batch.rows_T]).sum()
+            policy.add_gradients(loss)
             totals["loss"] += loss.item()
             totals["entropy"] += float(student_T.sum()) / tokens
             totals["teacher_entropy"] += float(teacher_T.sum()) / tokens
+
+        sequences = [(rollout.prompt_ids, rollout.token_ids) for rollout in rollouts]
+        lengths = [len(prompt) + len(completion) for prompt, completion in sequences]
+        groups = micro_batches(lengths, policy.micro_batch_tokens)
+        policy.memory.run([_MicroBatch([sequences[i] for i in indices]) for indices in groups], learn)
         gradients = [weight.grad for weight in policy.parameters() if weight.grad is not None]
         return totals | {"grad_norm": float(torch.nn.utils.get_total_norm(gradients))}
 
 
-def _batch(rollouts: Sequence[Rollout], device: torch.device) -> TokenBatch:
-    return TokenBatch.build([(rollout.prompt_ids, rollout.token_ids) for rollout in rollouts], device)
+@dataclass(frozen=True)
+class _MicroBatch:
+    sequences: Sequences
+
+    def halves(self) -> "tuple[_MicroBatch, _MicroBatch]":
+        middle = len(self.sequences) // 2
+        return _MicroBatch(self.sequences[:middle]), _MicroBatch(self.sequences[middle:])

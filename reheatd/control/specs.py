@@ -29,6 +29,7 @@ from reheatd.jobs.contracts import (
 )
 from reheatd.measures import EntropyEstimate
 from reheatd.options import IDLE_CLIP, Options, ProbeOptions, ReheatOptions, Remedy, RLOptions, TaskOptions
+from reheatd.tasks.sources import from_anywhere
 from reheatd.validation import first_problem
 
 FORCED_RISE = 1.2
@@ -367,13 +368,13 @@ def _measured_with(lineage: Lineage | None, name: str, options: Options) -> Type
 
 
 def task_of_jobs(settings: Settings, rl: RLOptions) -> TaskOptions:
-    """The task that jobs train and measure on; its path is absolute.
+    """The task that jobs train and measure on; a local path is absolute.
 
     Args:
         rl: The options of RL, as long as whose rollouts the answers to held-out problems are by default.
     """
     length = settings.task.eval_max_tokens or rl.max_tokens
-    return settings.task.model_copy(update={"path": _absolute(settings.task.path), "eval_max_tokens": length})
+    return settings.task.model_copy(update={"path": from_anywhere(settings.task.path), "eval_max_tokens": length})
 
 
 def _reference_answers(settings: Settings) -> Path | None:

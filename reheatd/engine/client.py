@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from reheatd.access.client import tls_for
+from reheatd.engine.patience import Patience
 from reheatd.errors import AdapterInvalidError, EngineError, EngineTakenError, EngineUnavailableError, NotFoundError
 from reheatd.names import BASE_MODEL_NAME
 
@@ -20,6 +22,8 @@ IDLE_CONNECTION_S = 2.0
 request that is sent at that moment is lost."""
 READY_POLL_S = 0.25
 HEALTH_TIMEOUT_S = 5.0
+ANSWER_S = 600.0
+"""Longest wait for an answer, in seconds, unless it has so many tokens that it may take longer."""
 FIRST_TOKEN_S = 60.0
 """Longest wait for the token that proves an engine ready, in seconds; an engine whose core has just died never answers.
 Each further try waits twice as long as the one before, for an engine that is merely slow."""
@@ -71,17 +75,14 @@ class EngineClient:
         owned: Folder that holds all adapters of this daemon. An engine with an adapter from elsewhere serves another
             daemon. None if adapters are not this client's business.
         api_key: Key that the server asks for; None if it asks for none.
-        timeout_s: Longest wait for one answer, in seconds.
     """
 
-    def __init__(
-        self, base_url: str, *, owned: Path | None = None, api_key: str | None = None, timeout_s: float = 600.0
-    ) -> None:
+    def __init__(self, base_url: str, *, owned: Path | None = None, api_key: str | None = None) -> None:
         self.base_url = base_url.rstrip("/")
         self.authorization = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         """Headers that prove to the server who asks."""
+        self.patience = Patience()
         self._owned = owned
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "EngineClient":
@@ -205,27 +206,21 @@ class EngineClient:
     ) -> list[Sample]:
         """Samples `n` completions of a chat. With `top_k` > 0, each token carries its k largest logprobs.
 
+        The chat becomes token ids first, and these are completed. So `Sample.text` is all that was sampled, whatever an
+        engine's parsers for reasoning or tools would take out of an answer.
+
         Args:
             top_p: Share of the probability that is sampled from. Below 1, the samples say nothing about entropy.
             xargs: Arguments for the engine's logits processors.
         """
-        body: dict[str, Any] = {
-            "model": model,
-            "messages": list(messages),
-            "n": n,
-            "temperature": temperature,
-            "max_tokens": max_tokens,
-            **WHOLE_DISTRIBUTION,
-            "top_p": top_p,
-            "logprobs": True,
-            # One more than wanted, because a token drawn from outside the top displaces the last entry.
-            "top_logprobs": top_k + 1 if top_k else 0,
-            "return_token_ids": True,
-            "seed": seed,
-            **({"vllm_xargs": dict(xargs)} if xargs else {}),
-        }
-        answer = await self._request("POST", "/v1/chat/completions", body)
-        return [_chat_sample(answer["prompt_token_ids"], choice, top_k) for choice in answer["choices"]]
+        ids = await self.render(model, messages)
+        sampling = {"n": n, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
+        return await self._sample(model, ids, top_k, sampling | ({"vllm_xargs": dict(xargs)} if xargs else {}))
+
+    async def render(self, model: str, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The token ids of a chat by the engine's chat template, up to where the answer begins."""
+        body = {"model": model, "messages": list(messages), "add_generation_prompt": True}
+        return (await self._request("POST", "/tokenize", body))["tokens"]
 
     async def complete(
         self,
@@ -238,20 +233,29 @@ class EngineClient:
         seed: int | None = None,
     ) -> Sample:
         """Samples one completion of a text or of token ids; `top_k` works as in `chat`."""
+        options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+        return (await self._sample(model, prompt, top_k, options))[0]
+
+    async def _sample(
+        self, model: str, prompt: str | list[int], top_k: int, options: Mapping[str, Any]
+    ) -> list[Sample]:
         body: dict[str, Any] = {
             "model": model,
             "prompt": prompt,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
             **WHOLE_DISTRIBUTION,
+            # One more than wanted, because a token drawn from outside the top displaces the last entry.
             "logprobs": top_k + 1 if top_k else 0,
             "return_token_ids": True,
             # The top logprobs come in a dictionary keyed by text, where two tokens with equal text would be one.
             "return_tokens_as_token_ids": True,
-            "seed": seed,
+            **options,
         }
-        answer = await self._request("POST", "/v1/completions", body)
-        return _completion_sample(answer["choices"][0], top_k)
+        began = time.monotonic()
+        limit_s = max(ANSWER_S, self.patience.seconds(body["max_tokens"]))
+        answer = await self._request("POST", "/v1/completions", body, limit_s)
+        samples = [_sample_of(choice, top_k) for choice in answer["choices"]]
+        self.patience.learn(max(len(sample.token_ids) for sample in samples), time.monotonic() - began)
+        return samples
 
     async def score(self, model: str, prompt_ids: list[int], completion_ids: list[int]) -> list[float]:
         """The raw logprob (temperature 1) of each completion token, given the prompt and the tokens before, in nats."""
@@ -307,14 +311,15 @@ class EngineClient:
         if self._session is None:
             tls = tls_for(self.base_url)
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S, ssl=tls)
-            self._session = aiohttp.ClientSession(
-                headers=self.authorization, timeout=self._timeout, connector=connector
-            )
+            self._session = aiohttp.ClientSession(headers=self.authorization, connector=connector)
         return self._session
 
-    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    async def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, limit_s: float = ANSWER_S
+    ) -> Any:
+        timeout = aiohttp.ClientTimeout(total=limit_s)
         try:
-            async with self._open().request(method, f"{self.base_url}{path}", json=body) as answer:
+            async with self._open().request(method, f"{self.base_url}{path}", json=body, timeout=timeout) as answer:
                 if answer.status < 400:
                     return await answer.json() if "json" in answer.content_type else await answer.text()
                 text = await answer.text()
@@ -347,23 +352,7 @@ def _top(logprobs: Sequence[float], sampled: float, top_k: int) -> TokenLogprobs
     return TokenLogprobs(logprob=sampled, top=top)
 
 
-def _chat_sample(prompt_ids: list[int], choice: Mapping[str, Any], top_k: int) -> Sample:
-    entries = choice["logprobs"]["content"] if choice["logprobs"] else []
-    entries = entries or []
-    tokens = [
-        _top([top["logprob"] for top in entry["top_logprobs"]], entry["logprob"], top_k) for entry in entries if top_k
-    ]
-    return Sample(
-        prompt_ids=prompt_ids,
-        token_ids=choice["token_ids"],
-        text=choice["message"]["content"] or "",
-        logprobs=[entry["logprob"] for entry in entries],
-        tokens=tokens,
-        finish_reason=choice["finish_reason"],
-    )
-
-
-def _completion_sample(choice: Mapping[str, Any], top_k: int) -> Sample:
+def _sample_of(choice: Mapping[str, Any], top_k: int) -> Sample:
     logprobs = choice["logprobs"]["token_logprobs"]
     tops = choice["logprobs"]["top_logprobs"] or []
     tokens = [_top(list(top.values()), sampled, top_k) for top, sampled in zip(tops, logprobs, strict=False) if top_k]

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from reheatd.config import Settings
+from reheatd.engine.chat_template import template_arguments
 from reheatd.engine.credentials import KEY_CHECK, EngineCredentials
 from reheatd.engine.number_format import engine_format
 from reheatd.errors import ConfigError
 from reheatd.names import BASE_MODEL_NAME
 from reheatd.options import LORA_TARGETS
+from reheatd.plan.gpu_plan import EngineGpus
+from reheatd.plan.placement import asked_split
 from reheatd.process.children import SHARED_CORES_ENV, python_module
-from reheatd.process.gpus import VISIBLE_ENV, selectors, visible_gpus
+from reheatd.process.gpus import VISIBLE_ENV, visible_gpus
 from reheatd.tap.wire import ADDRESS_ENV
 
 Device = Literal["cpu", "cuda"]
@@ -64,6 +67,7 @@ def engine_command(
     credentials: EngineCredentials | None = None,
     tap_address: str | None = None,
     replica: tuple[int, int] = (0, 1),
+    gpus: EngineGpus | None = None,
 ) -> EngineCommand:
     """The command that serves `model_path` on `port` with adapter slots.
 
@@ -71,10 +75,8 @@ def engine_command(
         credentials: What requests to the engine must prove; None for an engine that answers everybody.
         tap_address: host:port that the entropy tap sends to; None for an engine without a tap. A tap needs credentials.
             See `taps`.
-        replica: Index of this engine and number of engines on this machine; each gets its share of the cores or GPUs.
-
-    Raises:
-        ConfigError: There are more engines than GPUs.
+        replica: Index of this engine and number of engines on this machine; each gets its share of the cores.
+        gpus: What the engine gets of the GPUs; needed for `cuda`.
     """
     engine = settings.engine
     argv = python_module(
@@ -99,6 +101,7 @@ def engine_command(
         # Sampling defaults are those of the OpenAI API, not the model folder's, because entropy is measured at
         # temperature 1.
         "--generation-config", "vllm",
+        *template_arguments(settings.policy),
         "--shutdown-timeout", str(int(settings.server.drain_timeout_s)),
         "--disable-uvicorn-access-log",
     )  # fmt: skip
@@ -134,10 +137,12 @@ def engine_command(
                 "OMP_PLACES": f"{{{cores}}}",
                 "OMP_PROC_BIND": "true",
             }
-    else:
-        argv += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
-        if replica[1] > 1:
-            env[VISIBLE_ENV] = _gpus_of(*replica)
+    elif gpus is not None:
+        argv += ["--gpu-memory-utilization", str(gpus.utilization)]
+        if gpus.gpus:
+            env[VISIBLE_ENV] = ",".join(gpus.gpus)
+        if len(gpus.gpus) > 1 and asked_split(engine.extra_args) is None:
+            argv += ["--tensor-parallel-size", str(len(gpus.gpus))]
     if credentials is not None:
         argv += ["--middleware", KEY_CHECK]
         env |= credentials.engine_env()
@@ -173,15 +178,6 @@ def _cores_of(index: int, count: int) -> str:
     cores = sorted(os.sched_getaffinity(0))
     share = _share(cores, index, count) or [cores[index % len(cores)]]
     return ",".join(map(str, share))
-
-
-def _gpus_of(index: int, count: int) -> str:
-    gpus = selectors()
-    if len(gpus) < count:
-        raise ConfigError(
-            f"engine.replicas = {count}, but there are {len(gpus)} GPUs; start fewer engines", param="engine.replicas"
-        )
-    return ",".join(_share(gpus, index, count))
 
 
 def _share(things: list[T], index: int, count: int) -> list[T]:

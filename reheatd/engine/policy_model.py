@@ -2,13 +2,16 @@
 
 import importlib.util
 import io
+import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reheatd.config_tables import BUILTIN_POLICY
+from reheatd.engine.supported import check_supported
 from reheatd.errors import BadInputError, MissingExtraError
 from reheatd.process.children import python_module
 
@@ -31,7 +34,7 @@ def resolve_policy(
         report: Called with what is being done, if that takes a while.
 
     Raises:
-        BadInputError: The folder does not hold a model, or the model cannot be downloaded.
+        BadInputError: The folder holds no model that is supported, or the model cannot be downloaded.
         MissingExtraError: The package of the built-in policy is not installed.
     """
     folder = folder_of(model)
@@ -45,6 +48,27 @@ def resolve_policy(
         f"{param} = {model!r} is neither a folder here, nor a Hugging Face id (owner/name), nor {BUILTIN_POLICY}",
         param=param,
     )
+
+
+def read_configuration(model: str, param: str = "policy.model") -> dict[str, Any]:
+    """What a model's `config.json` says, without its weights being there.
+
+    Raises:
+        BadInputError: There is no such file, or it is no JSON object.
+        MissingExtraError: The package of the built-in policy is not installed.
+    """
+    folder = folder_of(model)
+    if not folder.is_dir() and model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        file = _file_from_hub(model, "config.json", param)
+    else:
+        file = (folder if folder.is_dir() else resolve_policy(model, param)) / "config.json"
+    try:
+        contents = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{param} = {model}: {file} cannot be read ({error})", param=param) from error
+    if not isinstance(contents, dict):
+        raise BadInputError(f"{param} = {model}: {file} is not a JSON object", param=param)
+    return contents
 
 
 def folder_of(model: str) -> Path:
@@ -75,6 +99,7 @@ def _checked_folder(folder: Path, param: str) -> Path:
         raise BadInputError(
             f"{param} = {folder} has no *.safetensors; convert it with save_pretrained first", param=param
         )
+    check_supported(folder, param)
     return folder
 
 
@@ -120,10 +145,26 @@ def _progress(model: str, report: Callable[[str], None]) -> "type[tqdm_asyncio[A
 
 def _from_hub(model: str, param: str, report: Callable[[str], None]) -> Path:
     from huggingface_hub import snapshot_download
+
+    with _download(model, param):
+        folder = snapshot_download(model, ignore_patterns=IGNORED_FILES, tqdm_class=_progress(model, report))
+    return _checked_folder(Path(folder), param)
+
+
+def _file_from_hub(model: str, name: str, param: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    with _download(model, param):
+        return Path(hf_hub_download(model, name))
+
+
+@contextmanager
+def _download(model: str, param: str) -> Iterator[None]:
+    """Turns errors of a download into one that a user understands."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(model, ignore_patterns=IGNORED_FILES, tqdm_class=_progress(model, report))
+        yield
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise BadInputError(
@@ -131,4 +172,3 @@ def _from_hub(model: str, param: str, report: Callable[[str], None]) -> Path:
             "or name a local folder",
             param=param,
         ) from error
-    return _checked_folder(Path(folder), param)

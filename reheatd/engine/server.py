@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
 from vllm.entrypoints.launchers.api_server.entry import main
 from vllm.platforms import current_platform
 
 from reheatd.engine import cpu_lora
+from reheatd.engine.chat_template import RAW, raw_template
 
 START_METHOD_ENV = "VLLM_WORKER_MULTIPROC_METHOD"
 
@@ -50,7 +52,21 @@ def let_go_of_sockets() -> None:
     os.close(nothing)
 
 
+def write_out_raw(arguments: list[str]) -> list[str]:
+    """The engine's arguments with the template in place of `--chat-template raw`."""
+    if "--chat-template" not in arguments:
+        return arguments
+    place = arguments.index("--chat-template") + 1
+    if arguments[place] != RAW:
+        return arguments
+    folder = arguments[arguments.index("--tokenizer" if "--tokenizer" in arguments else "--model") + 1]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    template = raw_template(tokenizer.decode(tokenizer("").input_ids))
+    return [*arguments[:place], template, *arguments[place + 1 :]]
+
+
 if __name__ == "__main__":
+    sys.argv[1:] = write_out_raw(sys.argv[1:])
     if current_platform.is_cpu():
         if START_METHOD_ENV in os.environ:
             keep_start_method(os.environ[START_METHOD_ENV])

@@ -31,7 +31,6 @@ from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.slots import AdapterSlots
 from reheatd.errors import (
     BadInputError,
-    EngineTimeoutError,
     EngineUnavailableError,
     ModelNotFoundError,
     ReheatdError,
@@ -43,6 +42,7 @@ from reheatd.gateway.live_logprobs import LiveLogprobs, MeasuredRequest
 from reheatd.gateway.metering import Meter
 from reheatd.gateway.own_fields import check_fields
 from reheatd.gateway.request_body import read_body
+from reheatd.gateway.silence import Silence
 from reheatd.names import ALIAS_NAME, BASE_MODEL_NAME, parse_version_name, rollout_job, version_name
 from reheatd.tap.wire import TapSource, tags
 
@@ -89,7 +89,7 @@ class Gateway:
         *,
         max_concurrent_per_key: int | None = None,
         logprob_limit: LogprobLimit | None = None,
-        silence_timeout_s: float = 600.0,
+        silence: Silence | None = None,
         engine_wait_s: float = 0.0,
         readiness: Callable[[], str] = lambda: "ready",
     ) -> None:
@@ -101,7 +101,7 @@ class Gateway:
         self._live = live
         self._limit = ConcurrencyLimit(max_concurrent_per_key)
         self._logprob_limit = logprob_limit or LogprobLimit(None, 0)
-        self._silence_timeout_s = silence_timeout_s
+        self._silence = silence or Silence(pool, least_s=600.0, longest=1024)
         self._engine_wait_s = engine_wait_s
         self._readiness = readiness
         self._session: aiohttp.ClientSession | None = None
@@ -249,7 +249,7 @@ class Gateway:
                 content = measured.answer(content)
             return Response(content, upstream.status, headers=answer_headers)
         except aiohttp.SocketTimeoutError as error:
-            raise self._silence() from error
+            raise self._silence.error(body) from error
         except aiohttp.ClientError as error:
             log.warning("engine unavailable: %s", error)
             raise EngineUnavailableError(
@@ -269,7 +269,7 @@ class Gateway:
         a connection, no other is tried, because a request that kills an engine must not be sent to the next one.
         """
         prefix = prompt_prefix(body) if len(self._pool.replicas) > 1 else None
-        data = json.dumps(body).encode()
+        data, timeout = json.dumps(body).encode(), self._silence.timeout(body)
         tried: list[Replica] = []
         while True:
             replica = self._pool.pick(prefix, tried=tried)
@@ -277,7 +277,7 @@ class Gateway:
                 occupied.enter_context(replica.occupied())
                 try:
                     own = headers | replica.client.authorization
-                    upstream = await self._open().post(f"{replica.url}{path}", data=data, headers=own)
+                    upstream = await self._open().post(f"{replica.url}{path}", data=data, headers=own, timeout=timeout)
                 except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                     log.warning("%s cannot be reached: %s", replica.name, error)
                     replica.responsive = False
@@ -311,23 +311,16 @@ class Gateway:
                 await asyncio.sleep(0)
         except aiohttp.SocketTimeoutError:
             self.counts.failed += 1
-            yield _error_event(self._silence())
+            yield _error_event(self._silence.error({"stream": True}))
         except aiohttp.ClientError as error:
             self.counts.failed += 1
             log.warning("the engine broke off a stream: %s", error)
             broken = EngineUnavailableError(f"the engine broke off the stream ({type(error).__name__}); try again")
             yield _error_event(broken)
 
-    def _silence(self) -> EngineTimeoutError:
-        return EngineTimeoutError(
-            f"the engine has not sent a byte for {self._silence_timeout_s:g} s (server.silence_timeout_s); try again "
-            "later or ask for fewer tokens"
-        )
-
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=self._silence_timeout_s),
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S),
                 auto_decompress=False,
             )

@@ -69,8 +69,7 @@ class LogprobLimit:
         top = max(_count(body.get("top_logprobs"), 0), _count(body.get("logprobs"), 0))
         if self._most is None or not top:
             return
-        longest = self._longest if "messages" in body else COMPLETION_TOKENS
-        tokens = _count(body.get("max_completion_tokens"), 0) or _count(body.get("max_tokens"), longest)
+        tokens = answer_tokens(body, self._longest)
         prompt = body.get("prompt")
         prompts = len(prompt) if isinstance(prompt, list) and not all(isinstance(item, int) for item in prompt) else 1
         answers = prompts * _count(body.get("n"), 1)
@@ -81,6 +80,16 @@ class LogprobLimit:
                 f"request may ask for {self._most} (server.max_logprobs); ask for fewer in one request",
                 param="top_logprobs" if "top_logprobs" in body else "logprobs",
             )
+
+
+def answer_tokens(body: dict[str, Any], longest: int) -> int:
+    """The most tokens that an answer to this request can have.
+
+    Args:
+        longest: Tokens of a chat's answer that names no length.
+    """
+    unnamed = longest if "messages" in body else COMPLETION_TOKENS
+    return _count(body.get("max_completion_tokens"), 0) or _count(body.get("max_tokens"), unnamed)
 
 
 def _count(value: Any, default: int) -> int:

@@ -18,6 +18,7 @@ from reheatd.entropy.series import EntropySeries
 from reheatd.errors import MissingExtraError
 from reheatd.extras import require_engine_extra
 from reheatd.names import BASE_MODEL_NAME
+from reheatd.plan.gpu_plan import EngineGpus
 from reheatd.process.instance import url_of
 from reheatd.process.ports import reserve_port
 from reheatd.process.supervisor import Command, Supervisor
@@ -34,6 +35,8 @@ class ReferenceMeasurement:
 
     settings: Settings
     device: Device
+    gpus: EngineGpus | None
+    """What the reference's engine gets, which the policy's first engine gets later; None on a CPU."""
     reference: Path
     """Folder of the reference's files."""
     policy: Path
@@ -68,7 +71,7 @@ class ReferenceMeasurement:
         port = reserve_port(host)
         # This engine is always one of the daemon's own, whatever the policy's engines are.
         credentials = EngineCredentials.random()
-        made = engine_command(self.settings, self.reference, port, self.device, credentials=credentials)
+        made = engine_command(self.settings, self.reference, port, self.device, credentials=credentials, gpus=self.gpus)
         argv = [*made.argv, "--tokenizer", str(self.policy)]
         child = await supervisor.start(Command("reference-engine", argv, made.env))
         try:

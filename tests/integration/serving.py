@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import openai
 import uvicorn
 from starlette.applications import Starlette
+from starlette.routing import Route
 
 from reheatd.adapters.lineage import ProofItem
 from reheatd.adapters.store import AdapterStore
@@ -54,9 +56,16 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(
-    engine_urls: str | list[str], folder: Path, live: LiveLogprobs | None = None
+    engine_urls: str | list[str],
+    folder: Path,
+    live: LiveLogprobs | None = None,
+    more: Callable[[AdapterSlots, sqlite3.Connection], list[Route]] = lambda slots, db: [],
 ) -> AsyncIterator[Serving]:
-    """A gateway in front of engines with its store in `folder`; what it loaded is unloaded at the end."""
+    """A gateway in front of engines with its store in `folder`; what it loaded is unloaded at the end.
+
+    Args:
+        more: Makes further routes that are served beside the gateway's.
+    """
     db = connect(folder / "reheatd.sqlite3")
     store = AdapterStore(folder / "adapters", db)
     pool = pool_of(*([engine_urls] if isinstance(engine_urls, str) else engine_urls))
@@ -64,7 +73,7 @@ async def serving(
         slots = AdapterSlots(pool, 4)
         swaps = SwapManager(store, slots, pool, proof_tolerance=0.1, drain_timeout_s=HANGS_S)
         gateway = Gateway(pool, slots, swaps, store, live)
-        app = Starlette(routes=gateway.routes(), exception_handlers=exception_handlers())
+        app = Starlette(routes=[*gateway.routes(), *more(slots, db)], exception_handlers=exception_handlers())
         listener = socket.create_server(("127.0.0.1", 0))
         server = _Server(uvicorn.Config(guarded(app, db), lifespan="off", log_config=None, access_log=False))
         serving = asyncio.create_task(server.serve([listener]))

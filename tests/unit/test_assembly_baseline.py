@@ -47,7 +47,7 @@ class Start:
         return self.entropy.monitor
 
     def measurement(self) -> ReferenceMeasurement | None:
-        return build_reference(self.settings, "cpu", self.policy, self.reference, self.entropy)
+        return build_reference(self.settings, "cpu", None, self.policy, self.reference, self.entropy)
 
 
 def test_a_reference_is_measured_once_and_another_one_anew(db: sqlite3.Connection, tmp_path: Path) -> None:

@@ -42,24 +42,29 @@ def run(script: Script, body: Callable[[EngineClient], Awaitable[T]], owned: Pat
     return asyncio.run(main())
 
 
-def chat_answer(entries: list[dict[str, Any]]) -> dict[str, Any]:
+def completion(*tokens: tuple[float, list[float]]) -> dict[str, Any]:
+    """As vLLM answers: for each token, its logprob and the largest ones, the sampled token's among them."""
     choice = {
-        "message": {"content": "x" * len(entries)},
-        "logprobs": {"content": entries},
-        "token_ids": list(range(len(entries))),
+        "text": "x" * len(tokens),
+        "logprobs": {
+            "token_logprobs": [sampled for sampled, _ in tokens],
+            "top_logprobs": [{f"token_id:{index}": value for index, value in enumerate(top)} for _, top in tokens],
+        },
+        "prompt_token_ids": [1, 2, 3],
+        "token_ids": list(range(len(tokens))),
         "finish_reason": "stop",
     }
-    return {"prompt_token_ids": [1, 2, 3], "choices": [choice]}
+    return {"choices": [choice]}
 
 
-def entry(sampled: float, top: list[float]) -> dict[str, Any]:
-    return {"logprob": sampled, "top_logprobs": [{"logprob": value} for value in top]}
+def chats(*tokens: tuple[float, list[float]]) -> Script:
+    """An engine that turns every chat into the tokens 1, 2, 3 and completes them by `tokens`."""
+    return Script(tokenize=lambda _: (200, {"tokens": [1, 2, 3]}), completions=lambda _: (200, completion(*tokens)))
 
 
 def test_the_k_largest_logprobs_survive_a_draw_from_outside_them() -> None:
     # As vLLM answers for three asked entries: the sampled token first, then the largest of the others.
-    inside, outside = entry(-1.0, [-1.0, -0.5, -2.0]), entry(-7.0, [-7.0, -0.5, -1.0])
-    script = Script(completions=lambda body: (200, chat_answer([inside, outside])))
+    script = chats((-1.0, [-1.0, -0.5, -2.0]), (-7.0, [-7.0, -0.5, -1.0]))
 
     async def sample(client: EngineClient) -> list[Any]:
         return await client.chat("policy", [{"role": "user", "content": "?"}], max_tokens=2, top_k=2)
@@ -68,11 +73,14 @@ def test_the_k_largest_logprobs_survive_a_draw_from_outside_them() -> None:
     assert [token.top for token in answer.tokens] == [[-0.5, -1.0], [-0.5, -1.0]]
     assert [token.logprob >= token.top[-1] for token in answer.tokens] == [True, False]
     assert answer.logprobs == [-1.0, -7.0]
-    assert script.asked[0][1]["top_logprobs"] == 3
+    assert [(name, body.get("prompt"), body.get("logprobs")) for name, body in script.asked] == [
+        ("tokenize", None, None),
+        ("completions", [1, 2, 3], 3),
+    ]
 
 
 def test_the_whole_distribution_is_sampled_unless_less_is_asked_for() -> None:
-    script = Script(completions=lambda body: (200, chat_answer([entry(-1.0, [])])))
+    script = chats((-1.0, []))
 
     async def sample(client: EngineClient) -> None:
         question = [{"role": "user", "content": "?"}]
@@ -80,8 +88,9 @@ def test_the_whole_distribution_is_sampled_unless_less_is_asked_for() -> None:
         await client.chat("policy", question, max_tokens=1, top_p=0.7)
 
     run(script, sample)
-    assert [body["top_p"] for _, body in script.asked] == [1.0, 0.7]
-    assert all((body["top_k"], body["min_p"], body["repetition_penalty"]) == (0, 0.0, 1.0) for _, body in script.asked)
+    asked = [body for name, body in script.asked if name == "completions"]
+    assert [body["top_p"] for body in asked] == [1.0, 0.7]
+    assert all((body["top_k"], body["min_p"], body["repetition_penalty"]) == (0, 0.0, 1.0) for body in asked)
 
 
 def test_scores_are_those_of_the_completion_alone() -> None:

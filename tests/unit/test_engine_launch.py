@@ -9,11 +9,13 @@ import pytest
 from reheatd.config import Settings
 from reheatd.engine.launch import Device, EngineCommand, engine_command, taps
 from reheatd.errors import ConfigError
+from reheatd.plan.gpu_plan import EngineGpus
 
 
-def command(device: str = "cpu", **engine: object) -> EngineCommand:
+def command(device: Device = "cpu", gpus: tuple[str, ...] = ("0",), **engine: object) -> EngineCommand:
     settings = Settings.model_validate({"engine": engine})
-    return engine_command(settings, Path("/models/m"), 4321, device)  # type: ignore[arg-type]
+    share = EngineGpus(gpus, 0.4) if device == "cuda" else None
+    return engine_command(settings, Path("/models/m"), 4321, device, gpus=share)
 
 
 def values(argv: list[str], flag: str) -> list[str]:
@@ -75,11 +77,19 @@ def test_prompts_are_prefilled_in_parts_on_the_cpu() -> None:
 
 
 def test_cuda_gets_none_of_the_cpu_settings() -> None:
-    cuda = command("cuda", gpu_memory_utilization=0.4)
+    cuda = command("cuda")
     assert values(cuda.argv, "--gpu-memory-utilization") == ["0.4"]
     assert not {"--enforce-eager", "--block-size", "--kv-cache-memory-bytes", "--worker-cls"} & set(cuda.argv)
     assert "--distributed-executor-backend" not in cuda.argv
     assert not [name for name in cuda.env if "CPU" in name]
+
+
+def test_an_engine_sees_its_own_gpus_and_is_split_over_all_of_them() -> None:
+    two = command("cuda", ("4", "5"))
+    assert two.env["CUDA_VISIBLE_DEVICES"] == "4,5" and values(two.argv, "--tensor-parallel-size") == ["2"]
+    assert "--tensor-parallel-size" not in command("cuda", ("4",)).argv
+    asked = command("cuda", ("4", "5"), extra_args=["--pipeline-parallel-size", "2"])
+    assert asked.env["CUDA_VISIBLE_DEVICES"] == "4,5" and "--tensor-parallel-size" not in asked.argv
 
 
 def test_extra_arguments_come_last_so_that_they_win() -> None:
@@ -105,9 +115,9 @@ def test_a_tap_that_is_asked_for_where_it_cannot_work_is_an_error() -> None:
         taps(Settings.model_validate({"entropy": {"tap": "on"}, "engine": speculating}), "cpu")
 
 
-def share(index: int, count: int, device: Device = "cpu", **engine: object) -> dict[str, str]:
+def share(index: int, count: int, **engine: object) -> dict[str, str]:
     settings = Settings.model_validate({"engine": engine})
-    return engine_command(settings, Path("/m"), 1, device, replica=(index, count)).env
+    return engine_command(settings, Path("/m"), 1, "cpu", replica=(index, count)).env
 
 
 def test_engines_on_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,11 +127,3 @@ def test_engines_on_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5})
     assert [share(index, 3)["VLLM_CPU_OMP_THREADS_BIND"] for index in range(3)] == ["3", "3", "5"]
     assert share(1, 2, cpu_threads_bind="7")["VLLM_CPU_OMP_THREADS_BIND"] == "7"
-
-
-def test_engines_on_one_machine_share_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    assert [share(index, 2, "cuda")["CUDA_VISIBLE_DEVICES"] for index in range(2)] == ["4,5", "6,7"]
-    assert "CUDA_VISIBLE_DEVICES" not in share(0, 1, "cuda")
-    with pytest.raises(ConfigError, match=r"engine\.replicas = 5, but there are 4 GPUs"):
-        share(0, 5, "cuda")

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from reheatd.errors import BadInputError
 from reheatd.gateway.limits import ConcurrencyLimit, LogprobLimit
+from reheatd.gateway.silence import Silence
 from tests.access import as_job
 from tests.unit.test_gateway import CHAT, World, in_world
 
@@ -44,10 +45,34 @@ def test_a_client_beyond_its_limit_is_told_to_wait_and_others_are_not(tmp_path: 
     in_world(tmp_path, body)
 
 
+def quick_answers(world: World, silence_s: float) -> None:
+    """Sets the longest silence, and an engine that has taken a millisecond per token so far."""
+    world.gateway._silence = Silence(world.pool, least_s=silence_s, longest=1)
+    for replica in world.pool.replicas:
+        replica.client.patience.learn(1000, 1.0)
+
+
+def test_a_long_answer_in_one_piece_may_take_as_long_as_its_tokens(tmp_path: Path) -> None:
+    async def body(world: World) -> None:
+        quick_answers(world, silence_s=0.2)
+
+        async def thinking(_: web.Request) -> web.StreamResponse:
+            await asyncio.sleep(0.5)
+            return web.json_response({"choices": []})
+
+        world.engine.answer = thinking
+        long, short = await asyncio.gather(
+            *(world.http.post(CHAT, json={"messages": [], "max_tokens": tokens}) for tokens in (4000, 4))
+        )
+        assert (long.status_code, short.status_code) == (200, 504)
+
+    in_world(tmp_path, body)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_engine_that_falls_silent_is_an_error_and_not_a_hang(stream: bool, tmp_path: Path) -> None:
     async def body(world: World) -> None:
-        world.gateway._silence_timeout_s = 0.2
+        quick_answers(world, silence_s=0.2)
 
         async def silent(request: web.Request) -> web.StreamResponse:
             answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
@@ -58,7 +83,7 @@ def test_an_engine_that_falls_silent_is_an_error_and_not_a_hang(stream: bool, tm
             return answer
 
         world.engine.answer = silent
-        answer = await world.http.post(CHAT, json={"stream": stream})
+        answer = await world.http.post(CHAT, json={"stream": stream, "messages": [], "max_tokens": 1})
         if stream:
             first, second, _ = answer.text.split("\n\n")
             assert first == 'data: {"first": 1}'

@@ -12,6 +12,7 @@ from reheatd.entropy.probes import ProbeSet, load_probes
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import ImportSpec
 from reheatd.options import ProbeOptions, TaskOptions, WindowOptions
+from reheatd.tasks.problem import Problem
 from tests.random_adapter import random_adapter
 from tests.unit.recording_channel import RecordingChannel
 from workers import tasks
@@ -42,6 +43,9 @@ class LocalSampler:
 
     def __exit__(self, *error: object) -> None:
         pass
+
+    def check_chats(self, problems: Sequence[Problem]) -> None:
+        assert problems
 
     def load(self, folder: Path, step: int) -> None:
         policy = Policy.load(self._spec.model_path, self._spec.lora, folder, dtype="float32")

@@ -9,13 +9,14 @@ from reheatd.errors import ReheatdError
 from reheatd.jobs.contracts import RLSpec
 from reheatd.jobs.curves import CurvePoint, CurveWriter, metric_names, read_curves
 from reheatd.jobs.rollouts import MAX_CHARACTERS, MAX_PER_STEP, RolloutRecorder, RolloutRow, read_rollouts
-from reheatd.options import LoraOptions
+from reheatd.options import LoraOptions, TaskOptions
 from reheatd.task_data import Problem
 from tests.unit.report_support import rollout_row
 from tests.unit.workers_support import NumberCodec, SilentProgress, job_fields, number_prompts, tiny_model
 from workers.policy import Policy
 from workers.problem_order import ProblemOrder
 from workers.rewards.scoring import InProcessScorer
+from workers.rewards.weighted import WeightedRewards
 from workers.sampling.groups import GroupCollector
 from workers.sampling.in_process import InProcessSampler
 from workers.sampling.recording import RecordedSampling
@@ -167,3 +168,19 @@ def test_rollouts_of_rl_are_recorded_with_reward_and_advantage(file: Path, tmp_p
     assert [r.advantage for r in rows] == [None] * 4 + [0.75, -0.25, -0.25, -0.25]
     assert [r.completion for r in rows[4:]] == [item.rollout.text for item in batch.scored]
     assert [r.messages for r in (rows[0], rows[4])] == [p.messages for p in ProblemOrder(problems, spec.seed).take(2)]
+
+
+def test_each_of_several_rewards_has_its_own_mean(tmp_path: Path) -> None:
+    policy = Policy.on_model(tiny_model(), None, LORA)
+    sampler = InProcessSampler(policy, NumberCodec(), [])
+    problems = [Problem(messages, r"\A\d*[02468]\b") for messages in number_prompts(6)]
+    spec = RLSpec(**job_fields(tmp_path), prompts_per_step=4, group_size=4, max_tokens=4, max_resamples=0, steps=3)
+    task = TaskOptions(rewards={"regex": 1.0, "exact": 0.5})
+    recorder = RolloutRecorder(tmp_path / "rollouts", steps=3, keep=100)
+    with WeightedRewards(task) as rewards:
+        metrics = GroupCollector(spec, sampler, problems, rewards, SilentProgress(), recorder).collect(0).metrics
+    rows = read_rollouts(tmp_path / "rollouts")
+    begins_even = [int(row.completion.split()[0]) % 2 == 0 for row in rows]
+    assert 0 < sum(begins_even) < len(rows) == 16
+    assert metrics["reward"] == metrics["reward_regex"] == sum(begins_even) / 16 and metrics["reward_exact"] == 0
+    assert [row.reward for row in rows] == begins_even

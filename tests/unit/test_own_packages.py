@@ -12,6 +12,7 @@ from reheatd.engine.launch import engine_command
 from reheatd.errors import BadInputError
 from reheatd.process.children import python_module
 from reheatd.process.worker_command import worker_command
+from tests.rewarding import answers
 from workers.rewards.verifier import Verifier
 
 CHECKOUT = Path(__file__).parents[2]
@@ -64,7 +65,7 @@ def test_the_engine_is_started_without_the_working_directory() -> None:
 def test_a_reward_of_the_working_directory_is_found_among_strangers(strangers: Path) -> None:
     (strangers / "my_reward.py").write_text("def same(completion, answer):\n    return completion == answer\n")
     with Verifier("my_reward:same", children=1) as verifier:
-        assert verifier.score_all([("a", "a"), ("a", "b")]) == [1.0, 0.0]
+        assert verifier.score_all(answers([("a", "a"), ("a", "b")])) == [1.0, 0.0]
 
 
 def test_an_installed_module_comes_before_one_of_the_working_directory(
@@ -74,14 +75,14 @@ def test_an_installed_module_comes_before_one_of_the_working_directory(
     (tmp_path / "my_reward.py").write_text("import httpx\ndef ours(completion, answer):\n    return 1\n")
     monkeypatch.chdir(tmp_path)
     with Verifier("my_reward:ours", children=1) as verifier:
-        assert verifier.score_all([("a", "a")]) == [1.0]
+        assert verifier.score_all(answers([("a", "a")])) == [1.0]
 
 
 def test_a_reward_on_the_python_path_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "their_reward.py").write_text("def half(completion, answer):\n    return 0.5\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{CHECKOUT}")
     with Verifier("their_reward:half", children=1) as verifier:
-        assert verifier.score_all([("a", "a")]) == [0.5]
+        assert verifier.score_all(answers([("a", "a")])) == [0.5]
 
 
 def test_a_reward_in_a_package_called_like_ours_is_told_so(strangers: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_checkpoint_may_have_further_tokens_and_leave_out_a_tied_head(trained:
             "id 300 there and none here",
         ),
         (lambda it: (it / WEIGHTS).write_bytes(b"cut off"), "cannot be compared"),
-        (lambda it: (it / "config.json").write_text("["), "config.json: Expecting"),
+        (lambda it: (it / "config.json").write_text("["), "config.json cannot be read \\(Expecting"),
     ],
 )
 def test_another_model_is_not_the_base(

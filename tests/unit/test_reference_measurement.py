@@ -68,6 +68,7 @@ def measurement_in(folder: Path, problems: list[Problem] = PROBLEMS) -> Referenc
     return ReferenceMeasurement(
         settings,
         "cpu",
+        None,
         folder / "base",
         folder / "policy",
         EntropySeries(connect(folder / "reheatd.sqlite3"), "key"),

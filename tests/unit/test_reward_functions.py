@@ -58,5 +58,7 @@ def test_rewards_of_other_distributions_are_found_by_name(tmp_path: Path, monkey
     (metadata / "entry_points.txt").write_text("[reheatd.rewards]\nshortest = their_rewards:shortest\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert load_reward("shortest")("four", "") == 0.25
-    with pytest.raises(BadInputError, match="use exact, json_schema, numeric, regex, shortest, unit_tests or module"):
+    with pytest.raises(
+        BadInputError, match="use exact, json_schema, numeric, reasoning_gym, regex, shortest, unit_tests, verif"
+    ):
         load_reward("longest")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from reheatd.process.landlock import is_available
+from tests.rewarding import answers
 from workers.rewards.reach import passed_environment
 from workers.rewards.verifier import Verifier
 
@@ -71,7 +72,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def score(function: str, *pairs: tuple[str, str], **options: object) -> list[float]:
     with Verifier(f"my_reward:{function}", children=1, **options) as verifier:  # type: ignore[arg-type]
-        rewards = verifier.score_all(pairs)
+        rewards = verifier.score_all(answers(pairs))
         assert verifier.unscored.failures == 0
         return rewards
 

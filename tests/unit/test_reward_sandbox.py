@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from reheatd.process.landlock import is_available
+from tests.rewarding import answers
 from workers.rewards import load_reward
 from workers.rewards.scoring import Unscored
 from workers.rewards.unit_tests import SANDBOX
@@ -130,7 +131,7 @@ def test_endless_code_is_killed_by_the_verifier() -> None:
     soon_s = max(2.0, 10 * (time.monotonic() - began))
     with Verifier("unit_tests", timeout_s=soon_s, children=2) as verifier:
         pairs = [("while True: pass", ""), (DOUBLE, "assert double(1) == 2"), ("import time; time.sleep(900)", "")]
-        assert verifier.score_all(pairs) == [0.0, 1.0, 0.0]
+        assert verifier.score_all(answers(pairs)) == [0.0, 1.0, 0.0]
         assert verifier.unscored == Unscored(timeouts=2)
         processes = psutil.process_iter(["cmdline"])
         sandboxes = [process for process in processes if SANDBOX in (process.info["cmdline"] or [])]

@@ -34,7 +34,7 @@ def test_exact_reward_ignores_case_and_space_only() -> None:
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("fuzzy", "use exact, json_schema, numeric, regex, unit_tests or module:function"),
+        ("fuzzy", "use exact, json_schema, numeric, reasoning_gym, regex, unit_tests, verifiers or module"),
         ("no_such_module_anywhere:f", "No module named"),
         ("json:no_such_function", "json has no function no_such_function"),
     ],

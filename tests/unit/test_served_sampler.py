@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from reheatd.engine.client import EngineClient, Sample
+from reheatd.errors import BadInputError, EngineError
 from reheatd.jobs.contracts import RLSpec
+from reheatd.tasks.problem import Problem
 from tests.probes import task_probes
 from tests.unit.workers_support import job_fields
 from workers.progress import JobCancelledError
@@ -34,6 +36,13 @@ class FakeGateway(EngineClient):
         while len(self.seeds) < self.at_once:
             await asyncio.sleep(0)
         return [Sample([1], [2], messages[0]["content"], [-0.1], [], "stop")] * options["n"]
+
+    async def render(self, model: str, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        if messages[0]["role"] == "system":
+            refusal = EngineError("POST /tokenize answered 400: System role not supported")
+            refusal.upstream_status = 400
+            raise refusal
+        return [1]
 
 
 class Told:
@@ -86,3 +95,16 @@ def test_a_cancelled_job_stops_sampling(sampler: ServedSampler, told: Told) -> N
     told.cancel_at = 2
     with pytest.raises(JobCancelledError):
         sampler.sample_all([Batch(PROMPTS, 1, 8, 0.0, 0), Batch(PROMPTS[:3], 1, 8, 0.0, 0)])
+
+
+def test_a_chat_that_the_template_refuses_is_named_by_its_place_and_roles(sampler: ServedSampler) -> None:
+    plain = [Problem([{"role": "user", "content": "?"}], "1", place=f"maths.jsonl, line {line}") for line in (1, 2)]
+    sampler.check_chats(plain)
+    strict = Problem(
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "?"}], "1", place="maths.jsonl, line 3"
+    )
+    with pytest.raises(
+        BadInputError, match=r"line 3: .* refuses a chat of the roles system, user: .*System role"
+    ) as raised:
+        sampler.check_chats([*plain, strict])
+    assert raised.value.param == "policy.chat_template"

@@ -46,14 +46,14 @@ def never_share(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def state_and_gradients(policy: Policy, sequences: Sequences, *, shared: bool) -> list[torch.Tensor]:
     batch = TokenBatch.build(sequences, policy.device)
-    assert (batch.shared is not None) == shared
+    assert batch.pack.shares_prompts == shared
     hidden_TD = policy.hidden(batch).float()
     direction_TD = torch.randn(hidden_TD.shape, generator=torch.Generator().manual_seed(2))
     return [hidden_TD.detach(), *torch.autograd.grad((hidden_TD * direction_TD).sum(), policy.parameters())]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-5), (torch.bfloat16, 0.05)])
-@pytest.mark.parametrize("model", [tiny_model, tiny_llama])
+@pytest.mark.parametrize("model", [tiny_model, tiny_llama, tiny_mistral])
 def test_states_and_gradients_are_those_of_the_plain_pass(
     monkeypatch: pytest.MonkeyPatch, model: Any, dtype: torch.dtype, tolerance: float
 ) -> None:
@@ -72,14 +72,6 @@ def test_completions_of_one_token_need_only_the_prompts(monkeypatch: pytest.Monk
     never_share(monkeypatch)
     for one, other in zip(found, state_and_gradients(policy, groups(completion=1), shared=False), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
-
-
-def test_a_model_whose_layers_forget_tokens_computes_every_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = policy_on(tiny_mistral())
-    with torch.no_grad():
-        states = policy.hidden(TokenBatch.build(groups(), policy.device))
-        never_share(monkeypatch)
-        assert torch.equal(states, policy.hidden(TokenBatch.build(groups(), policy.device)))
 
 
 def learned(tmp_path: Path, sequences: Sequences) -> tuple[dict[str, float], list[int]]:
@@ -132,7 +124,7 @@ def test_prompts_are_not_shared_where_it_saves_too_little() -> None:
     alone = groups(size=1)
     long = [(prompt, completion * 30) for prompt, completion in groups()]
     for sequences in (alone, long):
-        assert TokenBatch.build(sequences, policy.device).shared is None
+        assert not TokenBatch.build(sequences, policy.device).pack.shares_prompts
         by_length = [len(prompt) + len(completion) for prompt, completion in sequences]
         order = [index for part in policy.micro_batches(sequences) for index in part]
         assert [by_length[i] for i in order] == sorted(by_length, reverse=True)

@@ -98,8 +98,16 @@ def probes_of(file: Path, count: int = 2) -> ProbeSet:
 BAD_PROMPTS = [
     ('{"prompt": "x"', "not valid JSON"),
     ("[]", "needs a JSON object, got list; expected"),
-    ('{"question": "x", "answer": 1}', 'either "prompt" or "messages"; expected'),
-    ('{"prompt": "x", "messages": [], "answer": 1}', 'either "prompt" or "messages"; expected'),
+    (
+        '{"query": "x", "answer": 1}',
+        'has no prompt, which is one of "prompt", "question", "problem", "messages"; it has',
+    ),
+    ('{"query": "x", "answer": 1}', 'it has "query", "answer": name the field in task.columns; expected'),
+    (
+        '{"prompt": "x", "messages": [], "answer": 1}',
+        'has "prompt" and "messages"; name the one to ask in task.columns',
+    ),
+    ('{"problem": "x", "question": "y", "answer": 1}', 'e.g. {prompt = "question"}'),
     ('{"messages": [], "answer": 1}', "at least one message"),
     ('{"messages": {"role": "user", "content": "a"}, "answer": 1}', '"messages" must be a list'),
     ('{"messages": [{"content": "x"}], "answer": 1}', 'without text as "role"'),
@@ -109,8 +117,18 @@ BAD_PROMPTS = [
     ('{"prompt": 3, "answer": 1}', '"prompt" must be text that is not empty, got 3'),
 ]
 BAD_ANSWERS = [
-    ('{"prompt": "a"}', '"answer" must be text or a number, got None'),
+    ('{"prompt": "a"}', 'has no answer, which is one of "answer", "ground_truth", '),
+    ('{"prompt": "a", "answer": null, "gold": 1}', 'it has "prompt", "gold": name the field in task.columns'),
     ('{"prompt": "a", "answer": true}', '"answer" must be text or a number'),
+    ('{"prompt": "a", "answer": ["1", "2"]}', '"answer" must be text or a number'),
+    (
+        '{"prompt": "a", "test": "def check(f): ...", "entry_point": "f()"}',
+        '"entry_point" must be the name of a function',
+    ),
+    (
+        '{"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}], "answer": 2}',
+        "end with an answer of the assistant",
+    ),
 ]
 
 

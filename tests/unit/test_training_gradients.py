@@ -66,7 +66,7 @@ def fused_gradients(
     weights = policy.parameters()
     random_weights(weights)
     batch = TokenBatch.build(sequences, policy.device)
-    assert (batch.shared is not None) == (sequences is GROUPS)
+    assert batch.pack.shares_prompts == (sequences is GROUPS)
     return list(torch.autograd.grad(loss_of(policy, batch), weights))
 
 

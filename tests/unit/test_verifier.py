@@ -11,6 +11,8 @@ import psutil
 import pytest
 
 from reheatd.errors import BadInputError
+from reheatd.task_data import Problem
+from tests.rewarding import answers
 from tests.waiting import HANGS_S, wait_until
 from workers.rewards.scoring import Unscored
 from workers.rewards.verifier import Verifier
@@ -33,8 +35,8 @@ def reward(completion, answer):
             os.abort()
         case ["raise"]:
             raise RuntimeError("no")
-        case ["nan"]:
-            return float("nan")
+        case ["not", "finite", value]:
+            return float(value)
     return 0.25 if completion == answer else 0
 """
 
@@ -53,19 +55,19 @@ def is_running(pid: int) -> bool:
 def soon_s(my_reward: None) -> float:
     """Ten times as long as a completion takes on this machine, and a second at least."""
     with Verifier("my_reward:reward", timeout_s=HANGS_S, children=1) as verifier:
-        verifier.score_all([("a", "a")])
+        verifier.score_all(answers([("a", "a")]))
         began = time.monotonic()
-        verifier.score_all([("a", "a")])
+        verifier.score_all(answers([("a", "a")]))
         return max(1.0, 10 * (time.monotonic() - began))
 
 
 def test_user_function_runs_in_persistent_children() -> None:
     with Verifier("my_reward:reward", children=1) as verifier:
         pairs = [("a", "a"), ("b", "a"), ("é\n", "é\n")]
-        assert verifier.score_all(pairs) == [0.25, 0.0, 0.25]
-        first, second = verifier.score_all([("pid", ""), ("pid", "")])
+        assert verifier.score_all(answers(pairs)) == [0.25, 0.0, 0.25]
+        first, second = verifier.score_all(answers([("pid", ""), ("pid", "")]))
         assert first == second != os.getpid()
-        assert verifier.score_all([]) == []
+        assert verifier.score_all(answers([])) == []
         assert verifier.unscored == Unscored()
     assert not is_running(int(first))
 
@@ -73,7 +75,7 @@ def test_user_function_runs_in_persistent_children() -> None:
 def test_children_share_the_work_and_order_is_kept() -> None:
     with Verifier("my_reward:reward", children=3) as verifier:
         pairs = [("pid", "")] * 60 + [(str(i), str(i) if i % 3 else "") for i in range(200)]
-        rewards = verifier.score_all(pairs)
+        rewards = verifier.score_all(answers(pairs))
     assert len(set(rewards[:60])) > 1
     assert rewards[60:] == [0.25 if i % 3 else 0.0 for i in range(200)]
 
@@ -81,7 +83,7 @@ def test_children_share_the_work_and_order_is_kept() -> None:
 def test_large_completions_pass_whole() -> None:
     large = "é" * 500_000
     with Verifier("my_reward:reward", children=2) as verifier:
-        assert verifier.score_all([(large, large), (large, "")] * 2) == [0.25, 0.0] * 2
+        assert verifier.score_all(answers([(large, large), (large, "")] * 2)) == [0.25, 0.0] * 2
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,6 @@ def test_large_completions_pass_whole() -> None:
         ("die", Unscored(crashes=1)),
         ("abort", Unscored(crashes=1)),
         ("raise", Unscored(failures=1)),
-        ("nan", Unscored(failures=1)),
     ],
 )
 def test_what_goes_wrong_costs_its_own_completion_and_is_counted(
@@ -99,9 +100,21 @@ def test_what_goes_wrong_costs_its_own_completion_and_is_counted(
 ) -> None:
     with Verifier("my_reward:reward", timeout_s=soon_s, children=2) as verifier:
         pairs = [("a", "a")] * 5 + [(completion, completion)] + [("a", "a")] * 5
-        assert verifier.score_all(pairs) == [0.25] * 5 + [0.0] + [0.25] * 5
+        assert verifier.score_all(answers(pairs)) == [0.25] * 5 + [0.0] + [0.25] * 5
         assert verifier.unscored == unscored
-        assert verifier.score_all([("a", "a")] * 2) == [0.25] * 2
+        assert verifier.score_all(answers([("a", "a")] * 2)) == [0.25] * 2
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_reward_that_is_no_number_is_refused_in_one_line(value: str) -> None:
+    problem = Problem([], "a", place="task.jsonl, line 7")
+    with Verifier("my_reward:reward", children=2) as verifier:
+        with pytest.raises(BadInputError) as caught:
+            verifier.score_all([("a", problem), (f"not finite {value}", problem), ("a", problem)])
+        assert caught.value.message == (
+            f"reward 'my_reward:reward' returned {value} for an answer to task.jsonl, line 7; return a finite number, "
+            "such as 0 for what cannot be scored"
+        )
 
 
 def test_a_hanging_verifier_is_killed_with_what_it_started(tmp_path: Path, soon_s: float) -> None:
@@ -117,7 +130,7 @@ def test_a_hanging_verifier_is_killed_with_what_it_started(tmp_path: Path, soon_
     with Verifier("my_reward:reward", timeout_s=2 * soon_s, children=1) as verifier:
         looking = threading.Thread(target=look)
         looking.start()
-        assert verifier.score_all([(f"hang-in-grandchild {tmp_path.name}", ""), ("a", "a")]) == [0.0, 0.25]
+        assert verifier.score_all(answers([(f"hang-in-grandchild {tmp_path.name}", ""), ("a", "a")])) == [0.0, 0.25]
         assert verifier.unscored == Unscored(timeouts=1)
         looking.join()
     assert grandchildren and not any(is_running(process.pid) for process in grandchildren)
@@ -126,10 +139,11 @@ def test_a_hanging_verifier_is_killed_with_what_it_started(tmp_path: Path, soon_
 def test_children_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
     program = (
         "import time\n"
+        "from reheatd.task_data import Problem\n"
         "from workers.rewards.verifier import Verifier\n"
         "with Verifier('my_reward:reward', children=2, timeout_s=900) as verifier:\n"
-        "    print(*map(int, verifier.score_all([('pid', '')] * 40)), flush=True)\n"
-        "    verifier.score_all([('hang', '')] * 2)\n"
+        "    print(*map(int, verifier.score_all([('pid', Problem([], ''))] * 40)), flush=True)\n"
+        "    verifier.score_all([('hang', Problem([], ''))] * 2)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout is not None

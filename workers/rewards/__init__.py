@@ -1,21 +1,24 @@
-"""Verifiable rewards: functions f(completion, answer) -> reward in [0, 1].
+"""Verifiable rewards: functions f(completion, answer) -> reward in [0, 1]; see `workers.rewards.calling`.
 
 A reward has a name in the entry-point group `reheatd.rewards`, or is named as `module:function`.
 """
 
 import sys
-from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import cast
 
 from reheatd.errors import BadInputError
+from workers.rewards.calling import Reward
 from workers.rewards.reach import hint
-
-Reward = Callable[[str, str], float]
 
 GROUP = "reheatd.rewards"
 OURS = ("reheatd", "workers", "cli")
+
+
+def installed_rewards() -> dict[str, EntryPoint]:
+    """The rewards that are installed, by name."""
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 def find_reward(name: str) -> EntryPoint:
@@ -28,7 +31,7 @@ def find_reward(name: str) -> EntryPoint:
     """
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
+    installed = installed_rewards()
     entry = EntryPoint(name, name, GROUP) if ":" in name else installed.get(name)
     if entry is None or not entry.pattern.match(entry.value):
         raise BadInputError(

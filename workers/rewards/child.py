@@ -10,9 +10,11 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from reheatd.errors import BadInputError
 from workers.rewards import find_reward, load_reward
+from workers.rewards.calling import Call
 from workers.rewards.reach import confine, hint
 
 PR_SET_PDEATHSIG = 1
@@ -36,21 +38,33 @@ def main() -> None:
 
     try:
         confine(find_reward(name).module, map(Path, readable), Path(os.environ["TMPDIR"]))
-        reward = load_reward(name)
+        call = Call.of(load_reward(name))
     except BadInputError as error:
         reply({"error": error.message})
         return
-    reply({"ready": True})
+    reply({"ready": True, "needs": call.names, "checks": call.checks})
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            value = float(reward(request["completion"], request["answer"]))
-            if not math.isfinite(value):
-                raise ValueError(f"the reward returned {value}")
+            reply({"unusable": _fault(call, request["check"])} if "check" in request else _scored(call, request))
         except Exception as error:  # an error of the reward on one completion must not end the run
             reply({"error": f"{type(error).__name__}: {error}{hint(error)}"})
-        else:
-            reply({"reward": value})
+
+
+def _scored(call: Call, request: dict[str, Any]) -> dict[str, object]:
+    value = call(request["completion"], request["answer"], request.get("prompt", []), request.get("record", {}))
+    return {"reward": value} if math.isfinite(value) else {"not_finite": str(value)}
+
+
+def _fault(call: Call, answer: str) -> str | None:
+    """What is wrong with an answer; None if the reward can use it."""
+    try:
+        call.check(answer)
+    except BadInputError as error:
+        return error.message
+    except Exception as error:
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    return None
 
 
 def _die_with_parent(parent: int) -> None:

@@ -2,11 +2,15 @@
 
 import re
 
+from workers.rewards.calling import checked_by
+from workers.rewards.thinking import said
 
+
+@checked_by(re.compile)
 def regex(completion: str, answer: str) -> float:
     r"""Whether the pattern `answer` is found anywhere in `completion`; `\A...\Z` asks for the whole of it.
 
     Raises:
         re.error: `answer` is not a regular expression.
     """
-    return float(re.search(answer, completion) is not None)
+    return float(re.search(answer, said(completion)) is not None)

@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from workers.rewards import Reward
+from reheatd.task_data import Problem
+from workers.rewards.calling import Call, Reward
+
+Answered = tuple[str, Problem]
+"""A completion, and the problem that it answers."""
 
 
 @dataclass
@@ -16,7 +20,27 @@ class Unscored:
     crashes: int = 0
     """Completions on which the reward's process died."""
     failures: int = 0
-    """Completions on which the reward raised an exception, or did not return a finite number."""
+    """Completions on which the reward raised an exception, or did not return a number."""
+
+    def __add__(self, other: "Unscored") -> "Unscored":
+        return Unscored(self.timeouts + other.timeouts, self.crashes + other.crashes, self.failures + other.failures)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of some completions, in their order."""
+
+    totals: list[float]
+    """What training learns from: the weighted sums of all rewards."""
+    solving: list[float]
+    """The first reward, which decides whether a problem counts as solved."""
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    """Each reward by its name, without its weight, if there are several."""
+
+    def part(self, start: int, end: int) -> "Scores":
+        """The scores of the completions from `start` to before `end`."""
+        parts = {name: values[start:end] for name, values in self.parts.items()}
+        return Scores(self.totals[start:end], self.solving[start:end], parts)
 
 
 class Scorer(Protocol):
@@ -25,8 +49,12 @@ class Scorer(Protocol):
     @property
     def unscored(self) -> Unscored: ...
 
-    def score_all(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """The rewards of (completion, answer) pairs, in their order."""
+    def score_all(self, answered: Sequence[Answered]) -> list[float]:
+        """The first reward of every completion, in their order."""
+        ...
+
+    def score_weighted(self, answered: Sequence[Answered]) -> Scores:
+        """All rewards of every completion."""
         ...
 
 
@@ -37,5 +65,10 @@ class InProcessScorer:
     reward: Reward
     unscored: Unscored = field(default_factory=Unscored)
 
-    def score_all(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        return [self.reward(completion, answer) for completion, answer in pairs]
+    def score_all(self, answered: Sequence[Answered]) -> list[float]:
+        call = Call.of(self.reward)
+        return [call(text, problem.answer, problem.messages, dict(problem.record)) for text, problem in answered]
+
+    def score_weighted(self, answered: Sequence[Answered]) -> Scores:
+        rewards = self.score_all(answered)
+        return Scores(rewards, rewards)

@@ -10,15 +10,16 @@ import subprocess
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from reheatd.errors import BadInputError
 from reheatd.process.children import python_module
+from reheatd.task_data import Problem
 from workers.rewards.reach import passed_environment
-from workers.rewards.scoring import Unscored
+from workers.rewards.scoring import Answered, Unscored
 
 logger = logging.getLogger(__name__)
 
@@ -28,16 +29,17 @@ MAX_CHILDREN = 8
 
 
 class Verifier(AbstractContextManager["Verifier"]):
-    """A `Scorer` with one persistent child per core; a child that hangs or dies is replaced, and the others go on.
+    """Scores with one persistent child per core; a child that hangs or dies is replaced, and the others go on.
 
-    If the reward exceeds the time limit, raises or kills its process, the completion scores 0 and is counted.
+    If the reward exceeds the time limit, raises or kills its process, the completion scores 0 and is counted. A number
+    that is not finite is an error.
 
     Args:
         reward: A name that `workers.rewards.load_reward` knows.
         timeout_s: Time limit for one completion, in seconds.
         children: Number of children. Default: one per core that this process may use, at most `MAX_CHILDREN`.
-        on_progress: Called after each completion with the number of scored completions and of all completions. An
-            exception from it ends the scoring.
+        on_progress: Called after each completion that was scored, and each answer that was checked, with their number
+            and that of all of them. An exception from it ends the work.
         readable: Files and folders that the reward may read besides its code; see `workers.rewards.reach`.
         variables: Names of environment variables that the reward gets besides those that every reward gets.
     """
@@ -55,6 +57,7 @@ class Verifier(AbstractContextManager["Verifier"]):
         readable: Sequence[Path] = (),
         variables: Sequence[str] = (),
     ) -> None:
+        self._reward = reward
         count = children or min(MAX_CHILDREN, len(os.sched_getaffinity(0)))
         self.unscored = Unscored()
         self._last_failure = ""
@@ -77,46 +80,95 @@ class Verifier(AbstractContextManager["Verifier"]):
         for child in self._children:
             child.kill()
 
-    def score_all(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """The rewards of (completion, answer) pairs, in their order; built-in rewards are within [0, 1].
+    def score_all(self, answered: Sequence[Answered]) -> list[float]:
+        """The rewards of completions, in their order; built-in rewards are within [0, 1].
 
         Raises:
-            BadInputError: A child had to be replaced, and the reward can no longer be loaded.
+            BadInputError: The reward returned a number that is not finite; or a child had to be replaced, and the
+                reward can no longer be loaded.
         """
-        rewards = [0.0] * len(pairs)
-        waiting = deque(enumerate(pairs))
+        needs = self._children[0].needs
+        requests = [
+            {
+                "completion": completion,
+                "answer": problem.answer,
+                **({"prompt": problem.messages} if "prompt" in needs else {}),
+                **({"record": problem.record} if "record" in needs else {}),
+            }
+            for completion, problem in answered
+        ]
+        rewards = [0.0] * len(answered)
+        for place, reply in self._replies(requests):
+            if "not_finite" in reply:
+                where = answered[place][1].place or "a problem"
+                raise BadInputError(
+                    f"reward {self._reward!r} returned {reply['not_finite']} for an answer to {where}; return a finite "
+                    "number, such as 0 for what cannot be scored",
+                    param="task.reward",
+                )
+            rewards[place] = self._reward_in(reply)
+        return rewards
+
+    def check_answers(self, problems: Sequence[Problem]) -> None:
+        """Checks that the reward can use the answers of problems, if it can tell.
+
+        Raises:
+            BadInputError: It cannot use one; the message names the first of them and its place.
+        """
+        if not self._children[0].checks:
+            return
+        first = {problem.answer: problem for problem in reversed(problems)}
+        answers = [*reversed(first)]
+        unusable: dict[int, str] = {}
+        for place, reply in self._replies([{"check": answer} for answer in answers]):
+            fault = reply.get("unusable", reply.get("error", "it cannot be read within task.reward_timeout_s"))
+            if fault is not None:
+                unusable[place] = fault
+        if unusable:
+            place = min(unusable)
+            others = f" (and {len(unusable) - 1} more like it)" if len(unusable) > 1 else ""
+            raise BadInputError(
+                f"{first[answers[place]].place or 'a problem'}: {unusable[place]}{others}, so the reward "
+                f"{self._reward!r} could not judge by it; correct the answer or leave the problem out, or choose "
+                "another reward in task.reward",
+                param="task.path",
+            )
+
+    def _replies(self, requests: Sequence[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The replies to requests, each with its place among them, as they arrive.
+
+        A reply is empty if there was none in time, and {"died": True} if the child died; such a child is replaced.
+        """
+        waiting = deque(enumerate(requests))
         idle = list(self._children)
         asked: dict[_Child, int] = {}
         while waiting or asked:
             while waiting and idle:
                 child = idle.pop()
-                asked[child], pair = waiting.popleft()
-                child.ask(*pair)
+                asked[child], request = waiting.popleft()
+                child.ask(request)
             deadline = min(child.deadline for child in asked)
             ready, _, _ = select.select(list(asked), [], [], max(0.0, deadline - time.monotonic()))
             now = time.monotonic()
             for child in [child for child in asked if child in ready or child.deadline <= now]:
                 # A reply that has arrived is taken even if it is late, because this process may have been the slow one.
-                if child in ready:
-                    reply = child.read()
-                    if reply is None:
-                        continue
-                    rewards[asked[child]] = self._reward_in(child, reply)
-                else:
-                    self.unscored.timeouts += 1
+                reply = child.read() if child in ready else {}
+                if reply is None:
+                    continue
+                if not reply or reply.get("died"):
                     child.replace()
                 idle.append(child)
-                del asked[child]
+                yield asked.pop(child), reply
                 if self._on_progress is not None:
-                    self._on_progress(len(pairs) - len(waiting) - len(asked), len(pairs))
-        return rewards
+                    self._on_progress(len(requests) - len(waiting) - len(asked), len(requests))
 
-    def _reward_in(self, child: "_Child", reply: dict[str, Any]) -> float:
+    def _reward_in(self, reply: dict[str, Any]) -> float:
         if "reward" in reply:
             return reply["reward"]
-        if reply.get("died"):
+        if not reply:
+            self.unscored.timeouts += 1
+        elif reply.get("died"):
             self.unscored.crashes += 1
-            child.replace()
         else:
             self.unscored.failures += 1
             if reply["error"] != self._last_failure:  # one line for a reward that fails on everything
@@ -131,6 +183,10 @@ class _Child:
     def __init__(self, reward: str, timeout_s: float, readable: Sequence[Path], environment: Mapping[str, str]) -> None:
         self.deadline = 0.0
         """Time by which the present request must be answered, in monotonic seconds."""
+        self.needs: Sequence[str] = ()
+        """Which of prompt and record the reward takes."""
+        self.checks = False
+        """Whether the reward can check answers."""
         self._reward = reward
         self._timeout_s = timeout_s
         self._readable = [str(path.expanduser().resolve()) for path in readable]
@@ -156,19 +212,21 @@ class _Child:
         while reply is None:
             ready, _, _ = select.select([self], [], [], max(0.0, self.deadline - time.monotonic()))
             reply = self.read() if ready else {"error": f"it did not load within {START_TIMEOUT_S:.0f} s"}
-        if "ready" not in reply:
+        if "ready" in reply:
+            self.needs, self.checks = reply["needs"], reply["checks"]
+        else:
             self.kill()
             cause = reply.get("error", "its process ended while it was loaded")
             raise BadInputError(f"reward {self._reward!r} cannot be used: {cause}", param="task.reward")
 
-    def ask(self, completion: str, answer: str) -> None:
+    def ask(self, request: dict[str, Any]) -> None:
         self.deadline = time.monotonic() + self._timeout_s
-        request = json.dumps({"completion": completion, "answer": answer}) + "\n"
+        line = json.dumps(request, default=str) + "\n"  # parquet files also hold dates, decimals and the like
         # If the child has died in the meantime, its replies end, which `read` reports.
         with contextlib.suppress(BrokenPipeError):
             stdin = self._running().stdin
             assert stdin is not None
-            stdin.write(request.encode())
+            stdin.write(line.encode())
             stdin.flush()
 
     def read(self) -> dict[str, Any] | None:

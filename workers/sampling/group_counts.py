@@ -9,7 +9,10 @@ FULL_REWARD = 1.0
 
 
 class GroupCounts(Contract):
-    """Counts of groups. A group whose rewards are all equal, above 0 and below 1, is counted in `groups` alone."""
+    """Counts of groups. A group whose rewards are all equal, above 0 and below 1, is counted in `groups` alone.
+
+    With several rewards, what varies is their weighted sum, and what fails or passes is the first of them.
+    """
 
     groups: int = 0
     varied: int = 0
@@ -20,11 +23,16 @@ class GroupCounts(Contract):
     """Groups with equal rewards that are all full, which is 1 or more."""
 
     @classmethod
-    def of(cls, rewards: Sequence[float]) -> "GroupCounts":
-        """The count of a single group."""
+    def of(cls, rewards: Sequence[float], solving: Sequence[float] | None = None) -> "GroupCounts":
+        """The count of a single group.
+
+        Args:
+            solving: The first of several rewards, if `rewards` are their weighted sums.
+        """
         if rewards_vary(rewards):
             return cls(groups=1, varied=1)
-        return cls(groups=1, all_fail=int(max(rewards) <= 0), all_pass=int(min(rewards) >= FULL_REWARD))
+        solving = rewards if solving is None else solving
+        return cls(groups=1, all_fail=int(max(solving) <= 0), all_pass=int(min(solving) >= FULL_REWARD))
 
     def __add__(self, other: "GroupCounts") -> "GroupCounts":
         return GroupCounts(

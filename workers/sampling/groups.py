@@ -6,6 +6,7 @@ problems are sampled in its place.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from reheatd.jobs.contracts import RLSpec
 from reheatd.jobs.rollouts import RolloutRecorder
@@ -13,7 +14,7 @@ from reheatd.task_data import Problem
 from workers.policy_gradient import group_advantages
 from workers.problem_order import ProblemOrder
 from workers.progress import Progress
-from workers.rewards.scoring import Scorer
+from workers.rewards.scoring import Scorer, Scores
 from workers.sampling.group_counts import GroupCounts
 from workers.sampling.recording import readable
 from workers.sampling.rollout import Rollout, Sampler
@@ -64,6 +65,7 @@ class GroupCollector:
         """
         spec = self._spec
         rewards: list[float] = []
+        parts: dict[str, list[float]] = {}
         sampled: list[Rollout] = []
         scored: list[ScoredRollout] = []
         counts = GroupCounts()
@@ -71,9 +73,12 @@ class GroupCollector:
             missing = spec.prompts_per_step - counts.varied
             if not missing:
                 break
-            for problem, rollouts, group in self._sample_groups(missing, step):
-                counts += GroupCounts.of(group)
+            for problem, rollouts, scores in self._sample_groups(missing, step):
+                group = scores.totals
+                counts += GroupCounts.of(group, scores.solving)
                 rewards += group
+                for name, values in scores.parts.items():
+                    parts.setdefault(name, []).extend(values)
                 sampled += rollouts
                 advantages = group_advantages(group, normalise_std=spec.normalise_std)
                 if self._recorder is not None:
@@ -89,6 +94,7 @@ class GroupCollector:
             counts,
             {
                 "reward": sum(rewards) / count,
+                **{f"reward_{name}": sum(values) / count for name, values in parts.items()},
                 **counts.metrics,
                 "completion_tokens": sum(len(rollout.token_ids) for rollout in sampled) / count,
                 "truncated": sum(rollout.truncated for rollout in sampled) / count,
@@ -99,7 +105,7 @@ class GroupCollector:
             },
         )
 
-    def _sample_groups(self, count: int, step: int) -> list[tuple[Problem, list[Rollout], list[float]]]:
+    def _sample_groups(self, count: int, step: int) -> list[tuple[Problem, list[Rollout], Scores]]:
         """Samples and scores the groups of the next `count` problems, without those of fewer than two rollouts."""
         spec = self._spec
         self._progress.report("sampling", step)
@@ -114,14 +120,13 @@ class GroupCollector:
             seed=seed,
         )
         self._progress.report("scoring", step)
-        pairs = [
-            (rollout.text, problem.answer)
-            for problem, rollouts in zip(problems, sampled, strict=True)
-            for rollout in rollouts
+        answered = [
+            (rollout.text, problem) for problem, rollouts in zip(problems, sampled, strict=True) for rollout in rollouts
         ]
-        scores = iter(self._scorer.score_all(pairs))
+        scores = self._scorer.score_weighted(answered)
+        ends = [*accumulate(map(len, sampled))]
         groups = [
-            (problem, rollouts, [next(scores) for _ in rollouts])
-            for problem, rollouts in zip(problems, sampled, strict=True)
+            (problem, rollouts, scores.part(end - len(rollouts), end))
+            for problem, rollouts, end in zip(problems, sampled, ends, strict=True)
         ]
         return [group for group in groups if len(group[1]) > 1]

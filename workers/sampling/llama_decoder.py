@@ -18,7 +18,7 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 from transformers import LlamaForCausalLM, PreTrainedModel, Qwen3ForCausalLM
 
 from workers.lora import can_merge, merge_into, product
-from workers.shared_prompts import can_share
+from workers.packing import sees_whole_past
 
 GROWTH = 1.5
 """Room is made for this many times the positions that are needed."""
@@ -48,7 +48,7 @@ class LlamaWeights:
     @staticmethod
     def can_hold(model: PreTrainedModel) -> bool:
         """Whether it is one of the models that are computed here, and its adapters can be merged."""
-        if type(model) not in (LlamaForCausalLM, Qwen3ForCausalLM) or not can_share(model):
+        if type(model) not in (LlamaForCausalLM, Qwen3ForCausalLM) or not sees_whole_past(model):
             return False
         body: Any = model.base_model
         projections = [module for name, module in body.layers.named_modules() if name.endswith("_proj")]

@@ -22,11 +22,12 @@ from reheatd.access.client import tls_for
 from reheatd.engine.client import EngineClient, Sample
 from reheatd.entropy.meter import EntropyMeter
 from reheatd.entropy.probes import ProbeSet
-from reheatd.errors import EngineError, SlotsFullError
+from reheatd.errors import BadInputError, EngineError, SlotsFullError
 from reheatd.jobs.contracts import JobBase
 from reheatd.json_lines import Prompts
 from reheatd.measures import EntropyEstimate
 from reheatd.names import BASE_MODEL_NAME, version_name
+from reheatd.tasks.problem import Problem
 from workers.policy import Policy
 from workers.sampling.rollout import Batch, Rollout
 from workers.sampling.seeds import request_seed
@@ -184,6 +185,32 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         One batch after the other would leave the engine half idle while the last answers of each batch are completed.
         """
         return self._io.run(self._sample_all(batches), self._on_wait)
+
+    def check_chats(self, problems: Sequence[Problem]) -> None:
+        """Checks that the policy's chat template takes the problems' chats; one per sequence of roles is tried.
+
+        Raises:
+            BadInputError: It refuses one; the message says where that stands, and its roles.
+        """
+        firsts: dict[str, Problem] = {}
+        for problem in problems:
+            firsts.setdefault(", ".join(str(message["role"]) for message in problem.messages), problem)
+        patience = _Patience(self._spec.retry_s)
+
+        async def check() -> None:
+            for roles, problem in firsts.items():
+                try:
+                    await patience.repeat(lambda problem=problem: self._client.render(self.model, problem.messages))
+                except EngineError as error:
+                    if error.upstream_status != 400:
+                        raise
+                    raise BadInputError(
+                        f"{problem.place}: the policy's chat template refuses a chat of the roles {roles}: "
+                        f"{error.message}; change the task's prompts, or name another template in policy.chat_template",
+                        param="policy.chat_template",
+                    ) from error
+
+        self._io.run(check(), self._on_wait)
 
     async def _sample_all(self, batches: Sequence[Batch]) -> list[list[list[Rollout]]]:
         slots = asyncio.Semaphore(MAX_CONCURRENT)

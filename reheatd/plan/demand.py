@@ -1,0 +1,40 @@
+"""What a configuration asks of the machine."""
+
+from reheatd.config import Settings
+from reheatd.errors import BadInputError
+from reheatd.plan.fit import Demand
+from reheatd.plan.memory import Adapters
+from reheatd.plan.shape import PolicyShape
+from reheatd.plan.speed import Rollouts
+
+
+def demand_of(
+    settings: Settings, shape: PolicyShape, *, prompt_tokens: int | None = None, tokens: int | None = None
+) -> Demand:
+    """The adapters, rollouts and processes of a configuration.
+
+    Args:
+        prompt_tokens: Tokens of the longest prompts; default: what `policy.max_model_len` leaves beside the answers.
+        tokens: Tokens of the longest answers; default: those of the job that samples longer ones.
+
+    Raises:
+        BadInputError: Prompts and answers are longer than what the policy was made for.
+    """
+    engine, lora, rl = settings.engine, settings.lora, settings.rl
+    tokens = tokens or max(rl.max_tokens, settings.reheat.max_tokens)
+    prompt_tokens = prompt_tokens or max(1, settings.policy.max_model_len - tokens)
+    if shape.positions is not None and prompt_tokens + tokens > shape.positions:
+        raise BadInputError(
+            f"prompts of {prompt_tokens} and answers of {tokens} tokens are more than the {shape.positions} that the "
+            "policy was made for; choose shorter ones",
+            param="max_tokens",
+        )
+    return Demand(
+        shape=shape,
+        adapters=Adapters(engine.max_loras, engine.max_lora_rank, lora.rank, tuple(lora.target_modules)),
+        rollouts=Rollouts(rl.prompts_per_step, rl.group_size, prompt_tokens, tokens),
+        workers=settings.workers.count,
+        max_num_seqs=engine.max_num_seqs,
+        kv_cache_bytes=engine.kv_cache_bytes,
+        checkpointing=settings.workers.gradient_checkpointing,
+    )

@@ -1,0 +1,36 @@
+"""The table of docs/plan.md is what the arithmetic gives."""
+
+from pathlib import Path
+
+from reheatd.errors import BadInputError
+from reheatd.plan.fit import Machine, fit, longest_answers, step_seconds
+from reheatd.plan.placement import place
+from reheatd.plan.speed import card_of
+from tests.unit.test_plan_fit import GIB, SIZES, demand
+
+DOCS = Path(__file__).parents[2] / "docs/plan.md"
+
+
+def row(size: str, memory_gib: int, gpus: int) -> str:
+    wanted, machine = demand(size), Machine("cuda", memory_gib * GIB, 2)
+    placement = place([str(index) for index in range(gpus)], replicas=1, workers=1, heads=wanted.shape.heads)
+    name = f"| {size} | {gpus} x {memory_gib}"
+    try:
+        found = fit(wanted, machine, placement)
+    except BadInputError as error:
+        way_out = "needs a second GPU" if error.param == "gpus" else "needs larger GPUs"
+        return f"{name} | {way_out} | | | | | |"
+    sampling, training = step_seconds(wanted, machine, placement, found, card_of(memory_gib).speed)
+    return (
+        f"{name} | {found.utilization}, {found.engine.total / GIB:.1f} | {found.kv_tokens:,} | "
+        f"{found.worker.total / GIB:.1f} | {'yes' if found.checkpointed else 'no'} | {sampling:.0f}, {training:.0f} | "
+        f"{longest_answers(wanted, machine, placement):,} |"
+    )
+
+
+def test_the_table_of_the_docs_is_what_is_computed() -> None:
+    computed = [row(size, memory, gpus) for size in SIZES for memory in (24, 48, 80) for gpus in (1, 2)]
+    documented = [
+        line for line in DOCS.read_text().splitlines() if line.startswith(tuple(f"| {size} |" for size in SIZES))
+    ]
+    assert documented == computed

@@ -1,0 +1,83 @@
+"""How the memory of a machine is divided, and how long a step takes."""
+
+import pytest
+
+from reheatd.errors import BadInputError
+from reheatd.plan.fit import Demand, Fit, Machine, fit, longest_answers, step_seconds
+from reheatd.plan.memory import ALL_TARGETS, ActivationCost, Adapters
+from reheatd.plan.placement import place
+from reheatd.plan.shape import PolicyShape
+from reheatd.plan.speed import CARDS, Rollouts
+from tests.unit.test_plan_shape import PUBLISHED
+
+GIB = 1 << 30
+SIZES: dict[str, int] = dict(zip(("0.6B", "4B", "8B", "32B"), sorted(PUBLISHED), strict=True))
+
+
+def demand(size: str, tokens: int = 4096, **options: object) -> Demand:
+    shape = PolicyShape.read({**PUBLISHED[SIZES[size]], "max_position_embeddings": 40960})
+    fields: dict[str, object] = {"workers": 1, "max_num_seqs": 64, "kv_cache_bytes": GIB, **options}
+    return Demand(shape, Adapters(6, 16, 16, ALL_TARGETS), Rollouts(4, 4, 512, tokens), **fields)  # type: ignore[arg-type]
+
+
+def on(memory_gib: int, gpus: int, wanted: Demand) -> Fit:
+    names = [str(index) for index in range(gpus)]
+    placement = place(names, replicas=1, workers=wanted.workers, heads=wanted.shape.heads)
+    return fit(wanted, Machine("cuda", memory_gib * GIB, 2), placement)
+
+
+def test_activations_are_those_of_the_published_arithmetic() -> None:
+    cost = ActivationCost.of(demand("8B").shape, 2)
+    # 2 x 4096 + 3 x 4096 + 2 x 1024 + 4 x 12288 numbers in bfloat16 and 2 x 4096 in float32, in each of 36 layers.
+    assert cost.plain == 36 * (2 * (5 * 4096 + 2 * 1024 + 4 * 12288) + 8 * 4096) + 16 * 4096
+    assert cost.checkpointed < cost.plain / 6
+
+
+def test_engine_and_worker_fit_into_their_gpus_together() -> None:
+    for size, memory in (("0.6B", 24), ("4B", 48), ("8B", 80)):
+        found = on(memory, 1, demand(size))
+        assert found.engine.total + found.worker.total <= memory * GIB
+        assert found.engine.weights >= 2 * SIZES[size] - 1
+        assert found.utilization is not None and found.engine.total <= found.utilization * memory * GIB
+        assert found.kv_tokens >= 16 * 4608  # all rollouts of a step
+
+
+def test_layers_are_checkpointed_where_memory_is_short() -> None:
+    assert not on(80, 2, demand("0.6B")).checkpointed
+    assert on(24, 1, demand("4B", tokens=1024)).checkpointed
+    assert on(80, 2, demand("0.6B", checkpointing=True)).checkpointed
+
+
+def test_the_longest_answers_fit_and_longer_ones_do_not() -> None:
+    machine = Machine("cuda", 24 * GIB, 2)
+    placement = place(["0", "1"], replicas=1, workers=1, heads=32)
+    longest = longest_answers(demand("8B"), machine, placement)
+    assert 1024 < longest < 40960 - 512
+    fit(demand("8B", longest), machine, placement)
+    with pytest.raises(BadInputError, match=r"does not fit: an engine needs .* GiB on each device, a worker"):
+        fit(demand("8B", longest + 1), machine, placement)
+    assert longest_answers(demand("0.6B"), Machine("cuda", 80 * GIB, 2), placement) == 40960 - 512
+
+
+def test_more_gpus_are_asked_for_only_where_they_help() -> None:
+    with pytest.raises(BadInputError, match="add a GPU") as found:
+        on(24, 1, demand("8B"))
+    assert found.value.param == "gpus"
+    with pytest.raises(BadInputError, match=r"use \d\d GiB, shorter rollouts or a smaller policy") as found:
+        on(48, 8, demand("32B"))
+    assert found.value.param == "gpu_memory"
+
+
+def test_a_step_takes_as_long_as_its_reads_and_its_arithmetic() -> None:
+    wanted = demand("4B")
+    machine, placement = Machine("cuda", 80 * GIB, 2), place(["0", "1"], replicas=1, workers=1, heads=32)
+    fitted = fit(wanted, machine, placement)
+    sampling, training = step_seconds(wanted, machine, placement, fitted, CARDS["h100"].speed)
+    # 4,096 times, all weights and the keys and values of 16 sequences of 2,560 tokens are read at 60% of 3.35 TB/s.
+    read = 2 * SIZES["4B"] + 16 * (512 + 2048) * 2 * 36 * 1024 * 2
+    assert sampling == pytest.approx(4096 * read / (0.6 * 3.35e12), rel=0.01)
+    # Each of 4 prompts once and each answer, forward and backward, 35% of 989 TFLOP/s.
+    tokens = 4 * 512 + 16 * 4096
+    flops = tokens * 2 * (2 * SIZES["4B"] + 4 * 36 * 4096 * 2304)
+    assert training == pytest.approx(flops / (0.35 * 989e12), rel=0.01)
+    assert step_seconds(demand("4B", 8192), machine, placement, fitted, CARDS["h100"].speed)[0] > 2 * sampling
