@@ -40,9 +40,10 @@ def plan(
     model: Annotated[
         str | None, typer.Option(help="Folder or Hugging Face id of the policy; default: policy.model.")
     ] = None,
-    gpus: Annotated[int | None, typer.Option(help="Number of GPUs; default: those of this machine.", min=1)] = None,
+    gpus: Annotated[int | None, typer.Option(help="Number of GPUs; default: those here, or 1.", min=1)] = None,
     gpu_memory: Annotated[
-        float | None, typer.Option(help="Memory of each GPU, in GiB; default: that of this machine's.", min=1)
+        float | None,
+        typer.Option(help="Memory of each GPU, in GiB; default: that of the GPUs here, or 80.", min=1),
     ] = None,
     gpu: Annotated[
         str | None, typer.Option(help=f"GPU whose speed counts: {', '.join(CARDS)}; default: by its memory.")
@@ -62,7 +63,7 @@ def plan(
     name = model or settings.policy.model
     contents = read_configuration(name, "--model" if model else "policy.model")
     if reason := unsupported(contents):
-        raise BadInputError(f"{name} is not supported: {reason}; docs/models.md lists what is", param="model")
+        raise BadInputError(f"{name} is not supported: {reason}; docs/models.md lists what is", param="policy.model")
     shape = PolicyShape.read(contents)
     device = _device(settings, gpus, gpu_memory, gpu)
     demand = demand_of(settings, shape, prompt_tokens=prompt_tokens, tokens=tokens)
@@ -119,7 +120,7 @@ def _print(name: str, demand: Demand, device: Device, placement: Placement, fitt
     rollouts, shape = demand.rollouts, demand.shape
     sampling, training = step_seconds(demand, device.machine, placement, fitted, device.speed)
     longest = longest_answers(demand, device.machine, placement)
-    settings = recommended(demand, placement, fitted)
+    settings = recommended(demand, fitted)
     yield {
         "model": name,
         "parameters": shape.parameters,
@@ -158,7 +159,7 @@ def _print(name: str, demand: Demand, device: Device, placement: Placement, fitt
             print_(f"{key} = {json.dumps(value)}")
 
 
-def recommended(demand: Demand, placement: Placement, fitted: Fit) -> dict[str, dict[str, Any]]:
+def recommended(demand: Demand, fitted: Fit) -> dict[str, dict[str, Any]]:
     """Settings by section with which the daemon does what was planned."""
     rollouts = demand.rollouts
     engine: dict[str, Any] = {}

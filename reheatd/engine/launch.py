@@ -76,7 +76,7 @@ def engine_command(
         tap_address: host:port that the entropy tap sends to; None for an engine without a tap. A tap needs credentials.
             See `taps`.
         replica: Index of this engine and number of engines on this machine; each gets its share of the cores.
-        gpus: What the engine gets of the GPUs; needed for `cuda`.
+        gpus: What the engine gets of the GPUs; None for `cpu` only.
     """
     engine = settings.engine
     argv = python_module(
@@ -137,7 +137,9 @@ def engine_command(
                 "OMP_PLACES": f"{{{cores}}}",
                 "OMP_PROC_BIND": "true",
             }
-    elif gpus is not None:
+    else:
+        if gpus is None:
+            raise ValueError("an engine on GPUs has to be told which")
         argv += ["--gpu-memory-utilization", str(gpus.utilization)]
         if gpus.gpus:
             env[VISIBLE_ENV] = ",".join(gpus.gpus)

@@ -1,7 +1,7 @@
 """How long an answer may take: from its tokens, and from how fast the engine was so far."""
 
 FIRST_GUESS_S = 0.25
-"""Seconds per token before anything was measured; a slow CPU takes as long for a policy of some billion weights."""
+"""Seconds per token before anything was measured: a guess that is rather too long."""
 SLACK = 10.0
 """How many times as long as usual an answer may take, because it waits behind others or decodes beside them."""
 TELLING_TOKENS = 8

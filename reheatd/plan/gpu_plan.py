@@ -8,7 +8,7 @@ from reheatd.config import Settings
 from reheatd.plan.demand import demand_of
 from reheatd.plan.fit import CUDA_ITEMSIZE, ENGINE_ALONE, Machine, fit
 from reheatd.plan.gpu_memory import gpu_memory_bytes
-from reheatd.plan.placement import asked_split, place
+from reheatd.plan.placement import Placement, asked_split, place
 from reheatd.plan.shape import PolicyShape
 from reheatd.process.gpus import selectors, visible_gpus
 
@@ -54,7 +54,7 @@ def plan_gpus(settings: Settings, model: Path) -> GpuPlan:
     )
     if engine.gpu_memory_utilization != "auto":
         share = engine.gpu_memory_utilization
-    elif engine.urls or not any(placement.sharers(gpu) for each in placement.engines for gpu in each):
+    elif engine.urls or not settings.workers.count or (names and not _shared(placement)):
         share = ENGINE_ALONE
     else:
         memory = gpu_memory_bytes(visible_gpus())
@@ -62,3 +62,8 @@ def plan_gpus(settings: Settings, model: Path) -> GpuPlan:
         fitted = fit(demand, Machine("cuda", memory, CUDA_ITEMSIZE[engine.dtype]), placement)
         share = fitted.utilization or ENGINE_ALONE
     return GpuPlan(tuple(EngineGpus(each, share) for each in placement.engines), placement.workers)
+
+
+def _shared(placement: Placement) -> bool:
+    """Whether a worker uses a GPU of an engine."""
+    return any(placement.sharers(gpu) for engine in placement.engines for gpu in engine)

@@ -101,17 +101,14 @@ def sampling_seconds(
 
 
 def training_seconds(
-    shape: PolicyShape, rollouts: Rollouts, speed: Speed, *, device: Device, checkpointed: bool, forward_only: int = 0
+    shape: PolicyShape, rollouts: Rollouts, speed: Speed, *, device: Device, checkpointed: bool
 ) -> float:
     """Seconds of one optimiser step over the rollouts.
 
     The base is frozen, so the backward pass computes gradients of states only and costs as much as the forward pass.
     Checkpointing computes the forward pass once more.
-
-    Args:
-        forward_only: Further passes without gradient, for example for a reference.
     """
-    passes = 2 + checkpointed + forward_only
+    passes = 2 + checkpointed
     flops = rollouts.computed_tokens * passes * forward_flops(shape, rollouts.tokens // 2)
     return flops / (TRAIN_EFFICIENCY[device] * speed.flops)
 

@@ -1,7 +1,6 @@
 """A job of RL on each kind of task that people have, with real sampling, scoring and training."""
 
 import asyncio
-import importlib.util
 import json
 import os
 import sqlite3
@@ -77,10 +76,6 @@ def of_verifiers(folder: Path) -> dict[str, Any]:
     }
 
 
-def needs(package: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(not importlib.util.find_spec(package), reason=f"{package} is not installed")
-
-
 def train(engine: str, model: Path, folder: Path, task: dict[str, Any]) -> tuple[RLSpec, JobResult]:
     """Runs a job as its worker does, while the gateway serves it."""
     job = Job(
@@ -132,8 +127,8 @@ def train(engine: str, model: Path, folder: Path, task: dict[str, Any]) -> tuple
     [
         (like_gsm8k, "How many has she?"),
         (like_human_eval, "def next_of_"),
-        pytest.param(of_reasoning_gym, "arithmetic", marks=needs("reasoning_gym")),
-        pytest.param(of_verifiers, "Shout word", marks=needs("verifiers")),
+        (of_reasoning_gym, "arithmetic"),
+        (of_verifiers, "Shout word"),
     ],
 )
 def test_a_job_trains_on_the_task(

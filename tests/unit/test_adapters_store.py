@@ -127,6 +127,23 @@ def test_the_promoted_version_and_the_base_are_not_deleted(tmp_path: Path, db: s
             store.delete(version)
 
 
+def test_a_version_that_is_half_deleted_is_not_there_any_more(
+    tmp_path: Path, db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path, db)
+    folder = store.path(publish(store, tmp_path, "a"))
+
+    def cut_off(path: Path) -> None:
+        raise OSError("cut off")
+
+    with monkeypatch.context() as faulty:
+        faulty.setattr("reheatd.adapters.store.shutil.rmtree", cut_off)
+        with pytest.raises(OSError, match="cut off"):
+            store.delete(1)
+    assert not folder.exists()
+    assert open_store(tmp_path, db).versions() == [0] and not list(folder.parent.iterdir())
+
+
 def test_a_crash_while_publishing_leaves_nothing_behind(tmp_path: Path, db: sqlite3.Connection) -> None:
     store = open_store(tmp_path, db)
     publish(store, tmp_path, "a")

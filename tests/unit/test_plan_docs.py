@@ -1,5 +1,9 @@
 """The table of docs/plan.md is what the arithmetic gives."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from reheatd.errors import BadInputError
@@ -7,8 +11,22 @@ from reheatd.plan.fit import Machine, fit, longest_answers, step_seconds
 from reheatd.plan.placement import place
 from reheatd.plan.speed import card_of
 from tests.unit.test_plan_fit import GIB, SIZES, demand
+from tests.unit.test_plan_shape import PUBLISHED
 
+WIDE = {"COLUMNS": "200"}
 DOCS = Path(__file__).parents[2] / "docs/plan.md"
+
+
+def test_the_example_of_the_docs_is_what_the_command_prints(tmp_path: Path) -> None:
+    shape = {"architectures": ["Qwen3ForCausalLM"], "max_position_embeddings": 40960, **PUBLISHED[SIZES["4B"]]}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    text = DOCS.read_text().split("```")[1].strip()
+    command, _, printed = text.partition("\n")
+    arguments = [str(tmp_path) if word == "Qwen/Qwen3-4B" else word for word in command.split()[2:]]
+    argv = [sys.executable, "-m", "cli.main", *arguments]
+    done = subprocess.run(argv, cwd=Path.cwd(), capture_output=True, text=True, check=True, env=os.environ | WIDE)
+    said = [line.rstrip() for line in done.stdout.replace(str(tmp_path), "Qwen/Qwen3-4B").splitlines()]
+    assert said == printed.splitlines()
 
 
 def row(size: str, memory_gib: int, gpus: int) -> str:

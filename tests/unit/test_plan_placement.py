@@ -97,6 +97,8 @@ def test_what_cannot_fit_is_refused_before_anything_is_started(machine: Any) -> 
     with pytest.raises(BadInputError, match=r"8\.2 billion weights.* does not fit.*add a GPU for the worker") as found:
         machine("24564", QWEN3_8B)
     assert found.value.param == "gpus"
+    with pytest.raises(ConfigError, match=r"nvidia-smi does not say how much"):
+        machine("24564", count=0)  # a GPU that no driver lists
     with pytest.raises(ConfigError, match=r"nvidia-smi does not say how much.*set engine\.gpu_memory_utilization"):
         machine("[N/A]")
 
