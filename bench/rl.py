@@ -1,4 +1,4 @@
-"""Compares RL updates and rollouts with other ways to compute them: `python -m bench.rl [--only trl|countdown|overlap]`.
+"""Compares RL updates, rollouts and steps with other ways: `python -m bench.rl [--only trl|countdown|overlap]`.
 
     python -m bench.rl --only trl [--prompts 4] [--group-size 8] [--max-tokens 128] [--steps 3]
 
