@@ -208,7 +208,7 @@ def test_an_error_in_the_background_ends_the_job_after_the_step_that_trains(tmp_
 @pytest.mark.parametrize("fields", [{"kl_coef": 0.0}, {"kl_coef": 0.3}, {"entropy_bonus": 0.2}])
 @pytest.mark.parametrize("cap", [1.1, 2.0])
 def test_the_gradient_is_weighted_with_the_ratio_to_the_policy_that_sampled(
-    tmp_path: Path, fields: dict[str, float], cap: float
+    tmp_path: Path, fields: dict[str, Any], cap: float
 ) -> None:
     """Loss and gradient agree with a direct computation in which a stale policy sampled."""
     policy = Policy.on_model(tiny_model(), None, LORA)
@@ -246,7 +246,7 @@ def direct_loss(
         ratio_T, log_ratio_T = (logprobs_T - logprobs_T.detach()).exp(), reference_T - logprobs_T
         kl_T = ratio_T * (log_ratio_T.exp() - log_ratio_T - 1)
         entropy_T = -(logprobs_TV.exp() * logprobs_TV).sum(-1)
-        loss_T = -weight_T * ratio_T * item.advantage + kl_coef * weight_T * kl_T - entropy_bonus * entropy_T
+        loss_T = -weight_T * ratio_T * (item.advantage or 0.0) + kl_coef * weight_T * kl_T - entropy_bonus * entropy_T
         total = total + loss_T.sum()
         weights.append(weight_T)
     weights_T = torch.cat(weights)
