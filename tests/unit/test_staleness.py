@@ -88,7 +88,8 @@ class Run:
         self, folder: Path, reward: Callable[[str, str], float], killed_at: int | None = None, **fields: Any
     ) -> None:
         folder.mkdir(exist_ok=True)
-        self.spec = RLSpec(**job_fields(folder), **FIELDS | {"steps": 6} | fields)
+        options: dict[str, Any] = {**FIELDS, "steps": 6, **fields}
+        self.spec = RLSpec(**job_fields(folder), **options)
         self.policy = Policy.on_model(tiny_model(), None, LORA)
         self.progress = Told(killed_at)
         self.sampler = EngineLike(self.progress.trained)
