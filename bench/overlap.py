@@ -35,7 +35,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "engine": {"kv_cache_bytes": 512 << 20},
     "task": {"reward": "letters:reward", "eval_count": 4, "eval_samples": 1},
     "control": {"mode": "observe"},
-    "gate": {"accuracy_tolerance": 1.0, "entropy_tolerance": 1.0, "no_evidence": "pass"},
+    "gate": {"accuracy_tolerance": 1.0, "entropy_tolerance": 0.5, "no_evidence": "pass"},
     "workers": {"report_rollouts": 2},
     "rl": {"steps": STEPS, "prompts_per_step": 4, "group_size": 8, "max_tokens": 64, "learning_rate": 1e-7},
 }
