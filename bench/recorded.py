@@ -2,15 +2,19 @@
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.rollout_file import policy_path
 from reheatd.json_lines import Prompts
 from reheatd.measures import EntropyEstimate
 from reheatd.options import Checkpointing, LoraOptions
 from workers.policy import Policy
+from workers.sampling.background import Background
 from workers.sampling.rollout import Rollout
+
+Result = TypeVar("Result")
 
 
 def bench_policy(*, checkpointing: Checkpointing = "auto") -> Policy:
@@ -47,6 +51,9 @@ class RecordedSampler:
         if [len(group) for group in self._groups] != [n] * len(prompts):
             raise ValueError(f"asked for {len(prompts)} x {n} rollouts, recorded are {len(self._groups)} groups")
         return self._groups
+
+    def in_background(self, work: Callable[[], Result]) -> Background[Result]:
+        return Background.done(work())
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
         return EntropyEstimate(mean=1.0, low=1.0, high=1.0, tokens=1, sequences=1)
