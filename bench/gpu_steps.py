@@ -46,7 +46,7 @@ FULL = Size(
     long_tokens=(512, 3584),
     speed=(1024, 1024),
     vocabularies=(49_152, 151_936),
-    pace=Pace(swaps=6, blocks=2, streams=8, control_s=4.0, swap_every_s=1.0, settle_s=2.0),
+    pace=Pace(swaps=6, blocks=2, streams=4, control_s=2.0, swap_every_s=1.0, settle_s=2.0),
 )
 TOY = Size(
     loss=(32, 16, 320),

@@ -1,6 +1,7 @@
 """Steps of `bench.gpu_check` that need no engine: losses, gradients, TS-OPSD, RL and the memory of training."""
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -170,11 +171,12 @@ def _of_steps(watch: Stopwatch, before: Weights, policy: Policy, *names: str) ->
 
 
 def plan(check: Check) -> Figures:
-    """The memory of a step of RL on long rollouts, beside what `reheatd plan` says that a worker takes for it."""
+    """The memory of steps of RL on long rollouts, beside what `reheatd plan` says that a worker takes for them."""
     memory = peak_memory()
     policy = _policy(check)
     settings, (prompt_tokens, tokens) = Settings(), check.size.long_tokens
     shape = PolicyShape.of(policy.model.config.get_text_config())
+    tokens = min(tokens, (shape.positions or sys.maxsize) - prompt_tokens)
     demand = demand_of(settings, shape, prompt_tokens=prompt_tokens, tokens=tokens)
     machine = Machine(check.device, _memory_bytes(check), policy.model.dtype.itemsize)
     devices = ["0"] if check.device == "cuda" else []
@@ -184,7 +186,7 @@ def plan(check: Check) -> Figures:
     groups = _random_groups(policy, rl.prompts_per_step, rl.group_size, prompt_tokens, tokens)
     spec = RLSpec(
         **job_fields(check.policy),
-        steps=1,
+        steps=2,
         prompts_per_step=rl.prompts_per_step,
         group_size=rl.group_size,
         max_tokens=tokens,
@@ -193,14 +195,14 @@ def plan(check: Check) -> Figures:
     watch = Stopwatch()
     problems = [Problem([{"role": "user", "content": ""}], "")] * len(groups)
     Grpo(policy, spec, RecordedSampler(groups), problems, InProcessScorer(_by_text), watch).run()
-    taken = memory.mib() * MIB
+    taken, answer_tokens = memory.mib() * MIB, rl.prompts_per_step * rl.group_size * tokens
     expected = planned.worker.total - planned.worker.runtime
     return {
         "planned_gib": expected / GIB,
         "taken_gib": taken / GIB,
         "taken_vs_planned": taken / expected,
-        "train_s": watch.seconds[0],
-        "train_tokens_per_s": len(groups) * rl.group_size * tokens / watch.seconds[0],
+        "train_s": watch.seconds[-1],
+        "train_tokens_per_s": answer_tokens / watch.seconds[-1],
     }
 
 

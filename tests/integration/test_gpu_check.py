@@ -1,4 +1,4 @@
-"""The GPU check's steps with an engine on the CPU, at toy size. Its tap step is in `test_engine_tap`, on both runners."""
+"""The GPU check's steps that serve, and its comparison with TRL, on the CPU at toy size."""
 
 from pathlib import Path
 
