@@ -128,6 +128,10 @@ bench-regime: $(READY)  ## Run the detector over runs with the shapes of the pap
 bench-reheat: $(READY)  ## Reheat a deeply collapsed policy with ten seeds, and one that has not collapsed
 	@$(BIN)/python -m bench.reheat
 
+.PHONY: gpu-check
+gpu-check: $(READY)  ## Check losses, training, serving, the tap and swaps on a CUDA device, in 10 minutes (MODEL=, ONLY="losses rl")
+	@$(BIN)/python -m bench.gpu_check $(if $(MODEL),--model $(MODEL)) $(if $(ONLY),--only $(ONLY))
+
 experiment: $(READY)  ## Run Countdown: every remedy, where groups still vary and where all fail, at equal budgets (2 hours; FRESH=1 starts over)
 	@$(BIN)/python -m examples.countdown.experiment $(if $(FRESH),--fresh)
 

@@ -17,18 +17,18 @@ from workers.sampling.rollout import Rollout
 Result = TypeVar("Result")
 
 
-def bench_policy(*, checkpointing: Checkpointing = "auto") -> Policy:
-    """The policy that reheatd's side trains: SmolLM2-135M in bfloat16 with a new adapter."""
-    return Policy.load(policy_path(), LoraOptions(), dtype="bfloat16", checkpointing=checkpointing)
+def bench_policy(model: Path | None = None, *, checkpointing: Checkpointing = "auto") -> Policy:
+    """The policy that reheatd's side trains: SmolLM2-135M, or another, in bfloat16 with a new adapter."""
+    return Policy.load(model or policy_path(), LoraOptions(), dtype="bfloat16", checkpointing=checkpointing)
 
 
-def job_fields() -> dict[str, Any]:
+def job_fields(model: Path | None = None) -> dict[str, Any]:
     """The fields of a job that only a daemon needs."""
     return {
         "job_id": "bench",
         "parent_version": 0,
         "parent_adapter": None,
-        "model_path": policy_path(),
+        "model_path": model or policy_path(),
         "gateway_url": "",
         "output_dir": Path(tempfile.mkdtemp()),
     }

@@ -1,0 +1,38 @@
+"""The GPU check's steps that serve, and its comparison with TRL, on the CPU at toy size."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.gpu_check import STEPS
+from bench.gpu_steps import Check, Figures, Step
+from bench.gpu_steps_serving import swap_figures
+
+BY_NAME = {step.name: step for step in STEPS}
+
+
+@pytest.fixture
+def check(tiny_policy: Path, tmp_path: Path) -> Check:
+    return Check("cpu", str(tiny_policy), "toy", str(tmp_path))
+
+
+def assert_passed(step: Step, found: Figures) -> None:
+    assert step.fault(found) is None, found
+    assert set(step.bounds) <= set(found)
+
+
+def test_a_daemon_serves(check: Check) -> None:
+    step = BY_NAME["serving"]
+    assert_passed(step, step.load()(check))
+
+
+def test_swaps_under_load(check: Check, engine: str) -> None:
+    found = swap_figures(engine, check)
+    assert_passed(BY_NAME["swap"], found)
+    assert found["swaps"] == check.size.pace.swaps
+
+
+@pytest.mark.filterwarnings("ignore")  # of TRL, about the version of vLLM
+def test_the_comparison_with_trl(check: Check) -> None:
+    step = BY_NAME["distill"]
+    assert_passed(step, step.load()(check))
