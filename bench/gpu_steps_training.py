@@ -20,7 +20,8 @@ from reheatd.config import Settings
 from reheatd.jobs.contracts import ReheatSpec, RLSpec
 from reheatd.options import LoraOptions, TaskOptions, WindowOptions
 from reheatd.plan.demand import demand_of
-from reheatd.plan.fit import Machine, fit
+from reheatd.plan.fit import Demand, Machine, fit
+from reheatd.plan.memory import Needs
 from reheatd.plan.placement import place
 from reheatd.plan.shape import PolicyShape
 from reheatd.task_data import Problem, load_task
@@ -178,9 +179,7 @@ def plan(check: Check) -> Figures:
     shape = PolicyShape.of(policy.model.config.get_text_config())
     tokens = min(tokens, (shape.positions or sys.maxsize) - prompt_tokens)
     demand = demand_of(settings, shape, prompt_tokens=prompt_tokens, tokens=tokens)
-    machine = Machine(check.device, _memory_bytes(check), policy.model.dtype.itemsize)
-    devices = ["0"] if check.device == "cuda" else []
-    planned = fit(demand, machine, place(devices, replicas=1, workers=1, heads=shape.heads))
+    planned = planned_worker(demand, Machine(check.device, _memory_bytes(check), policy.model.dtype.itemsize))
 
     rl = settings.rl
     groups = _random_groups(policy, rl.prompts_per_step, rl.group_size, prompt_tokens, tokens)
@@ -196,7 +195,7 @@ def plan(check: Check) -> Figures:
     problems = [Problem([{"role": "user", "content": ""}], "")] * len(groups)
     Grpo(policy, spec, RecordedSampler(groups), problems, InProcessScorer(_by_text), watch).run()
     taken, answer_tokens = memory.mib() * MIB, rl.prompts_per_step * rl.group_size * tokens
-    expected = planned.worker.total - planned.worker.runtime
+    expected = planned.total - planned.runtime
     return {
         "planned_gib": expected / GIB,
         "taken_gib": taken / GIB,
@@ -204,6 +203,12 @@ def plan(check: Check) -> Figures:
         "train_s": watch.seconds[-1],
         "train_tokens_per_s": answer_tokens / watch.seconds[-1],
     }
+
+
+def planned_worker(demand: Demand, machine: Machine) -> Needs:
+    """What a worker takes that has the device to itself, as in this step; on a GPU, the engine then has another one."""
+    gpus = ["0", "1"] if machine.device == "cuda" else []
+    return fit(demand, machine, place(gpus, replicas=1, workers=1, heads=demand.shape.heads)).worker
 
 
 def _memory_bytes(check: Check) -> int:

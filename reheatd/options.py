@@ -137,7 +137,7 @@ class RLOptions(TrainingOptions):
     """Sampling temperature of the rollouts."""
     patience: int = Field(default=10, ge=1)
     """Steps in a row without a group whose rewards differ, after which the job ends early: it learns nothing."""
-    staleness: Literal[0, 1] = 0
+    staleness: int = Field(default=0, ge=0, le=1)
     """Age of the rollouts that a step learns from, in steps. With 1, the next rollouts are sampled while a step
     trains, so that neither waits for the other. They then come from the policy before that step. Importance weights
     correct for this, with more noise, and up to `importance_cap`. It needs rollouts at temperature 1."""

@@ -13,6 +13,10 @@ from bench import figures, gpu_check, gpu_steps_training
 from bench.gpu_check import STEPS, main, missing, run_all
 from bench.gpu_run import run_step
 from bench.gpu_steps import EXACTLY_NONE, Check, Step, at_most
+from bench.gpu_steps_training import planned_worker
+from reheatd.plan.fit import Machine
+from tests.engine_process import start_engine
+from tests.unit.test_plan_fit import GIB, demand, on
 from workers.losses import chunked_divergence
 
 BY_NAME = {step.name: step for step in STEPS}
@@ -43,6 +47,34 @@ def test_a_wrong_loss_is_noticed(check: Check, monkeypatch: pytest.MonkeyPatch) 
     step = BY_NAME["losses"]
     fault = step.fault(step.load()(check))
     assert fault is not None and fault.startswith("forward_kl_error_fp32 is 0.00")
+
+
+def test_memory_is_planned_for_a_worker_that_has_the_gpu_to_itself() -> None:
+    """Beside an engine, this policy's layers would be checkpointed."""
+    planned = planned_worker(demand("4B"), Machine("cuda", 48 * GIB, 2))
+    assert planned == on(48, 2, demand("4B")).worker
+    assert planned.total > 2 * on(48, 1, demand("4B")).worker.total
+
+
+def test_an_engine_of_the_check_gets_the_gpu_that_the_step_sees(
+    tiny_policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\n[ $1 = -L ] && printf 'GPU 0: A (UUID: GPU-a)\\nGPU 1: B (UUID: GPU-b)' || echo GPU-b, 24564\n"
+    )
+    program.chmod(0o755)
+    (tmp_path / "shown.py").write_text(
+        "import os, sys\nprint(sys.argv[sys.argv.index('--gpu-memory-utilization') + 1])\n"
+        "print(os.environ['CUDA_VISIBLE_DEVICES'])\n"
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    log, paths = tmp_path / "engine.log", f"{Path.cwd()}:{tmp_path}"
+    _, process = start_engine(tiny_policy, log, device="cuda", server="shown", env={"PYTHONPATH": paths})
+    assert process.wait() == 0
+    share, gpus = log.read_text().split()
+    assert 0.1 < float(share) <= 0.9 and gpus == "1"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
-from reheatd.errors import EngineError
+from reheatd.config import load_settings
+from reheatd.errors import ConfigError, EngineError
 from reheatd.jobs.contracts import ReheatSpec, RLSpec
 from reheatd.jobs.rollouts import RolloutRecorder, read_rollouts
 from reheatd.options import LoraOptions, RLOptions
@@ -264,6 +265,18 @@ def all_logprobs(policy: Policy, rollout: Rollout) -> torch.Tensor:
 def test_stale_rollouts_are_refused_where_their_weights_are_not_known() -> None:
     with pytest.raises(ValueError, match=r"staleness = 1 needs .* but temperature = 1\.3"):
         RLOptions(staleness=1, temperature=1.3)
+
+
+def test_staleness_can_be_set_in_the_environment_and_has_bounds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REHEATD_RL__STALENESS", "1")
+    assert load_settings().rl.staleness == 1
+    for value in ("2", "-1"):
+        monkeypatch.setenv("REHEATD_RL__STALENESS", value)
+        with pytest.raises(ConfigError, match=rf"rl\.staleness.*{value}"):
+            load_settings()
 
 
 def test_hotter_rollouts_are_never_stale(tmp_path: Path) -> None:
