@@ -146,6 +146,8 @@ def run_all(steps: Sequence[Step], gpu: Gpu | None, model: Path, scratch: Path, 
     RESULTS.mkdir(exist_ok=True)
     log = RESULTS / f"{report.bench}.log"
     log.write_bytes(b"")
+    card = describe(gpu) if gpu else None  # before a step can take the driver down
+    print(f"policy {model.name} on {card['name'] if card else 'the CPU'}", flush=True)
     begun, outcomes = time.monotonic(), dict[str, Outcome]()
     for step in steps:
         folder = scratch / step.name
@@ -172,7 +174,7 @@ def run_all(steps: Sequence[Step], gpu: Gpu | None, model: Path, scratch: Path, 
     report.write(
         model=model.name,
         seconds=round(time.monotonic() - begun, 1),
-        gpu=describe(gpu) if gpu else None,
+        gpu=card,
         steps={name: asdict(outcome) for name, outcome in outcomes.items()},
     )
     if failed:

@@ -130,6 +130,7 @@ def test_a_failed_step_does_not_keep_the_others_from_running(
     assert broken["error"] == "ValueError: the first line"
     assert (fine["error"], fine["figures"]) == (None, {"sees_no_gpu": 1.0, "loss": 0.5})
     printed = capsys.readouterr().out
+    assert printed.startswith("policy policy on the CPU\n")
     for line in ("RESULT fine_loss=0.5", "RESULT fine_passed=1", "RESULT raises_passed=0", "RESULT failed_steps=1"):
         assert line in printed.splitlines()
     assert written["results"]["fine_loss"] == 0.5
