@@ -197,29 +197,24 @@ def vllm_sides(scratch: Path, model: Path, report: Report) -> None:
         engine = running.enter_context(running_engine(model, scratch / "engine.log", kv_cache_bytes=256 << 20))
         compare(engine, scratch / "before-vllm", model, report, VLLM_TURNS, "")
     with ExitStack() as running:
-        computing, others = _split_cores()
-        running.callback(os.sched_setaffinity, 0, computing | others)
-        bound = {"VLLM_CPU_OMP_THREADS_BIND": str(min(computing))}
-        log = scratch / "bound.log"
-        engine = running.enter_context(running_engine(model, log, env=bound, kv_cache_bytes=256 << 20))
+        core, *others = sorted(os.sched_getaffinity(0))
+        if not others:
+            raise RuntimeError("an engine cannot have a core of its own on a machine with one core")
+        running.callback(os.sched_setaffinity, 0, {core, *others})
+        bound = {"cpu_threads_bind": str(core), "kv_cache_bytes": 256 << 20}
+        engine = running.enter_context(running_engine(model, scratch / "bound.log", **bound))
         os.sched_setaffinity(0, others)
-        for child in psutil.Process().children(recursive=True):
-            cores = computing if "EngineCore" in child.name() else others
-            for thread in child.threads():
-                os.sched_setaffinity(thread.id, cores)
+        for server in psutil.Process().children():
+            move(server, others)
+            for computing in server.children(recursive=True):
+                move(computing, [core])
         compare(engine, scratch / "before-bound", model, report, OWN_CORE_TURNS, "_own_core")
 
 
-def _split_cores() -> tuple[set[int], set[int]]:
-    """One core that computes, and the others.
-
-    Raises:
-        RuntimeError: There is only one.
-    """
-    first, *others = sorted(os.sched_getaffinity(0))
-    if not others:
-        raise RuntimeError("an engine cannot have a core of its own on a machine with one core")
-    return {first}, set(others)
+def move(running: psutil.Process, cores: list[int]) -> None:
+    """Lets all threads of a process run on these cores only."""
+    for thread in running.threads():
+        os.sched_setaffinity(thread.id, cores)
 
 
 def compare(engine: str, folder: Path, model: Path, report: Report, turns: int, suffix: str) -> None:
