@@ -95,7 +95,7 @@ bench-cpu-lora: $(READY)  ## Compare the CPU LoRA plugin with vLLM's stock kerne
 bench-distill: $(READY)  ## Compare the fused loss, and whole TS-OPSD steps on short and long rollouts, with TRL's; measure what checkpointing saves
 	@$(BIN)/python -m bench.distill
 
-bench-rl: $(READY)  ## Compare a whole RL update with TRL's GRPOTrainer, and rollouts and updates on Countdown with their plain ways
+bench-rl: $(READY)  ## Compare a whole RL update with TRL's GRPOTrainer, rollouts and updates on Countdown with their plain ways, and steps with and without overlap
 	@$(BIN)/python -m bench.rl
 
 bench-entropy: $(READY)  ## Compare entropy estimators with the exact value; measure what the tap and monitoring cost
@@ -127,6 +127,10 @@ bench-regime: $(READY)  ## Run the detector over runs with the shapes of the pap
 
 bench-reheat: $(READY)  ## Reheat a deeply collapsed policy with ten seeds, and one that has not collapsed
 	@$(BIN)/python -m bench.reheat
+
+.PHONY: gpu-check
+gpu-check: $(READY)  ## Check losses, training, serving, the tap and swaps on a CUDA device, in 10 minutes (MODEL=, ONLY="losses rl")
+	@$(BIN)/python -m bench.gpu_check $(if $(MODEL),--model $(MODEL)) $(if $(ONLY),--only $(ONLY))
 
 experiment: $(READY)  ## Run Countdown: every remedy, where groups still vary and where all fail, at equal budgets (2 hours; FRESH=1 starts over)
 	@$(BIN)/python -m examples.countdown.experiment $(if $(FRESH),--fresh)

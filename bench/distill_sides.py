@@ -14,7 +14,7 @@ import torch
 
 from bench.recorded import RecordedSampler, Stopwatch, bench_policy, job_fields
 from bench.rollout_file import policy_path, read_rollouts
-from bench.sides import PeakMemory, print_side
+from bench.sides import peak_memory, print_side
 from reheatd.jobs.contracts import ReheatSpec
 from reheatd.options import Checkpointing
 from workers.ts_opsd import Reheater
@@ -23,13 +23,18 @@ LEARNING_RATE = 1e-4
 
 
 def reheatd_side(
-    rollouts: Path, tau: float, steps: int, teacher: str = "frozen", checkpointing: Checkpointing = "auto"
+    rollouts: Path,
+    tau: float,
+    steps: int,
+    teacher: str = "frozen",
+    checkpointing: Checkpointing = "auto",
+    model: Path | None = None,
 ) -> dict[str, Any]:
     groups = read_rollouts(rollouts)
-    memory = PeakMemory()
-    policy = bench_policy(checkpointing=checkpointing)
+    memory = peak_memory()
+    policy = bench_policy(model, checkpointing=checkpointing)
     spec = ReheatSpec(
-        **job_fields(),
+        **job_fields(model),
         tau=tau,
         steps=steps,
         teacher=teacher,  # pyright: ignore[reportArgumentType]
@@ -43,7 +48,9 @@ def reheatd_side(
     return {"seconds": watch.seconds, "loss": watch.metrics[0]["loss"], "peak_mib": memory.mib()}
 
 
-def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool, batch: int = 8) -> dict[str, Any]:
+def trl_side(
+    rollouts: Path, tau: float, steps: int, checkpointing: bool, batch: int = 8, model: Path | None = None
+) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.trainer.distillation_config import DistillationConfig
     from trl.trainer.distillation_trainer import DistillationTrainer
@@ -51,28 +58,29 @@ def trl_side(rollouts: Path, tau: float, steps: int, checkpointing: bool, batch:
     from bench.trl_side import train, trainer_arguments
 
     groups = read_rollouts(rollouts)
-    memory = PeakMemory()
-    model: Any = AutoModelForCausalLM.from_pretrained(policy_path(), dtype=torch.bfloat16)
-    teacher: Any = copy.deepcopy(model)
+    memory = peak_memory()
+    folder = model or policy_path()
+    student: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    teacher: Any = copy.deepcopy(student)
     with torch.no_grad():
         teacher.model.norm.weight.div_(tau)
-    tokenizer = AutoTokenizer.from_pretrained(policy_path())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     completions = {tokenizer.decode(group[0].prompt_ids): group[0].token_ids for group in groups}
 
     class Recorded(DistillationTrainer):
         def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> Any:
             return [completions[tokenizer.decode(ids)] for ids in prompt_ids]
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as output:
         config = DistillationConfig(
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=len(groups) // batch,
             beta=0.0,
             max_completion_length=max(len(group[0].token_ids) for group in groups),
-            **trainer_arguments(folder, steps=steps, learning_rate=LEARNING_RATE, checkpointing=checkpointing),
+            **trainer_arguments(output, steps=steps, learning_rate=LEARNING_RATE, checkpointing=checkpointing),
         )
         seconds, loss = train(
-            Recorded, completions, steps, tokenizer, model=model, teacher_model=teacher, args=config, figure="loss"
+            Recorded, completions, steps, tokenizer, model=student, teacher_model=teacher, args=config, figure="loss"
         )
     return {"seconds": seconds, "loss": loss, "peak_mib": memory.mib()}
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bench.sides import CudaPeakMemory, PeakMemory
+from bench.sides import peak_memory
 from workers.losses import chunked_divergence
 
 Loss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -66,7 +66,7 @@ def measure(loss: Loss, tokens: int, width: int, vocabulary: int, rounds: int) -
     student_TD, noise_TD = random(tokens, width), random(tokens, width)
     teacher_TD = student_TD + 0.1 * noise_TD
     student_TD.requires_grad_()
-    memory = CudaPeakMemory() if device.type == "cuda" else PeakMemory()
+    memory = peak_memory()
     seconds, value = [], 0.0
     for _ in range(rounds):
         start = time.perf_counter()

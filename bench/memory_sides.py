@@ -13,7 +13,7 @@ import torch
 
 from bench.recorded import bench_policy
 from bench.rollout_file import PLAIN_TOKENS
-from bench.sides import PeakMemory
+from bench.sides import peak_memory
 from workers.losses import chunked_divergence
 from workers.policy import Policy, TokenBatch
 
@@ -31,7 +31,7 @@ def training_pass(policy: Policy, tokens: int) -> float:
 def measure(tokens: int, checkpointing: bool) -> dict[str, Any]:
     policy = bench_policy(checkpointing=checkpointing)
     training_pass(policy, 128)
-    memory, begun = PeakMemory(), time.perf_counter()
+    memory, begun = peak_memory(), time.perf_counter()
     loss = training_pass(policy, tokens)
     return {"seconds": [0.0, time.perf_counter() - begun], "peak_mib": memory.mib(), "loss": loss}
 

@@ -2,29 +2,33 @@
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.rollout_file import policy_path
 from reheatd.json_lines import Prompts
 from reheatd.measures import EntropyEstimate
 from reheatd.options import Checkpointing, LoraOptions
 from workers.policy import Policy
+from workers.sampling.background import Background
 from workers.sampling.rollout import Rollout
 
-
-def bench_policy(*, checkpointing: Checkpointing = "auto") -> Policy:
-    """The policy that reheatd's side trains: SmolLM2-135M in bfloat16 with a new adapter."""
-    return Policy.load(policy_path(), LoraOptions(), dtype="bfloat16", checkpointing=checkpointing)
+Result = TypeVar("Result")
 
 
-def job_fields() -> dict[str, Any]:
+def bench_policy(model: Path | None = None, *, checkpointing: Checkpointing = "auto") -> Policy:
+    """The policy that reheatd's side trains: SmolLM2-135M, or another, in bfloat16 with a new adapter."""
+    return Policy.load(model or policy_path(), LoraOptions(), dtype="bfloat16", checkpointing=checkpointing)
+
+
+def job_fields(model: Path | None = None) -> dict[str, Any]:
     """The fields of a job that only a daemon needs."""
     return {
         "job_id": "bench",
         "parent_version": 0,
         "parent_adapter": None,
-        "model_path": policy_path(),
+        "model_path": model or policy_path(),
         "gateway_url": "",
         "output_dir": Path(tempfile.mkdtemp()),
     }
@@ -47,6 +51,9 @@ class RecordedSampler:
         if [len(group) for group in self._groups] != [n] * len(prompts):
             raise ValueError(f"asked for {len(prompts)} x {n} rollouts, recorded are {len(self._groups)} groups")
         return self._groups
+
+    def in_background(self, work: Callable[[], Result]) -> Background[Result]:
+        return Background.done(work())
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
         return EntropyEstimate(mean=1.0, low=1.0, high=1.0, tokens=1, sequences=1)

@@ -1,4 +1,4 @@
-"""Compares RL updates and rollouts with other ways to compute them: `python -m bench.rl [--only trl|countdown]`.
+"""Compares RL updates, rollouts and steps with other ways: `python -m bench.rl [--only trl|countdown|overlap]`.
 
     python -m bench.rl --only trl [--prompts 4] [--group-size 8] [--max-tokens 128] [--steps 3]
 
@@ -9,6 +9,10 @@ checkpointing, its default, and without: the faster setting counts for speed, an
     python -m bench.rl --only countdown
 
 compares sampling in process and updates on Countdown with their plain ways; see `bench.countdown_turns`.
+
+    python -m bench.rl --only overlap
+
+compares jobs of a real daemon with `rl.staleness` 0 and 1; see `bench.overlap`.
 """
 
 import argparse
@@ -19,6 +23,7 @@ from typing import Any
 from bench.countdown_turns import countdown_turns
 from bench.distill import seconds
 from bench.figures import Report
+from bench.overlap import compare_staleness
 from bench.rollout_file import read_rollouts, write_rollouts
 from bench.sides import run_side
 
@@ -29,16 +34,18 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=8, help="rollouts per problem")
     parser.add_argument("--max-tokens", type=int, default=128, help="longest rollout")
     parser.add_argument("--steps", type=int, default=3, help="steps per side, the first one not timed")
-    parser.add_argument("--only", choices=("trl", "countdown"))
+    parser.add_argument("--only", choices=("trl", "countdown", "overlap"))
     options = parser.parse_args()
     report = Report("rl")
     details: dict[str, Any] = vars(options)
-    if options.only != "countdown":
+    if options.only in (None, "trl"):
         details["runs"] = compare_updates(
             report, options.prompts, options.group_size, options.max_tokens, options.steps
         )
-    if options.only != "trl":
+    if options.only in (None, "countdown"):
         details["countdown"] = countdown_turns(report)
+    if options.only in (None, "overlap"):
+        details["overlap"] = compare_staleness(report)
     report.write(**details)
 
 

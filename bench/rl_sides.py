@@ -15,7 +15,7 @@ import torch
 
 import bench.recorded as stand_ins
 from bench.rollout_file import policy_path, read_rollouts
-from bench.sides import PeakMemory, print_side
+from bench.sides import peak_memory, print_side
 from reheatd.jobs.contracts import RLSpec
 from reheatd.task_data import Problem
 from workers.grpo import Grpo
@@ -32,7 +32,7 @@ def coin(completion: str, answer: str = "") -> float:
 
 def reheatd_side(rollouts: Path, steps: int) -> dict[str, Any]:
     groups = read_rollouts(rollouts)
-    memory = PeakMemory()
+    memory = peak_memory()
     policy = stand_ins.bench_policy()
     spec = RLSpec(
         **stand_ins.job_fields(),
@@ -59,7 +59,7 @@ def trl_side(rollouts: Path, steps: int, checkpointing: bool) -> dict[str, Any]:
 
     groups = read_rollouts(rollouts)
     group_size = len(groups[0])
-    memory = PeakMemory()
+    memory = peak_memory()
     model: Any = AutoModelForCausalLM.from_pretrained(policy_path(), dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(policy_path())
     recorded = {

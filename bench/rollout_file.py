@@ -25,9 +25,9 @@ def policy_path() -> Path:
     return resolve_policy(BUILTIN_POLICY)
 
 
-def write_rollouts(path: Path, *, prompts: int, n: int, max_tokens: int) -> None:
+def write_rollouts(path: Path, *, prompts: int, n: int, max_tokens: int, model: Path | None = None) -> None:
     """Samples `n` completions of each of the first prompts of the bundled task at temperature 1."""
-    policy = Policy.load(policy_path(), LoraOptions())
+    policy = Policy.load(model or policy_path(), LoraOptions())
     messages = [problem.messages for problem in load_task(TaskOptions(), WindowOptions()).train[:prompts]]
     sampler = InProcessSampler(policy, ChatCodec(policy), messages)
     groups = sampler.sample(messages, n=n, max_tokens=max_tokens, temperature=1.0, seed=0)

@@ -49,11 +49,18 @@ class CudaPeakMemory:
     """The peak of the memory that torch allocates on the GPU, measured like `PeakMemory`."""
 
     def __init__(self) -> None:
+        gc.collect()
+        torch.cuda.init()  # without a context there are no figures to reset
         torch.cuda.reset_peak_memory_stats()
         self._before = torch.cuda.memory_allocated()
 
     def mib(self) -> float:
         return (torch.cuda.max_memory_allocated() - self._before) / 2**20
+
+
+def peak_memory() -> PeakMemory | CudaPeakMemory:
+    """Measures the memory of the GPU if there is one, else that of the process."""
+    return CudaPeakMemory() if torch.cuda.is_available() else PeakMemory()
 
 
 def _status_mib(field: str) -> float:

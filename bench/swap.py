@@ -27,6 +27,7 @@ from rich.table import Table
 from bench.figures import Report
 from bench.proof_rates import DELIVERED, KINDS, Rate, Recording
 from bench.swap_load import Answer, StreamLoad, gaps
+from bench.swap_pace import Pace
 from bench.swap_reference import Reference
 from reheatd.adapters.lineage import ProofItem
 from reheatd.config_tables import BUILTIN_POLICY
@@ -38,21 +39,15 @@ from tests.integration.serving import serving
 from tests.random_adapter import random_adapter
 
 SWAPS = 100
-IN_PLACE_SWAPS = 20
-RESTARTS = 2
 STREAMS = 8
+PACE = Pace(SWAPS, blocks=10, streams=STREAMS)
+IN_PLACE_PACE = Pace(20, blocks=4, streams=STREAMS)
+RESTART_PACE = Pace(2, blocks=1, streams=STREAMS)
 TOKENS = (16, 48)
 RANK = 8
 SIZE = 0.4
-BLOCKS = 10
-"""Number of turns. Time with swaps and time without take turns, so that whatever else the machine does affects both."""
-IN_PLACE_BLOCKS = 4
-CONTROL_S = 10.0
-SWAP_EVERY_S = 6.0
-"""Least time from swap to swap; a swap that takes longer is followed by the next one at once."""
 GRACE_S = 30.0
 """How long a restart waits for the old engine to end before it kills the engine, in seconds."""
-SETTLE_S = 4.0
 WRONG_PROOFS, RIGHT_PROOFS = 200, 10_000
 """Number of simulated proofs of each wrong kind, and of right adapters."""
 IN_PLACE = "policy"
@@ -84,7 +79,12 @@ class Side:
 
 
 async def reheatd(
-    engine: str, adapters: list[Path], proofs: list[list[ProofItem]], prompt: list[int], tmp: Path
+    engine: str,
+    adapters: list[Path],
+    proofs: list[list[ProofItem]],
+    prompt: list[int],
+    tmp: Path,
+    pace: Pace = PACE,
 ) -> Side:
     """Publishes and promotes each adapter by the swap protocol: stage, verify, flip, drain, unload."""
     side = Side()
@@ -110,7 +110,7 @@ async def reheatd(
                 side.to_first_token.append(first.result() - published)
 
         await served.swaps.promote(await publish(0))
-        await _in_turns(side, load, SWAPS, swap, blocks=BLOCKS)
+        await _in_turns(side, load, pace, swap)
     return side
 
 
@@ -134,7 +134,7 @@ async def in_place(engine: str, adapters: list[Path], prompt: list[int], tmp: Pa
                 answer.raise_for_status()
             await _first_token(side, load, number + 1, published)
 
-        await _in_turns(side, load, IN_PLACE_SWAPS, swap, blocks=IN_PLACE_BLOCKS)
+        await _in_turns(side, load, IN_PLACE_PACE, swap)
     return side
 
 
@@ -162,7 +162,7 @@ async def restart(model: Path, adapters: list[Path], prompt: list[int], tmp: Pat
                 await client.wait_ready(START_TIMEOUT_S)
                 await _first_token(side, load, number + 1, published)
 
-            await _in_turns(side, load, RESTARTS, swap, blocks=1)
+            await _in_turns(side, load, RESTART_PACE, swap)
     finally:
         stop_engine(running, GRACE_S)
     return side
@@ -175,18 +175,17 @@ async def _first_token(side: Side, load: StreamLoad, number: int, published: flo
         side.to_first_token.append(first.result() - published)
 
 
-async def _in_turns(
-    side: Side, load: StreamLoad, swaps: int, swap: Callable[[int], Awaitable[None]], *, blocks: int
-) -> None:
+async def _in_turns(side: Side, load: StreamLoad, pace: Pace, swap: Callable[[int], Awaitable[None]]) -> None:
     """Runs the load; periods without and with swaps take turns."""
-    async with load.running(STREAMS):
-        await asyncio.sleep(SETTLE_S)
+    swaps, blocks = pace.swaps, pace.blocks
+    async with load.running(pace.streams):
+        await asyncio.sleep(pace.settle_s)
         for block in range(blocks):
             begin = time.monotonic()
-            await asyncio.sleep(CONTROL_S)
+            await asyncio.sleep(pace.control_s)
             middle = time.monotonic()
             for number in range(block * swaps // blocks, (block + 1) * swaps // blocks):
-                due = asyncio.create_task(asyncio.sleep(SWAP_EVERY_S))
+                due = asyncio.create_task(asyncio.sleep(pace.swap_every_s))
                 await swap(number)
                 await due
             side.control.append((begin, middle))
@@ -297,7 +296,7 @@ def main() -> None:
         report.result(f"{prefix}_publish_to_first_token_ms", statistics.median(sides[name].to_first_token) * 1e3, "ms")
     report.result("restart_outage_s", sides["restart"].longest_gap_s(), "s")
     Console().print(proof_rates(report))
-    report.write(streams=STREAMS, tokens=TOKENS, rank=RANK, size=SIZE, restarts=RESTARTS)
+    report.write(streams=STREAMS, tokens=TOKENS, rank=RANK, size=SIZE, restarts=RESTART_PACE.swaps)
 
 
 if __name__ == "__main__":

@@ -137,6 +137,10 @@ class RLOptions(TrainingOptions):
     """Sampling temperature of the rollouts."""
     patience: int = Field(default=10, ge=1)
     """Steps in a row without a group whose rewards differ, after which the job ends early: it learns nothing."""
+    staleness: int = Field(default=0, ge=0, le=1)
+    """Age of the rollouts that a step learns from, in steps. With 1, the next rollouts are sampled while a step
+    trains, so that neither waits for the other. They then come from the policy before that step. Importance weights
+    correct for this, with more noise, and up to `importance_cap`. It needs rollouts at temperature 1."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the rollouts of a step. One pass takes `minibatches` optimiser steps."""
     minibatches: int = Field(default=1, ge=1)
@@ -149,7 +153,8 @@ class RLOptions(TrainingOptions):
     """Upper clip: the same ratio is clipped at 1 + clip_high. A value above clip_low leaves room to explore. It acts
     only where clip_low does."""
     importance_cap: float = Field(default=2.0, gt=0)
-    """Largest importance weight between the trainer's and the engine's log-probabilities; larger ones are truncated."""
+    """Largest importance weight between the trainer's policy and the one that sampled, by the log-probabilities of
+    trainer and engine; larger ones are truncated. The two differ by their kernels and, with staleness, by a step."""
     normalise_std: bool = False
     """Whether advantages are divided by the standard deviation of their group's rewards."""
     normalisation: Literal["tokens", "constant"] = "tokens"
@@ -179,6 +184,16 @@ class RLOptions(TrainingOptions):
             raise ValueError(
                 f"bonus_target = {self.bonus_target:g} needs rollouts at temperature 1, which show the policy's "
                 f"entropy, but temperature = {self.temperature:g}; set temperature to 1 or leave bonus_target out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _staleness_that_can_be_weighted(self) -> "RLOptions":
+        if self.staleness and self.temperature != 1:
+            raise ValueError(
+                f"staleness = {self.staleness} needs rollouts at temperature 1, at which the engine returns the "
+                "probabilities that stale rollouts are weighted with, but temperature = "
+                f"{self.temperature:g}; set temperature to 1 or staleness to 0"
             )
         return self
 

@@ -12,7 +12,8 @@ import psutil
 
 from reheatd.config import Settings
 from reheatd.engine.client import EngineClient
-from reheatd.engine.launch import engine_command
+from reheatd.engine.launch import Device, engine_command
+from reheatd.plan.gpu_plan import plan_gpus
 from reheatd.process.ports import reserve_port
 from reheatd.tap.seal import KEY_ENV
 from tests.tap_ear import KEY
@@ -27,23 +28,27 @@ def running_engine(
     model: Path,
     log: Path,
     *,
+    device: Device = "cpu",
     stock: bool = False,
     server: str = SERVER,
     tap_address: str | None = None,
     env: dict[str, str] | None = None,
     **engine: Any,
 ) -> Iterator[str]:
-    """Real vLLM on the CPU as the daemon starts it; yields its URL.
+    """Real vLLM as the daemon starts it; yields its URL.
 
     Args:
         log: File for its output.
+        device: Where it computes; on a GPU, it gets what the daemon would give it.
         stock: Leave our plugin out and the rest as it is. Base requests beside an adapter get wrong answers then.
         server: The module that is run.
         tap_address: Where an entropy tap sends to; None: it has no tap.
         env: Added to its environment.
         engine: Settings of the engine.
     """
-    url, process = start_engine(model, log, stock=stock, server=server, tap_address=tap_address, env=env, **engine)
+    url, process = start_engine(
+        model, log, device=device, stock=stock, server=server, tap_address=tap_address, env=env, **engine
+    )
     try:
         asyncio.run(_wait_ready(url, process, log))
         yield url
@@ -55,6 +60,7 @@ def start_engine(
     model: Path,
     log: Path,
     *,
+    device: Device = "cpu",
     stock: bool = False,
     server: str = SERVER,
     tap_address: str | None = None,
@@ -65,7 +71,8 @@ def start_engine(
     """As `running_engine`, but the caller waits until it is ready and ends it; `port`: default a free one."""
     settings = Settings.model_validate({"engine": {"kv_cache_bytes": 64 << 20, **engine}})
     port = port or reserve_port()
-    command = engine_command(settings, model, port, "cpu", tap_address=tap_address)
+    gpus = plan_gpus(settings, model).engines[0] if device == "cuda" else None
+    command = engine_command(settings, model, port, device, tap_address=tap_address, gpus=gpus)
     argv, env = command.argv, {**os.environ, **command.env, KEY_ENV: KEY, **(env or {})}
     argv[argv.index(SERVER)] = server
     if stock:

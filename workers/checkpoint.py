@@ -1,7 +1,8 @@
 """Checkpoints of a job, from which it continues after its worker died.
 
-A checkpoint is taken after the student has been published, where the state of the loop is complete. The resumed run
-samples everything after that again, with the same seeds, so with an exact sampler it ends with the same weights.
+A checkpoint is taken between two steps, where the state of the loop is complete. The resumed run samples everything
+after that again, with the same seeds, so with an exact sampler it ends with the same weights. Rollouts that were
+sampled ahead are the exception: the resumed run samples their problems again from the student that it resumes with.
 """
 
 import hashlib

@@ -7,7 +7,10 @@ This is GRPO (arXiv 2402.03300) with these additions:
   option (Dr. GRPO, arXiv 2503.20783);
 - an entropy bonus, as an option, that also acts on groups whose rewards are all equal and can lead to a target;
 - truncated importance sampling between the sampler's and the trainer's log-probabilities, which differ because the two
-  run different kernels.
+  run different kernels;
+- rollouts that are one step old, as an option. A step then learns from rollouts of the policy before the last step,
+  while the engine samples those of the next. The same weights correct for their age: this is the decoupled objective
+  of AReaL (arXiv 2505.24298), in which the clip is against the policy before the step.
 """
 
 import logging
@@ -28,6 +31,7 @@ from workers.rewards.scoring import Scorer
 from workers.rl_learner import Learner
 from workers.sampling.group_counts import Drought
 from workers.sampling.groups import GroupCollector
+from workers.sampling.groups_ahead import GroupsAhead
 from workers.sampling.rollout import Sampler, parent_entropy
 from workers.sampling.seeds import seed_for
 
@@ -85,6 +89,8 @@ class Grpo:
         self._learner = Learner(policy, spec)
         self._progress = progress
         self._checkpoints = checkpoints
+        self._published_updates = 0
+        """Optimiser steps of the student that is sampled from."""
 
     def run(self) -> RLOutcome:
         """Takes all steps, or those after the checkpoint if there is one; the sampler then serves the final student.
@@ -92,21 +98,41 @@ class Grpo:
         The run ends early if no group varied in `patience` steps in a row, unless an entropy bonus learns all the
         same.
         """
-        spec, loop = self._spec, self._resume()
-        while loop.step < spec.steps and not self._is_idle(loop):
-            batch = self._groups.collect(loop.step)
-            metrics = batch.metrics
-            loop.step += 1
-            if batch.scored:
-                metrics |= self._learner.learn(batch.scored)
-                self._sampler.publish(self._policy, loop.step)
-            loop.noops += all(item.advantage is None for item in batch.scored)
-            loop.drought = loop.drought.after(batch.counts)
-            loop.place, loop.updates = self._groups.order.place, self._learner.updates
-            if self._checkpoints:
-                self._checkpoints.save(self._policy, self._learner.optimizer, loop.model_dump())
-            self._progress.report("training", loop.step, metrics | {"noop_steps": float(loop.noops)})
+        loop = self._resume()
+        with GroupsAhead(self._groups, self._sampler, self._progress) as batches:
+            while not self._is_over(loop):
+                self._step(loop, batches)
+        self._publish(loop.step)
         return self._outcome(loop)
+
+    def _step(self, loop: Loop, batches: GroupsAhead) -> None:
+        batch = batches.take(loop.step)
+        metrics, is_stale = batch.metrics, self._spec.staleness > 0
+        loop.step += 1
+        loop.noops += all(item.advantage is None for item in batch.scored)
+        loop.drought = loop.drought.after(batch.counts)
+        loop.place = batch.place
+        if is_stale and not self._is_over(loop):
+            # Nothing is being sampled now. The next rollouts come from the student as it is before this step.
+            self._publish(loop.step - 1)
+            batches.begin(loop.step)
+        if batch.scored:
+            metrics |= self._learner.learn(batch.scored)
+        if not is_stale:
+            self._publish(loop.step)
+        loop.updates = self._learner.updates
+        if self._checkpoints:
+            self._checkpoints.save(self._policy, self._learner.optimizer, loop.model_dump())
+        self._progress.report("training", loop.step, metrics | {"noop_steps": float(loop.noops)})
+
+    def _publish(self, step: int) -> None:
+        """Has the student sampled from that `step` steps made, unless it is already."""
+        if self._published_updates != self._learner.updates:
+            self._sampler.publish(self._policy, step)
+            self._published_updates = self._learner.updates
+
+    def _is_over(self, loop: Loop) -> bool:
+        return loop.step >= self._spec.steps or self._is_idle(loop)
 
     def _is_idle(self, loop: Loop) -> bool:
         """Whether the run has learned nothing for so long that it ends."""
@@ -140,9 +166,10 @@ class Grpo:
             loop = Loop.model_validate(saved)
             self._learner.updates, order.place = loop.updates, loop.place
             self._sampler.publish(self._policy, loop.step)
+            self._published_updates = loop.updates
             return loop
         if self._spec.parent_adapter is not None:
             self._learner.updates = load_moments(self._spec.parent_adapter, self._policy, optimizer)
         before = parent_entropy(self._spec, self._sampler, self._progress)
-        updates = self._learner.updates
+        self._published_updates = updates = self._learner.updates
         return Loop(before=before, place=order.place, first_update=updates, updates=updates)

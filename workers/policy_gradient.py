@@ -39,7 +39,8 @@ def clipped_surrogate(
 
     Args:
         old_logprobs_T: The trainer's own log-probabilities before the first update on this batch.
-        importance_T: Truncated ratio of the trainer to the sampler, used as a constant weight.
+        importance_T: Truncated ratio of the trainer's policy before the first update to the policy that sampled, used
+            as a constant weight.
         clip_low, clip_high: The ratio to `old_logprobs_T` is clipped to [1 - clip_low, 1 + clip_high].
     """
     ratio_T = (logprobs_T - old_logprobs_T).exp()

@@ -1,5 +1,6 @@
 """Progress of a job: training code reports it, and learns on the way whether the job was cancelled."""
 
+import threading
 import time
 from typing import Protocol
 
@@ -45,7 +46,7 @@ class ProgressChannel(Protocol):
 
 
 class ChannelProgress:
-    """Sends progress to the daemon, and checks each time whether the job was cancelled.
+    """Sends progress to the daemon, and checks each time whether the job was cancelled. Any thread may report.
 
     Args:
         curves: Keeps all metrics step by step; None keeps only the last value of each.
@@ -58,6 +59,7 @@ class ChannelProgress:
         self._metrics: dict[str, float] = {}
         self._phase, self._step = "", 0
         self._sent_at = 0.0
+        self._sending = threading.Lock()
 
     def turn_to(self, steps: int, curves: CurveWriter) -> None:
         """Begins another part of the job, with steps, metrics and curves of its own."""
@@ -69,9 +71,8 @@ class ChannelProgress:
         return dict(self._metrics)
 
     def report(self, phase: str, step: int, metrics: dict[str, float] | None = None) -> None:
-        self._phase, self._step = phase, step
         self._metrics.update(metrics or {})
-        self._send(metrics or {})
+        self._send(metrics or {}, place=(phase, step))
         # The channel has accepted this worker: one that was replaced must not write into its successor's curves.
         if metrics and self._curves is not None:
             self._curves.add(step, metrics)
@@ -102,7 +103,16 @@ class ChannelProgress:
         if self._channel.is_cancelled():
             raise JobCancelledError
 
-    def _send(self, metrics: dict[str, float], done: int = 0, of: int = 0, rollouts: LiveWindow | None = None) -> None:
-        self._sent_at = time.monotonic()
-        self._channel.progress(self._phase, self._step, self._steps, metrics, done=done, of=of, rollouts=rollouts)
+    def _send(
+        self,
+        metrics: dict[str, float],
+        done: int = 0,
+        of: int = 0,
+        rollouts: LiveWindow | None = None,
+        place: tuple[str, int] | None = None,
+    ) -> None:
+        with self._sending:
+            self._phase, self._step = place or (self._phase, self._step)
+            self._sent_at = time.monotonic()
+            self._channel.progress(self._phase, self._step, self._steps, metrics, done=done, of=of, rollouts=rollouts)
         self.look_up()

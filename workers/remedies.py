@@ -61,7 +61,7 @@ def make_trainer(
 
 def rl_of(spec: ReheatSpec) -> RLSpec:
     """The job of continued RL that the remedies `entropy_bonus` and `hot` are."""
-    changed: dict[str, Any] = {"temperature": spec.hot_temperature}
+    changed: dict[str, Any] = {"temperature": spec.hot_temperature, "staleness": 0}
     if spec.remedy == "entropy_bonus":
         changed = {"temperature": 1.0, "entropy_bonus": spec.bonus, "bonus_target": spec.target_entropy}
     options = RLOptions.model_validate(spec.rl.model_dump() | changed)

@@ -24,7 +24,8 @@ class OldPolicy:
     logprobs_T: Tensor
     """The trainer's log-probabilities at the sampling temperature."""
     importance_T: Tensor
-    """Truncated ratio of trainer to sampler at temperature 1."""
+    """Truncated ratio of trainer to sampler at temperature 1. With stale rollouts, the sampler had the policy of a step
+    before, and the ratio corrects for that as well (decoupled PPO, arXiv 2505.24298)."""
     gap_T: Tensor
     """The trainer's log-probability minus the sampler's, at temperature 1."""
     entropy_T: Tensor
@@ -75,7 +76,7 @@ class Learner:
     """Takes the optimiser steps of continued RL.
 
     A batch is split into `minibatches`, and is learned from in `epochs` passes; each mini-batch is one optimiser step.
-    From the second step on, the policy is no longer the one that sampled, which is what the clip is for.
+    From the second step on, the policy is no longer the one before the first step, which is what the clip is for.
     """
 
     def __init__(self, policy: Policy, spec: RLSpec) -> None:
@@ -140,6 +141,8 @@ class Learner:
             kl_T = None
             if old.reference_T is not None:
                 kl_T = reference_kl(logprobs_T, old.logprobs_T, old.reference_T)
+                if spec.staleness:  # otherwise the policy before the step is the one that sampled
+                    kl_T = old.importance_T * kl_T
                 loss = loss + spec.kl_coef * kl_T.sum() / self._divisor(scored)
             if bonus:
                 loss = loss - bonus * entropy_T.sum() / self._divisor(scored)

@@ -1,6 +1,7 @@
 """What is measured of a policy, and how: completions counted, accuracy and entropy on held-out problems."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from examples.countdown.records import Measured
 from examples.countdown.task import COMPLETION_TOKENS, WordCodec, reward
@@ -11,8 +12,11 @@ from reheatd.task_data import Problem
 from workers.evaluation import evaluation_batch, measure_accuracy
 from workers.policy import Policy
 from workers.rewards.scoring import InProcessScorer
+from workers.sampling.background import Background
 from workers.sampling.in_process import InProcessSampler
 from workers.sampling.rollout import Rollout
+
+Result = TypeVar("Result")
 
 GREEDY = TaskOptions(eval_samples=1, eval_temperature=0)
 SAMPLED = TaskOptions(eval_samples=16, eval_top_p=1)
@@ -45,6 +49,9 @@ class CountedSampler:
     ) -> list[list[Rollout]]:
         self.samples += len(prompts) * n
         return self._inner.sample(prompts, n=n, max_tokens=max_tokens, temperature=temperature, seed=seed, top_p=top_p)
+
+    def in_background(self, work: Callable[[], Result]) -> Background[Result]:
+        return self._inner.in_background(work)
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
         self.samples += self.probes

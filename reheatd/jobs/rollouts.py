@@ -16,7 +16,11 @@ MAX_CHARACTERS = 16_000
 
 
 class RolloutRow(StepRow):
-    """One rollout. `step` is the number of optimiser steps that the policy had taken when it was sampled."""
+    """One rollout.
+
+    `step` is the number of steps that the job had taken before the one that learns from it. With `rl.staleness`, the
+    policy that was sampled from had taken one less.
+    """
 
     model: str
     """Name of the version that was sampled from."""

@@ -11,6 +11,9 @@ import aiohttp
 import numpy as np
 import pytest
 
+from bench.gpu_check import STEPS
+from bench.gpu_steps import Check
+from bench.gpu_steps_serving import tap_figures
 from reheatd.tap.moments import Moments
 from reheatd.tap.sums import SEND_EVERY_S
 from reheatd.tap.wire import tags
@@ -229,6 +232,13 @@ class Stream:
 async def post(session: aiohttp.ClientSession, path: str, **options: str) -> None:
     async with session.post(path, params=options) as answer:
         assert answer.status == 200, await answer.text()
+
+
+def test_the_gpu_check_of_the_tap_passes(engine: TappedEngine, tiny_policy: Path, tmp_path: Path) -> None:
+    found = tap_figures(engine.url, engine.ear, Check("cpu", str(tiny_policy), "toy", str(tmp_path)))
+    (step,) = (step for step in STEPS if step.name == "tap")
+    assert step.fault(found | {"v2_runner": 1.0}) is None, found
+    assert found["tap_nats"] == pytest.approx(found["estimated_nats"], rel=0.1)
 
 
 def test_tokens_that_are_ruled_out_do_not_count(engine: TappedEngine) -> None:

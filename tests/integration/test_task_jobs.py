@@ -22,7 +22,10 @@ from reheatd.control.rollout_adapters import RolloutAdapters
 from reheatd.engine.slots import AdapterSlots
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import Job, JobResult, JobStatus, RLRequest, RLSpec
+from reheatd.jobs.curves import read_curves
+from reheatd.jobs.rollouts import read_rollouts
 from reheatd.jobs.store import JobRecord
+from reheatd.names import rollout_name
 from reheatd.options import ProbeOptions, TaskOptions
 from tests.access import CREDENTIALS
 from tests.integration.serving import serving
@@ -76,8 +79,21 @@ def of_verifiers(folder: Path) -> dict[str, Any]:
     }
 
 
-def train(engine: str, model: Path, folder: Path, task: dict[str, Any]) -> tuple[RLSpec, JobResult]:
-    """Runs a job as its worker does, while the gateway serves it."""
+def train(
+    engine: str,
+    model: Path,
+    folder: Path,
+    task: dict[str, Any],
+    channel: RecordingChannel | None = None,
+    **options: Any,
+) -> tuple[RLSpec, JobResult]:
+    """Runs a job as its worker does, while the gateway serves it.
+
+    Args:
+        channel: What the job reports to.
+        options: Those of RL; default: one step.
+    """
+    channel = channel or RecordingChannel()
     job = Job(
         job_id=JOB,
         kind="rl",
@@ -111,13 +127,11 @@ def train(engine: str, model: Path, folder: Path, task: dict[str, Any]) -> tuple
                 task=TaskOptions(eval_count=4, eval_samples=1, eval_max_tokens=16, **task),
                 probes=ProbeOptions(probe_count=4, max_tokens=8),
                 report_rollouts=2,
-                steps=1,
-                prompts_per_step=2,
-                max_tokens=16,
+                **{"steps": 1, "prompts_per_step": 2, "max_tokens": 16, **options},
             )
             spec.output_dir.mkdir()
             record.spec = spec
-            return spec, await asyncio.to_thread(run, spec, RecordingChannel(), CREDENTIALS.of(JOB, 1))
+            return spec, await asyncio.to_thread(run, spec, channel, CREDENTIALS.of(JOB, 1))
 
     return asyncio.run(work())
 
@@ -150,6 +164,21 @@ def test_a_job_trains_on_the_task(
     assert 0 <= first <= 1 and 0 < second < 1 and metrics["reward"] == pytest.approx(first + 0.5 * second)
     assert [metrics[f"verifier_{count}"] for count in ("timeouts", "crashes", "failures")] == [0, 0, 0]
     assert asks in spec.rollouts_file.read_text()
+
+
+def test_the_next_rollouts_are_sampled_while_a_step_trains(engine: str, tiny_policy: Path, tmp_path: Path) -> None:
+    channel = RecordingChannel()
+    task = like_gsm8k(tmp_path)
+    spec, result = train(engine, tiny_policy, tmp_path, task, channel, steps=4, staleness=1, learning_rate=0.01)
+    assert (result.steps, result.updates) == (4, 4)
+    models = [{row.model for row in read_rollouts(spec.rollouts_file, step=step)} for step in range(4)]
+    assert models == [{"base"}, {"base"}, {rollout_name(JOB, 1, 1)}, {rollout_name(JOB, 1, 2)}]
+    reports = [(phase, step) for phase, step, *_ in channel.sent]
+    for step in (1, 2, 3):
+        assert reports.index(("sampling", step)) < reports.index(("training", step))
+    # The weights come from what the engine says of a policy that is a step older.
+    gaps = [point.metrics["logprob_gap"] for point in read_curves(spec.curves_file) if "logprob_gap" in point.metrics]
+    assert gaps[0] < 0.05 and min(gaps[1:]) > gaps[0]
 
 
 def test_a_gold_that_cannot_be_used_ends_the_job_before_anything_is_sampled(

@@ -153,6 +153,16 @@ def test_children_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
     wait_until(lambda: not any(map(is_running, pids)))
 
 
+def test_children_outlive_the_thread_that_had_completions_scored(soon_s: float) -> None:
+    """Linux ends a child with the thread that started it, and a child that is replaced is started in between."""
+    with Verifier("my_reward:reward", timeout_s=soon_s, children=1) as verifier:
+        scoring = threading.Thread(target=verifier.score_all, args=(answers([("die", ""), ("a", "a")]),))
+        scoring.start()
+        scoring.join()
+        assert verifier.score_all(answers([("a", "a")] * 3)) == [0.25] * 3
+        assert verifier.unscored == Unscored(crashes=1)
+
+
 def test_reward_that_cannot_load_fails_at_once() -> None:
     with pytest.raises(BadInputError, match="no_such_module_anywhere"), Verifier("no_such_module_anywhere:f"):
         pass

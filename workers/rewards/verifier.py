@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ class Verifier(AbstractContextManager["Verifier"]):
         variables: Names of environment variables that the reward gets besides those that every reward gets.
     """
 
-    # One thread serves all children, because Linux ends a child with the thread that started it; see
-    # `child._die_with_parent`.
+    # One thread starts all children and stays as long as they do, because Linux ends a child with the thread that
+    # started it; see `child._die_with_parent`. So any thread may have completions scored, one after the other.
 
     def __init__(
         self,
@@ -63,7 +64,8 @@ class Verifier(AbstractContextManager["Verifier"]):
         self._last_failure = ""
         self._on_progress = on_progress
         environment = passed_environment(os.environ, variables)
-        self._children = [_Child(reward, timeout_s, readable, environment) for _ in range(count)]
+        self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job-rewards")
+        self._children = [_Child(reward, timeout_s, readable, environment, self._starter) for _ in range(count)]
 
     def __enter__(self) -> "Verifier":
         try:
@@ -79,6 +81,7 @@ class Verifier(AbstractContextManager["Verifier"]):
     def __exit__(self, *_: object) -> None:
         for child in self._children:
             child.kill()
+        self._starter.shutdown()
 
     def score_all(self, answered: Sequence[Answered]) -> list[float]:
         """The rewards of completions, in their order; built-in rewards are within [0, 1].
@@ -180,7 +183,14 @@ class Verifier(AbstractContextManager["Verifier"]):
 class _Child:
     """A process that serves one reward. Requests and replies are JSON lines over pipes."""
 
-    def __init__(self, reward: str, timeout_s: float, readable: Sequence[Path], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        reward: str,
+        timeout_s: float,
+        readable: Sequence[Path],
+        environment: Mapping[str, str],
+        starter: ThreadPoolExecutor,
+    ) -> None:
         self.deadline = 0.0
         """Time by which the present request must be answered, in monotonic seconds."""
         self.needs: Sequence[str] = ()
@@ -191,6 +201,7 @@ class _Child:
         self._timeout_s = timeout_s
         self._readable = [str(path.expanduser().resolve()) for path in readable]
         self._environment = environment
+        self._starter = starter
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
@@ -199,13 +210,15 @@ class _Child:
         self._buffer = b""
         self.deadline = time.monotonic() + START_TIMEOUT_S
         self._scratch = tempfile.TemporaryDirectory(prefix="reheatd-reward-", ignore_cleanup_errors=True)
-        self._process = subprocess.Popen(
+        starting = self._starter.submit(
+            subprocess.Popen,
             python_module("workers.rewards.child", self._reward, str(os.getpid()), *self._readable),
             env={**self._environment, "TMPDIR": self._scratch.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # so that what a reward starts can be killed with it
         )
+        self._process = starting.result()
 
     def wait_until_ready(self) -> None:
         reply = None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from reheatd.jobs.contracts import RLSpec
+from reheatd.jobs.contracts import DataPlace, RLSpec
 from reheatd.jobs.rollouts import RolloutRecorder
 from reheatd.task_data import Problem
 from workers.policy_gradient import group_advantages
@@ -37,6 +37,8 @@ class Batch:
     """Rollouts of groups whose rewards differ; with an entropy bonus, those of all groups."""
     counts: GroupCounts
     metrics: dict[str, float]
+    place: DataPlace
+    """The place in the problems behind those that were drawn for it."""
 
 
 class GroupCollector:
@@ -57,6 +59,8 @@ class GroupCollector:
         self._scorer = scorer
         self._progress = progress
         self._recorder = recorder
+        self.phase = "sampling"
+        """What it is doing, or did last: `sampling` or `scoring`."""
 
     def collect(self, step: int) -> Batch:
         """Collects up to `prompts_per_step` groups whose rewards differ.
@@ -103,12 +107,13 @@ class GroupCollector:
                 "verifier_crashes": float(self._scorer.unscored.crashes),
                 "verifier_failures": float(self._scorer.unscored.failures),
             },
+            self.order.place,
         )
 
     def _sample_groups(self, count: int, step: int) -> list[tuple[Problem, list[Rollout], Scores]]:
         """Samples and scores the groups of the next `count` problems, without those of fewer than two rollouts."""
         spec = self._spec
-        self._progress.report("sampling", step)
+        self._report("sampling", step)
         # The place in the data tells the steps of all jobs apart, which the number of the step does not.
         seed = seed_for("rollouts", spec.seed, self.order.place.drawn)
         problems = self.order.take(count)
@@ -119,7 +124,7 @@ class GroupCollector:
             temperature=spec.temperature,
             seed=seed,
         )
-        self._progress.report("scoring", step)
+        self._report("scoring", step)
         answered = [
             (rollout.text, problem) for problem, rollouts in zip(problems, sampled, strict=True) for rollout in rollouts
         ]
@@ -130,3 +135,7 @@ class GroupCollector:
             for problem, rollouts, end in zip(problems, sampled, ends, strict=True)
         ]
         return [group for group in groups if len(group[1]) > 1]
+
+    def _report(self, phase: str, step: int) -> None:
+        self.phase = phase
+        self._progress.report(phase, step)

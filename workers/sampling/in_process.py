@@ -14,9 +14,9 @@ temperature 0, nothing is drawn.
 Axes: B sequences, R distinct prefixes of those that have not ended, V vocabulary, D hidden size, T tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -27,9 +27,12 @@ from reheatd.measures import EntropyEstimate
 from workers.lora import product
 from workers.optimisation import TrainingDivergedError
 from workers.policy import Policy
+from workers.sampling.background import Background
 from workers.sampling.decoders import Decoder, Decoders
 from workers.sampling.prefixes import Prefixes
 from workers.sampling.rollout import Rollout
+
+Result = TypeVar("Result")
 
 LOGITS_ELEMENTS = 1 << 25
 """Elements of the largest [rows, V] tensor of a decoding step, which limits how many sequences are decoded at once."""
@@ -117,6 +120,10 @@ class InProcessSampler:
             for prompt, completion in zip(encoded, completions, strict=True)
         ]
         return [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
+
+    def in_background(self, work: Callable[[], Result]) -> Background[Result]:
+        """Does the work at once, because training is about to change the weights that it samples from."""
+        return Background.done(work())
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
         """Exact full-vocabulary entropy of the states visited on the probes, with an interval clustered by sequence."""

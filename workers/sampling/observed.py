@@ -1,11 +1,16 @@
 """A sampler around another one, which looks at everything that is sampled."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
 
 from reheatd.json_lines import Prompts
 from reheatd.measures import EntropyEstimate
 from workers.policy import Policy
+from workers.sampling.background import Background
 from workers.sampling.rollout import Batch, Rollout, Sampler
+
+Result = TypeVar("Result")
 
 
 class ObservedSampling(ABC):
@@ -35,6 +40,9 @@ class ObservedSampling(ABC):
         groups = self._sampler.sample(**vars(batch))
         self.observe(batch, groups)
         return groups
+
+    def in_background(self, work: Callable[[], Result]) -> Background[Result]:
+        return self._sampler.in_background(work)
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
         return self._sampler.measure_entropy(seed)

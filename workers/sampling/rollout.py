@@ -1,15 +1,18 @@
 """Rollouts, and the interface through which training samples them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from reheatd.jobs.contracts import JobBase
 from reheatd.json_lines import Messages, Prompts
 from reheatd.measures import EntropyEstimate
 from workers.policy import Policy
 from workers.progress import Progress
+from workers.sampling.background import Background
 from workers.sampling.seeds import seed_for
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,14 @@ class Sampler(Protocol):
 
         Raises:
             EngineError: Every request failed.
+        """
+        ...
+
+    def in_background(self, work: Callable[[], Result]) -> Background[Result]:
+        """Begins work that calls `sample`, which then samples from what is published now.
+
+        Until the work is over, training may change the policy, but nothing else may be asked of this sampler. A sampler
+        that needs the policy's present weights does the work before it returns.
         """
         ...
 

@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ from reheatd.measures import EntropyEstimate
 from reheatd.names import BASE_MODEL_NAME, version_name
 from reheatd.tasks.problem import Problem
 from workers.policy import Policy
+from workers.sampling.background import Background
 from workers.sampling.rollout import Batch, Rollout
 from workers.sampling.seeds import request_seed
 
@@ -46,6 +48,11 @@ LOOK_UP_S = 1.0
 class EventLoopThread(AbstractContextManager["EventLoopThread"]):
     """An asyncio loop in a separate thread, so that connections stay alive while the main thread computes."""
 
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._running: set[Future[Any]] = set()
+        self._is_interrupted = False
+
     def __enter__(self) -> "EventLoopThread":
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="job-io", daemon=True)
@@ -53,6 +60,7 @@ class EventLoopThread(AbstractContextManager["EventLoopThread"]):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.run(_cancel_others())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -62,19 +70,42 @@ class EventLoopThread(AbstractContextManager["EventLoopThread"]):
 
         Args:
             on_wait: Called every `LOOK_UP_S` seconds of the wait. An exception from it ends the coroutine and the wait.
+
+        Raises:
+            CancelledError: Another thread is inside `interrupted`.
         """
-        running = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        while True:
-            try:
-                return running.result(LOOK_UP_S if on_wait is not None else None)
-            except TimeoutError:
-                if running.done() or on_wait is None:
-                    raise
-            try:
-                on_wait()
-            except BaseException:
-                running.cancel()
-                raise
+        with self._changing:
+            if self._is_interrupted:
+                coroutine.close()
+                raise CancelledError
+            running = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            self._running.add(running)
+        try:
+            while True:
+                try:
+                    return running.result(LOOK_UP_S if on_wait is not None else None)
+                except TimeoutError:
+                    if running.done() or on_wait is None:
+                        raise
+                if on_wait is not None:
+                    on_wait()
+        finally:
+            running.cancel()  # without effect on one that is done
+            with self._changing:
+                self._running.discard(running)
+
+    @contextmanager
+    def interrupted(self) -> Iterator[None]:
+        """Inside the context, whatever other threads run here ends at once."""
+        with self._changing:
+            self._is_interrupted = True
+            running = list(self._running)
+        for one in running:
+            one.cancel()
+        try:
+            yield
+        finally:
+            self._is_interrupted = False
 
 
 class ServedSampler(AbstractContextManager["ServedSampler"]):
@@ -106,6 +137,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         """Answers of the sampled version to the probes; empty until its entropy has been measured."""
         self._published: list[Path] = []
         self._io = EventLoopThread()
+        self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job-rollouts")
 
     def __enter__(self) -> "ServedSampler":
         self._io.__enter__()
@@ -122,6 +154,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._background.shutdown()
         self._io.run(self._client.close())
         self._io.__exit__(*error)
 
@@ -276,6 +309,9 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
             truncated=sample.finish_reason == "length",
         )
 
+    def in_background(self, work: Callable[[], Result]) -> Background[Result]:
+        return Background(self._background.submit(work), self._io.interrupted)
+
     def measure_entropy(self, seed: int) -> EntropyEstimate:
         measuring = _Patience(self._spec.retry_s).repeat(
             lambda: self._meter.measure(self.model, seed=seed, on_sample=self._counter(len(self._probes)))
@@ -283,6 +319,14 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         measured = self._io.run(measuring, self._on_wait)
         self.probed = self._rollouts(measured.samples)
         return measured.estimate
+
+
+async def _cancel_others() -> None:
+    """Cancels all other tasks of this loop, and waits until they have ended."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _code_of(response: httpx.Response) -> str | None:
