@@ -26,6 +26,7 @@ class Stream(threading.Thread):
 
     def __init__(self, url: str, options: dict[str, Any], pause_s: float = 0.0) -> None:
         super().__init__(daemon=True)
+        self.begun = threading.Event()
         self.finished = 0
         """Answers that came to their end."""
         self.problem = ""
@@ -42,6 +43,7 @@ class Stream(threading.Thread):
             ):
                 for number, line in enumerate(response.iter_lines()):
                     if not number:
+                        self.begun.set()
                         time.sleep(self._pause_s)
                     self._read(line)
         except httpx.HTTPError as error:

@@ -19,10 +19,13 @@ from tests.chaos.conftest import Inject
 from tests.chaos.heavy import HEAVY, SLOW, Stream
 from tests.chaos.load import Outage, eventually
 from tests.chaos.strike import end, freeze, hold, is_alive
+from tests.waiting import HANGS_S
 
 STOPPED_S = 90.0
 """How long the engine stands still, in seconds."""
 TRIES = 5
+KEEPS_VERSION_S = 15.0
+"""How long a client that does not read keeps an old version from being unloaded: less than the daemon waits, 20 s."""
 READS_LATER_S = 5.0
 """How long a slow reader does not read at all, in seconds."""
 
@@ -78,10 +81,13 @@ def test_it_is_killed_while_a_version_is_staged(arena: Arena, fault: Inject) -> 
 
 
 def test_it_is_killed_between_flip_and_unload(arena: Arena, fault: Inject) -> None:
-    """Requests on the old version are in flight then, or its unloading is."""
+    """A request on the old version is in flight then, whose client does not read, or its unloading is."""
     first, second = arena.archive.promoted()[-1], 3
     with fault("kill -9 of the engine: between flip and unload", arena) as injected:
         for _ in range(TRIES):
+            reader = Stream(arena.url, SLOW, pause_s=KEEPS_VERSION_S)
+            reader.start()
+            assert reader.begun.wait(HANGS_S), reader.problem
             with promoting(arena, second) as promotion:
                 api = arena.engine()[0]
                 hold(lambda api=api: api, lambda version=second: arena.archive.promoted()[-1] == version)
