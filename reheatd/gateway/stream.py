@@ -38,7 +38,7 @@ class SplitEvents:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that `chunk` completes, each with the empty line that ends it."""
-        if not self._pending and chunk.find(b"\n\n") == len(chunk) - 2:
+        if not self._pending and chunk.find(b"\n\n") == len(chunk) - 2 >= 0:
             return [chunk]  # what an engine writes at a time is nearly always one event
         *events, self._pending = (self._pending + chunk).split(b"\n\n")
         return [event + b"\n\n" for event in events]

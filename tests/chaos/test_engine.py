@@ -99,10 +99,12 @@ def test_it_is_killed_between_flip_and_unload(arena: Arena, fault: Inject) -> No
                         injected.inject(lambda outage=outage: kill_engine(arena, outage))
                         answer = promotion.result()
                     break
+            reader.join()
             first, second = second, first
         else:
             raise AssertionError(f"no kill was in time for any of {TRIES} swaps")
         injected.recovered()
+        reader.join()
     assert answer.status_code == 200, answer.text
     assert arena.archive.promoted()[-1] == second
 

@@ -6,15 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 from starlette.applications import Starlette
 
-from reheatd.gateway.stream import RelayedStream
+from reheatd.gateway.stream import RelayedStream, SplitEvents
 from tests.access import guarded
 from tests.unit.test_gateway import CHAT, World, in_world
 from tests.waiting import HANGS_S, until
 
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, len(EVENT), 2 * len(EVENT)])
+def test_events_come_whole_however_their_bytes_come(size: int) -> None:
+    events, whole = SplitEvents(), 4 * EVENT + b"data: [D"
+    pieces = [whole[start : start + size] for start in range(0, len(whole), size)]
+    assert [event for piece in pieces for event in events.feed(piece)] == 4 * [EVENT]
+    assert (events.end(), events.end()) == (b"data: [D", b"")
 
 
 async def ask_and_leave(world: World) -> bytes:
