@@ -73,8 +73,7 @@ class Shrinker:
             factor = (short + far) / 2
             policy.set_weights([torch.lerp(b, a, factor) for a, b in zip(here, there, strict=True)])
             self._sampler.publish(policy, number)
-            self._progress.report("measuring", number)
-            found = self._sampler.measure_entropy(seed_for("probes", spec.seed, 0))
+            found = target.measure(lambda window, number=number: self._window(number, window))
             self._progress.report("training", number, {"factor": factor, "probe_entropy": found.mean})
             if target.is_inside(found.mean):
                 return ShrinkOutcome(number, factor, before, found)
@@ -87,6 +86,10 @@ class Shrinker:
             "per token; choose a lower target or another remedy",
             param="target_entropy",
         )
+
+    def _window(self, number: int, window: int) -> EntropyEstimate:
+        self._progress.report("measuring", number)
+        return self._sampler.measure_entropy(seed_for("probes", self._spec.seed, 0, window))
 
     def _other_end(self, adapter: Path | None) -> Weights:
         """The weights of an earlier version, or those with which the LoRA adds nothing to the base."""

@@ -192,8 +192,11 @@ class Reheater:
         return Measured(entropy, on_rollouts, grad_norm, self._policy.weights())
 
     def _probe(self, step: int, seed: int) -> EntropyEstimate:
-        self._progress.report("measuring", step)
-        entropy = self._sampler.measure_entropy(seed_for("probes", self._spec.seed, seed))
+        def window(number: int) -> EntropyEstimate:
+            self._progress.report("measuring", step)
+            return self._sampler.measure_entropy(seed_for("probes", self._spec.seed, seed, number))
+
+        entropy = window(0) if self._target is None else self._target.measure(window)
         self._progress.report("measuring", step, {"probe_entropy": entropy.mean})
         return entropy
 

@@ -64,8 +64,8 @@ def test_a_student_that_jumped_past_the_target_is_taken_back_in_the_same_step(tm
     assert max(sampler.entropies) > 1.25 * target
     assert outcome.stopped == "target"
     assert outcome.entropy_after.mean == pytest.approx(target, rel=0.11)
-    again = sampler.measure_entropy(seed_for("probes", 0, outcome.steps))
-    assert again.mean == pytest.approx(outcome.entropy_after.mean)
+    again = sampler.measure_entropy(seed_for("probes", 0, outcome.steps, 0))
+    assert outcome.entropy_after.low < again.mean < outcome.entropy_after.high
 
 
 @pytest.mark.parametrize(("tau", "ratio", "says"), [(None, 0.5, "never cools"), (0.5, 2.0, "never heats")])
