@@ -16,7 +16,7 @@ from reheatd.engine.number_format import cpu_format
 from reheatd.engine.policy_model import read_configuration
 from reheatd.engine.supported import unsupported
 from reheatd.errors import BadInputError, MissingExtraError
-from reheatd.plan.demand import demand_of
+from reheatd.plan.demand import PROMPT_TOKENS, demand_of
 from reheatd.plan.fit import CUDA_ITEMSIZE, GIB, Demand, Fit, Machine, fit, longest_answers, step_seconds
 from reheatd.plan.gpu_memory import gpu_memory_bytes
 from reheatd.plan.placement import Placement, asked_split, place
@@ -51,7 +51,7 @@ def plan(
     tokens: Annotated[
         int | None, typer.Option(help="Tokens of the longest answers; default: those of the jobs.", min=1)
     ] = None,
-    prompt_tokens: Annotated[int, typer.Option(help="Tokens of the longest prompts.", min=1)] = 512,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of the longest prompts.", min=1)] = PROMPT_TOKENS,
     config: ConfigOption = None,
     json_output: JsonOption = False,
 ) -> None:

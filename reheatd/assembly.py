@@ -155,7 +155,7 @@ def build_entropy(
 ) -> Entropy:
     section = settings.entropy
     probes = load_probes(settings.task, section)
-    length = AnswerLength(section.window_tokens, settings.policy.max_model_len)
+    length = AnswerLength(section.window_tokens, settings.policy.length)
     configured = None if section.max_tokens == "auto" else section.max_tokens
 
     def meter_of(client: Sampler) -> EntropyMeter:
@@ -265,8 +265,9 @@ def build_gateway(
         adapters.store,
         live_logprobs,
         max_concurrent_per_key=settings.server.max_concurrent_per_key,
-        logprob_limit=LogprobLimit(settings.server.max_logprobs, settings.policy.max_model_len),
-        silence=Silence(pool, settings.server.silence_timeout_s, settings.policy.max_model_len),
+        max_model_len=settings.policy.length,
+        logprob_limit=LogprobLimit(settings.server.max_logprobs, settings.policy.length),
+        silence=Silence(pool, settings.server.silence_timeout_s, settings.policy.length),
         engine_wait_s=settings.server.engine_wait_s,
         readiness=readiness,
     )

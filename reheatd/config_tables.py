@@ -21,14 +21,23 @@ class PolicySection(Options):
     """The base that `model` was trained from with RL, named in the same way. Its entropy, measured once on an engine of
     its own, is then the baseline, so that `model` itself can be found collapsed. Default: `model` is its own
     baseline."""
-    max_model_len: int = Field(default=1024, ge=64)
-    """Largest number of tokens that the engine accepts for prompt and completion together."""
+    max_model_len: Annotated[int, Field(ge=64)] | Literal["auto"] = "auto"
+    """Largest number of tokens that the engine accepts for prompt and completion together. `auto` is what the policy
+    was made for, or what the engine's KV cache holds if that is less. Of an engine that runs elsewhere the cache is not
+    known."""
     chat_template: str | None = None
     """Jinja file that turns chats into prompts, or `raw` for prompts that are the contents of the messages and nothing
     else, for a base model that was trained on such prompts. Default: the policy's own."""
     chat_template_kwargs: dict[str, Any] = Field(default={})
     """Arguments of the chat template in every request, for example `{ enable_thinking = false }`. A client may give
     others."""
+
+    @property
+    def length(self) -> int:
+        """`max_model_len` as the number that it is once the policy is known; see `reheatd.engine.sequence_length`."""
+        if self.max_model_len == "auto":
+            raise RuntimeError("policy.max_model_len is not known before the policy's files are read")
+        return self.max_model_len
 
 
 class ServerSection(Options):

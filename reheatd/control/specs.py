@@ -62,10 +62,10 @@ def check_request(
     if isinstance(request, ImportRequest):
         return
     options = merged(settings.rl, request) if isinstance(request, RLRequest) else merged(settings.reheat, request)
-    if options.max_tokens >= settings.policy.max_model_len:
+    if options.max_tokens >= settings.policy.length:
         raise BadInputError(
             f"max_tokens = {options.max_tokens} leaves no room for a prompt in policy.max_model_len = "
-            f"{settings.policy.max_model_len}; ask for fewer tokens",
+            f"{settings.policy.length}; ask for fewer tokens",
             param="max_tokens",
         )
     idle = options.idle_clip(request.given()) if isinstance(options, RLOptions) else None

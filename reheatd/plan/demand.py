@@ -7,6 +7,9 @@ from reheatd.plan.memory import Adapters
 from reheatd.plan.shape import PolicyShape
 from reheatd.plan.speed import Rollouts
 
+PROMPT_TOKENS = 512
+"""Tokens of the longest prompts, where nothing says how long they are."""
+
 
 def demand_of(
     settings: Settings, shape: PolicyShape, *, prompt_tokens: int | None = None, tokens: int | None = None
@@ -14,7 +17,8 @@ def demand_of(
     """The adapters, rollouts and processes of a configuration.
 
     Args:
-        prompt_tokens: Tokens of the longest prompts; default: what `policy.max_model_len` leaves beside the answers.
+        prompt_tokens: Tokens of the longest prompts; default: what `policy.max_model_len` leaves beside the answers,
+            or `PROMPT_TOKENS` if it is "auto".
         tokens: Tokens of the longest answers; default: those of the job that samples longer ones.
 
     Raises:
@@ -22,7 +26,9 @@ def demand_of(
     """
     engine, lora, rl = settings.engine, settings.lora, settings.rl
     tokens = tokens or max(rl.max_tokens, settings.reheat.max_tokens)
-    prompt_tokens = prompt_tokens or max(1, settings.policy.max_model_len - tokens)
+    if prompt_tokens is None:
+        length = settings.policy.max_model_len
+        prompt_tokens = PROMPT_TOKENS if length == "auto" else max(1, length - tokens)
     if shape.positions is not None and prompt_tokens + tokens > shape.positions:
         raise BadInputError(
             f"prompts of {prompt_tokens} and answers of {tokens} tokens are more than the {shape.positions} that the "
