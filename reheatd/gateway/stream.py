@@ -83,10 +83,12 @@ class RelayedStream(Response):
         # A task of its own is woken directly, not through every layer between the server and this answer.
         relaying = asyncio.create_task(self._relay(send))
         leaving = asyncio.create_task(until_disconnected(receive))
-        leaving.add_done_callback(lambda _: self._upstream.close())  # ends the relaying
         try:
-            await relaying
+            await asyncio.wait({relaying, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if relaying.done():
+                relaying.result()
         finally:
+            relaying.cancel()
             leaving.cancel()
             self._upstream.close()
             self._claims.close()
@@ -104,8 +106,6 @@ class RelayedStream(Response):
                 rest = (each.feed(rest) if rest else b"") + each.end()
             await _write(send, rest)
         except aiohttp.ClientError as error:
-            if self._upstream.closed:  # because the client left
-                return
             await _write(send, _event(self._failed(error)))
         await send({"type": "http.response.body", "body": b""})
 
