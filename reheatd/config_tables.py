@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from reheatd.broker_url import parse_broker_url
 from reheatd.options import Checkpointing, NumberFormat, Options, WindowOptions
 from reheatd.secret_files import read_secret
+from reheatd.validation import or_auto
 
 BUILTIN_POLICY = "smollm2-135m-instruct"
 
@@ -109,14 +110,6 @@ class ServerSection(Options):
         return self
 
 
-def _or_auto(value: Any, validate: ValidatorFunctionWrapHandler, kind: str) -> Any:
-    """The validated value, or an error that names one kind of value instead of what each kind lacks."""
-    try:
-        return validate(value)
-    except ValidationError as error:
-        raise ValueError(f"must be {kind}, or 'auto'") from error
-
-
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -172,7 +165,7 @@ class EngineSection(Options):
     @field_validator("gpu_memory_utilization", mode="wrap")
     @classmethod
     def _share_or_auto(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-        return _or_auto(value, validate, "a number between 0 and 1")
+        return or_auto(value, validate, "a number between 0 and 1")
 
     @property
     def urls(self) -> list[str]:
@@ -323,7 +316,7 @@ class EntropySection(WindowOptions):
     @field_validator("max_tokens", mode="wrap")
     @classmethod
     def _number_or_auto(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-        return _or_auto(value, validate, "a whole number of at least 1")
+        return or_auto(value, validate, "a whole number of at least 1")
 
     @field_validator("tap_address")
     @classmethod

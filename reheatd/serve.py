@@ -33,6 +33,7 @@ from reheatd.config import Settings
 from reheatd.control.dependencies import ServedPolicy
 from reheatd.control.imports import Imports
 from reheatd.control.ledger import Ledger
+from reheatd.control.rollout_lengths import RolloutLengths
 from reheatd.control.specs import check_request
 from reheatd.daemon import Daemon, Parts, Readiness
 from reheatd.database import connect
@@ -160,7 +161,8 @@ def assemble(
     heartbeat_s = settings.control.heartbeat_timeout_s
     dispatcher = JobDispatcher(broker_url, heartbeat_timeout_s=heartbeat_s, credential=jobs.of)
     ledger = Ledger(db)
-    controller = build_controller(settings, policy, url, ledger, adapters, entropy, dispatcher)
+    lengths = RolloutLengths(db, policy.digest, settings.policy)
+    controller = build_controller(settings, policy, url, ledger, adapters, entropy, lengths, dispatcher)
     api = ApiContext(
         settings=settings,
         controller=controller,
@@ -195,7 +197,7 @@ def assemble(
         broker_url=broker_url,
         broker_command=broker_command,
         tap_listener=tap_listener,
-        reference=build_reference(settings, device, gpus, policy, reference, entropy),
+        reference=build_reference(settings, device, gpus, policy, reference, entropy, lengths),
         pool=pool,
         engines=engines,
         slots=adapters.slots,

@@ -13,6 +13,7 @@ from reheatd.adapters.swap import SwapResult
 from reheatd.control.controller import Controller
 from reheatd.control.dependencies import Dependencies, ServedPolicy
 from reheatd.control.ledger import Ledger
+from reheatd.control.rollout_lengths import RolloutLengths
 from reheatd.database import connect
 from reheatd.entropy.detector import Verdict
 from reheatd.entropy.estimators import SequenceTotals, TailMoments
@@ -274,6 +275,7 @@ class World:
                 slots=self.slots,
                 monitor=self.monitor,
                 learning=self.learning,
+                lengths=RolloutLengths(self.db, self.policy.digest, self.settings.policy),
                 dispatcher=self.dispatcher,
                 on_rollouts=self.rollouts.append,
                 validate=self._validate,
