@@ -33,7 +33,7 @@ def spec_of(
             "data_dir": "relative",
             "policy": {"max_model_len": 1024},
             "reheat": {"target_ratio": 0.8, "steps": 7, "min_p": 0.1},
-            "rl": {"steps": 9, "group_size": 3},
+            "rl": {"steps": 9, "group_size": 3, "max_tokens": 48},
             "lora": {"rank": 4},
             "task": {"path": "tasks.jsonl", "reward_timeout_s": 2.5},
             "workers": {"report_rollouts": 6, "rollouts_kept": 50, "retry_s": 7.0},

@@ -16,6 +16,7 @@ from reheatd.options import ProbeOptions, ReheatOptions, RLOptions
 from tests.known_settings import known_settings
 
 OTHER_VALUES: dict[str, Any] = {
+    "max_tokens": 96,
     "remedy": "hot",
     "tau": 1.75,
     "teacher": "frozen",
@@ -207,6 +208,8 @@ def test_a_target_that_is_asked_for_wins_over_the_configured_one(
         ({"lora": {"rank": 32}}, r"lora\.rank = 32 is above engine\.max_lora_rank = 16"),
         (SHORT | {"rl": {"max_tokens": 4096}}, r"rl\.max_tokens = 4096 leaves no room .* policy\.max_model_len = 512"),
         (SHORT | {"task": {"eval_max_tokens": 2048}}, r"task\.eval_max_tokens = 2048"),
+        ({"rl": {"max_tokens": "long"}}, r"rl\.max_tokens = 'long': must be a whole number of at least 1, or 'auto'"),
+        ({"reheat": {"max_tokens": 0}}, r"reheat\.max_tokens = 0: must be a whole number of at least 1, or 'auto'"),
         ({"task": {"eval_temperature": 0}}, r"task: eval_temperature = 0 .* eval_samples = 8; set eval_samples to 1"),
         ({"task": {"eval_samples": 0}}, r"task\.eval_samples = 0: must be at least 1"),
         ({"entropy": {"top_k": 30}, "engine": {"max_logprobs": 30}}, r"entropy\.top_k = 30 .* engine\.max_logprobs"),
