@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from pydantic import Field
 
 from reheatd.errors import BadInputError
 from reheatd.measures import Contract
@@ -29,7 +30,7 @@ LEAST_TOKENS = 48
 class RolloutLength(Contract):
     """A length that was found, and what from."""
 
-    tokens: int
+    tokens: int = Field(ge=1)
     """Tokens per rollout."""
     max_model_len: int
     """Largest number of tokens of prompt and answer together that the engine takes."""
