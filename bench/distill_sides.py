@@ -40,6 +40,7 @@ def reheatd_side(
         teacher=teacher,  # pyright: ignore[reportArgumentType]
         learning_rate=LEARNING_RATE,
         prompts_per_step=len(groups),
+        max_tokens=max(len(rollout.token_ids) for group in groups for rollout in group),
         refresh_every=1,
     )
     watch = Stopwatch()

@@ -17,6 +17,7 @@ def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None
     from reheatd.engine.credentials import standalone_credentials
     from reheatd.engine.launch import detect_device, engine_command, taps
     from reheatd.engine.policy_model import resolve_policy
+    from reheatd.engine.sequence_length import with_length
     from reheatd.extras import require_engine_extra
     from reheatd.plan.gpu_plan import plan_gpus
     from reheatd.process.ports import reserve_port
@@ -29,14 +30,15 @@ def engine(config: ConfigOption = None, json_output: JsonOption = False) -> None
     model = resolve_policy(settings.policy.model)
     check_chat_template(settings.policy, model)
     credentials = standalone_credentials(settings.engine)
+    gpus = plan_gpus(settings, model) if device == "cuda" else None
     command = engine_command(
-        settings,
+        with_length(settings, model, device, gpus),
         model,
         port,
         device,
         credentials=credentials,
         tap_address=tap if tap and credentials and not tap.endswith(":0") else None,
-        gpus=plan_gpus(settings, model).engines[0] if device == "cuda" else None,
+        gpus=None if gpus is None else gpus.engines[0],
     )
     if not json_output:
         print(f"reheatd: engine for {settings.policy.model} on http://{settings.engine.host}:{port}", flush=True)

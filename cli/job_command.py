@@ -59,14 +59,18 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 def _flag(field: FieldInfo) -> Any:
     """The annotation of one option's flag, without bounds, which the model checks."""
-    return Annotated[_type_of(field.annotation) | None, typer.Option(help=_help(field), show_default=False)]
+    kind = _type_of(field.annotation)
+    shown = "<int|auto>" if kind is str else None
+    return Annotated[kind | None, typer.Option(help=_help(field), show_default=False, metavar=shown)]
 
 
 def _type_of(annotation: Any) -> Any:
-    """The type of an option, without the None that means that it is off."""
+    """The type of an option, without the None that means that it is off; a string if it is a number or `auto`."""
     if get_origin(annotation) is Literal:
         return annotation
     kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    if len(kinds) > 1:
+        return str
     return kinds[0] if kinds else annotation
 
 

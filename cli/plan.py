@@ -16,7 +16,7 @@ from reheatd.engine.number_format import cpu_format
 from reheatd.engine.policy_model import read_configuration
 from reheatd.engine.supported import unsupported
 from reheatd.errors import BadInputError, MissingExtraError
-from reheatd.plan.demand import demand_of
+from reheatd.plan.demand import PROMPT_TOKENS, demand_of, is_assumed
 from reheatd.plan.fit import CUDA_ITEMSIZE, GIB, Demand, Fit, Machine, fit, longest_answers, step_seconds
 from reheatd.plan.gpu_memory import gpu_memory_bytes
 from reheatd.plan.placement import Placement, asked_split, place
@@ -49,9 +49,10 @@ def plan(
         str | None, typer.Option(help=f"GPU whose speed counts: {', '.join(CARDS)}; default: by its memory.")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(help="Tokens of the longest answers; default: those of the jobs.", min=1)
+        int | None,
+        typer.Option(help="Tokens of the longest answers; default: those of the jobs, or at most 4096.", min=1),
     ] = None,
-    prompt_tokens: Annotated[int, typer.Option(help="Tokens of the longest prompts.", min=1)] = 512,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of the longest prompts.", min=1)] = PROMPT_TOKENS,
     config: ConfigOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -75,7 +76,8 @@ def plan(
         split=asked_split(settings.engine.extra_args),
     )
     fitted = fit(demand, device.machine, placement)
-    _print(name, demand, device, placement, fitted, json_output=json_output)
+    assumed = tokens is None and is_assumed(settings)
+    _print(name, demand, device, placement, fitted, assumed=assumed, json_output=json_output)
 
 
 def _device(settings: Settings, gpus: int | None, memory_gib: float | None, name: str | None) -> Device:
@@ -116,11 +118,13 @@ def _cpu() -> Device:
 
 
 @render.json_or_text
-def _print(name: str, demand: Demand, device: Device, placement: Placement, fitted: Fit) -> render.JsonThenText:
+def _print(
+    name: str, demand: Demand, device: Device, placement: Placement, fitted: Fit, *, assumed: bool
+) -> render.JsonThenText:
     rollouts, shape = demand.rollouts, demand.shape
     sampling, training = step_seconds(demand, device.machine, placement, fitted, device.speed)
     longest = longest_answers(demand, device.machine, placement)
-    settings = recommended(demand, fitted)
+    settings = recommended(demand, fitted, keeps_length=assumed)
     yield {
         "model": name,
         "parameters": shape.parameters,
@@ -131,13 +135,21 @@ def _print(name: str, demand: Demand, device: Device, placement: Placement, fitt
         "checkpointed": fitted.checkpointed,
         "sampling_s": sampling,
         "training_s": training,
+        "answer_tokens": rollouts.completion_tokens,
+        "answer_tokens_assumed": assumed,
         "longest_answers": longest,
         "settings": settings,
     }
     print_ = render.console.print
     print_(f"policy     {escape(name)}: {shape.parameters / 1e9:.2f} billion weights")
     print_(f"machine    {device.name}")
-    print_(f"rollouts   {rollouts.count} of {rollouts.prompt_tokens} + {rollouts.completion_tokens} tokens per step\n")
+    print_(f"rollouts   {rollouts.count} of {rollouts.prompt_tokens} + {rollouts.completion_tokens} tokens per step")
+    if assumed:
+        print_(
+            f"           {rollouts.completion_tokens} tokens are assumed: max_tokens is auto, so the first job finds "
+            "how long answers are; --tokens plans for another number"
+        )
+    print_("")
     table = render.table("GiB", *_columns(demand, placement))
     for part in ("weights", "adapters", "kv_cache", "computation", "runtime", "total"):
         needs = [fitted.engine, fitted.worker] if demand.workers else [fitted.engine]
@@ -159,15 +171,19 @@ def _print(name: str, demand: Demand, device: Device, placement: Placement, fitt
             print_(f"{key} = {json.dumps(value)}")
 
 
-def recommended(demand: Demand, fitted: Fit) -> dict[str, dict[str, Any]]:
-    """Settings by section with which the daemon does what was planned."""
+def recommended(demand: Demand, fitted: Fit, *, keeps_length: bool = False) -> dict[str, dict[str, Any]]:
+    """Settings by section with which the daemon does what was planned.
+
+    Args:
+        keeps_length: Whether jobs go on finding the length of answers themselves.
+    """
     rollouts = demand.rollouts
     engine: dict[str, Any] = {}
     if fitted.utilization is not None:
         engine["gpu_memory_utilization"] = fitted.utilization
     return {
         "policy": {"max_model_len": rollouts.tokens},
-        "rl": {"max_tokens": rollouts.completion_tokens},
+        **({} if keeps_length else {"rl": {"max_tokens": rollouts.completion_tokens}}),
         **({"engine": engine} if engine else {}),
     }
 

@@ -12,7 +12,7 @@ from reheatd.config import Settings
 from reheatd.control.controller import Controller
 from reheatd.control.dependencies import Dependencies, ServedPolicy
 from reheatd.control.ledger import Ledger
-from reheatd.control.specs import task_of_jobs
+from reheatd.control.rollout_lengths import RolloutLengths
 from reheatd.engine.credentials import EngineCredentials
 from reheatd.engine.launch import Device, engine_command, taps
 from reheatd.engine.pool import EnginePool, Replica
@@ -38,9 +38,9 @@ from reheatd.process.broker import embedded_broker
 from reheatd.process.instance import url_of
 from reheatd.process.ports import reserve_port
 from reheatd.process.supervisor import Command
-from reheatd.reference.answers import AnswerKey
 from reheatd.reference.files import Reference
 from reheatd.reference.measurement import ReferenceMeasurement, check_engine_for_reference
+from reheatd.reference.questions import Questions
 from reheatd.task_data import load_task
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ def build_entropy(
 ) -> Entropy:
     section = settings.entropy
     probes = load_probes(settings.task, section)
-    length = AnswerLength(section.window_tokens, settings.policy.max_model_len)
+    length = AnswerLength(section.window_tokens, settings.policy.length)
     configured = None if section.max_tokens == "auto" else section.max_tokens
 
     def meter_of(client: Sampler) -> EntropyMeter:
@@ -214,6 +214,7 @@ def build_reference(
     policy: ServedPolicy,
     reference: Reference | None,
     entropy: Entropy,
+    lengths: RolloutLengths,
 ) -> ReferenceMeasurement | None:
     """The measurement of the reference; None if there is no reference, or if it was measured in an earlier run.
 
@@ -222,7 +223,7 @@ def build_reference(
     """
     if reference is None:
         return None
-    problems = load_task(settings.task, settings.entropy).held_out
+    data = load_task(settings.task, settings.entropy)
     measurement = ReferenceMeasurement(
         settings,
         device,
@@ -232,8 +233,7 @@ def build_reference(
         entropy.series,
         entropy.meter_of,
         entropy.answer_length,
-        problems,
-        AnswerKey.of(reference.digest, problems, task_of_jobs(settings, settings.rl)),
+        Questions(settings, reference.digest, data, lengths),
     )
     if measurement.is_known:
         return None
@@ -265,8 +265,9 @@ def build_gateway(
         adapters.store,
         live_logprobs,
         max_concurrent_per_key=settings.server.max_concurrent_per_key,
-        logprob_limit=LogprobLimit(settings.server.max_logprobs, settings.policy.max_model_len),
-        silence=Silence(pool, settings.server.silence_timeout_s, settings.policy.max_model_len),
+        max_model_len=settings.policy.length,
+        logprob_limit=LogprobLimit(settings.server.max_logprobs, settings.policy.length),
+        silence=Silence(pool, settings.server.silence_timeout_s, settings.policy.length),
         engine_wait_s=settings.server.engine_wait_s,
         readiness=readiness,
     )
@@ -279,6 +280,7 @@ def build_controller(
     ledger: Ledger,
     adapters: Adapters,
     entropy: Entropy,
+    lengths: RolloutLengths,
     dispatcher: JobDispatcher,
 ) -> Controller:
     return Controller(
@@ -292,6 +294,7 @@ def build_controller(
             slots=adapters.slots,
             monitor=entropy.monitor,
             learning=entropy.learning,
+            lengths=lengths,
             dispatcher=dispatcher,
             on_rollouts=entropy.live.append,
             validate=lambda folder: validate_adapter(folder, policy.path, max_rank=settings.engine.max_lora_rank),

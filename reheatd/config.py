@@ -4,6 +4,7 @@ Later sources win: defaults, then the TOML file, then the environment (`REHEATD_
 command line. An unknown key or an unusable value raises a `ConfigError` that names it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,7 +73,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
-        engine, length = self.engine, self.policy.max_model_len
+        engine = self.engine
         if self.lora.rank > engine.max_lora_rank:
             raise ValueError(
                 f"lora.rank = {self.lora.rank} is above engine.max_lora_rank = {engine.max_lora_rank}; raise "
@@ -83,17 +84,8 @@ class Settings(BaseSettings):
                 f"entropy.top_k = {self.entropy.top_k} needs {self.entropy.top_k + 1} logprobs per token, more than "
                 f"engine.max_logprobs = {engine.max_logprobs}; raise max_logprobs or lower top_k"
             )
-        for name, tokens in (
-            ("reheat.max_tokens", self.reheat.max_tokens),
-            ("rl.max_tokens", self.rl.max_tokens),
-            ("entropy.max_tokens", self.entropy.max_tokens),
-            ("task.eval_max_tokens", self.task.eval_max_tokens),
-        ):
-            if isinstance(tokens, int) and tokens >= length:
-                raise ValueError(
-                    f"{name} = {tokens} leaves no room for a prompt in policy.max_model_len = {length}; raise "
-                    "max_model_len or ask for fewer tokens"
-                )
+        if self.policy.max_model_len != "auto":
+            check_lengths(self, ValueError)
         if self.policy.reference is not None and self.entropy.baseline_nats is not None:
             raise ValueError(
                 f"policy.reference = {self.policy.reference} and entropy.baseline_nats = {self.entropy.baseline_nats} "
@@ -151,6 +143,25 @@ class Settings(BaseSettings):
     @property
     def logs_dir(self) -> Path:
         return self.data_dir / "logs"
+
+
+def check_lengths(settings: Settings, refused: Callable[[str], Exception]) -> None:
+    """Checks that answers leave room for a prompt in `policy.max_model_len`, which must be a number by now.
+
+    Raises:
+        Exception: They do not; `refused` makes it.
+    """
+    for name, tokens in (
+        ("reheat.max_tokens", settings.reheat.max_tokens),
+        ("rl.max_tokens", settings.rl.max_tokens),
+        ("entropy.max_tokens", settings.entropy.max_tokens),
+        ("task.eval_max_tokens", settings.task.eval_max_tokens),
+    ):
+        if isinstance(tokens, int) and tokens >= settings.policy.length:
+            raise refused(
+                f"{name} = {tokens} leaves no room for a prompt in policy.max_model_len = {settings.policy.length}; "
+                "raise max_model_len or ask for fewer tokens"
+            )
 
 
 def load_settings(file: Path | None = None, overrides: dict[str, Any] | None = None) -> Settings:

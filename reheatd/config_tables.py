@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from reheatd.broker_url import parse_broker_url
 from reheatd.options import Checkpointing, NumberFormat, Options, WindowOptions
 from reheatd.secret_files import read_secret
+from reheatd.validation import or_auto
 
 BUILTIN_POLICY = "smollm2-135m-instruct"
 
@@ -21,14 +22,23 @@ class PolicySection(Options):
     """The base that `model` was trained from with RL, named in the same way. Its entropy, measured once on an engine of
     its own, is then the baseline, so that `model` itself can be found collapsed. Default: `model` is its own
     baseline."""
-    max_model_len: int = Field(default=1024, ge=64)
-    """Largest number of tokens that the engine accepts for prompt and completion together."""
+    max_model_len: Annotated[int, Field(ge=64)] | Literal["auto"] = "auto"
+    """Largest number of tokens that the engine accepts for prompt and completion together. `auto` is what the policy
+    was made for, or what the engine's KV cache holds if that is less. Of an engine that runs elsewhere the cache is not
+    known."""
     chat_template: str | None = None
     """Jinja file that turns chats into prompts, or `raw` for prompts that are the contents of the messages and nothing
     else, for a base model that was trained on such prompts. Default: the policy's own."""
     chat_template_kwargs: dict[str, Any] = Field(default={})
     """Arguments of the chat template in every request, for example `{ enable_thinking = false }`. A client may give
     others."""
+
+    @property
+    def length(self) -> int:
+        """`max_model_len` as the number that it is once the policy is known; see `reheatd.engine.sequence_length`."""
+        if self.max_model_len == "auto":
+            raise RuntimeError("policy.max_model_len is not known before the policy's files are read")
+        return self.max_model_len
 
 
 class ServerSection(Options):
@@ -100,14 +110,6 @@ class ServerSection(Options):
         return self
 
 
-def _or_auto(value: Any, validate: ValidatorFunctionWrapHandler, kind: str) -> Any:
-    """The validated value, or an error that names one kind of value instead of what each kind lacks."""
-    try:
-        return validate(value)
-    except ValidationError as error:
-        raise ValueError(f"must be {kind}, or 'auto'") from error
-
-
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -163,7 +165,7 @@ class EngineSection(Options):
     @field_validator("gpu_memory_utilization", mode="wrap")
     @classmethod
     def _share_or_auto(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-        return _or_auto(value, validate, "a number between 0 and 1")
+        return or_auto(value, validate, "a number between 0 and 1")
 
     @property
     def urls(self) -> list[str]:
@@ -314,7 +316,7 @@ class EntropySection(WindowOptions):
     @field_validator("max_tokens", mode="wrap")
     @classmethod
     def _number_or_auto(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-        return _or_auto(value, validate, "a whole number of at least 1")
+        return or_auto(value, validate, "a whole number of at least 1")
 
     @field_validator("tap_address")
     @classmethod

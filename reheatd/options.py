@@ -7,12 +7,19 @@ that is added here appears in all of these places.
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from reheatd.measures import Contract
 from reheatd.presets import PAPER_REHEAT, PAPER_RL
+from reheatd.validation import or_auto
 
 LORA_TARGETS = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
@@ -50,13 +57,31 @@ class TrainingOptions(Options):
     preset: Literal["paper"] | None = None
     """Set of options that stands for those that are not given beside it: `paper` is the table of arXiv 2606.00755, but
     not its number of steps. The paper trains all weights, so its learning rate is too small for a LoRA."""
-    max_tokens: int = Field(default=48, ge=1)
-    """Tokens per rollout."""
+    max_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Tokens per rollout. `auto` is as long as the policy answers the task: 1.25 times the 95th percentile of its own
+    answers to training problems, within `policy.max_model_len`. The first job on a task finds it, and later ones keep
+    it."""
     warmup_steps: int = Field(default=3, ge=0)
     """Optimiser steps in which the learning rate rises to its value. Without them, Adam's first steps have full size
     whatever the gradient is."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Largest norm of a gradient; a larger gradient is scaled down to it."""
+
+    @property
+    def rollout_tokens(self) -> int:
+        """`max_tokens` in a worker that trains: by then it is a number."""
+        if self.max_tokens == "auto":
+            raise RuntimeError("max_tokens is used before it is found; see workers.rollout_length")
+        return self.max_tokens
+
+    def with_length(self, tokens: int | None) -> Self:
+        """These options with `tokens` as their `max_tokens` if that is `auto`; None leaves it so."""
+        return self if tokens is None or self.max_tokens != "auto" else self.model_copy(update={"max_tokens": tokens})
+
+    @field_validator("max_tokens", mode="wrap")
+    @classmethod
+    def _tokens_or_auto(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        return or_auto(value, validate, "a whole number of at least 1")
 
     @model_validator(mode="before")
     @classmethod
@@ -255,7 +280,7 @@ class TaskOptions(Options):
     tail that a reheat warms on purpose does not count as a loss of accuracy; 0.7 is the paper's value."""
     eval_max_tokens: int | None = Field(default=None, ge=1)
     """Longest answer to a held-out problem, in tokens. Default: as long as rollouts of continued RL, which is a job's
-    own max_tokens if the job is one of RL, and `rl.max_tokens` for all others."""
+    own max_tokens if the job is one of RL, and `rl.max_tokens` for all others; where that is `auto`, what is found."""
 
     @model_validator(mode="after")
     def _one_way_to_name_rewards(self) -> "TaskOptions":

@@ -33,6 +33,7 @@ from reheatd.config import Settings
 from reheatd.control.dependencies import ServedPolicy
 from reheatd.control.imports import Imports
 from reheatd.control.ledger import Ledger
+from reheatd.control.rollout_lengths import RolloutLengths
 from reheatd.control.specs import check_request
 from reheatd.daemon import Daemon, Parts, Readiness
 from reheatd.database import connect
@@ -42,11 +43,12 @@ from reheatd.engine.keeper import EngineKeeper
 from reheatd.engine.launch import Device, detect_device
 from reheatd.engine.policy_model import resolve_policy
 from reheatd.engine.pool import EnginePool
+from reheatd.engine.sequence_length import with_length
 from reheatd.entropy.meter import vocabulary_size
 from reheatd.extras import require_engine_extra, require_worker_extra
 from reheatd.jobs.contracts import ReheatRequest
 from reheatd.jobs.dispatch import JobDispatcher
-from reheatd.plan.gpu_plan import plan_gpus
+from reheatd.plan.gpu_plan import GpuPlan, plan_gpus
 from reheatd.process.broker import ping
 from reheatd.process.http_server import HttpServer
 from reheatd.process.instance import claim_data_dir, listen, make_folders, url_of
@@ -87,9 +89,11 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
                 folders = settings.adapters_dir, settings.uploads_dir, settings.jobs_dir, settings.logs_dir
                 make_folders(settings.data_dir, folders, settings.database_path)
                 with closing(connect(settings.database_path)) as db:
+                    gpus = plan_gpus(settings, policy.path) if device == "cuda" else None
+                    settings = with_length(settings, policy.path, device, gpus)
                     check_request(ReheatRequest(), settings, vocabulary=policy.vocabulary)
                     parts = assemble(
-                        settings, device, policy, reference, (url, admin_url), doors, http, readiness, lock, db
+                        settings, device, gpus, policy, reference, (url, admin_url), doors, http, readiness, lock, db
                     )
                     await Daemon(settings, parts).run(on_ready)
             finally:
@@ -118,6 +122,7 @@ def find_models(settings: Settings, report: Callable[[str], None]) -> tuple[Serv
 def assemble(
     settings: Settings,
     device: Device,
+    gpus: GpuPlan | None,
     policy: ServedPolicy,
     reference: Reference | None,
     urls: tuple[str, str],
@@ -130,6 +135,7 @@ def assemble(
     """Builds every part from those that it uses, without starting any, and opens the gateway and the admin API.
 
     Args:
+        gpus: What engines and workers get of the GPUs; None on a CPU.
         reference: The base that the policy was trained from, if the settings name one.
         urls: URL of the gateway, and that of the admin API.
         doors: Where both are opened.
@@ -143,7 +149,6 @@ def assemble(
     broker_url, broker_command = build_broker(settings)
     credentials = daemon_credentials(settings.engine)
     tap_listener = listen_to_taps(settings, device, credentials)
-    gpus = plan_gpus(settings, policy.path) if device == "cuda" else None
     replicas, commands = build_engines(settings, policy, device, gpus, credentials, tap_listener)
     pool = EnginePool(replicas)
     adapters = build_adapters(settings, db, pool)
@@ -156,7 +161,8 @@ def assemble(
     heartbeat_s = settings.control.heartbeat_timeout_s
     dispatcher = JobDispatcher(broker_url, heartbeat_timeout_s=heartbeat_s, credential=jobs.of)
     ledger = Ledger(db)
-    controller = build_controller(settings, policy, url, ledger, adapters, entropy, dispatcher)
+    lengths = RolloutLengths(db, policy.digest, settings.policy)
+    controller = build_controller(settings, policy, url, ledger, adapters, entropy, lengths, dispatcher)
     api = ApiContext(
         settings=settings,
         controller=controller,
@@ -191,7 +197,7 @@ def assemble(
         broker_url=broker_url,
         broker_command=broker_command,
         tap_listener=tap_listener,
-        reference=build_reference(settings, device, gpus, policy, reference, entropy),
+        reference=build_reference(settings, device, gpus, policy, reference, entropy, lengths),
         pool=pool,
         engines=engines,
         slots=adapters.slots,

@@ -2,8 +2,9 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, ValidatorFunctionWrapHandler
 from pydantic_core import ErrorDetails
 
 from reheatd.text import shown
@@ -59,3 +60,11 @@ def suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
 def _wanted(detail: ErrorDetails) -> str:
     template = WANTED.get(detail["type"])
     return detail["msg"].removeprefix("Value error, ") if template is None else template.format(**detail.get("ctx", {}))
+
+
+def or_auto(value: Any, validate: ValidatorFunctionWrapHandler, kind: str) -> Any:
+    """The validated value, or an error that names one kind of value instead of what each kind lacks."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        raise ValueError(f"must be {kind}, or 'auto'") from error

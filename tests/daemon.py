@@ -107,6 +107,8 @@ def merged(model: Path, **tables: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "server": {"port": 0},
         "engine": {"kv_cache_bytes": 64 << 20, "startup_timeout_s": HANGS_S},
         "entropy": {"interval_s": 3600.0, "probe_count": 4, "max_tokens": 8, "baseline_windows": 1},
+        "reheat": {"max_tokens": 48},
+        "rl": {"max_tokens": 48},
     }
     names = common.keys() | tables.keys()
     return {name: common.get(name, {}) | tables.get(name, {}) for name in sorted(names)}

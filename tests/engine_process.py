@@ -13,6 +13,7 @@ import psutil
 from reheatd.config import Settings
 from reheatd.engine.client import EngineClient
 from reheatd.engine.launch import Device, engine_command
+from reheatd.engine.sequence_length import with_length
 from reheatd.plan.gpu_plan import plan_gpus
 from reheatd.process.ports import reserve_port
 from reheatd.tap.seal import KEY_ENV
@@ -71,8 +72,10 @@ def start_engine(
     """As `running_engine`, but the caller waits until it is ready and ends it; `port`: default a free one."""
     settings = Settings.model_validate({"engine": {"kv_cache_bytes": 64 << 20, **engine}})
     port = port or reserve_port()
-    gpus = plan_gpus(settings, model).engines[0] if device == "cuda" else None
-    command = engine_command(settings, model, port, device, tap_address=tap_address, gpus=gpus)
+    gpus = plan_gpus(settings, model) if device == "cuda" else None
+    settings = with_length(settings, model, device, gpus)
+    own = None if gpus is None else gpus.engines[0]
+    command = engine_command(settings, model, port, device, tap_address=tap_address, gpus=own)
     argv, env = command.argv, {**os.environ, **command.env, KEY_ENV: KEY, **(env or {})}
     argv[argv.index(SERVER)] = server
     if stock:

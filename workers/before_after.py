@@ -91,9 +91,12 @@ class Evaluation:
             return measure_accuracy(sampler, self.held_out, self.verifier, batch)
 
     def _reference(self, file: Path) -> Accuracy | None:
-        stored = ReferenceAnswers.read(file)
+        stored, length = ReferenceAnswers.read(file), self.spec.task.eval_max_tokens or self.max_tokens
         if stored is None or stored.key.problem_set != problem_set_digest(self.held_out):
             logger.warning("%s has no answers to these problems; restart the daemon, which asks the reference", file)
+            return None
+        if stored.key.max_tokens != length:
+            logger.warning("the reference has answered with %d tokens, not %d", stored.key.max_tokens, length)
             return None
         self.progress.report("scoring the reference", 0)
         return accuracy_of_texts(stored.texts, self.held_out, self.verifier)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from reheatd.entropy.live import LiveWindow
 from reheatd.jobs.curves import CurveWriter
+from reheatd.jobs.rollout_length import RolloutLength
 
 COUNT_EVERY_S = 0.5
 """Least time between two reports of how far a phase is, in seconds; more reports would be of no use to anybody."""
@@ -40,6 +41,7 @@ class ProgressChannel(Protocol):
         done: int = 0,
         of: int = 0,
         rollouts: LiveWindow | None = None,
+        length: RolloutLength | None = None,
     ) -> None: ...
 
     def is_cancelled(self) -> bool: ...
@@ -85,6 +87,17 @@ class ChannelProgress:
         """
         self._send({}, rollouts=window)
 
+    def length(self, found: RolloutLength) -> None:
+        """Reports the length of rollouts that was found.
+
+        Raises:
+            JobCancelledError: The job was cancelled.
+        """
+        phase = f"preparing; {found.explanation}" if found.is_all_room else "preparing"
+        metrics = {"rollout_tokens": float(found.tokens), "answers_unended": found.unended / found.answers}
+        self._metrics.update(metrics)
+        self._send(metrics, place=(phase, 0), length=found)
+
     def count(self, done: int, of: int) -> None:
         """Reports that `done` of `of` items of the present phase are done, at most every `COUNT_EVERY_S` seconds.
 
@@ -110,9 +123,19 @@ class ChannelProgress:
         of: int = 0,
         rollouts: LiveWindow | None = None,
         place: tuple[str, int] | None = None,
+        length: RolloutLength | None = None,
     ) -> None:
         with self._sending:
             self._phase, self._step = place or (self._phase, self._step)
             self._sent_at = time.monotonic()
-            self._channel.progress(self._phase, self._step, self._steps, metrics, done=done, of=of, rollouts=rollouts)
+            self._channel.progress(
+                self._phase,
+                self._step,
+                self._steps,
+                metrics,
+                done=done,
+                of=of,
+                rollouts=rollouts,
+                length=length,
+            )
         self.look_up()

@@ -165,7 +165,7 @@ class Learner:
     def _divisor(self, scored: Sequence[ScoredRollout]) -> int:
         """What a sum over these rollouts' tokens is divided by."""
         if self._spec.normalisation == "constant":
-            return len(scored) * self._spec.max_tokens
+            return len(scored) * self._spec.rollout_tokens
         return sum(len(item.rollout.token_ids) for item in scored)
 
     def _bonus(self, scored: Sequence[ScoredRollout]) -> float:

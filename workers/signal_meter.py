@@ -106,7 +106,7 @@ class SignalMeter:
         sampled = self._sampler.sample(
             [problem.messages for problem in problems],
             n=spec.signal_samples,
-            max_tokens=spec.rl.max_tokens,
+            max_tokens=spec.rl.rollout_tokens,
             temperature=1.0,
             seed=seed_for("signal", spec.seed, draw),
         )

@@ -28,6 +28,7 @@ from workers.policy import Policy
 from workers.progress import ChannelProgress, JobCancelledError, ProgressChannel
 from workers.proof import build_proof
 from workers.rewards.weighted import WeightedRewards
+from workers.rollout_length import with_found_length
 from workers.sampling.seeds import seed_for
 from workers.sampling.served import ServedSampler
 from workers.training_job import TrainingJob
@@ -82,6 +83,7 @@ def run(spec: TrainingSpec, channel: ProgressChannel, credential: str | None = N
     prompts = [problem.messages for problem in task.train]
     with ExitStack() as stack:
         verifier, sampler = _enter(stack, spec, task, probes, progress, credential)
+        spec = with_found_length(spec, sampler, task, progress)
         torch.manual_seed(spec.seed)
         policy = Policy.load(
             spec.model_path,
@@ -94,7 +96,7 @@ def run(spec: TrainingSpec, channel: ProgressChannel, credential: str | None = N
         # The report uses the probes, which are not training prompts. Training prompts are added only if there are too
         # few probes.
         report_prompts = [*map(list, probes.probes), *prompts][: spec.report_rollouts]
-        evaluation = Evaluation(spec, spec.max_tokens, sampler, task.held_out, verifier, report_prompts, progress)
+        evaluation = Evaluation(spec, spec.rollout_tokens, sampler, task.held_out, verifier, report_prompts, progress)
         job = TrainingJob(policy, sampler, task.train, verifier, progress, evaluation, started)
         return job.best_of_all(spec) if isinstance(spec, ReheatSpec) and spec.remedy == "auto" else job.run(spec)
 
@@ -112,6 +114,7 @@ def run_import(spec: ImportSpec, channel: ProgressChannel, credential: str | Non
     task, probes = _load(spec)
     with ExitStack() as stack:
         verifier, sampler = _enter(stack, spec, task, probes, progress, credential)
+        spec = with_found_length(spec, sampler, task, progress)
         policy = Policy.load(spec.model_path, spec.lora, spec.adapter, dtype=_dtype(), seed=spec.seed)
         sampler.load(spec.adapter, 0)
         progress.report("measuring", 0)

@@ -236,7 +236,7 @@ class Reheater:
         start = step * spec.prompts_per_step
         chosen = [self._prompts[(start + i) % len(self._prompts)] for i in range(count)]
         seed = seed_for("prompts", spec.seed, step)
-        groups = self._sampler.sample(chosen, n=1, max_tokens=spec.max_tokens, temperature=1.0, seed=seed)
+        groups = self._sampler.sample(chosen, n=1, max_tokens=spec.rollout_tokens, temperature=1.0, seed=seed)
         rollouts = [rollout for group in groups for rollout in group]
         if not rollouts:
             raise EngineError(f"{self._sampler.model} sampled no tokens for any of {count} prompts; is it broken?")

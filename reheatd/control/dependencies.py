@@ -12,6 +12,7 @@ from reheatd.adapters.store import VersionInfo, VersionState
 from reheatd.adapters.swap import SwapResult
 from reheatd.config import Settings
 from reheatd.control.ledger import Ledger
+from reheatd.control.rollout_lengths import RolloutLengths
 from reheatd.entropy.detector import Verdict
 from reheatd.entropy.learning import LearningSignal
 from reheatd.entropy.live import LiveWindow
@@ -121,6 +122,7 @@ class Dependencies:
     slots: Slots
     monitor: Monitor
     learning: LearningSignal
+    lengths: RolloutLengths
     dispatcher: Dispatcher
     on_rollouts: Callable[[LiveWindow], None]
     """Records the entropy that a job measured of its own rollouts."""

@@ -29,10 +29,9 @@ class ImportRunner(JobRunner):
         job = self.record.job
         if job.status is JobStatus.QUEUED:
             await self._begin()
-        spec = self.record.spec
-        if not isinstance(spec, ImportSpec):
-            raise RuntimeError(f"{job.job_id} is an import with a specification for something else")
-        result = await Training(self._dependencies, self.record, self.rollouts, self._cancelled).run(spec)
+        training = Training(self._dependencies, self.record, self.rollouts, self._cancelled)
+        result = await training.run(self._import_spec)
+        spec = self._import_spec  # with the length of answers, if the worker has found one
         if not isinstance(result, ImportResult):
             raise RuntimeError(f"{job.job_id} is an import with a result of training")
         stop_if(self._cancelled)
@@ -48,15 +47,23 @@ class ImportRunner(JobRunner):
         dependencies, job = self._dependencies, self.record.job
         if not isinstance(job.request, ImportRequest):
             raise RuntimeError(f"{job.job_id} is an import with a request for something else")
+        probes = await self._probe_options()
         self.record.spec = build_import_spec(
             job.request,
             dependencies.settings,
             dependencies.policy,
             job_id=job.job_id,
             gateway_url=dependencies.gateway_url,
-            probes=await self._probe_options(),
+            probes=probes,
+            length=dependencies.lengths.known(dependencies.settings.task, probes.digest),
         )
         self._ledger.advance(self.record, JobStatus.RUNNING, State.IMPORTING, f"{job.job_id} of {job.request.source}")
+
+    @property
+    def _import_spec(self) -> ImportSpec:
+        if not isinstance(self.record.spec, ImportSpec):
+            raise RuntimeError(f"{self.record.job.job_id} is an import with a specification for something else")
+        return self.record.spec
 
     async def _clean_up(self) -> None:
         """Frees what the job holds, its files too: if it succeeded, they were copied into the version."""

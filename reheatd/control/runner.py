@@ -140,6 +140,7 @@ class JobRunner:
             probes=probes,
             baseline=baseline.mean,
             default_target=_present(dependencies.monitor.thresholds, "baseline", self.record).target,
+            length=dependencies.lengths.known(dependencies.settings.task, probes.digest),
             towards_adapter=self._towards(),
             verdict=monitor.verdict,
             parent_entropy=dependencies.monitor.latest_estimate(parent),

@@ -62,10 +62,10 @@ def check_request(
     if isinstance(request, ImportRequest):
         return
     options = merged(settings.rl, request) if isinstance(request, RLRequest) else merged(settings.reheat, request)
-    if options.max_tokens >= settings.policy.max_model_len:
+    if options.max_tokens != "auto" and options.max_tokens >= settings.policy.length:
         raise BadInputError(
             f"max_tokens = {options.max_tokens} leaves no room for a prompt in policy.max_model_len = "
-            f"{settings.policy.max_model_len}; ask for fewer tokens",
+            f"{settings.policy.length}; ask for fewer tokens",
             param="max_tokens",
         )
     idle = options.idle_clip(request.given()) if isinstance(options, RLOptions) else None
@@ -205,6 +205,7 @@ def build_spec(
     probes: ProbeOptions,
     baseline: float,
     default_target: float,
+    length: int | None = None,
     towards_adapter: Path | None = None,
     verdict: Verdict | None = None,
     parent_entropy: EntropyEstimate | None = None,
@@ -219,6 +220,7 @@ def build_spec(
         probes: How the daemon measures entropy, with the length of answers that it found.
         baseline: Mean entropy of the base policy on the probes, in nats per token.
         default_target: Entropy to which a reheat leads unless it is told another, in nats per token.
+        length: Tokens per rollout that an earlier job found; None leaves a `max_tokens` of `auto` to the worker.
         towards_adapter: Folder of the version that the request names as `towards`; None for the base.
         verdict: Verdict on the parent.
         parent_entropy: Newest estimate of the parent's entropy, if there is one.
@@ -230,7 +232,7 @@ def build_spec(
         BadInputError: As for `check_request`.
     """
     check_request(request, settings, vocabulary=policy.vocabulary, baseline=baseline, default_target=default_target)
-    rl = merged(settings.rl, request) if isinstance(request, RLRequest) else settings.rl
+    rl = (merged(settings.rl, request) if isinstance(request, RLRequest) else settings.rl).with_length(length)
     task, probes = task_of_jobs(settings, rl), _from_anywhere(probes)
     if parent_entropy is None and _measured_with(parent_lineage, "probes", probes):
         parent_entropy = parent_lineage.entropy_after
@@ -255,7 +257,7 @@ def build_spec(
     }
     if isinstance(request, RLRequest):
         return RLSpec(**common, **rl.model_dump(), places=list(places))
-    options = merged(settings.reheat, request)
+    options = merged(settings.reheat, request).with_length(length)
     target = target_entropy(request, settings.reheat, baseline, default_target)
     gives_target = {"target_ratio", "target_entropy"} & _asked(request)
     rise = STALLED_RISE if verdict == "stalled" else FORCED_RISE if request.force else None
@@ -275,11 +277,13 @@ def build_import_spec(
     job_id: str,
     gateway_url: str,
     probes: ProbeOptions,
+    length: int | None = None,
 ) -> ImportSpec:
     """The specification of an import, with absolute paths. Its parent is the base, which its adapter was trained on.
 
     Args:
         probes: How the daemon measures entropy.
+        length: As for `build_spec`.
     """
     folder = import_folder(settings, job_id)
     return ImportSpec(
@@ -293,7 +297,7 @@ def build_import_spec(
         source=request.source,
         trained_on=request.trained_on,
         lora=settings.lora,
-        task=task_of_jobs(settings, settings.rl),
+        task=task_of_jobs(settings, settings.rl.with_length(length)),
         probes=_from_anywhere(probes),
         report_rollouts=settings.workers.report_rollouts,
         retry_s=settings.workers.retry_s,
@@ -363,17 +367,19 @@ def lineage_kind(spec: TrainingSpec, result: JobResult) -> Literal["reheat", "co
 
 
 def _measured_with(lineage: Lineage | None, name: str, options: Options) -> TypeGuard[Lineage]:
-    """Whether the job of `lineage` had the same `task` or `probes`."""
-    return lineage is not None and lineage.spec.get(name) == options.model_dump(mode="json")
+    """Whether the job of `lineage` had the same `task` or `probes`. Answers whose length is still open differ."""
+    is_open = isinstance(options, TaskOptions) and options.eval_max_tokens is None
+    return lineage is not None and not is_open and lineage.spec.get(name) == options.model_dump(mode="json")
 
 
 def task_of_jobs(settings: Settings, rl: RLOptions) -> TaskOptions:
     """The task that jobs train and measure on; a local path is absolute.
 
     Args:
-        rl: The options of RL, as long as whose rollouts the answers to held-out problems are by default.
+        rl: The options of RL, as long as whose rollouts the answers to held-out problems are by default. If that length
+            is still to be found, `eval_max_tokens` is None.
     """
-    length = settings.task.eval_max_tokens or rl.max_tokens
+    length = settings.task.eval_max_tokens or (None if rl.max_tokens == "auto" else rl.max_tokens)
     return settings.task.model_copy(update={"path": from_anywhere(settings.task.path), "eval_max_tokens": length})
 
 

@@ -9,6 +9,8 @@ from reheatd.control.rollout_adapters import RolloutAdapters
 from reheatd.control.waiting import JobStopped, abandon, retry_while_unreachable, unless_cancelled
 from reheatd.errors import WorkerLostError
 from reheatd.jobs.contracts import ImportResult, ImportSpec, JobEvent, JobResult, JobStatus, TrainingSpec
+from reheatd.jobs.open_lengths import with_length
+from reheatd.jobs.rollout_length import RolloutLength
 from reheatd.jobs.store import JobRecord
 from reheatd.process.broker import BrokerError
 
@@ -56,6 +58,7 @@ class Training:
                 return await self._attend(spec)
             except WorkerLostError as lost:
                 await self._give_up_worker(lost)
+                spec = self._record.spec or spec  # with the length of rollouts, if the lost worker has found one
 
     async def _attend(self, spec: TrainingSpec | ImportSpec) -> Result:
         """Follows the job until this attempt ends, and returns the worker's result."""
@@ -129,8 +132,18 @@ class Training:
                 raise JobStopped(JobStatus.CANCELLED, "cancelled")
             if event.rollouts is not None:
                 self._dependencies.on_rollouts(event.rollouts)
+            if event.length is not None:
+                self._keep_length(event.length)
             self._show(event_id, event)
         raise JobStopped(JobStatus.FAILED, "the worker reported no result; see its log")
+
+    def _keep_length(self, found: RolloutLength) -> None:
+        """Keeps a length of rollouts for the jobs to come, and puts it into this job's own specification."""
+        spec = self._record.spec
+        if spec is None:
+            raise RuntimeError(f"{self._record.job.job_id} runs without a specification")
+        self._dependencies.lengths.save(spec.task, spec.probes.digest, found)
+        self._record.spec = with_length(spec, found.tokens)
 
     def _show(self, event_id: str, event: JobEvent) -> None:
         job, is_first = self._record.job, not self._record.begun

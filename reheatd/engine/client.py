@@ -157,6 +157,23 @@ class EngineClient:
                 )
         return adapters
 
+    async def max_model_len(self, model: str) -> int:
+        """Largest number of tokens of prompt and answer together that the engine takes.
+
+        Raises:
+            EngineError: The server does not say so.
+        """
+        models = (await self._request("GET", "/v1/models"))["data"]
+        said = next((entry.get("max_model_len") for entry in models if entry["id"] == model), None)
+        if isinstance(said, int):
+            return said
+        silent = EngineError(
+            f'GET {self.base_url}/v1/models says no max_model_len of {model}, which max_tokens = "auto" needs; '
+            "run the same version of reheatd on daemon and workers, or set rl.max_tokens and reheat.max_tokens"
+        )
+        silent.upstream_status = 200  # to ask again would not help
+        raise silent
+
     async def load_adapter(self, name: str, path: Path) -> None:
         """Registers the adapter in `path` under `name`.
 

@@ -86,7 +86,7 @@ def engine_command(
         "--host", engine.host,
         "--port", str(port),
         "--dtype", engine_format(engine.dtype, device).name,
-        "--max-model-len", str(settings.policy.max_model_len),
+        "--max-model-len", str(settings.policy.length),
         "--max-num-seqs", str(engine.max_num_seqs),
         "--max-logprobs", str(engine.max_logprobs),
         "--enable-lora",

@@ -75,6 +75,7 @@ class Gateway:
     """The routes of the OpenAI surface in front of the engines.
 
     Args:
+        max_model_len: Tokens of prompt and answer together that the engines accept.
         engine_wait_s: How long a request waits for an engine that can take it, once the server has started.
         readiness: Says what the server waits for while it starts, beginning with "starting".
     """
@@ -87,6 +88,7 @@ class Gateway:
         store: AdapterStore,
         live: LiveLogprobs | None = None,
         *,
+        max_model_len: int = 1024,
         max_concurrent_per_key: int | None = None,
         logprob_limit: LogprobLimit | None = None,
         silence: Silence | None = None,
@@ -99,6 +101,7 @@ class Gateway:
         self._swaps = swaps
         self._store = store
         self._live = live
+        self._max_model_len = max_model_len
         self._limit = ConcurrencyLimit(max_concurrent_per_key)
         self._logprob_limit = logprob_limit or LogprobLimit(None, 0)
         self._silence = silence or Silence(pool, least_s=600.0, longest=1024)
@@ -135,7 +138,14 @@ class Gateway:
 
     def _describe(self, name: str) -> dict[str, Any]:
         root = version_name(self._swaps.promoted) if name == ALIAS_NAME else name
-        return {"id": name, "object": "model", "created": 0, "owned_by": "reheatd", "root": root}
+        return {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "reheatd",
+            "root": root,
+            "max_model_len": self._max_model_len,
+        }
 
     async def _proxy(self, request: Request) -> Response:
         self.counts.total += 1

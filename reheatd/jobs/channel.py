@@ -41,6 +41,7 @@ from reheatd.jobs.keys import (
     events_key,
     owner_key,
 )
+from reheatd.jobs.rollout_length import RolloutLength
 from reheatd.validation import first_problem
 
 logger = logging.getLogger(__name__)
@@ -141,18 +142,20 @@ class JobChannel:
         done: int = 0,
         of: int = 0,
         rollouts: LiveWindow | None = None,
+        length: RolloutLength | None = None,
     ) -> None:
         """Reports a phase, e.g. `sampling`, in step `step` of `steps`, with the metrics that are new.
 
         Args:
             done: How far the phase is, out of `of`; both are 0 if nothing is counted.
             rollouts: Entropy of rollouts that were just sampled.
+            length: The length of rollouts, once the worker has found it.
 
         Raises:
             JobNotWantedError: This worker was taken for dead, and the job was given to another.
         """
         counted = {"phase": phase, "step": step, "steps": steps, "done": done, "of": of}
-        self._send(JobEvent(kind="progress", **counted, metrics=dict(metrics), rollouts=rollouts))
+        self._send(JobEvent(kind="progress", **counted, metrics=dict(metrics), rollouts=rollouts, length=length))
 
     def succeeded(self, result: JobResult | ImportResult) -> None:
         self._send(JobEvent(kind="succeeded", result=result))

@@ -23,17 +23,10 @@ from reheatd.adapters.lineage import ProofItem
 from reheatd.entropy.live import LiveWindow
 from reheatd.errors import BadInputError
 from reheatd.jobs.curves import CURVES_FILE
+from reheatd.jobs.rollout_length import RolloutLength
 from reheatd.jobs.rollouts import ROLLOUTS_FILE
 from reheatd.measures import Accuracy, Contract, EntropyEstimate
-from reheatd.options import (
-    RL_REMEDIES,
-    LoraOptions,
-    ProbeOptions,
-    ReheatOptions,
-    Remedy,
-    RLOptions,
-    TaskOptions,
-)
+from reheatd.options import RL_REMEDIES, LoraOptions, ProbeOptions, ReheatOptions, Remedy, RLOptions, TaskOptions
 from reheatd.signal import Signal
 from reheatd.validation import first_problem, suggestion, unknown_names
 
@@ -60,7 +53,7 @@ class JobBase(Contract):
     `output_dir`; it writes rollout adapters, curves, rollouts and the result there."""
     lora: LoraOptions = LoraOptions()
     task: TaskOptions = TaskOptions()
-    """The task. Without `eval_max_tokens`, which the daemon always sets, answers are as long as the job's rollouts."""
+    """The task. Without `eval_max_tokens`, answers are as long as rollouts, whose length the worker then finds."""
     probes: ProbeOptions = ProbeOptions()
     report_rollouts: int = 24
     """Number of rollouts of the parent, and of the student, on which the report compares the two."""
@@ -249,6 +242,8 @@ class JobEvent(JobProgress):
     result: JobResult | ImportResult | None = None
     rollouts: LiveWindow | None = None
     """Entropy of the rollouts that were sampled since the last report."""
+    length: RolloutLength | None = None
+    """The length of rollouts, if the worker had to find it."""
     error: str | None = None
 
 

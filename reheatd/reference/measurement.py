@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,9 @@ from reheatd.plan.gpu_plan import EngineGpus
 from reheatd.process.instance import url_of
 from reheatd.process.ports import reserve_port
 from reheatd.process.supervisor import Command, Supervisor
-from reheatd.reference.answers import AnswerKey, ReferenceAnswers, ask
+from reheatd.reference.answers import ReferenceAnswers
 from reheatd.reference.files import PARAM
-from reheatd.task_data import Problem
+from reheatd.reference.questions import Questions
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +46,14 @@ class ReferenceMeasurement:
     """Makes the meter of the series for a client."""
     answer_length: AnswerLength
     """Finds the longest answer to a probe; the reference's answers decide it for the whole series."""
-    problems: Sequence[Problem]
-    """The held-out problems."""
-    answers: AnswerKey
+    questions: Questions
     """What the reference is asked."""
 
     @property
     def is_known(self) -> bool:
         """Whether an earlier run has measured all of it."""
         stored = ReferenceAnswers.read(self.settings.reference_answers_file)
-        return self.series.baseline() is not None and stored is not None and stored.key == self.answers
+        return self.series.baseline() is not None and stored is not None and stored.key == self.questions.key()
 
     async def run(self, supervisor: Supervisor) -> None:
         """Starts the engine, measures, stores the baseline in the series and the answers in their file, and stops it.
@@ -95,9 +93,7 @@ class ReferenceMeasurement:
                 answer_length=self.answer_length,
             )
             await monitor.ensure_baseline()
-            asked, times = len(self.problems), self.answers.samples
-            logger.info("asking the reference %s held-out problems, %s times each", asked, times)
-            answers = await ask(client, self.answers, self.problems)
+            answers = await self.questions.ask(client)
         await asyncio.to_thread(answers.write, self.settings.reference_answers_file)
 
 

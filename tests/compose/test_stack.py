@@ -7,6 +7,7 @@ gigabytes.
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,12 +20,14 @@ from tests.tiny_policy import build_tiny_policy
 SERVICES = ("redis", "engine", "worker", "reheatd")
 START_TIMEOUT_S = 600.0
 JOB_TIMEOUT_S = 600.0
+MAX_MODEL_LEN = 128
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, httpx.Client]]:
     models = tmp_path_factory.mktemp("models")
     build_tiny_policy(models / "tiny")
+    _shorten(models / "tiny" / "config.json")
     for folder in (models, *models.parents[:1]):
         folder.chmod(0o755)
     port = reserve_port()
@@ -46,6 +49,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, htt
             yield stack, client
     finally:
         stack.down()
+
+
+def _shorten(config: Path) -> None:
+    """Says that the policy was made for short sequences: its random weights never end an answer."""
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": MAX_MODEL_LEN}))
 
 
 def _wait_ready(stack: Stack, url: str) -> None:

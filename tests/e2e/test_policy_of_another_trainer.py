@@ -154,7 +154,7 @@ def test_a_checkpoint_with_its_reference_is_reheated_and_continued(
 def config(tables: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("config") / "reheatd.toml"
     parts = {"policy": {"max_model_len": 512}, "engine": {"kv_cache_bytes": 64 << 20}}
-    names = ("entropy", "task", "gate", "reheat", "workers")
+    names = ("entropy", "task", "gate", "reheat", "rl", "workers")
     file.write_text(toml({}, parts | {name: tables[name] for name in names}))
     return file
 

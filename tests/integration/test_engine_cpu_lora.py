@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from reheatd.config import Settings
 from reheatd.config_tables import EngineSection
 from reheatd.engine.client import EngineClient, Sample
 from reheatd.engine.launch import detect_device, engine_command
+from tests.known_settings import known_settings
 from tests.random_adapter import random_adapter
 
 PROMPTS = [f"Question {number}: what is {number * 3} plus {number * 7 + 1}?" for number in range(8)]
@@ -116,7 +116,7 @@ def test_the_engine_serves_the_adapter_that_the_files_hold(
 
 @pytest.mark.skipif(detect_device() != "cpu", reason="the plugin acts on the CPU only")
 def test_without_the_plugin_the_engine_does_not_start(tiny_policy: Path) -> None:
-    command = engine_command(Settings(), tiny_policy, 1, "cpu")
+    command = engine_command(known_settings(), tiny_policy, 1, "cpu")
     started = subprocess.run(
         command.argv, env={**os.environ, **command.env, "VLLM_PLUGINS": ""}, capture_output=True, text=True
     )

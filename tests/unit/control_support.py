@@ -10,10 +10,10 @@ from safetensors.numpy import save_file
 
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapResult
-from reheatd.config import Settings
 from reheatd.control.controller import Controller
 from reheatd.control.dependencies import Dependencies, ServedPolicy
 from reheatd.control.ledger import Ledger
+from reheatd.control.rollout_lengths import RolloutLengths
 from reheatd.database import connect
 from reheatd.entropy.detector import Verdict
 from reheatd.entropy.estimators import SequenceTotals, TailMoments
@@ -35,6 +35,7 @@ from reheatd.jobs.contracts import (
 from reheatd.measures import EntropyEstimate
 from reheatd.names import model_name
 from reheatd.options import ProbeOptions
+from tests.known_settings import known_settings
 from tests.unit.control_figures import BASELINE, accuracy, entropy, window
 from tests.waiting import until
 
@@ -245,7 +246,7 @@ class World:
 
     def __init__(self, folder: Path, **sections: dict[str, Any]) -> None:
         self.folder = folder
-        self.settings = Settings.model_validate({"data_dir": folder, **sections})
+        self.settings = known_settings(data_dir=folder, **sections)
         self.dispatcher = FakeDispatcher()
         self.policy = ServedPolicy("tiny", folder / "model", "digest", vocabulary=100)
         self.invalid: ReheatdError | None = None
@@ -274,6 +275,7 @@ class World:
                 slots=self.slots,
                 monitor=self.monitor,
                 learning=self.learning,
+                lengths=RolloutLengths(self.db, self.policy.digest, self.settings.policy),
                 dispatcher=self.dispatcher,
                 on_rollouts=self.rollouts.append,
                 validate=self._validate,

@@ -9,6 +9,7 @@ import pytest
 from reheatd.assembly import Entropy, build_adapters, build_entropy, build_reference
 from reheatd.config import Settings, load_settings
 from reheatd.control.dependencies import ServedPolicy
+from reheatd.control.rollout_lengths import RolloutLengths
 from reheatd.database import connect
 from reheatd.engine.pool import EnginePool
 from reheatd.entropy.monitor import EntropyMonitor
@@ -32,14 +33,14 @@ class Start:
     """What a start of the daemon with these settings builds for entropy."""
 
     def __init__(self, db: sqlite3.Connection, folder: Path, reference: str | None = None, **entropy: float) -> None:
-        names = {"model": "checkpoint"} | ({"reference": reference} if reference else {})
-        self.settings: Settings = load_settings(
-            None, {"data_dir": folder, "policy": names, "entropy": entropy, "engine": {"device": "cpu"}}
-        )
+        policy = {"model": "checkpoint", "max_model_len": 1024} | ({"reference": reference} if reference else {})
+        tables = {"policy": policy, "entropy": entropy, "engine": {"device": "cpu"}, "rl": {"max_tokens": 48}}
+        self.settings: Settings = load_settings(None, {"data_dir": folder, **tables})
         self.policy = ServedPolicy("checkpoint", folder, "digest", vocabulary=100)
         self.reference = Reference(folder / reference, f"digest of {reference}") if reference else None
         pool = EnginePool([])
         adapters = build_adapters(self.settings, db, pool)
+        self.lengths = RolloutLengths(db, self.policy.digest, self.settings.policy)
         self.entropy: Entropy = build_entropy(self.settings, self.policy, self.reference, db, pool, adapters)
 
     @property
@@ -47,7 +48,7 @@ class Start:
         return self.entropy.monitor
 
     def measurement(self) -> ReferenceMeasurement | None:
-        return build_reference(self.settings, "cpu", None, self.policy, self.reference, self.entropy)
+        return build_reference(self.settings, "cpu", None, self.policy, self.reference, self.entropy, self.lengths)
 
 
 def test_a_reference_is_measured_once_and_another_one_anew(db: sqlite3.Connection, tmp_path: Path) -> None:
@@ -57,8 +58,10 @@ def test_a_reference_is_measured_once_and_another_one_anew(db: sqlite3.Connectio
     measurement.series.save_baseline(MEASURED)
     assert first.monitor.baseline == MEASURED
     assert first.measurement() is not None  # it has not answered the held-out problems yet
-    texts = [["42"] * measurement.answers.samples for _ in measurement.problems]
-    ReferenceAnswers(key=measurement.answers, texts=texts).write(first.settings.reference_answers_file)
+    key = measurement.questions.key()
+    assert key is not None
+    texts = [["42"] * key.samples for _ in measurement.questions.data.held_out]
+    ReferenceAnswers(key=key, texts=texts).write(first.settings.reference_answers_file)
     again = Start(db, tmp_path, "base")
     assert again.measurement() is None and again.monitor.baseline == MEASURED
     assert Start(db, tmp_path, "other base").measurement() is not None

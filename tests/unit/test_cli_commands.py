@@ -171,6 +171,8 @@ def test_with_json_an_error_is_an_object_on_stdout() -> None:
         ["reheat", "--steps", "0"],
         ["reheat", "--teacher", "wise"],
         ["rl", "--steps", "-3"],
+        ["rl", "--max-tokens", "many"],
+        ["reheat", "--max-tokens", "0"],
         ["adapters", "show", "newest"],
         ["serve", "--mode", "sometimes"],
         ["serve", "--config", "no-such.toml"],

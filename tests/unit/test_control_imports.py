@@ -15,6 +15,7 @@ from reheatd.control.imports import Imports
 from reheatd.control.states import State
 from reheatd.errors import AdapterInvalidError, ArchiveInvalidError, QueueFullError, ReheatdError
 from reheatd.jobs.contracts import ImportResult, ImportSpec, Job, JobEvent, JobStatus
+from reheatd.jobs.rollout_length import RolloutLength
 from tests.random_adapter import random_adapter
 from tests.unit.control_figures import accuracy, entropy
 from tests.unit.control_support import World, finish_one, live, lost
@@ -269,3 +270,23 @@ def test_the_disk_s_limit_holds_for_imports(tmp_path: Path, tiny_policy: Path, f
 async def _lived(world: Any, story: Any) -> None:
     async with world:
         await story(world)
+
+
+def test_the_answers_of_an_import_are_as_long_as_its_worker_finds(
+    world: ImportWorld, files: dict[str, Path | bytes]
+) -> None:
+    async def story(_: World) -> None:
+        await world.send(files)
+        spec = await world.until_taken()
+        assert spec.task.eval_max_tokens is None
+        found = RolloutLength(tokens=640, max_model_len=1024, answers=64, unended=0)
+        started = JobEvent(kind="started")
+        await world.dispatcher.report(spec.job_id, started, JobEvent(kind="progress", length=found))
+        await world.measure(spec)
+        await world.until_status(spec.job_id, JobStatus.SUCCEEDED)
+        lineage = world.store.get(1).lineage
+        assert lineage is not None and lineage.spec["task"]["eval_max_tokens"] == 640
+        await world.send(files)
+        assert (await world.until_taken(2)).task.eval_max_tokens == 640
+
+    live(world, story)

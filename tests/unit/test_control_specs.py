@@ -15,6 +15,7 @@ from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import ReheatSpec, RLSpec, parse_request
 from reheatd.measures import EntropyEstimate
 from reheatd.options import ProbeOptions
+from tests.known_settings import known_settings
 from tests.unit.control_figures import accuracy, entropy
 from tests.unit.control_support import World
 
@@ -30,8 +31,9 @@ def spec_of(
     settings = Settings.model_validate(
         {
             "data_dir": "relative",
+            "policy": {"max_model_len": 1024},
             "reheat": {"target_ratio": 0.8, "steps": 7, "min_p": 0.1},
-            "rl": {"steps": 9, "group_size": 3},
+            "rl": {"steps": 9, "group_size": 3, "max_tokens": 48},
             "lora": {"rank": 4},
             "task": {"path": "tasks.jsonl", "reward_timeout_s": 2.5},
             "workers": {"report_rollouts": 6, "rollouts_kept": 50, "retry_s": 7.0},
@@ -96,7 +98,7 @@ def test_answers_to_held_out_problems_are_as_long_as_rollouts_of_rl(
 def test_a_forced_reheat_rises_by_a_fifth(tmp_path: Path, request_fields: dict[str, Any], target: float | None) -> None:
     spec = build_spec(
         parse_request({"kind": "reheat", **request_fields}),
-        Settings.model_validate({"data_dir": tmp_path}),
+        known_settings(data_dir=tmp_path),
         ServedPolicy("tiny", tmp_path, "digest", vocabulary=100),
         job_id="reheat-1",
         gateway_url="http://gateway",
@@ -194,19 +196,19 @@ def test_ratios_become_targets_in_nats(tmp_path: Path, request_fields: dict[str,
 )
 def test_requests_that_make_no_sense_name_the_field(request_fields: dict[str, Any], param: str) -> None:
     with pytest.raises(BadInputError) as raised:
-        check_request(parse_request(request_fields), Settings(), vocabulary=100, baseline=2.0)
+        check_request(parse_request(request_fields), known_settings(), vocabulary=100, baseline=2.0)
     assert raised.value.param == param
 
 
 @pytest.mark.parametrize("remedy", ["ts_opsd", "shrink", "auto"])
 def test_options_that_are_null_ask_for_nothing(remedy: str) -> None:
     request = {"kind": "reheat", "remedy": remedy, "tau": None, "towards": None, "target_ratio": None}
-    check_request(parse_request(request | {"target_entropy": None}), Settings(), vocabulary=100, baseline=2.0)
-    check_request(parse_request(request | {"target_entropy": 1.0}), Settings(), vocabulary=100, baseline=2.0)
+    check_request(parse_request(request | {"target_entropy": None}), known_settings(), vocabulary=100, baseline=2.0)
+    check_request(parse_request(request | {"target_entropy": 1.0}), known_settings(), vocabulary=100, baseline=2.0)
 
 
 def test_a_request_that_contradicts_the_settings_is_refused(tmp_path: Path) -> None:
-    settings = Settings.model_validate({"rl": {"entropy_bonus": 0.01, "bonus_target": 0.5}})
+    settings = known_settings(rl={"entropy_bonus": 0.01, "bonus_target": 0.5})
     request = parse_request({"kind": "rl", "temperature": 0.7})
     with pytest.raises(BadInputError, match=r"bonus_target = 0\.5 needs rollouts at temperature 1"):
         check_request(request, settings, vocabulary=100)
@@ -215,8 +217,8 @@ def test_a_request_that_contradicts_the_settings_is_refused(tmp_path: Path) -> N
 @pytest.mark.parametrize("more", [{"epochs": 2}, {"minibatches": 2}])
 def test_a_clip_is_accepted_where_it_can_act(more: dict[str, int]) -> None:
     request = {"kind": "rl", "clip_high": 0.3}
-    check_request(parse_request(request | more), Settings(), vocabulary=100)
-    check_request(parse_request(request), Settings.model_validate({"rl": more}), vocabulary=100)
+    check_request(parse_request(request | more), known_settings(), vocabulary=100)
+    check_request(parse_request(request), known_settings(rl=more), vocabulary=100)
 
 
 @pytest.mark.parametrize(

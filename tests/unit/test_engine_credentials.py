@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reheatd.config import Settings, load_settings
+from reheatd.config import load_settings
 from reheatd.config_tables import EngineSection
 from reheatd.engine.credentials import (
     API_KEY_ENV,
@@ -14,6 +14,7 @@ from reheatd.engine.credentials import (
 )
 from reheatd.engine.launch import engine_command
 from reheatd.errors import ConfigError
+from tests.known_settings import known_settings
 
 SECRET = "s3cret-of-the-engine"
 
@@ -63,7 +64,7 @@ def test_a_file_without_one_secret_is_refused_and_not_shown(tmp_path: Path, cont
 
 def test_the_key_reaches_the_engine_by_its_environment_alone() -> None:
     credentials = EngineCredentials(SECRET)
-    made = engine_command(Settings(), Path("/m"), 1, "cpu", credentials=credentials, tap_address="127.0.0.1:5")
+    made = engine_command(known_settings(), Path("/m"), 1, "cpu", credentials=credentials, tap_address="127.0.0.1:5")
     assert made.env[API_KEY_ENV] == SECRET
     assert SECRET not in " ".join(made.argv) + repr(made) + repr(credentials)
 

@@ -10,10 +10,11 @@ from reheatd.config import Settings
 from reheatd.engine.launch import Device, EngineCommand, engine_command, taps
 from reheatd.errors import ConfigError
 from reheatd.plan.gpu_plan import EngineGpus
+from tests.known_settings import known_settings
 
 
 def command(device: Device = "cpu", gpus: tuple[str, ...] = ("0",), **engine: object) -> EngineCommand:
-    settings = Settings.model_validate({"engine": engine})
+    settings = known_settings(engine=engine)
     share = EngineGpus(gpus, 0.4) if device == "cuda" else None
     return engine_command(settings, Path("/models/m"), 4321, device, gpus=share)
 
@@ -99,7 +100,7 @@ def test_extra_arguments_come_last_so_that_they_win() -> None:
 
 def test_the_tap_is_loaded_where_it_can_work() -> None:
     assert "--logits-processors" not in command().argv
-    started = engine_command(Settings(), Path("/models/m"), 4321, "cpu", tap_address="127.0.0.1:5")
+    started = engine_command(known_settings(), Path("/models/m"), 4321, "cpu", tap_address="127.0.0.1:5")
     assert values(started.argv, "--logits-processors") == ["reheatd.tap.plugin:EntropyTap"]
     assert started.env["REHEATD_TAP_ADDRESS"] == "127.0.0.1:5"
     assert taps(Settings(), "cpu")
@@ -116,7 +117,7 @@ def test_a_tap_that_is_asked_for_where_it_cannot_work_is_an_error() -> None:
 
 
 def share(index: int, count: int, **engine: object) -> dict[str, str]:
-    settings = Settings.model_validate({"engine": engine})
+    settings = known_settings(engine=engine)
     return engine_command(settings, Path("/m"), 1, "cpu", replica=(index, count)).env
 
 

@@ -78,7 +78,7 @@ def world(tmp_path: Path, cancelled: threading.Event, monkeypatch: pytest.Monkey
     gateway = SlowGateway()
     monkeypatch.setattr(served, "EngineClient", lambda *_, **__: gateway)
     monkeypatch.setattr(served, "LOOK_UP_S", 0.01)
-    spec = RLSpec(**job_fields(tmp_path))
+    spec = RLSpec(**job_fields(tmp_path), max_tokens=48)
     with ServedSampler(spec, task_probes(2), on_wait=look_up) as sampler:
         yield World(sampler, gateway, spec)
     assert gateway.dropped == gateway.asked or gateway.answers.is_set(), "requests go on after the job's end"
@@ -142,7 +142,7 @@ def test_scoring_in_the_background_ends_before_the_job_goes_on(world: World) -> 
 
     world.gateway.answers.set()
     world.groups = GroupCollector(
-        RLSpec(**job_fields(Path())), world.sampler, PROBLEMS, InProcessScorer(slow), world.progress
+        RLSpec(**job_fields(Path()), max_tokens=48), world.sampler, PROBLEMS, InProcessScorer(slow), world.progress
     )
     with pytest.raises(TrainingDivergedError), world.ahead() as batches:
         batches.begin(1)

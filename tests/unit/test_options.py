@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from reheatd.config import Settings, load_settings
+from reheatd.config import load_settings
 from reheatd.control.dependencies import ServedPolicy
 from reheatd.control.specs import build_spec, check_request
 from reheatd.errors import BadInputError, ConfigError
 from reheatd.jobs.contracts import ReheatSpec, RLSpec, parse_request
 from reheatd.options import ProbeOptions, ReheatOptions, RLOptions
+from tests.known_settings import known_settings
 
 OTHER_VALUES: dict[str, Any] = {
+    "max_tokens": 96,
     "remedy": "hot",
     "tau": 1.75,
     "teacher": "frozen",
@@ -44,7 +46,7 @@ def other_value(options: type[ReheatOptions | RLOptions], name: str) -> Any:
 
 
 def spec_of(request: dict[str, Any], folder: Path, **tables: dict[str, Any]) -> ReheatSpec | RLSpec:
-    settings = Settings.model_validate({"data_dir": folder, **tables})
+    settings = known_settings(data_dir=folder, **tables)
     policy = ServedPolicy("tiny", folder, "digest", vocabulary=50_000)
     return build_spec(
         parse_request(request),
@@ -76,6 +78,7 @@ def test_every_option_reaches_the_job_from_configuration_and_request(
     assert getattr(spec_of({"kind": kind, name: value, **needed}, tmp_path), name) == value
 
 
+SHORT = {"policy": {"max_model_len": 512}}
 PAPER = {"policy": {"max_model_len": 16_384}}
 PAPERS_REHEAT = {"learning_rate": 1e-6, "prompts_per_step": 1024, "max_tokens": 4096, "tau": 1.2, "teacher": "live"}
 PAPERS_RL = {"learning_rate": 2e-6, "prompts_per_step": 64, "group_size": 8, "max_tokens": 8192, "warmup_steps": 10}
@@ -169,7 +172,7 @@ def test_an_option_that_is_added_appears_everywhere(model: str, spec: str, table
 )
 def test_a_value_out_of_range_is_refused_by_name(request_fields: dict[str, Any], param: str, says: str) -> None:
     with pytest.raises(BadInputError, match=says) as refused:
-        check_request(parse_request(request_fields), Settings(), vocabulary=100, baseline=2.0)
+        check_request(parse_request(request_fields), known_settings(), vocabulary=100, baseline=2.0)
     assert refused.value.param == param
 
 
@@ -203,8 +206,10 @@ def test_a_target_that_is_asked_for_wins_over_the_configured_one(
     ("tables", "says"),
     [
         ({"lora": {"rank": 32}}, r"lora\.rank = 32 is above engine\.max_lora_rank = 16"),
-        ({"rl": {"max_tokens": 4096}}, r"rl\.max_tokens = 4096 leaves no room .* policy\.max_model_len = 1024"),
-        ({"task": {"eval_max_tokens": 2048}}, r"task\.eval_max_tokens = 2048"),
+        (SHORT | {"rl": {"max_tokens": 4096}}, r"rl\.max_tokens = 4096 leaves no room .* policy\.max_model_len = 512"),
+        (SHORT | {"task": {"eval_max_tokens": 2048}}, r"task\.eval_max_tokens = 2048"),
+        ({"rl": {"max_tokens": "long"}}, r"rl\.max_tokens = 'long': must be a whole number of at least 1, or 'auto'"),
+        ({"reheat": {"max_tokens": 0}}, r"reheat\.max_tokens = 0: must be a whole number of at least 1, or 'auto'"),
         ({"task": {"eval_temperature": 0}}, r"task: eval_temperature = 0 .* eval_samples = 8; set eval_samples to 1"),
         ({"task": {"eval_samples": 0}}, r"task\.eval_samples = 0: must be at least 1"),
         ({"entropy": {"top_k": 30}, "engine": {"max_logprobs": 30}}, r"entropy\.top_k = 30 .* engine\.max_logprobs"),

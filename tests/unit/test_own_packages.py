@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from reheatd.config import Settings
 from reheatd.config_tables import WorkersSection
 from reheatd.engine.launch import engine_command
 from reheatd.errors import BadInputError
 from reheatd.process.children import python_module
 from reheatd.process.worker_command import worker_command
+from tests.known_settings import known_settings
 from tests.rewarding import answers
 from workers.rewards.verifier import Verifier
 
@@ -57,7 +57,7 @@ def test_a_worker_starts_among_strangers(strangers: Path) -> None:
 
 
 def test_the_engine_is_started_without_the_working_directory() -> None:
-    command = engine_command(Settings(), Path("model"), 8100, "cpu")
+    command = engine_command(known_settings(), Path("model"), 8100, "cpu")
     module = python_module("reheatd.engine.server")
     assert command.argv[: len(module)] == module
 

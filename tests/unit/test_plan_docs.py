@@ -52,3 +52,12 @@ def test_the_table_of_the_docs_is_what_is_computed() -> None:
         line for line in DOCS.read_text().splitlines() if line.startswith(tuple(f"| {size} |" for size in SIZES))
     ]
     assert documented == computed
+
+
+def test_a_length_that_is_assumed_is_said_and_not_recommended(tmp_path: Path) -> None:
+    shape = {"architectures": ["Qwen3ForCausalLM"], "max_position_embeddings": 40960, **PUBLISHED[SIZES["4B"]]}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    argv = [sys.executable, "-m", "cli.main", "plan", "--model", str(tmp_path), "--gpus", "1", "--gpu-memory", "48"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True, env=os.environ | WIDE).stdout
+    assert "512 + 4096 tokens per step" in said and "4096 tokens are assumed: max_tokens is auto" in said
+    assert "max_model_len = 4608" in said and "max_tokens =" not in said

@@ -1,8 +1,12 @@
 """How the memory of a machine is divided, and how long a step takes."""
 
+from typing import Any
+
 import pytest
 
+from reheatd.config import Settings
 from reheatd.errors import BadInputError
+from reheatd.plan.demand import demand_of
 from reheatd.plan.fit import Demand, Fit, Machine, fit, longest_answers, step_seconds
 from reheatd.plan.memory import ALL_TARGETS, ActivationCost, Adapters
 from reheatd.plan.placement import place
@@ -81,3 +85,27 @@ def test_a_step_takes_as_long_as_its_reads_and_its_arithmetic() -> None:
     flops = tokens * 2 * (2 * SIZES["4B"] + 4 * 36 * 4096 * 2304)
     assert training == pytest.approx(flops / (0.35 * 989e12), rel=0.01)
     assert step_seconds(demand("4B", 8192), machine, placement, fitted, CARDS["h100"].speed)[0] > 2 * sampling
+
+
+@pytest.mark.parametrize(
+    ("tables", "asked", "tokens"),
+    [
+        ({}, {}, (512, 4096)),
+        ({}, {"tokens": 100}, (512, 100)),
+        ({"rl": {"max_tokens": 100}, "reheat": {"max_tokens": 200}}, {}, (512, 200)),
+        ({"rl": {"max_tokens": 8192}}, {}, (512, 8192)),  # a reheat's length is still to be found
+        ({"policy": {"max_model_len": 3000}}, {}, (1500, 1500)),  # what is served bounds both
+        ({"policy": {"max_model_len": 3000}}, {"prompt_tokens": 600}, (600, 4096)),  # `reheatd plan` says what to serve
+    ],
+)
+def test_a_length_that_is_still_to_be_found_is_assumed(
+    tables: dict[str, Any], asked: dict[str, int], tokens: tuple[int, int]
+) -> None:
+    rollouts = demand_of(Settings.model_validate(tables), demand("4B").shape, **asked).rollouts
+    assert (rollouts.prompt_tokens, rollouts.completion_tokens) == tokens
+
+
+def test_no_more_is_assumed_than_half_of_what_a_policy_was_made_for() -> None:
+    short = PolicyShape.read({**PUBLISHED[SIZES["0.6B"]], "max_position_embeddings": 600})
+    rollouts = demand_of(Settings(), short).rollouts
+    assert (rollouts.prompt_tokens, rollouts.completion_tokens) == (300, 300)

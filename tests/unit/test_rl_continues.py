@@ -177,6 +177,6 @@ def test_jobs_of_one_daemon_see_disjoint_problems_whatever_came_between(tmp_path
         await reinforce(world, JobStatus.SUCCEEDED, seed=5)
         await reinforce(world, JobStatus.SUCCEEDED, seed=0)
 
-    live(World(tmp_path), story)
+    live(World(tmp_path, rl={"max_tokens": 48}), story)
     assert [len(problems) for problems in seen] == [6, 6, 6]
     assert len(set.union(*seen)) == 18

@@ -86,14 +86,14 @@ def failing_until(enough: int) -> Callable[[str, str], float]:
     return reward
 
 
-@pytest.mark.parametrize(("asked", "solved"), [(4, [2, 1, 0, 0]), (3, None)])
+@pytest.mark.parametrize(("asked", "tokens", "solved"), [(4, 8, [2, 1, 0, 0]), (3, 8, None), (4, 9, None)])
 def test_the_answers_of_a_reference_take_the_place_of_the_base_s(
-    tmp_path: Path, adapter: Path, asked: int, solved: list[int] | None
+    tmp_path: Path, adapter: Path, asked: int, tokens: int, solved: list[int] | None
 ) -> None:
-    """If the reference was asked other problems, what it solves of these is not known."""
+    """If the reference was asked other problems, or its answers are as long as others, its accuracy is not known."""
     spec = make_spec(tmp_path, remedy="shrink", reference_answers=tmp_path / "answers.json")
     texts = [["right", "right"], ["right", "wrong"], ["wrong", "wrong"], ["wrong", "wrong"]][:asked]
-    key = AnswerKey.of("digest", PROBLEMS[:asked], spec.task)
+    key = AnswerKey.of("digest", PROBLEMS[:asked], spec.task.model_copy(update={"eval_max_tokens": tokens}))
     ReferenceAnswers(key=key, texts=texts).write(tmp_path / "answers.json")
     result = make_job(spec, adapter, lambda completion, _: float(completion == "right")).run(spec)
     assert (result.accuracy_base and result.accuracy_base.solved) == solved

@@ -120,7 +120,7 @@ class GroupCollector:
         sampled = self._sampler.sample(
             [problem.messages for problem in problems],
             n=spec.group_size,
-            max_tokens=spec.max_tokens,
+            max_tokens=spec.rollout_tokens,
             temperature=spec.temperature,
             seed=seed,
         )

@@ -3,9 +3,9 @@
 import hashlib
 from typing import Literal
 
-Purpose = Literal["rollouts", "prompts", "probes", "answers", "report", "signal"]
+Purpose = Literal["rollouts", "prompts", "probes", "answers", "report", "signal", "length"]
 """What is drawn: rollouts of RL, rollouts of a reheat, answers to probes, answers to held-out problems, the report's
-rollouts, or answers to problems that may be lost."""
+rollouts, answers to problems that may be lost, or answers that decide the length of rollouts."""
 
 SEED_BITS = 62
 """Bits of a seed. The engine adds the number of a completion to it and keeps 63 bits."""

@@ -10,7 +10,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -25,7 +25,7 @@ from reheatd.entropy.meter import EntropyMeter
 from reheatd.entropy.probes import ProbeSet
 from reheatd.errors import BadInputError, EngineError, SlotsFullError
 from reheatd.jobs.contracts import JobBase
-from reheatd.json_lines import Prompts
+from reheatd.json_lines import Messages, Prompts
 from reheatd.measures import EntropyEstimate
 from reheatd.names import BASE_MODEL_NAME, version_name
 from reheatd.tasks.problem import Problem
@@ -245,6 +245,32 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
 
         self._io.run(check(), self._on_wait)
 
+    def max_model_len(self) -> int:
+        """Largest number of tokens of prompt and answer together that the engine takes.
+
+        Raises:
+            EngineError: The gateway does not say so.
+        """
+        asked = _Patience(self._spec.retry_s).repeat(lambda: self._client.max_model_len(self.model))
+        return self._io.run(asked, self._on_wait)
+
+    def prompt_tokens(self, prompts: Prompts) -> list[int]:
+        """Tokens of each prompt by the policy's chat template."""
+        slots, patience = asyncio.Semaphore(MAX_CONCURRENT), _Patience(self._spec.retry_s)
+
+        async def one(prompt: Messages) -> int:
+            async with slots:
+                return len(await patience.repeat(lambda: self._client.render(self.model, prompt)))
+
+        async def every() -> list[int]:
+            asked = [asyncio.create_task(one(prompt)) for prompt in prompts]
+            try:
+                return await asyncio.gather(*asked)
+            finally:
+                await _cancel(asked)
+
+        return self._io.run(every(), self._on_wait)
+
     async def _sample_all(self, batches: Sequence[Batch]) -> list[list[list[Rollout]]]:
         slots = asyncio.Semaphore(MAX_CONCURRENT)
         patience = _Patience(self._spec.retry_s)
@@ -274,9 +300,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         try:
             return [self._usable(await asyncio.gather(*asked)) for asked in tasks]
         finally:
-            for task in itertools.chain(*tasks):
-                task.cancel()
-            await asyncio.gather(*itertools.chain(*tasks), return_exceptions=True)
+            await _cancel([*itertools.chain(*tasks)])
 
     def _usable(self, answers: Sequence[list[Rollout] | EngineError]) -> list[list[Rollout]]:
         errors = [answer for answer in answers if isinstance(answer, EngineError)]
@@ -323,10 +347,14 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
 
 async def _cancel_others() -> None:
     """Cancels all other tasks of this loop, and waits until they have ended."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
+    await _cancel(asyncio.all_tasks() - {asyncio.current_task()})
+
+
+async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancels tasks, those that are done excepted, and waits until they have ended."""
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _code_of(response: httpx.Response) -> str | None:
