@@ -24,6 +24,7 @@ def trainer_arguments(folder: str, *, steps: int, learning_rate: float, checkpoi
         "report_to": "none",
         "save_strategy": "no",
         "bf16": True,
+        "seed": 0,  # that of reheatd's policy, so that both adapters begin alike
         "use_cpu": not torch.cuda.is_available(),
     }
 
