@@ -2,8 +2,9 @@
 
 A stub that answers at once is asked directly, through a whole reheatd daemon without and with API keys, and through
 LiteLLM's proxy with one worker, in turns. Then real vLLM with SmolLM2-135M is asked directly and through a daemon with
-API keys. `make bench-gateway`
-installs LiteLLM into an environment of its own.
+API keys: first with an engine that computes on all cores, which the daemon and the clients take from it, then with one
+that has a core of its own, as an engine on a GPU has its GPU. `make bench-gateway` installs LiteLLM into an environment
+of its own.
 """
 
 import argparse
@@ -39,6 +40,7 @@ BUSY_CONNECTIONS = 32
 CONCURRENCY = 16
 NEW_TOKENS = 48
 VLLM_TURNS = 64
+OWN_CORE_TURNS = 32
 START_TIMEOUT_S = 180.0
 SIDES = ("direct", "reheatd", "keys", "litellm")
 """`keys` is a daemon that asks for API keys, with every limit of the key on; `reheatd` asks for none."""
@@ -193,7 +195,31 @@ async def throughput(url: str, model: str, key: str, turn: int) -> float:
 def vllm_sides(scratch: Path, model: Path, report: Report) -> None:
     with ExitStack() as running:
         engine = running.enter_context(running_engine(model, scratch / "engine.log", kv_cache_bytes=256 << 20))
-        served = running.enter_context(daemon(engine, scratch / "before-vllm", model, keys=True))
+        compare(engine, scratch / "before-vllm", model, report, VLLM_TURNS, "")
+    with ExitStack() as running:
+        core, *others = sorted(os.sched_getaffinity(0))
+        if not others:
+            raise RuntimeError("an engine cannot have a core of its own on a machine with one core")
+        running.callback(os.sched_setaffinity, 0, {core, *others})
+        bound = {"cpu_threads_bind": str(core), "kv_cache_bytes": 256 << 20}
+        engine = running.enter_context(running_engine(model, scratch / "bound.log", **bound))
+        os.sched_setaffinity(0, others)
+        for server in psutil.Process().children():
+            move(server, others)
+            for computing in server.children(recursive=True):
+                move(computing, [core])
+        compare(engine, scratch / "before-bound", model, report, OWN_CORE_TURNS, "_own_core")
+
+
+def move(running: psutil.Process, cores: list[int]) -> None:
+    """Lets all threads of a process run on these cores only."""
+    for thread in running.threads():
+        os.sched_setaffinity(thread.id, cores)
+
+
+def compare(engine: str, folder: Path, model: Path, report: Report, turns: int, suffix: str) -> None:
+    """Asks an engine in turns directly and through a daemon with API keys."""
+    with daemon(engine, folder, model, keys=True) as served:
         sides = {
             "direct": (engine, "base", "none"),
             "reheatd": (f"http://127.0.0.1:{served.port}", "policy", served.key),
@@ -202,16 +228,16 @@ def vllm_sides(scratch: Path, model: Path, report: Report) -> None:
             asyncio.run(throughput(*side, 0))
         ratios = []
         cpu_before_s = _cpu_s(served.process)
-        for turn in range(1, VLLM_TURNS + 1):
+        for turn in range(1, turns + 1):
             order = list(sides) if turn % 2 else list(sides)[::-1]
             speeds = {side: asyncio.run(throughput(*sides[side], turn)) for side in order}
             ratios.append(speeds["reheatd"] / speeds["direct"])
             print(f"turn {turn}: direct {speeds['direct']:.0f}, reheatd {speeds['reheatd']:.0f} tokens/s", flush=True)
         cpu_s = _cpu_s(served.process) - cpu_before_s
     ratio, margin = pseudomedian(ratios)
-    report.result("vllm_throughput_vs_direct", ratio)
-    report.result("vllm_throughput_vs_direct_margin", margin, "(95%)")
-    report.result("daemon_cpu_us_per_token", cpu_s / (VLLM_TURNS * CONCURRENCY * NEW_TOKENS) * 1e6, "us")
+    report.result(f"vllm_throughput_vs_direct{suffix}", ratio)
+    report.result(f"vllm_throughput_vs_direct_margin{suffix}", margin, "(95%)")
+    report.result(f"daemon_cpu_us_per_token{suffix}", cpu_s / (turns * CONCURRENCY * NEW_TOKENS) * 1e6, "us")
 
 
 def _cpu_s(running: psutil.Process) -> float:

@@ -11,16 +11,15 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import aiohttp
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from reheatd.access.answers import RETRY_AFTER_S, error_response
 from reheatd.access.caller import Caller, caller_of
@@ -43,6 +42,7 @@ from reheatd.gateway.metering import Meter
 from reheatd.gateway.own_fields import check_fields
 from reheatd.gateway.request_body import read_body
 from reheatd.gateway.silence import Silence
+from reheatd.gateway.stream import RelayedStream, until_disconnected
 from reheatd.names import ALIAS_NAME, BASE_MODEL_NAME, parse_version_name, rollout_job, version_name
 from reheatd.tap.wire import TapSource, tags
 
@@ -226,11 +226,8 @@ class Gateway:
             answer_headers[ENGINE_HEADER] = replica.name
             if upstream.content_type == "text/event-stream":
                 streaming = True
-                chunks = self._relay(upstream, replica)
-                chunks = chunks if meter is None else meter.stream(chunks)
-                return _LeasedStream(
-                    measured.stream(chunks) if measured else chunks, upstream, claims.pop_all(), answer_headers
-                )
+                filters = [each for each in (meter, measured) if each is not None]
+                return RelayedStream(upstream, replica, filters, claims.pop_all(), answer_headers, self._failed_stream)
             content = await _unless_disconnected(request, upstream.read())
             if content is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -300,23 +297,13 @@ class Gateway:
                 return target
             await self._swaps.load_on_demand(target)
 
-    async def _relay(self, upstream: aiohttp.ClientResponse, replica: Replica) -> AsyncIterator[bytes]:
-        """Passes the engine's bytes on as they come; if the engine breaks off, an error event ends the stream."""
-        try:
-            async for chunk in upstream.content.iter_any():
-                replica.hear()
-                yield chunk
-                # Cancels a stream whose client left. While this task waits for bytes that are there already, anyio
-                # puts cancelling it off, and an engine that writes all the time would never be stopped.
-                await asyncio.sleep(0)
-        except aiohttp.SocketTimeoutError:
-            self.counts.failed += 1
-            yield _error_event(self._silence.error({"stream": True}))
-        except aiohttp.ClientError as error:
-            self.counts.failed += 1
-            log.warning("the engine broke off a stream: %s", error)
-            broken = EngineUnavailableError(f"the engine broke off the stream ({type(error).__name__}); try again")
-            yield _error_event(broken)
+    def _failed_stream(self, error: aiohttp.ClientError) -> ReheatdError:
+        """Counts a stream that the engine does not finish, and returns the error that the client gets."""
+        self.counts.failed += 1
+        if isinstance(error, aiohttp.SocketTimeoutError):
+            return self._silence.error({"stream": True})
+        log.warning("the engine broke off a stream: %s", error)
+        return EngineUnavailableError(f"the engine broke off the stream ({type(error).__name__}); try again")
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -325,35 +312,6 @@ class Gateway:
                 auto_decompress=False,
             )
         return self._session
-
-
-class _LeasedStream(StreamingResponse):
-    """A stream that releases its claims when it ends, even if the client left before the first byte was sent.
-
-    If the client leaves early, the connection to the engine is closed, which makes the engine stop generating.
-    """
-
-    def __init__(
-        self,
-        content: AsyncIterator[bytes],
-        upstream: aiohttp.ClientResponse,
-        claims: ExitStack,
-        headers: dict[str, str],
-    ) -> None:
-        super().__init__(content, status_code=upstream.status, headers=headers)
-        self._upstream = upstream
-        self._claims = claims
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._upstream.close()
-            self._claims.close()
-
-
-def _error_event(error: ReheatdError) -> bytes:
-    return b"data: " + json.dumps(error.openai_object()).encode() + b"\n\n"
 
 
 def _traffic_source(version: str, caller: Caller) -> tuple[str, TapSource]:
@@ -371,7 +329,7 @@ def _unknown(name: str) -> ModelNotFoundError:
 async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
     """The result of `work`. If the client hangs up first, the work is cancelled and the result is None."""
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(request))
+    leaving = asyncio.ensure_future(until_disconnected(request.receive))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
@@ -380,8 +338,3 @@ async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -
             if not task.done():
                 task.cancel()
         await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -9,13 +9,14 @@ import logging
 import math
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from reheatd.entropy.estimators import TailModel, estimate_tokens
 from reheatd.entropy.live import LiveSeries, MeasuredBy
+from reheatd.gateway.stream import SplitEvents
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,7 @@ class MeasuredRequest:
         """For each choice, the logprob of each sampled token with the largest logprobs at its position."""
         self.options = owner.options(path)
         self._owner = owner
+        self._events = SplitEvents()
 
     def answer(self, content: bytes) -> bytes:
         """Records the logprobs of a whole answer, and returns the answer as the client expects it."""
@@ -132,24 +134,21 @@ class MeasuredRequest:
         assert stripped is not None
         return stripped
 
-    async def stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Records the logprobs of a stream's events, and passes the events on as the client expects them."""
-        pending = b""
-        async for chunk in chunks:
-            *events, pending = (pending + chunk).split(b"\n\n")
-            passed = b"".join(stripped + b"\n\n" for event in events if (stripped := self._event(event)) is not None)
-            if passed:
-                yield passed
-        if pending:
-            yield pending
-        self._owner.record(self)
+    def feed(self, chunk: bytes) -> bytes:
+        """Takes the logprobs out of a stream's events, and returns the events as the client expects them."""
+        return b"".join(map(self._event, self._events.feed(chunk)))
 
-    def _event(self, event: bytes) -> bytes | None:
-        prefix, data = event[:6], event[6:]
+    def end(self) -> bytes:
+        """Records the logprobs of a stream that the engine has finished."""
+        self._owner.record(self)
+        return self._events.end()
+
+    def _event(self, event: bytes) -> bytes:
+        prefix, data = event[:6], event[6:-2]
         if prefix != b"data: " or not data.startswith(b"{"):
             return event
         stripped = self._strip(data)
-        return None if stripped is None else prefix + stripped
+        return b"" if stripped is None else prefix + stripped + b"\n\n"
 
     def _strip(self, content: bytes) -> bytes | None:
         """Records and removes the logprobs; None for an event that vLLM sends only because of them."""

@@ -1,20 +1,22 @@
 """Counts the tokens of the requests of a key that may only use so many per minute."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 from reheatd.access.quotas import Quota
+from reheatd.gateway.stream import SplitEvents
 
 BYTES_PER_TOKEN = 4
 """Of a request as it was sent; only an estimate for the time until the engine says how many tokens the prompt has."""
+TOKENS_AT_ONCE = 16
+"""Tokens of a stream that are charged together, when the first of them comes: the bucket is not asked for each."""
 
 
 class Meter:
     """Counts the tokens of one request. The client gets the bytes that it would get without.
 
     A prompt is charged by its length, and each event of a stream as one token, until the engine says how many there
-    were. So a client that leaves early has been charged as well.
+    were. So a client that leaves early has been charged as well, for up to `TOKENS_AT_ONCE` - 1 tokens too many.
 
     Args:
         body: The request. If it asks for a stream, it is changed so that the stream ends with the engine's count.
@@ -23,7 +25,9 @@ class Meter:
     def __init__(self, quota: Quota, body: dict[str, Any]) -> None:
         self._quota = quota
         self._charged = 0
+        self._ahead = 0
         self._hides_usage = False
+        self._events = SplitEvents()
         options = body.get("stream_options")
         if body.get("stream") is True and (options is None or isinstance(options, dict)):
             self._hides_usage = not (options or {}).get("include_usage")
@@ -38,16 +42,12 @@ class Meter:
         self._settle(content)
         return content
 
-    async def stream(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Charges a stream's events, and passes them on as they come, but for one that the client did not ask for."""
-        pending = b""
-        async for chunk in chunks:
-            *events, pending = (pending + chunk).split(b"\n\n")
-            passed = b"".join(event + b"\n\n" for event in events if self._event(event))
-            if passed:
-                yield passed
-        if pending:
-            yield pending
+    def feed(self, chunk: bytes) -> bytes:
+        """Charges a stream's events, and returns those that the client asked for."""
+        return b"".join([event for event in self._events.feed(chunk) if self._event(event)])
+
+    def end(self) -> bytes:
+        return self._events.end()
 
     def _event(self, event: bytes) -> bool:
         """Charges one event, and tells whether the client is to get it."""
@@ -55,7 +55,10 @@ class Meter:
             return True
         if b'"choices":[]' in event and self._settle(event.removeprefix(b"data: ")):
             return not self._hides_usage
-        self._charge(1)
+        if not self._ahead:
+            self._charge(TOKENS_AT_ONCE)
+            self._ahead = TOKENS_AT_ONCE
+        self._ahead -= 1
         return True
 
     def _settle(self, content: bytes) -> bool:
