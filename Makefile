@@ -95,7 +95,7 @@ bench-cpu-lora: $(READY)  ## Compare the CPU LoRA plugin with vLLM's stock kerne
 bench-distill: $(READY)  ## Compare the fused loss, and whole TS-OPSD steps on short and long rollouts, with TRL's; measure what checkpointing saves
 	@$(BIN)/python -m bench.distill
 
-bench-rl: $(READY)  ## Compare a whole RL update with TRL's GRPOTrainer, rollouts and updates on Countdown with their plain ways, and steps with and without overlap
+bench-rl: $(READY)  ## Compare whole RL updates on short and on long rollouts with TRL's GRPOTrainer, rollouts and updates on Countdown with their plain ways, and steps with and without overlap
 	@$(BIN)/python -m bench.rl
 
 bench-entropy: $(READY)  ## Compare entropy estimators with the exact value; measure what the tap and monitoring cost

@@ -12,7 +12,6 @@ faster setting counts for speed, and the leaner one for memory. On a GPU, Liger'
 """
 
 import argparse
-import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +20,9 @@ from typing import Any
 import torch
 
 from bench.figures import Report
-from bench.rollout_file import read_rollouts, write_long_rollouts, write_rollouts
-from bench.sides import run_side
+from bench.long_steps import compare_long_steps, mixed_lengths
+from bench.rollout_file import read_rollouts, write_rollouts
+from bench.sides import run_side, seconds, show
 
 LOSS_TOKENS, LOSS_WIDTH = 1024, 1024
 VOCABULARIES = (49_152, 151_936)  # SmolLM2's and Qwen3's
@@ -45,7 +45,7 @@ def main() -> None:
         "loss": lambda: compare_losses(report),
         "step": lambda: compare_steps(report, options.prompts, options.max_tokens, options.steps),
         "memory": lambda: compare_checkpointing(report, options.long_tokens),
-        "long": lambda: compare_long_steps(report, options.long_tokens),
+        "long": lambda: compare_long_distillation(report, options.long_tokens),
     }
     for name, compare in parts.items():
         if options.only in (None, name):
@@ -104,32 +104,11 @@ def compare_checkpointing(report: Report, tokens: int) -> dict[str, Any]:
     return runs
 
 
-def compare_long_steps(report: Report, longest: int) -> dict[str, Any]:
-    """Compares a whole optimiser step on rollouts of `longest` tokens, half of it, and so on."""
-    lengths = [longest >> shift for shift in (0, 1, 2, 2, 3, 3, 4, 4)]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "rollouts.json"
-        write_long_rollouts(file, lengths)
-        print(f"rollouts of {lengths} tokens with their prompts", flush=True)
-        options = {"rollouts": str(file), "tau": TAU, "steps": 2, "checkpointing": True}
-        runs = {
-            "reheatd": run_side("bench.distill_sides", "reheatd", options),
-            "trl": run_side("bench.distill_sides", "trl", options | {"batch": 1}),
-        }
-    for name, run in runs.items():
-        show("long step", name, run)
-    report.result("long_step_tokens_per_s", sum(lengths) / seconds(runs["reheatd"]))
-    report.result("long_step_speedup_vs_trl", seconds(runs["trl"]) / seconds(runs["reheatd"]))
-    report.result("long_peak_memory_vs_trl", runs["reheatd"]["peak_mib"] / runs["trl"]["peak_mib"])
-    return runs
-
-
-def seconds(run: dict[str, Any]) -> float:
-    return statistics.median(run["seconds"][1:])
-
-
-def show(what: str, side: str, run: dict[str, Any]) -> None:
-    print(f"{what}: {side:22} {seconds(run):7.2f} s {run['peak_mib']:6.0f} MiB, loss {run['loss']:.4f}", flush=True)
+def compare_long_distillation(report: Report, longest: int) -> dict[str, Any]:
+    """Compares a whole optimiser step on rollouts of `longest` tokens and less."""
+    ours = {"tau": TAU, "checkpointing": True}
+    groups = [[length] for length in mixed_lengths(longest)]
+    return compare_long_steps(report, "bench.distill_sides", groups, ours, ours | {"batch": 1})
 
 
 if __name__ == "__main__":

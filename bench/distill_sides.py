@@ -80,10 +80,10 @@ def trl_side(
             max_completion_length=max(len(group[0].token_ids) for group in groups),
             **trainer_arguments(output, steps=steps, learning_rate=LEARNING_RATE, checkpointing=checkpointing),
         )
-        seconds, loss = train(
-            Recorded, completions, steps, tokenizer, model=student, teacher_model=teacher, args=config, figure="loss"
+        seconds, first = train(
+            Recorded, completions, steps, tokenizer, model=student, teacher_model=teacher, args=config
         )
-    return {"seconds": seconds, "loss": loss, "peak_mib": memory.mib()}
+    return {"seconds": seconds, "loss": first["loss"], "peak_mib": memory.mib()}
 
 
 if __name__ == "__main__":

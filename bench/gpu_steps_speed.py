@@ -1,10 +1,11 @@
 """Step of `bench.gpu_check` with the comparisons of `bench.distill`, small and in one process."""
 
-from bench.distill import TAU, seconds
+from bench.distill import TAU
 from bench.distill_sides import reheatd_side, trl_side
 from bench.gpu_steps import Check, Figures
 from bench.loss_sides import SIDES, measure
 from bench.rollout_file import write_rollouts
+from bench.sides import seconds
 
 
 def distill(check: Check) -> Figures:

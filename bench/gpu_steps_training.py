@@ -14,7 +14,7 @@ from torch import Tensor
 import workers.policy
 from bench.gpu_steps import Check, Figures
 from bench.recorded import RecordedSampler, Stopwatch, job_fields
-from bench.rl_sides import coin
+from bench.rl_sides import hash_reward
 from bench.sides import peak_memory
 from reheatd.config import Settings
 from reheatd.jobs.contracts import ReheatSpec, RLSpec
@@ -152,7 +152,7 @@ def rl(check: Check) -> Figures:
         max_tokens=size.max_tokens,
     )
     watch, before = Stopwatch(), policy.weights()
-    Grpo(policy, spec, sampler, problems, InProcessScorer(coin), watch).run()
+    Grpo(policy, spec, sampler, problems, InProcessScorer(hash_reward), watch).run()
     return _of_steps(watch, before, policy, "reward", "entropy", "grad_norm", "logprob_gap")
 
 

@@ -6,8 +6,6 @@ worker nor what is measured before and after training counts. The adapters hardl
 work.
 """
 
-import json
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 from bench.figures import Report
 from bench.paired import pseudomedian
+from bench.story_task import story_task
 from reheatd.config_tables import BUILTIN_POLICY
 from reheatd.engine.policy_model import resolve_policy
 from reheatd.jobs.contracts import Job, JobStatus
@@ -25,15 +24,9 @@ TURNS = 4
 STEPS = 9
 POLL_S = 0.1
 ENDED = (JobStatus.SUCCEEDED, JobStatus.REJECTED)
-REWARD = '''
-def reward(completion: str, answer: str) -> float:
-    """Share of ASCII letters, which differs between any two completions, so that every group teaches something."""
-    return sum(c.isascii() and c.isalpha() for c in completion) / max(len(completion), 1)
-'''
 TABLES: dict[str, dict[str, Any]] = {
     "policy": {"max_model_len": 512},
     "engine": {"kv_cache_bytes": 512 << 20},
-    "task": {"reward": "letters:reward", "eval_count": 4, "eval_samples": 1},
     "control": {"mode": "observe"},
     "gate": {"accuracy_tolerance": 1.0, "entropy_tolerance": 0.5, "no_evidence": "pass"},
     "workers": {"report_rollouts": 2},
@@ -46,11 +39,7 @@ def compare_staleness(report: Report) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {"0": [], "1": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "letters.py").write_text(REWARD)
-        problems = [{"prompt": f"Write a story about the number {number}.", "answer": ""} for number in range(200)]
-        (folder / "task.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), name, os.environ.get("PYTHONPATH", "")])
-        tables = TABLES | {"task": TABLES["task"] | {"path": str(folder / "task.jsonl")}}
+        tables = TABLES | {"task": story_task(folder)}
         with running(folder, resolve_policy(BUILTIN_POLICY), **tables) as daemon:
             wait_until(lambda: daemon.http.get("/reheatd/v1/status").json()["baseline"])
             _seconds_per_step(daemon, 0)  # the engine's first requests and adapters take longer

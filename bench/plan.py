@@ -1,4 +1,4 @@
-"""Compares what `reheatd plan` says with what a run takes: `python -m bench.plan [--max-tokens 256]`.
+"""Compares what `reheatd plan` says with what a run takes: `python -m bench.plan [--max-tokens 256] [--rank 16]`.
 
 A daemon serves SmolLM2-135M, and a job of continued RL runs. The memory of the engine and of the worker is the largest
 sum that the kernel gives for their processes, where shared pages count in part (PSS).
@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from bench.figures import Report
+from bench.story_task import story_task
 from reheatd.config_tables import BUILTIN_POLICY
 from reheatd.engine.policy_model import resolve_policy
 from tests.daemon import Daemon, running
@@ -24,7 +25,8 @@ from tests.daemon import Daemon, running
 ENGINE, WORKER = "reheatd.engine.server", "--hostname reheatd-"
 POLL_S = 0.1
 KV_CACHE_BYTES = 256 << 20
-STEPS = 4
+STEPS = 2
+"""Adam's moments are there from the second step on."""
 
 
 class Peaks(threading.Thread):
@@ -77,18 +79,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What a policy takes, against what was planned.")
     parser.add_argument("--max-tokens", type=int, default=256, help="longest rollout")
     parser.add_argument("--prompt-tokens", type=int, default=64, help="longest prompt that is planned for")
+    parser.add_argument("--rank", type=int, default=16, help="rank of the adapter in training")
     options = parser.parse_args()
     report = Report("plan")
     tables: dict[str, dict[str, Any]] = {
         "policy": {"max_model_len": options.max_tokens + options.prompt_tokens},
-        "engine": {"kv_cache_bytes": KV_CACHE_BYTES},
-        "rl": {"steps": STEPS, "max_tokens": options.max_tokens, "patience": STEPS},
-        "gate": {"no_evidence": "pass", "accuracy_tolerance": 1.0},
-        "task": {"eval_count": 8, "eval_samples": 2},
+        "engine": {"kv_cache_bytes": KV_CACHE_BYTES, "max_lora_rank": options.rank},
+        "rl": {"steps": STEPS, "max_tokens": options.max_tokens, "learning_rate": 1e-7},
+        "control": {"mode": "observe"},
+        "gate": {"accuracy_tolerance": 1.0, "entropy_tolerance": 0.5, "no_evidence": "pass"},
+        "workers": {"report_rollouts": 2},
+        "lora": {"rank": options.rank},
     }
     with (
         tempfile.TemporaryDirectory(prefix="reheatd-bench-") as folder,
-        running(Path(folder), resolve_policy(BUILTIN_POLICY), **tables) as daemon,
+        running(Path(folder), resolve_policy(BUILTIN_POLICY), task=story_task(Path(folder)), **tables) as daemon,
     ):
         said = planned(daemon, options.max_tokens, options.prompt_tokens)
         peaks = Peaks(daemon.process.pid)

@@ -34,17 +34,29 @@ def write_rollouts(path: Path, *, prompts: int, n: int, max_tokens: int, model: 
     path.write_text(json.dumps([[asdict(rollout) for rollout in group] for group in groups]))
 
 
-def write_long_rollouts(path: Path, lengths: Sequence[int]) -> None:
-    """Writes one rollout of random tokens for each length, which counts the prompt, one of the bundled task's."""
-    codec = ChatCodec(Policy.load(policy_path(), LoraOptions()))
+def write_long_rollouts(path: Path, groups: Sequence[Sequence[int]]) -> None:
+    """Writes groups of rollouts of random tokens, with the probabilities that the policy in bfloat16 gives them.
+
+    Args:
+        groups: The length of each rollout with its prompt. Each group has one of the bundled task's prompts.
+    """
+    policy = Policy.load(policy_path(), LoraOptions(), dtype="bfloat16")
+    codec = ChatCodec(policy)
     generator = torch.Generator().manual_seed(0)
-    groups: list[list[Rollout]] = []
-    for problem, length in zip(load_task(TaskOptions(), WindowOptions()).train, lengths, strict=False):
+    problems = load_task(TaskOptions(), WindowOptions()).train[: len(groups)]
+    written: list[list[dict[str, Any]]] = []
+    for problem, lengths in zip(problems, groups, strict=True):
         prompt = codec.encode(problem.messages)
-        count = length - len(prompt)
-        completion = torch.randint(*PLAIN_TOKENS, (count,), generator=generator).tolist()
-        groups.append([Rollout(prompt, completion, "", [-9.0] * count, "random", False)])
-    path.write_text(json.dumps([[asdict(rollout) for rollout in group] for group in groups]))
+        completions: list[list[int]] = [
+            torch.randint(*PLAIN_TOKENS, (length - len(prompt),), generator=generator).tolist() for length in lengths
+        ]
+        written.append(
+            [
+                asdict(Rollout(prompt, ids, codec.decode(ids), policy.logprobs([(prompt, ids)])[0], "random", False))
+                for ids in completions
+            ]
+        )
+    path.write_text(json.dumps(written))
 
 
 def read_rollouts(path: Path) -> list[list[Rollout]]:

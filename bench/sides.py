@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -30,6 +31,17 @@ def print_side(sides: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
     options = json.loads(sys.argv[2])
     options["rollouts"] = Path(options["rollouts"])
     print(json.dumps(sides[sys.argv[1]](**options)))
+
+
+def seconds(run: dict[str, Any]) -> float:
+    """The median time of a side's steps, or of its rounds, without the first one."""
+    return statistics.median(run["seconds"][1:])
+
+
+def show(what: str, side: str, run: dict[str, Any]) -> None:
+    """Prints one line about a side's run, with the figures by which the sides can be compared."""
+    figures = ", ".join(f"{name} {run[name]:.4f}" for name in ("loss", "entropy", "grad_norm") if name in run)
+    print(f"{what}: {side:22} {seconds(run):7.2f} s {run['peak_mib']:6.0f} MiB, {figures}", flush=True)
 
 
 class PeakMemory:
