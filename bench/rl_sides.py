@@ -47,7 +47,6 @@ def reheatd_side(rollouts: Path, steps: int, checkpointing: Checkpointing = "aut
         learning_rate=LEARNING_RATE,
         prompts_per_step=len(groups),
         group_size=len(groups[0]),
-        max_tokens=max(len(rollout.token_ids) for group in groups for rollout in group),
         clip_low=CLIP_LOW,
         clip_high=CLIP_HIGH,
         max_tokens=longest_completion(groups),

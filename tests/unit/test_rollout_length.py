@@ -124,7 +124,9 @@ class Writing(EngineClient):
         self.longest: list[int] = []
         self.long_prompt = ""
 
-    async def _request(self, method: str, path: str, *_: Any) -> Any:
+    async def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, limit_s: float = 0.0
+    ) -> Any:
         assert (method, path) == ("GET", "/v1/models")
         return {"data": [{"id": "policy", "max_model_len": 1}, {"id": "base", "max_model_len": self.says}]}
 
