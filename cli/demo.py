@@ -53,6 +53,7 @@ path = {task}
 eval_count = 24
 eval_samples = 1
 eval_temperature = 0  # one greedy answer each: the quickest look at accuracy
+eval_max_tokens = 64  # an answer that is cut off before its number counts as wrong
 
 [gate]
 accuracy_tolerance = 0.5  # the collapse on purpose may cost that much
