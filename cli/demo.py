@@ -56,7 +56,7 @@ eval_temperature = 0  # one greedy answer each: the quickest look at accuracy
 eval_max_tokens = 64  # an answer that is cut off before its number counts as wrong
 
 [gate]
-accuracy_tolerance = 0.5  # the collapse on purpose may cost that much
+accuracy_tolerance = 0.4  # the collapse on purpose may cost that much
 no_evidence = "pass"  # nobody is there to be asked
 
 [reheat]
