@@ -35,8 +35,10 @@ from workers.rewards.scoring import InProcessScorer
 from workers.sampling.in_process import InProcessSampler
 from workers.ts_opsd import Reheater
 
-SETTINGS = Settings.model_validate({"reheat": {"max_tokens": COMPLETION_TOKENS}, "lora": LORA})
-"""The defaults, but for the length of an answer."""
+SETTINGS = Settings.model_validate(
+    {"policy": {"max_model_len": 64}, "reheat": {"max_tokens": COMPLETION_TOKENS}, "lora": LORA}
+)
+"""The defaults, but for the lengths, which are the task's."""
 PRETRAINING_STEPS = 250
 RL_PROBLEMS = 16
 RL_STEPS = 250
