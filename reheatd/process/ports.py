@@ -1,8 +1,7 @@
 """Reserves TCP ports for servers that are about to be started."""
 
+import atexit
 import socket
-
-_reserved: list[socket.socket] = []
 
 
 def reserve_port(host: str = "127.0.0.1") -> int:
@@ -15,5 +14,5 @@ def reserve_port(host: str = "127.0.0.1") -> int:
     holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     holder.bind((host, 0))
-    _reserved.append(holder)
+    atexit.register(holder.close)  # which keeps it until then, too
     return holder.getsockname()[1]
