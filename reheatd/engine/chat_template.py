@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from reheatd.config_tables import PolicySection
+from reheatd.engine.model_files import read_object
 from reheatd.errors import BadInputError
 
 RAW = "raw"
@@ -19,7 +20,8 @@ def check_chat_template(policy: PolicySection, folder: Path) -> None:
         folder: Folder of the policy's files.
 
     Raises:
-        BadInputError: The policy has no chat template, and the settings name none, or one that is not there.
+        BadInputError: The policy has no chat template, and the settings name none, or one that is not there; or the
+            policy's files cannot be read.
     """
     if policy.chat_template is None:
         if not has_chat_template(folder):
@@ -33,13 +35,15 @@ def check_chat_template(policy: PolicySection, folder: Path) -> None:
 
 
 def has_chat_template(folder: Path) -> bool:
-    """Whether the tokenizer in a model's folder comes with a chat template."""
+    """Whether the tokenizer in a model's folder comes with a chat template.
+
+    Raises:
+        BadInputError: Its `tokenizer_config.json` cannot be read.
+    """
     if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return True
-    try:
-        return bool(json.loads((folder / "tokenizer_config.json").read_text("utf-8")).get("chat_template"))
-    except (OSError, ValueError):
-        return False
+    file = folder / "tokenizer_config.json"
+    return file.is_file() and bool(read_object(file, "policy.model").get("chat_template"))
 
 
 def template_arguments(policy: PolicySection) -> list[str]:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import io
-import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reheatd.config_tables import BUILTIN_POLICY
+from reheatd.engine.model_files import read_object
 from reheatd.engine.supported import check_supported
 from reheatd.errors import BadInputError, MissingExtraError
 from reheatd.process.children import python_module
@@ -62,13 +62,7 @@ def read_configuration(model: str, param: str = "policy.model") -> dict[str, Any
         file = _file_from_hub(model, "config.json", param)
     else:
         file = (folder if folder.is_dir() else resolve_policy(model, param)) / "config.json"
-    try:
-        contents = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInputError(f"{param} = {model}: {file} cannot be read ({error})", param=param) from error
-    if not isinstance(contents, dict):
-        raise BadInputError(f"{param} = {model}: {file} is not a JSON object", param=param)
-    return contents
+    return read_object(file, param)
 
 
 def folder_of(model: str) -> Path:

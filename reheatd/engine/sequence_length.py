@@ -4,11 +4,11 @@ As many as the policy was made for, or as one sequence may have in the engine's 
 from files and settings alone, so that it is the same after every start.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from reheatd.config import Settings, check_lengths
+from reheatd.engine.model_files import read_object
 from reheatd.engine.number_format import engine_format
 from reheatd.errors import BadInputError
 from reheatd.plan.gpu_plan import GpuPlan
@@ -34,7 +34,7 @@ def with_length(settings: Settings, model: Path, device: Device, gpus: GpuPlan |
     """
     if settings.policy.max_model_len != "auto":
         return settings
-    config = json.loads((model / "config.json").read_text("utf-8"))
+    config = read_object(model / "config.json", "policy.model")
     length = made_for(model, config)
     if length is None:
         raise BadInputError(
@@ -74,4 +74,4 @@ def made_for(model: Path, config: dict[str, Any]) -> int | None:
     if length is None or not file.is_file():
         return length
     # Tokenizers without a limit of their own have a number like 1e30 there.
-    return int(min(length, json.loads(file.read_text("utf-8")).get("model_max_length") or length))
+    return int(min(length, read_object(file, "policy.model").get("model_max_length") or length))

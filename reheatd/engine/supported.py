@@ -4,10 +4,10 @@ What cannot work is refused at the start, by the name of what is in the way. An 
 let through.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
+from reheatd.engine.model_files import read_object
 from reheatd.errors import BadInputError
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -34,11 +34,7 @@ def check_supported(folder: Path, param: str) -> None:
     Raises:
         BadInputError: The configuration cannot be read, or names something that is not supported.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInputError(f"{param} = {folder}: config.json cannot be read ({error})", param=param) from error
-    reason = unsupported(config)
+    reason = unsupported(read_object(folder / "config.json", param))
     if reason is not None:
         raise BadInputError(f"{param} = {folder} is not supported: {reason}; docs/models.md lists what is", param=param)
 

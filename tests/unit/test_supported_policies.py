@@ -55,6 +55,14 @@ def test_a_base_model_without_chat_template_says_what_to_set(tmp_path: Path) -> 
     check_chat_template(PolicySection(chat_template=str(template)), folder)
 
 
+def test_a_tokenizer_whose_configuration_is_damaged_is_not_taken_for_one_without_template(tmp_path: Path) -> None:
+    folder = build_shape(tmp_path / "policy", "llama", chat_template=None)
+    file = folder / "tokenizer_config.json"
+    file.write_text(file.read_text()[:-9])
+    with pytest.raises(BadInputError, match=r"policy\.model: .*tokenizer_config\.json cannot be read"):
+        check_chat_template(PolicySection(model=str(folder)), folder)
+
+
 def test_a_policy_with_a_template_needs_no_setting(tmp_path: Path) -> None:
     folder = build_shape(tmp_path / "policy", "qwen3")
     check_chat_template(PolicySection(), folder)
