@@ -24,6 +24,8 @@ from reheatd.tasks.source_process import installed_sources
 
 NAMED = re.compile(r"([A-Za-z_][\w-]*):(.*)", re.DOTALL)
 ON_HUB = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
+MOST_RECORDS = 2_000_000
+"""Records of an installed source, at most. A generator may have no end, and all problems are kept in memory."""
 
 
 def source_name(path: Path | None) -> str | None:
@@ -108,6 +110,11 @@ def _of_source(path: str, arguments: dict[str, Any]) -> Iterator[Record]:
                 reply = json.loads(line)
                 if "record" in reply:
                     number += 1
+                    if number > MOST_RECORDS:
+                        raise BadInputError(
+                            f"{path} gives more than {MOST_RECORDS:,} records; see what in task.arguments limits them",
+                            param="task.path",
+                        )
                     place = Place(f"{path}, record {number}", EXPECTED, "task.path")
                     yield place, json_object(place, reply["record"])
         finally:

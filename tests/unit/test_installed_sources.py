@@ -31,6 +31,10 @@ def unordered(argument):
     for word in {f"word{number}" for number in range(30)}:
         yield {"question": f"{word}?", "answer": word}
 
+def endless(argument):
+    while True:
+        yield {"question": "Again?", "answer": 1}
+
 def dying(argument):
     import os
     for number in range(9):
@@ -45,6 +49,7 @@ cubes = their_tasks:cubes
 broken = their_tasks:broken
 unordered = their_tasks:unordered
 dying = their_tasks:dying
+endless = their_tasks:endless
 missing = their_tasks:nothing
 [reheatd.rewards]
 cubes = their_tasks:cube_scorer
@@ -92,6 +97,11 @@ def test_a_source_of_another_distribution_brings_its_problems_and_its_scorer() -
     assert problem.place.startswith("cubes:please, record ")
     assert score("cubes:please", (problem.answer, problem), ("7", problem)) == [1.0, 0.0]
     assert from_anywhere(Path("cubes:please")) == Path("cubes:please")
+
+
+def test_a_source_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reheatd.tasks.sources.MOST_RECORDS", 1000)
+    assert refused("endless:").startswith("endless: gives more than 1,000 records")
 
 
 def test_sources_give_every_process_the_same_problems() -> None:
