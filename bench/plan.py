@@ -85,7 +85,7 @@ def main() -> None:
     tables: dict[str, dict[str, Any]] = {
         "policy": {"max_model_len": options.max_tokens + options.prompt_tokens},
         "engine": {"kv_cache_bytes": KV_CACHE_BYTES, "max_lora_rank": options.rank},
-        "rl": {"steps": STEPS, "max_tokens": options.max_tokens, "learning_rate": 1e-7},
+        "rl": {"steps": STEPS, "max_tokens": options.max_tokens},
         "control": {"mode": "observe"},
         "gate": {"accuracy_tolerance": 1.0, "entropy_tolerance": 0.5, "no_evidence": "pass"},
         "workers": {"report_rollouts": 2},
