@@ -166,6 +166,7 @@ def build_entropy(
             top_k=section.top_k,
             confidence=section.confidence,
             vocab_size=policy.vocabulary,
+            at_once=settings.engine.own_sequences,
         )
 
     given = section.baseline_nats

@@ -117,6 +117,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def own_share(max_num_seqs: int) -> int:
+    """Sequences of an engine that jobs and probes may have in it at once, of those that it decodes at once."""
+    return max(1, 3 * max_num_seqs // 4)
+
+
 class EngineSection(Options):
     url: str | None = None
     """URL of a vLLM server that is already running, or several URLs separated by commas. Default: the daemon starts
@@ -151,7 +156,7 @@ class EngineSection(Options):
     """Share of GPU memory that the engine takes. `auto` takes what the worker leaves if both share a GPU, as `reheatd
     plan` computes it, and 0.9 if the engine is alone on it."""
     max_num_seqs: int = Field(default=64, ge=1)
-    """Largest number of sequences that the engine decodes at once."""
+    """Largest number of sequences that the engine decodes at once. Jobs and probes leave a quarter of it to clients."""
     max_logprobs: int = Field(default=64, ge=21)
     """Largest number of logprobs per token that a request may ask for; monitoring asks for 21."""
     cpu_threads_bind: str | None = None
@@ -171,6 +176,15 @@ class EngineSection(Options):
     def urls(self) -> list[str]:
         """URLs of the servers that are already running; empty if the daemon starts the engines itself."""
         return [] if self.url is None else [url.strip() for url in self.url.split(",")]
+
+    @property
+    def own_sequences(self) -> int:
+        """Sequences that a job or a window of probes has in all engines at once, at most.
+
+        The engine admits sequences in the order in which they come. If rollouts filled it, a client would wait until
+        one of them ends, which may take minutes.
+        """
+        return own_share(self.max_num_seqs) * max(self.replicas, len(self.urls))
 
     @model_validator(mode="after")
     def _engines(self) -> "EngineSection":

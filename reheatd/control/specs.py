@@ -249,6 +249,7 @@ def build_spec(
         "report_rollouts": settings.workers.report_rollouts,
         "rollouts_kept": settings.workers.rollouts_kept,
         "retry_s": settings.workers.retry_s,
+        "sequences_at_once": settings.engine.own_sequences,
         "reference_answers": _reference_answers(settings),
         "parent_entropy": parent_entropy,
         "base_accuracy": parent_lineage.accuracy_base if _measured_with(parent_lineage, "task", task) else None,
@@ -301,6 +302,7 @@ def build_import_spec(
         probes=_from_anywhere(probes),
         report_rollouts=settings.workers.report_rollouts,
         retry_s=settings.workers.retry_s,
+        sequences_at_once=settings.engine.own_sequences,
         reference_answers=_reference_answers(settings),
         seed=request.seed,
     )

@@ -26,9 +26,6 @@ from reheatd.errors import BadInputError, EngineError
 from reheatd.measures import Contract, EntropyEstimate, PositionMean
 from reheatd.tap.moments import Moments
 
-CONCURRENCY = 48
-"""Probes that are sampled at once: enough to fill a batch, and few enough to leave room for clients."""
-
 
 class Sampler(Protocol):
     """The part of `EngineClient` that the meter uses."""
@@ -89,6 +86,7 @@ class EntropyMeter:
         top_k: Top logprobs per token.
         confidence: Level of the intervals.
         vocab_size: Size of the model's output distribution; see `vocabulary_size`. Without it there is no upper bound.
+        at_once: Probes that are sampled at once, at most.
     """
 
     def __init__(
@@ -100,6 +98,7 @@ class EntropyMeter:
         top_k: int,
         confidence: float,
         vocab_size: int | None = None,
+        at_once: int = 48,
     ) -> None:
         self.probes = probes
         self.max_tokens = max_tokens
@@ -109,7 +108,7 @@ class EntropyMeter:
         """c(s) of the next measurement. The keeper of a series sets it from earlier windows."""
         self._client = client
         self._vocab_size = vocab_size
-        self._slots = asyncio.Semaphore(CONCURRENCY)
+        self._slots = asyncio.Semaphore(at_once)
 
     async def measure(self, model: str, *, seed: int, on_sample: Callable[[], None] | None = None) -> Measurement:
         """Measures one window on a model.

@@ -61,6 +61,8 @@ class JobBase(Contract):
     """Number of rollouts that are kept for reading, at most; see `reheatd.jobs.rollouts`."""
     retry_s: float = 180.0
     """How long the worker repeats its requests while the engine is away, in seconds."""
+    sequences_at_once: int = 48
+    """Sequences that the job samples at once, at most; the others that the engines could decode are for clients."""
     parent_entropy: EntropyEstimate | None = None
     """Probe entropy of the parent version as the daemon measured it last; if None, the worker measures it."""
     parent_accuracy: Accuracy | None = None

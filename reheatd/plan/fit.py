@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from reheatd.config_tables import own_share
 from reheatd.errors import BadInputError
 from reheatd.options import Checkpointing
 from reheatd.plan.memory import (
@@ -97,7 +98,7 @@ def fit(demand: Demand, machine: Machine, placement: Placement) -> Fit:
     )
     sharers = _sharers(demand, machine, placement)
     usable = int(USABLE[device] * machine.memory)
-    enough = min(rollouts.count, demand.max_num_seqs) * rollouts.tokens
+    enough = min(rollouts.count, own_share(demand.max_num_seqs)) * rollouts.tokens
     best: Fit | None = None
     ways = list(_ways_to_train(demand, machine))
     for positions, checkpointed, worker in ways:
@@ -147,7 +148,7 @@ def step_seconds(
         itemsize=machine.itemsize,
         gpus=max(1, len(placement.engines[0])),
         engines=len(placement.engines),
-        together=min(demand.max_num_seqs, fitted.kv_tokens // demand.rollouts.tokens),
+        together=min(own_share(demand.max_num_seqs), fitted.kv_tokens // demand.rollouts.tokens),
     )
     training = training_seconds(
         demand.shape, demand.rollouts, speed, device=machine.device, checkpointed=fitted.checkpointed

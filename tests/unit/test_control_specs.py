@@ -32,6 +32,7 @@ def spec_of(
         {
             "data_dir": "relative",
             "policy": {"max_model_len": 1024},
+            "engine": {"max_num_seqs": 30, "replicas": 2},
             "reheat": {"target_ratio": 0.8, "steps": 7, "min_p": 0.1},
             "rl": {"steps": 9, "group_size": 3, "max_tokens": 48},
             "lora": {"rank": 4},
@@ -65,6 +66,7 @@ def test_unset_fields_come_from_the_settings_and_paths_are_absolute(tmp_path: Pa
     assert spec.task.path == Path("tasks.jsonl").resolve()
     assert spec.task.reward_timeout_s == 2.5
     assert (spec.report_rollouts, spec.rollouts_kept, spec.retry_s) == (6, 50, 7.0)
+    assert spec.sequences_at_once == 2 * 22  # three quarters of what the engines decode at once
     folder = Path("relative/jobs/reheat-1").resolve()
     assert (spec.curves_file, spec.rollouts_file) == (folder / "curves.jsonl", folder / "rollouts.jsonl")
 

@@ -29,12 +29,16 @@ class FakeGateway(EngineClient):
         self.seeds: list[tuple[int, int]] = []
         """Seed and number of completions of every request."""
         self.top_ps: set[float] = set()
+        self.in_flight = self.most_in_flight = 0
 
     async def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[Sample]:
         self.seeds.append((options["seed"], options["n"]))
         self.top_ps.add(options["top_p"])
+        self.in_flight += options["n"]
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
         while len(self.seeds) < self.at_once:
             await asyncio.sleep(0)
+        self.in_flight -= options["n"]
         return [Sample([1], [2], messages[0]["content"], [-0.1], [], "stop")] * options["n"]
 
     async def render(self, model: str, messages: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -75,6 +79,14 @@ def test_batches_are_sampled_at_once_and_counted_together(sampler: ServedSampler
     assert [[rollout.text for rollout in group] for group in greedy] == [[str(number)] for number in range(6)]
     assert [len(group) for group in sampled] == [4, 4, 4]
     assert told.counts == [(done, 9) for done in range(1, 10)]
+
+
+def test_a_job_leaves_room_for_clients_in_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = FakeGateway(at_once=2)
+    monkeypatch.setattr("workers.sampling.served.EngineClient", lambda *_, **__: gateway)
+    with ServedSampler(RLSpec(**job_fields(tmp_path), sequences_at_once=8), task_probes(2)) as sampler:
+        sampler.sample_all([Batch(PROMPTS, 4, 8, 1.0, 0)])
+        assert gateway.most_in_flight == 8
 
 
 def test_no_two_completions_of_a_batch_are_drawn_with_one_seed(sampler: ServedSampler) -> None:

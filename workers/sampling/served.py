@@ -38,8 +38,6 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-MAX_CONCURRENT = 64
-"""Largest number of requests in flight at once; more would only queue in the engine."""
 MAX_DELAY_S = 10.0
 LOOK_UP_S = 1.0
 """How often a job that waits for the engine looks whether it was cancelled, in seconds."""
@@ -150,6 +148,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
             max_tokens=probes.max_tokens,
             top_k=probes.top_k,
             confidence=probes.confidence,
+            at_once=self._spec.sequences_at_once,
         )
         return self
 
@@ -256,7 +255,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
 
     def prompt_tokens(self, prompts: Prompts) -> list[int]:
         """Tokens of each prompt by the policy's chat template."""
-        slots, patience = asyncio.Semaphore(MAX_CONCURRENT), _Patience(self._spec.retry_s)
+        slots, patience = asyncio.Semaphore(self._spec.sequences_at_once), _Patience(self._spec.retry_s)
 
         async def one(prompt: Messages) -> int:
             async with slots:
@@ -272,7 +271,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         return self._io.run(every(), self._on_wait)
 
     async def _sample_all(self, batches: Sequence[Batch]) -> list[list[list[Rollout]]]:
-        slots = asyncio.Semaphore(MAX_CONCURRENT)
+        slots = asyncio.Semaphore(max(1, self._spec.sequences_at_once // max(batch.n for batch in batches)))
         patience = _Patience(self._spec.retry_s)
         answered = self._counter(sum(len(batch.prompts) for batch in batches))
 
