@@ -4,8 +4,9 @@ import asyncio
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,11 +22,13 @@ from reheatd.jobs.keys import EVENTS_FIELD, events_key
 from reheatd.process.ports import reserve_port
 from tests.chaos.evidence import FINAL, Archive
 from tests.chaos.load import eventually
-from tests.chaos.strike import is_alive
+from tests.chaos.strike import PointMissed, hold, is_alive
 from tests.daemon import Daemon, merged
 from tests.waiting import HANGS_S
 
 API = "/reheatd/v1"
+TRIES = 5
+"""Jobs that are run to hit a point that passes quickly."""
 RL: dict[str, Any] = {"kind": "rl"}
 COOL: dict[str, Any] = {"kind": "reheat", "tau": 0.9}
 """A cooling: a job of the same code as a reheat that a policy need not have collapsed for."""
@@ -149,6 +152,26 @@ class Arena:
 
     def is_over(self, job_id: str) -> bool:
         return self.archive.job(job_id)["status"] in FINAL
+
+    def hold_during(
+        self, request: dict[str, Any], process: Callable[[], psutil.Process | None], at: Callable[[str], bool]
+    ) -> tuple[str, psutil.Process]:
+        """Submits jobs until `process` could be stopped while `at` held for one.
+
+        Args:
+            process: Finds the process; None while it does not exist.
+            at: Whether a job is at the wanted point, which may pass quickly.
+
+        Returns:
+            That job's id, and the process.
+        """
+        for _ in range(TRIES):
+            job_id = self.submit(request)
+            try:
+                return job_id, hold(process, partial(at, job_id), partial(self.is_over, job_id))
+            except PointMissed:
+                continue
+        raise AssertionError(f"no process could be stopped in time during any of {TRIES} jobs")
 
     def is_ready(self) -> bool:
         try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from reheatd.adapters.archive import pack
@@ -17,11 +18,9 @@ from tests.chaos.arena import API, COOL, RL, Arena, Proven, running_arena
 from tests.chaos.conftest import Inject
 from tests.chaos.fault import Fault
 from tests.chaos.load import eventually
-from tests.chaos.strike import PointMissed, end, hold
+from tests.chaos.strike import end, hold
 from tests.engine_process import running_engine
 
-TRIES = 5
-"""Jobs that are run to hit a point that passes quickly."""
 AT_THE_GATES: dict[str, Any] = {"accuracy_tolerance": 0.05, "no_evidence": "ask"}
 """Gates without evidence on a task that the policy never solves: a version waits for approval."""
 
@@ -36,26 +35,25 @@ def arena(tiny_policy: Path, adapters: list[Proven], tmp_path_factory: pytest.Te
         yield arena
 
 
+def kill(fault: Fault, daemon: psutil.Process) -> None:
+    """Kills the daemon, and starts it again."""
+    with fault.takes_away("daemon"):
+        fault.inject(lambda: end(daemon))
+        fault.arena.start()
+
+
 def kill_at(fault: Fault, at: Callable[[], bool], over: Callable[[], bool] = lambda: False) -> None:
     """Kills the daemon while `at` holds, and starts it again."""
-    arena = fault.arena
-    process = arena.process
-    held = hold(lambda: process, at, over)
-    with fault.takes_away("daemon"):
-        fault.inject(lambda: end(held))
-        arena.start()
+    process = fault.arena.process
+    kill(fault, hold(lambda: process, at, over))
 
 
 def kill_during(fault: Fault, request: dict[str, Any], at: Callable[[str], bool]) -> dict[str, Any]:
-    """Submits jobs until the daemon could be killed while `at` held for one, and returns that one once it is over."""
-    for _ in range(TRIES):
-        job_id = fault.arena.submit(request)
-        try:
-            kill_at(fault, lambda job_id=job_id: at(job_id), lambda job_id=job_id: fault.arena.is_over(job_id))
-        except PointMissed:
-            continue
-        return fault.arena.wait_over(job_id)
-    raise AssertionError(f"no kill was in time for any of {TRIES} jobs")
+    """Kills the daemon while `at` holds for a job, and returns the job once it is over."""
+    process = fault.arena.process
+    job_id, held = fault.arena.hold_during(request, lambda: process, at)
+    kill(fault, held)
+    return fault.arena.wait_over(job_id)
 
 
 def test_while_it_serves(arena: Arena, fault: Inject) -> None:

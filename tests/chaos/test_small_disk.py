@@ -11,7 +11,6 @@ from tests.chaos.arena import COOL, RL, Arena, Proven, running_arena
 from tests.chaos.conftest import Inject
 from tests.chaos.disks import SmallDisk, small_disk
 from tests.chaos.load import eventually
-from tests.chaos.strike import hold
 
 NO_ROOM = re.compile(r"no space left|disk is full|disk is out of space|disk I/O error", re.IGNORECASE)
 
@@ -51,12 +50,11 @@ def test_it_is_full_while_a_job_is(
     """The job waits, or fails and says why; once there is room, the next one succeeds."""
     with fault(f"disk full: {at}", arena) as injected:
         said = len(arena.daemon.log)
-        job_id = arena.submit(request_of)
 
-        def is_there() -> bool:
+        def is_there(job_id: str) -> bool:
             return at in (arena.archive.job(job_id)["status"], arena.report(job_id)[0])
 
-        held = hold(lambda: arena.process, is_there, lambda: arena.is_over(job_id))
+        job_id, held = arena.hold_during(request_of, lambda: arena.process, is_there)
         with disk.full():
             injected.inject(held.resume)
             eventually(

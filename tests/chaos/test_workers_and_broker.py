@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ from tests.chaos.arena import COOL, RL, Arena, Proven, running_arena
 from tests.chaos.conftest import Inject
 from tests.chaos.fault import Fault
 from tests.chaos.load import eventually
-from tests.chaos.strike import PointMissed, end, freeze, hold, is_alive
+from tests.chaos.strike import end, freeze, hold, is_alive
 
-TRIES = 5
 LOST_S = 60.0
 """How long the broker is away, in seconds."""
 
@@ -33,17 +31,10 @@ def arena(tiny_policy: Path, adapters: list[Proven], tmp_path_factory: pytest.Te
 
 
 def kill_job_at(fault: Fault, request: dict[str, Any], at: Callable[[str], bool]) -> dict[str, Any]:
-    """Submits jobs until the process that trains one could be killed while `at` held; returns the job once over."""
-    arena = fault.arena
-    for _ in range(TRIES):
-        job_id = arena.submit(request)
-        try:
-            held = hold(arena.job_process, partial(at, job_id), partial(arena.is_over, job_id))
-        except PointMissed:
-            continue
-        fault.inject(partial(end, held))
-        return arena.wait_over(job_id)
-    raise AssertionError(f"no kill was in time for any of {TRIES} jobs")
+    """Kills the process that trains a job while `at` holds for it, and returns the job once it is over."""
+    job_id, held = fault.arena.hold_during(request, fault.arena.job_process, at)
+    fault.inject(lambda: end(held))
+    return fault.arena.wait_over(job_id)
 
 
 def wait_for_phase(arena: Arena, job_id: str, phase: str) -> None:
