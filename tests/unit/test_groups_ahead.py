@@ -27,6 +27,10 @@ from workers.sampling.served import ServedSampler
 PROBLEMS = [Problem([{"role": "user", "content": str(number)}], str(number)) for number in range(12)]
 
 
+COMPLETIONS = 16
+"""Of four problems, which is what a batch has by default."""
+
+
 class SlowGateway(EngineClient):
     """Answers only once it is let."""
 
@@ -46,7 +50,7 @@ class SlowGateway(EngineClient):
             raise
         if self.error is not None:
             raise self.error
-        return [Sample([1], [2], f"{number}", [-0.1], [], "stop") for number in range(options["n"])]
+        return [Sample([1], [2], str(options["seed"] % 4), [-0.1], [], "stop")]
 
 
 class World:
@@ -87,7 +91,7 @@ def world(tmp_path: Path, cancelled: threading.Event, monkeypatch: pytest.Monkey
 def test_a_batch_that_was_begun_is_the_next_one(world: World) -> None:
     with world.ahead() as batches:
         batches.begin(1)
-        wait_until(lambda: world.gateway.asked == 4)
+        wait_until(lambda: world.gateway.asked == COMPLETIONS)
         world.progress.report("training", 1)
         threading.Timer(0.05, world.gateway.answers.set).start()
         first = batches.take(1)
@@ -104,9 +108,9 @@ def test_a_batch_that_was_begun_is_the_next_one(world: World) -> None:
 def test_an_error_while_a_step_trains_stops_the_sampling_at_once(world: World) -> None:
     with pytest.raises(TrainingDivergedError), world.ahead() as batches:
         batches.begin(1)
-        wait_until(lambda: world.gateway.asked == 4)
+        wait_until(lambda: world.gateway.asked == COMPLETIONS)
         raise TrainingDivergedError("the gradient norm is nan")
-    wait_until(lambda: world.gateway.dropped == 4)
+    wait_until(lambda: world.gateway.dropped == COMPLETIONS)
     # Whoever comes next, as another remedy does, can sample.
     world.gateway.answers.set()
     batch = Batch([problem.messages for problem in PROBLEMS[:2]], 1, 8, 1.0, 0)
@@ -116,10 +120,10 @@ def test_an_error_while_a_step_trains_stops_the_sampling_at_once(world: World) -
 def test_a_cancelled_job_does_not_wait_for_its_rollouts(world: World, cancelled: threading.Event) -> None:
     with pytest.raises(JobCancelledError), world.ahead() as batches:
         batches.begin(1)
-        wait_until(lambda: world.gateway.asked == 4)
+        wait_until(lambda: world.gateway.asked == COMPLETIONS)
         cancelled.set()
         batches.take(1)
-    wait_until(lambda: world.gateway.dropped == 4)
+    wait_until(lambda: world.gateway.dropped == COMPLETIONS)
 
 
 def test_an_error_of_the_engine_is_raised_where_the_batch_is_taken(world: World) -> None:

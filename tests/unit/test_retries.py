@@ -43,7 +43,7 @@ class Gateway:
 
 
 def sample(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retry_s: float = 60) -> list[str]:
-    monkeypatch.setattr("workers.sampling.served.MAX_DELAY_S", 0.01)
+    monkeypatch.setattr("workers.sampling.retries.MAX_DELAY_S", 0.01)
     monkeypatch.setattr(EngineClient, "chat", lambda _, *given, **named: gateway.chat(*given, **named))
     spec = ReheatSpec(**job_fields(tmp_path), tau=1.5, retry_s=retry_s)
     with ServedSampler(spec, task_probes(2)) as sampler:
@@ -147,7 +147,7 @@ def refused(error: ReheatdError) -> tuple[int, dict[str, Any]]:
 def test_a_snapshot_is_published_when_the_engine_is_back_or_a_slot_is_free(
     answers: list[tuple[int, dict[str, Any]]], tries: int, daemon: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.sampling.served.MAX_DELAY_S", 0.01)
+    monkeypatch.setattr("workers.sampling.retries.MAX_DELAY_S", 0.01)
     Daemon.answers = list(answers)
     spec = spec_for(daemon, tmp_path)
     with ServedSampler(spec, task_probes(2)) as sampler:
@@ -159,7 +159,7 @@ def test_a_snapshot_is_published_when_the_engine_is_back_or_a_slot_is_free(
 def test_a_snapshot_that_is_refused_is_not_published_again(
     daemon: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.sampling.served.MAX_DELAY_S", 0.01)
+    monkeypatch.setattr("workers.sampling.retries.MAX_DELAY_S", 0.01)
     Daemon.answers = [refused(ConflictError("the job is not running"))]
     spec = spec_for(daemon, tmp_path)
     with ServedSampler(spec, task_probes(2)) as sampler, pytest.raises(EngineError, match="the job is not running"):

@@ -134,7 +134,7 @@ class Writing(EngineClient):
         return [1] * (MAX_MODEL_LEN if messages[0]["content"] == self.long_prompt else PROMPT_TOKENS)
 
     async def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[Sample]:
-        assert (options["n"], options["temperature"], options["top_p"]) == (1, 1.0, 1.0)
+        assert (options["temperature"], options["top_p"]) == (1.0, 1.0)
         self.longest.append(options["max_tokens"])
         length = 100 if self.ends else options["max_tokens"]
         return [Sample([1], [2] * length, "", [-0.1] * length, [], "stop" if self.ends else "length")]

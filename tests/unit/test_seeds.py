@@ -2,7 +2,7 @@
 
 from itertools import pairwise, product
 
-from workers.sampling.seeds import request_seed, seed_for
+from workers.sampling.seeds import completion_seed, seed_for
 
 LOW = 2**32
 """torch's generator on a CPU takes only the lowest 32 bits of a seed."""
@@ -11,7 +11,7 @@ LOW = 2**32
 def test_completions_of_a_step_differ_in_the_bits_that_a_cpu_takes() -> None:
     for place in range(200):
         seed = seed_for("rollouts", 0, place)
-        drawn = [request_seed(seed, prompt, 8) + j for prompt in range(64) for j in range(8)]
+        drawn = [completion_seed(seed, prompt, 8, j) for prompt in range(64) for j in range(8)]
         assert len({each % LOW for each in drawn}) == 64 * 8
         assert min(drawn) >= 0 and max(drawn) < 2**63  # the engine refuses larger ones
 

@@ -26,20 +26,20 @@ class FakeGateway(EngineClient):
     def __init__(self, at_once: int) -> None:
         super().__init__("http://127.0.0.1:1")
         self.at_once = at_once
-        self.seeds: list[tuple[int, int]] = []
-        """Seed and number of completions of every request."""
+        self.seeds: list[int] = []
         self.top_ps: set[float] = set()
         self.in_flight = self.most_in_flight = 0
 
     async def chat(self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[Sample]:
-        self.seeds.append((options["seed"], options["n"]))
+        self.seeds.append(options["seed"])
         self.top_ps.add(options["top_p"])
-        self.in_flight += options["n"]
+        self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        await asyncio.sleep(0)  # every request that may be in flight at once is
         while len(self.seeds) < self.at_once:
             await asyncio.sleep(0)
-        self.in_flight -= options["n"]
-        return [Sample([1], [2], messages[0]["content"], [-0.1], [], "stop")] * options["n"]
+        self.in_flight -= 1
+        return [Sample([1], [2], messages[0]["content"], [-0.1], [], "stop")]
 
     async def render(self, model: str, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         if messages[0]["role"] == "system":
@@ -82,7 +82,7 @@ def test_batches_are_sampled_at_once_and_counted_together(sampler: ServedSampler
 
 
 def test_a_job_leaves_room_for_clients_in_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gateway = FakeGateway(at_once=2)
+    gateway = FakeGateway(at_once=8)
     monkeypatch.setattr("workers.sampling.served.EngineClient", lambda *_, **__: gateway)
     with ServedSampler(RLSpec(**job_fields(tmp_path), sequences_at_once=8), task_probes(2)) as sampler:
         sampler.sample_all([Batch(PROMPTS, 4, 8, 1.0, 0)])
@@ -90,11 +90,10 @@ def test_a_job_leaves_room_for_clients_in_the_engine(tmp_path: Path, monkeypatch
 
 
 def test_no_two_completions_of_a_batch_are_drawn_with_one_seed(sampler: ServedSampler) -> None:
-    sampler.sample_all([Batch(PROMPTS, 4, 8, 1.0, 7), Batch(PROMPTS[:3], 1, 8, 0.0, 0)])
+    sampler.sample(PROMPTS, n=4, max_tokens=8, temperature=1.0, seed=7)
     gateway = sampler._client
     assert isinstance(gateway, FakeGateway)
-    drawn = [seed + j for seed, n in gateway.seeds if n == 4 for j in range(n)]
-    assert len(set(drawn)) == len(drawn) == 24  # the engine draws completion j with the request's seed + j
+    assert len(set(gateway.seeds)) == len(gateway.seeds) == 24
 
 
 def test_a_batch_is_sampled_from_the_share_that_it_names(sampler: ServedSampler) -> None:

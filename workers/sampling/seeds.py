@@ -8,14 +8,14 @@ Purpose = Literal["rollouts", "prompts", "probes", "answers", "report", "signal"
 rollouts, answers to problems that may be lost, or answers that decide the length of rollouts."""
 
 SEED_BITS = 62
-"""Bits of a seed. The engine adds the number of a completion to it and keeps 63 bits."""
+"""Bits of a seed. The number of a completion is added to it, and the engine takes 63 bits."""
 
 
 def seed_for(purpose: Purpose, job_seed: int, *place: int) -> int:
     """The seed of one batch of samples, from 0 to 2**62 - 1.
 
-    Seeds of different batches are independent of each other. They lie far apart, because `request_seed` counts on from
-    them.
+    Seeds of different batches are independent of each other. They lie far apart, because
+    `completion_seed` counts on from them.
 
     Args:
         place: Which batch of that purpose it is, such as the step.
@@ -24,11 +24,13 @@ def seed_for(purpose: Purpose, job_seed: int, *place: int) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) >> (64 - SEED_BITS)
 
 
-def request_seed(batch_seed: int, prompt: int, n: int) -> int:
-    """The seed of the request for the `n` completions of a batch's prompt.
+def completion_seed(batch_seed: int, prompt: int, n: int, number: int) -> int:
+    """The seed of one of the `n` completions of a batch's prompt.
 
-    vLLM draws completion j of a request with the request's seed plus j. So the requests of a batch are n apart, and all
-    completions of the batch have different seeds. They differ even in their lowest 32 bits, which is all that torch's
+    All completions of a batch have different seeds. They differ even in their lowest 32 bits, which is all that torch's
     generator on a CPU takes of a seed.
+
+    Args:
+        number: Which completion it is, from 0 to n - 1.
     """
-    return batch_seed + prompt * n
+    return batch_seed + prompt * n + number

@@ -9,15 +9,13 @@ import itertools
 import logging
 import shutil
 import threading
-import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential
 
 from reheatd.access.client import tls_for
 from reheatd.engine.client import EngineClient, Sample
@@ -31,14 +29,14 @@ from reheatd.names import BASE_MODEL_NAME, version_name
 from reheatd.tasks.problem import Problem
 from workers.policy import Policy
 from workers.sampling.background import Background
+from workers.sampling.retries import Patience
 from workers.sampling.rollout import Batch, Rollout
-from workers.sampling.seeds import request_seed
+from workers.sampling.seeds import completion_seed
 
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-MAX_DELAY_S = 10.0
 LOOK_UP_S = 1.0
 """How often a job that waits for the engine looks whether it was cancelled, in seconds."""
 
@@ -175,7 +173,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         Raises:
             EngineError: The daemon refuses the adapter, or does not answer for too long.
         """
-        asked = _Patience(self._spec.retry_s).repeat(lambda: self._ask_to_load(folder.resolve(), step))
+        asked = Patience(self._spec.retry_s).repeat(lambda: self._ask_to_load(folder.resolve(), step))
         self.model = self._io.run(asked, self._on_wait)
         self.probed = []
 
@@ -227,7 +225,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         firsts: dict[str, Problem] = {}
         for problem in problems:
             firsts.setdefault(", ".join(str(message["role"]) for message in problem.messages), problem)
-        patience = _Patience(self._spec.retry_s)
+        patience = Patience(self._spec.retry_s)
 
         async def check() -> None:
             for roles, problem in firsts.items():
@@ -250,12 +248,12 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         Raises:
             EngineError: The gateway does not say so.
         """
-        asked = _Patience(self._spec.retry_s).repeat(lambda: self._client.max_model_len(self.model))
+        asked = Patience(self._spec.retry_s).repeat(lambda: self._client.max_model_len(self.model))
         return self._io.run(asked, self._on_wait)
 
     def prompt_tokens(self, prompts: Prompts) -> list[int]:
         """Tokens of each prompt by the policy's chat template."""
-        slots, patience = asyncio.Semaphore(self._spec.sequences_at_once), _Patience(self._spec.retry_s)
+        slots, patience = asyncio.Semaphore(self._spec.sequences_at_once), Patience(self._spec.retry_s)
 
         async def one(prompt: Messages) -> int:
             async with slots:
@@ -271,31 +269,36 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         return self._io.run(every(), self._on_wait)
 
     async def _sample_all(self, batches: Sequence[Batch]) -> list[list[list[Rollout]]]:
-        slots = asyncio.Semaphore(max(1, self._spec.sequences_at_once // max(batch.n for batch in batches)))
-        patience = _Patience(self._spec.retry_s)
+        slots = asyncio.Semaphore(self._spec.sequences_at_once)
+        patience = Patience(self._spec.retry_s)
         answered = self._counter(sum(len(batch.prompts) for batch in batches))
 
-        async def one(batch: Batch, index: int) -> list[Rollout] | EngineError:
-            seed = request_seed(batch.seed, index, batch.n)
+        async def one(batch: Batch, index: int, number: int) -> list[Sample]:
             async with slots:
-                try:
-                    samples = await patience.repeat(
-                        lambda: self._client.chat(
-                            self.model,
-                            batch.prompts[index],
-                            n=batch.n,
-                            temperature=batch.temperature,
-                            top_p=batch.top_p,
-                            max_tokens=batch.max_tokens,
-                            seed=seed,
-                        ),
-                    )
-                except EngineError as error:
-                    return error
-            answered()
-            return self._rollouts(samples)
+                return await patience.repeat(
+                    lambda: self._client.chat(
+                        self.model,
+                        batch.prompts[index],
+                        temperature=batch.temperature,
+                        top_p=batch.top_p,
+                        max_tokens=batch.max_tokens,
+                        seed=completion_seed(batch.seed, index, batch.n, number),
+                    ),
+                )
 
-        tasks = [[asyncio.create_task(one(batch, i)) for i in range(len(batch.prompts))] for batch in batches]
+        async def group(batch: Batch, index: int) -> list[Rollout] | EngineError:
+            # A request for each completion: one for all would keep its slots until the longest of them ends.
+            asked = [asyncio.create_task(one(batch, index, number)) for number in range(batch.n)]
+            try:
+                samples = await asyncio.gather(*asked)
+            except EngineError as error:
+                return error
+            finally:
+                await _cancel(asked)
+            answered()
+            return self._rollouts([*itertools.chain(*samples)])
+
+        tasks = [[asyncio.create_task(group(batch, i)) for i in range(len(batch.prompts))] for batch in batches]
         try:
             return [self._usable(await asyncio.gather(*asked)) for asked in tasks]
         finally:
@@ -336,7 +339,7 @@ class ServedSampler(AbstractContextManager["ServedSampler"]):
         return Background(self._background.submit(work), self._io.interrupted)
 
     def measure_entropy(self, seed: int) -> EntropyEstimate:
-        measuring = _Patience(self._spec.retry_s).repeat(
+        measuring = Patience(self._spec.retry_s).repeat(
             lambda: self._meter.measure(self.model, seed=seed, on_sample=self._counter(len(self._probes)))
         )
         measured = self._io.run(measuring, self._on_wait)
@@ -362,37 +365,3 @@ def _code_of(response: httpx.Response) -> str | None:
         return response.json()["error"]["code"]
     except (ValueError, KeyError, TypeError):
         return None
-
-
-class _Patience:
-    """Repeats requests that fail for a transient reason, such as a restarting engine, until it has been away too long.
-
-    The time counts from the first failure since an answer, for all requests together: how long answers take is not
-    limited.
-    """
-
-    def __init__(self, longest_s: float) -> None:
-        self._longest_s = longest_s
-        self._away_since: float | None = None
-
-    async def repeat(self, request: Callable[[], Awaitable[Result]]) -> Result:
-        """The result of `request`; the last error if it went on failing."""
-
-        async def attempt() -> Result:
-            result = await request()
-            self._away_since = None
-            return result
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda error: isinstance(error, EngineError) and error.is_transient),
-            wait=wait_exponential(max=MAX_DELAY_S),
-            stop=self._is_over,
-            reraise=True,
-        )
-        return await retrying(attempt)
-
-    def _is_over(self, attempts: RetryCallState) -> bool:
-        now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now
-        return now + attempts.upcoming_sleep - self._away_since > self._longest_s
