@@ -69,7 +69,9 @@ def test_a_worker_is_killed_while_it_publishes_a_snapshot(arena: Arena, fault: I
     with fault("kill -9 of a worker: publish", arena) as injected:
 
         def at(job_id: str) -> bool:
-            written = {path.name for path in (arena.data_dir / "jobs" / job_id).rglob("*")}
+            # Folders that are renamed meanwhile are passed over.
+            folders = os.walk(arena.data_dir / "jobs" / job_id)
+            written = {name for _, below, files in folders for name in (*below, *files)}
             return ".rollout-1.tmp" in written or ("rollout-1" in written and "checkpoint.pt" not in written)
 
         job = kill_job_at(injected, RL, at)
