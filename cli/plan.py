@@ -12,6 +12,7 @@ from rich.markup import escape
 from cli import render
 from cli.options import ConfigOption, JsonOption
 from reheatd.config import Settings, load_settings
+from reheatd.config_tables import own_share
 from reheatd.engine.number_format import cpu_format
 from reheatd.engine.policy_model import read_configuration
 from reheatd.engine.supported import unsupported
@@ -155,7 +156,7 @@ def _print(
         needs = [fitted.engine, fitted.worker] if demand.workers else [fitted.engine]
         table.add_row(part.replace("_", " "), *(f"{getattr(each, part) / GIB:.2f}" for each in needs))
     print_(table)
-    at_once = min(demand.max_num_seqs, fitted.kv_tokens // rollouts.tokens)
+    at_once = min(own_share(demand.max_num_seqs), fitted.kv_tokens // rollouts.tokens)
     print_(f"\nThe KV cache holds {fitted.kv_tokens} tokens, which is {at_once} of these rollouts at once.")
     if demand.workers:
         how = "with" if fitted.checkpointed else "without"

@@ -58,7 +58,11 @@ class Target:
 
 
 def pooled(windows: list[EntropyEstimate]) -> EntropyEstimate:
-    """The mean over the tokens of windows that were sampled independently of each other."""
+    """The mean over the tokens of several windows, in nats per token.
+
+    Its interval is for these probes: it is at least as wide as what sampling them anew would change. All windows have
+    the same prompts, so for other prompts it is too narrow; a baseline, which stands for the task, is pooled by probe.
+    """
     tokens = sum(window.tokens for window in windows)
     mean = sum(window.mean * window.tokens for window in windows) / tokens
     half = sum((window.tokens * (window.high - window.low) / 2) ** 2 for window in windows) ** 0.5 / tokens

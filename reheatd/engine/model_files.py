@@ -19,7 +19,9 @@ def read_object(file: Path, param: str) -> dict[str, Any]:
     try:
         contents = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise BadInputError(f"{param}: {file} cannot be read ({error})", param=param) from error
+        raise BadInputError(
+            f"{param}: {file} cannot be read ({error}); get the model's files again", param=param
+        ) from error
     if not isinstance(contents, dict):
-        raise BadInputError(f"{param}: {file} is not a JSON object", param=param)
+        raise BadInputError(f"{param}: {file} is not a JSON object; get the model's files again", param=param)
     return contents

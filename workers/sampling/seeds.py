@@ -14,8 +14,8 @@ SEED_BITS = 62
 def seed_for(purpose: Purpose, job_seed: int, *place: int) -> int:
     """The seed of one batch of samples, from 0 to 2**62 - 1.
 
-    Seeds of different batches are independent of each other. They lie far apart, because
-    `completion_seed` counts on from them.
+    Seeds of different batches are independent of each other. They lie far apart, because `completion_seed` counts on
+    from them.
 
     Args:
         place: Which batch of that purpose it is, such as the step.
