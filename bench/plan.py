@@ -27,6 +27,8 @@ POLL_S = 0.1
 KV_CACHE_BYTES = 256 << 20
 STEPS = 2
 """Adam's moments are there from the second step on."""
+LEARNING_RATE = 3e-3
+"""So few steps have to change the policy by more than rounding does; less cannot be proven to have arrived."""
 
 
 class Peaks(threading.Thread):
@@ -85,7 +87,7 @@ def main() -> None:
     tables: dict[str, dict[str, Any]] = {
         "policy": {"max_model_len": options.max_tokens + options.prompt_tokens},
         "engine": {"kv_cache_bytes": KV_CACHE_BYTES, "max_lora_rank": options.rank},
-        "rl": {"steps": STEPS, "max_tokens": options.max_tokens},
+        "rl": {"steps": STEPS, "max_tokens": options.max_tokens, "learning_rate": LEARNING_RATE},
         "control": {"mode": "observe"},
         "gate": {"accuracy_tolerance": 1.0, "entropy_tolerance": 0.5, "no_evidence": "pass"},
         "workers": {"report_rollouts": 2},

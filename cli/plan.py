@@ -18,7 +18,7 @@ from reheatd.engine.policy_model import read_configuration
 from reheatd.engine.supported import unsupported
 from reheatd.errors import BadInputError, MissingExtraError
 from reheatd.plan.demand import PROMPT_TOKENS, demand_of, is_assumed
-from reheatd.plan.fit import CUDA_ITEMSIZE, GIB, Demand, Fit, Machine, fit, longest_answers, step_seconds
+from reheatd.plan.fit import CUDA_ITEMSIZE, GIB, Demand, Fit, Machine, fit, longest_answers, step_time
 from reheatd.plan.gpu_memory import gpu_memory_bytes
 from reheatd.plan.placement import Placement, asked_split, place
 from reheatd.plan.shape import PolicyShape
@@ -123,7 +123,7 @@ def _print(
     name: str, demand: Demand, device: Device, placement: Placement, fitted: Fit, *, assumed: bool
 ) -> render.JsonThenText:
     rollouts, shape = demand.rollouts, demand.shape
-    sampling, training = step_seconds(demand, device.machine, placement, fitted, device.speed)
+    step = step_time(demand, device.machine, placement, fitted, device.speed)
     longest = longest_answers(demand, device.machine, placement)
     settings = recommended(demand, fitted, keeps_length=assumed)
     yield {
@@ -134,8 +134,9 @@ def _print(
         "worker": {**asdict(fitted.worker), "total": fitted.worker.total} if demand.workers else None,
         "kv_tokens": fitted.kv_tokens,
         "checkpointed": fitted.checkpointed,
-        "sampling_s": sampling,
-        "training_s": training,
+        "step_s": step.total,
+        "sampling_s": step.sampling,
+        "training_s": step.training,
         "answer_tokens": rollouts.completion_tokens,
         "answer_tokens_assumed": assumed,
         "longest_answers": longest,
@@ -161,7 +162,11 @@ def _print(
     if demand.workers:
         how = "with" if fitted.checkpointed else "without"
         print_(f"Training takes {fitted.positions} tokens at a time, {how} checkpointed layers.")
-    print_(f"A step takes about {sampling:.0f} s of sampling and {training:.0f} s of training.")
+    how = ", at the same time" if step.overlapped else ""
+    print_(
+        f"A step takes about {step.total:.0f} s: {step.sampling:.0f} s of sampling and {step.training:.0f} s of "
+        f"training{how}."
+    )
     print_(f"The longest answers that fit have {longest} tokens.")
     if placement.unused:
         print_(f"{len(placement.unused)} GPUs are not used; a larger engine.replicas uses them.")

@@ -165,9 +165,8 @@ class Evidence:
         near = excess_ST[0].mean() + DISTANCE_ERRORS * excess_ST[0].std() / np.sqrt(proof.tokens) <= 0
         if near and proof.slope - margin <= 0 and (proof.change <= proof.rounding or proof.slope + margin >= lowest):
             raise DeliveryError(
-                f"{self._model} cannot be told from the base through the engine: it changes the base by "
-                f"{proof.change:.3f} nats per token, and rounding alone by {proof.rounding:.3f}; train longer or "
-                f"with a larger learning rate ({self._figures(proof)})"
+                f"{self._model} cannot be told from the base through the engine; train longer or with a larger "
+                f"learning rate ({_figures(proof, self._tolerance)})"
             )
         another = excess_ST[-1].mean() > 0
         if not near or another or not lowest - margin <= proof.slope <= SLOPE_HIGH + margin:
@@ -209,15 +208,16 @@ class Evidence:
         )
 
     def _refusal(self) -> DeliveryError:
-        figures = self._figures(self._proof())
+        figures = _figures(self._proof(), self._tolerance)
         return DeliveryError(f"{self._model} was loaded, but what answers is not what was trained: {figures}")
 
-    def _figures(self, proof: Proof) -> str:
-        return (
-            f"engine and trainer differ by {proof.mean_difference:.3f} nats per token (allowed {self._tolerance}), "
-            f"slope of the change {proof.slope:.2f} ± {proof.slope_error:.2f} (1 when delivered) over {proof.tokens} "
-            "tokens"
-        )
+
+def _figures(proof: Proof, tolerance: float) -> str:
+    return (
+        f"over {proof.tokens} tokens, engine and trainer differ by {proof.mean_difference:.3f} nats (allowed "
+        f"{tolerance}); the adapter changes the base by {proof.change:.3f} nats, rounding alone by "
+        f"{proof.rounding:.3f}; slope of the change {proof.slope:.2f} ± {proof.slope_error:.2f} (1 when delivered)"
+    )
 
 
 def next_difference(computed: dict[int, float], other: dict[int, float]) -> float:

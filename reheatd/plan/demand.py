@@ -57,4 +57,5 @@ def demand_of(
         max_num_seqs=engine.max_num_seqs,
         kv_cache_bytes=engine.kv_cache_bytes,
         checkpointing=settings.workers.gradient_checkpointing,
+        staleness=rl.staleness,
     )

@@ -54,6 +54,8 @@ class Demand:
     kv_cache_bytes: int
     """Size of the KV cache on a CPU. On a GPU, the engine gets what is left."""
     checkpointing: Checkpointing = "auto"
+    staleness: int = 0
+    """`rl.staleness`: with 1, the next rollouts are sampled while a step trains."""
 
     def answers_of(self, tokens: int) -> "Demand":
         """The same with answers of so many tokens."""
@@ -74,6 +76,20 @@ class Fit:
     """Tokens that the KV cache of an engine holds."""
     utilization: float | None
     """Share of its GPU's memory that an engine takes; None on a CPU."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one step of RL."""
+
+    sampling: float
+    training: float
+    overlapped: bool
+    """Whether the next rollouts are sampled while a step trains, on devices of their own."""
+
+    @property
+    def total(self) -> float:
+        return max(self.sampling, self.training) if self.overlapped else self.sampling + self.training
 
 
 def fit(demand: Demand, machine: Machine, placement: Placement) -> Fit:
@@ -137,10 +153,8 @@ def longest_answers(demand: Demand, machine: Machine, placement: Placement) -> i
     return least
 
 
-def step_seconds(
-    demand: Demand, machine: Machine, placement: Placement, fitted: Fit, speed: Speed
-) -> tuple[float, float]:
-    """Seconds of sampling and of training in one step of RL."""
+def step_time(demand: Demand, machine: Machine, placement: Placement, fitted: Fit, speed: Speed) -> StepTime:
+    """How long one step of RL takes."""
     sampling = sampling_seconds(
         demand.shape,
         demand.rollouts,
@@ -153,7 +167,7 @@ def step_seconds(
     training = training_seconds(
         demand.shape, demand.rollouts, speed, device=machine.device, checkpointed=fitted.checkpointed
     )
-    return sampling, training
+    return StepTime(sampling, training, demand.staleness > 0 and _sharers(demand, machine, placement) == 0)
 
 
 def _ways_to_train(demand: Demand, machine: Machine) -> Iterator[tuple[int, bool, Needs]]:

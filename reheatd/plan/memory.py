@@ -18,9 +18,10 @@ weight, and the copy that a step can be taken back to."""
 LOGITS_BYTES = {"cpu": 4 << 25, "cuda": 4 << 28}
 """Chunks of logits of a loss: four, of at most 32 MB on a CPU and 256 MB on a GPU."""
 WORKER_RUNTIME_BYTES = {"cpu": 800 << 20, "cuda": 1 << 30}
-"""Libraries and, on a GPU, the CUDA context and the work space of its kernels: assumed, not measured."""
+"""Libraries and, on a GPU, the CUDA context and the work space of its kernels. It is assumed on a GPU; on a CPU, plans
+with it are within a tenth of what a run takes (`make bench-plan`)."""
 ENGINE_RUNTIME_BYTES = {"cpu": 1300 << 20, "cuda": 2 << 30}
-"""The same for vLLM with, on a GPU, its CUDA graphs: assumed, too."""
+"""The same for vLLM with, on a GPU, its CUDA graphs."""
 ENGINE_STEP_TOKENS = {"cpu": 160, "cuda": 8192}
 """Tokens of an engine's largest step."""
 ADAPTER_COPIES = {"cpu": 2, "cuda": 1}

@@ -76,7 +76,7 @@ def test_a_change_that_drowns_in_rounding_proves_nothing(arrived: float) -> None
 
 @pytest.mark.parametrize("arrived", [0.0, 0.5, 2.0, -1.0])
 def test_an_adapter_that_did_not_arrive_or_is_scaled_is_refused_soon(arrived: float) -> None:
-    with pytest.raises(DeliveryError, match=r"what answers is not what was trained: .* over (40|80) tokens"):
+    with pytest.raises(DeliveryError, match=r"what answers is not what was trained: over (40|80) tokens"):
         judge(figures(arrived))
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from reheatd.errors import BadInputError
-from reheatd.plan.fit import Machine, fit, longest_answers, step_seconds
+from reheatd.plan.fit import Machine, fit, longest_answers, step_time
 from reheatd.plan.placement import place
 from reheatd.plan.speed import card_of
 from tests.unit.test_plan_fit import GIB, SIZES, demand
@@ -38,11 +38,11 @@ def row(size: str, memory_gib: int, gpus: int) -> str:
     except BadInputError as error:
         way_out = "needs a second GPU" if error.param == "gpus" else "needs larger GPUs"
         return f"{name} | {way_out} | | | | | |"
-    sampling, training = step_seconds(wanted, machine, placement, found, card_of(memory_gib).speed)
+    step = step_time(wanted, machine, placement, found, card_of(memory_gib).speed)
     return (
         f"{name} | {found.utilization}, {found.engine.total / GIB:.1f} | {found.kv_tokens:,} | "
-        f"{found.worker.total / GIB:.1f} | {'yes' if found.checkpointed else 'no'} | {sampling:.0f}, {training:.0f} | "
-        f"{longest_answers(wanted, machine, placement):,} |"
+        f"{found.worker.total / GIB:.1f} | {'yes' if found.checkpointed else 'no'} | "
+        f"{step.sampling:.0f}, {step.training:.0f} | {longest_answers(wanted, machine, placement):,} |"
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from reheatd.config import Settings
 from reheatd.errors import BadInputError
 from reheatd.plan.demand import demand_of
-from reheatd.plan.fit import Demand, Fit, Machine, fit, longest_answers, step_seconds
+from reheatd.plan.fit import Demand, Fit, Machine, fit, longest_answers, step_time
 from reheatd.plan.memory import ALL_TARGETS, ActivationCost, Adapters
 from reheatd.plan.placement import place
 from reheatd.plan.shape import PolicyShape
@@ -15,6 +15,7 @@ from reheatd.plan.speed import CARDS, Rollouts
 from tests.unit.test_plan_shape import PUBLISHED
 
 GIB = 1 << 30
+GPUS = ["0", "1"]
 SIZES: dict[str, int] = dict(zip(("0.6B", "4B", "8B", "32B"), sorted(PUBLISHED), strict=True))
 
 
@@ -76,15 +77,27 @@ def test_a_step_takes_as_long_as_its_reads_and_its_arithmetic() -> None:
     wanted = demand("4B")
     machine, placement = Machine("cuda", 80 * GIB, 2), place(["0", "1"], replicas=1, workers=1, heads=32)
     fitted = fit(wanted, machine, placement)
-    sampling, training = step_seconds(wanted, machine, placement, fitted, CARDS["h100"].speed)
+    step = step_time(wanted, machine, placement, fitted, CARDS["h100"].speed)
     # 4,096 times, all weights and the keys and values of 16 sequences of 2,560 tokens are read at 60% of 3.35 TB/s.
     read = 2 * SIZES["4B"] + 16 * (512 + 2048) * 2 * 36 * 1024 * 2
-    assert sampling == pytest.approx(4096 * read / (0.6 * 3.35e12), rel=0.01)
+    assert step.sampling == pytest.approx(4096 * read / (0.6 * 3.35e12), rel=0.01)
     # Each of 4 prompts once and each answer, forward and backward, 35% of 989 TFLOP/s.
     tokens = 4 * 512 + 16 * 4096
     flops = tokens * 2 * (2 * SIZES["4B"] + 4 * 36 * 4096 * 2304)
-    assert training == pytest.approx(flops / (0.35 * 989e12), rel=0.01)
-    assert step_seconds(demand("4B", 8192), machine, placement, fitted, CARDS["h100"].speed)[0] > 2 * sampling
+    assert step.training == pytest.approx(flops / (0.35 * 989e12), rel=0.01)
+    assert step.total == step.sampling + step.training
+    longer = step_time(demand("4B", 8192), machine, placement, fitted, CARDS["h100"].speed)
+    assert longer.sampling > 2 * step.sampling
+
+
+def test_sampling_and_training_overlap_only_on_devices_of_their_own() -> None:
+    wanted = demand("4B", staleness=1)
+    for gpus, overlapped in ((1, False), (2, True)):
+        machine, placement = Machine("cuda", 80 * GIB, 2), place(GPUS[:gpus], replicas=1, workers=1, heads=32)
+        step = step_time(wanted, machine, placement, fit(wanted, machine, placement), CARDS["h100"].speed)
+        longer, sum_of_both = max(step.sampling, step.training), step.sampling + step.training
+        assert step.total == (longer if overlapped else sum_of_both)
+    assert demand_of(Settings.model_validate({"rl": {"staleness": 1}}), wanted.shape).staleness == 1
 
 
 @pytest.mark.parametrize(
