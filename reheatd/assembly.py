@@ -32,6 +32,7 @@ from reheatd.gateway.live_logprobs import LiveLogprobs
 from reheatd.gateway.silence import Silence
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.measures import EntropyEstimate
+from reheatd.metrics.traffic import Traffic
 from reheatd.names import model_name
 from reheatd.plan.gpu_plan import GpuPlan
 from reheatd.process.broker import embedded_broker
@@ -248,6 +249,7 @@ def build_gateway(
     pool: EnginePool,
     adapters: Adapters,
     entropy: Entropy,
+    traffic: Traffic,
     readiness: Callable[[], str],
 ) -> Gateway:
     live_logprobs = None
@@ -265,6 +267,7 @@ def build_gateway(
         adapters.swaps,
         adapters.store,
         live_logprobs,
+        traffic,
         max_concurrent_per_key=settings.server.max_concurrent_per_key,
         max_model_len=settings.policy.length,
         logprob_limit=LogprobLimit(settings.server.max_logprobs, settings.policy.length),

@@ -10,14 +10,18 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from typing import Any
 
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
+
 from reheatd.access.guard import Access
 from reheatd.access.jobs import job_credentials
 from reheatd.access.keys import KeyRing
 from reheatd.access.quotas import Quotas
 from reheatd.access.startup import check_keys
 from reheatd.access.tls import checked_certificate
+from reheatd.adapters.swap import SwapResult
 from reheatd.adapters.validate import base_digest
-from reheatd.api.routes import ApiContext, api_routes
+from reheatd.api.context import ApiContext
+from reheatd.api.routes import api_routes
 from reheatd.api.server import Doors
 from reheatd.assembly import (
     build_adapters,
@@ -48,6 +52,8 @@ from reheatd.entropy.meter import vocabulary_size
 from reheatd.extras import require_engine_extra, require_worker_extra
 from reheatd.jobs.contracts import ReheatRequest
 from reheatd.jobs.dispatch import JobDispatcher
+from reheatd.metrics.swaps import SwapMetrics
+from reheatd.metrics.traffic import Traffic
 from reheatd.plan.gpu_plan import GpuPlan, plan_gpus
 from reheatd.process.broker import ping
 from reheatd.process.http_server import HttpServer
@@ -157,7 +163,10 @@ def assemble(
     )
     entropy = build_entropy(settings, policy, reference, db, pool, adapters)
     readiness.pool = pool
-    gateway = build_gateway(settings, policy, pool, adapters, entropy, readiness)
+    disable_created_metrics()  # a gauge beside each counter, which nobody needs
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    gateway = build_gateway(settings, policy, pool, adapters, entropy, Traffic(registry), readiness)
     heartbeat_s = settings.control.heartbeat_timeout_s
     dispatcher = JobDispatcher(broker_url, heartbeat_timeout_s=heartbeat_s, credential=jobs.of)
     ledger = Ledger(db)
@@ -177,6 +186,7 @@ def assemble(
         live=entropy.live,
         dispatcher=dispatcher,
         requests=gateway.counts,
+        metrics=registry,
         readiness=readiness,
         broker_healthy=lambda: ping(broker_url),
         started_at=time.monotonic(),
@@ -186,7 +196,14 @@ def assemble(
 
     # Callbacks by which a part tells something to a part that it does not know.
     entropy.monitor.on_verdict = controller.on_verdict
-    adapters.swaps.on_flip = entropy.monitor.give_up_outdated
+    swap_metrics = SwapMetrics(registry)
+
+    def on_flip(result: SwapResult) -> None:
+        entropy.monitor.give_up_outdated()
+        swap_metrics.promoted(result.seconds, result.proof and result.proof.tokens)
+
+    adapters.swaps.on_flip = on_flip
+    adapters.swaps.on_refusal = swap_metrics.refused
     adapters.swaps.on_fallback = controller.on_fallback
 
     return Parts(

@@ -82,8 +82,10 @@ class SwapManager:
         self._proof_tolerance = proof_tolerance
         self._drain_timeout_s = drain_timeout_s
         self._on_stage = on_stage
-        self.on_flip: Callable[[], None] | None = None
+        self.on_flip: Callable[[SwapResult], None] | None = None
         """Called once the alias has been flipped, before the wait for requests on the old version."""
+        self.on_refusal: Callable[[ReheatdError], None] | None = None
+        """Called with the error of a swap that failed before the flip."""
         self.on_fallback: Callable[[int, str], None] | None = None
         """Called with the version that has taken the promoted one's place, and why, if that one cannot be served."""
         self._promoted = store.promoted()
@@ -225,41 +227,48 @@ class SwapManager:
         async with self._changing:
             if version == self._promoted:
                 raise ConflictError(f"{version_name(version)} is promoted already", param="version")
-            info = self._store.get(version)
-            started = time.monotonic()
-            if without_engine and not self._pool.serving():
-                if version:
-                    await self._store.intact_path(version)
-                old = self._flip(version)
-                self._slots.mark_evictable(model_name(old))
-                return SwapResult(old, version, time.monotonic() - started, None)
-            self._tell("stage", version)
-            proving: dict[Replica, Proving] | None = None
-            if prove_delivery and info.lineage is not None:
-                proving = self._begin_proofs(model_name(version), info.lineage.proof)
             try:
-                name = await self.stage(version)
-            except BaseException:
-                for each in (proving or {}).values():
-                    each.cancel()
+                result = await self._replace_promoted(version, prove_delivery, without_engine)
+            except ReheatdError as error:
+                if self.on_refusal is not None:
+                    self.on_refusal(error)
                 raise
-            proof: Proof | None = None
-            try:
-                if proving is not None:
-                    self._tell("verify", version)
-                    proof = await self._prove(name, proving)
-                self._tell("flip", version)
-                old = self._flip(version)
-            except BaseException:
-                await self.discard(version)
-                raise
-            seconds = time.monotonic() - started
             if self.on_flip is not None:
-                self.on_flip()
-            if old:
-                self._tell("drain", old)
-                await self._give_up(model_name(old))
-            return SwapResult(old, version, seconds, proof)
+                self.on_flip(result)
+            if result.from_version:
+                self._tell("drain", result.from_version)
+                await self._give_up(model_name(result.from_version))
+            return result
+
+    async def _replace_promoted(self, version: int, prove_delivery: bool, without_engine: bool) -> SwapResult:
+        """Everything up to the flip."""
+        info = self._store.get(version)
+        started = time.monotonic()
+        if without_engine and not self._pool.serving():
+            if version:
+                await self._store.intact_path(version)
+            return SwapResult(self._flip(version), version, time.monotonic() - started, None)
+        self._tell("stage", version)
+        proving: dict[Replica, Proving] | None = None
+        if prove_delivery and info.lineage is not None:
+            proving = self._begin_proofs(model_name(version), info.lineage.proof)
+        try:
+            name = await self.stage(version)
+        except BaseException:
+            for each in (proving or {}).values():
+                each.cancel()
+            raise
+        proof: Proof | None = None
+        try:
+            if proving is not None:
+                self._tell("verify", version)
+                proof = await self._prove(name, proving)
+            self._tell("flip", version)
+            old = self._flip(version)
+        except BaseException:
+            await self.discard(version)
+            raise
+        return SwapResult(old, version, time.monotonic() - started, proof)
 
     def _begin_proofs(self, name: str, items: list[ProofItem]) -> dict[Replica, Proving]:
         """Begins the proof on every engine, which asks what it can while the engine loads the adapter."""

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from reheatd.access.guard import OPEN_PATHS
 from reheatd.api.openai_operations import EVENTS, OPENAI
-from reheatd.api.operations import ADMIN, BEHIND_KEYS, EVERYWHERE, JSON, Operation, Schema
+from reheatd.api.operations import ADMIN, BEHIND_KEYS, EVERYWHERE, JSON, TEXT, Operation, Schema
 from reheatd.errors import ReheatdError
 from reheatd.gateway.app import ENGINE_HEADER, PROXIED_PATHS, REQUEST_ID_HEADER, VERSION_HEADER
 
@@ -22,7 +22,6 @@ Mode = Literal["validation", "serialization"]
 References = dict[tuple[type[BaseModel], Mode], Schema]
 
 KEYS = "An API key. Only a server that listens on loopback may do without keys."
-TEXT: Schema = {"type": "string"}
 ERROR: Schema = {
     "type": "object",
     "required": ["error"],

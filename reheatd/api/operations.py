@@ -52,6 +52,8 @@ Errors = tuple[type[ReheatdError], ...]
 
 JSON = "application/json"
 TAR = "application/x-tar"
+PROMETHEUS = ("text/plain", "application/openmetrics-text")
+TEXT: Schema = {"type": "string"}
 BYTES: Schema = {"type": "string", "format": "binary"}
 
 EVERYWHERE: Errors = (ReheatdError,)
@@ -122,6 +124,7 @@ ADMIN: tuple[Operation, ...] = (
         also={503: Readiness},
     ),
     Operation("GET", "/openapi.json", "openapi", "This document.", {"type": "object"}),
+    Operation("GET", "/metrics", "metrics", "Everything measured, for Prometheus.", TEXT, media=PROMETHEUS),
     Operation("GET", f"{PREFIX}/status", "status", "The state of every part.", StatusView),
     Operation(
         "GET",

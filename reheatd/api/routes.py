@@ -1,10 +1,9 @@
 """The admin API: status, entropy, versions, jobs and journal, in JSON, with errors as OpenAI-style objects."""
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,88 +18,41 @@ from reheatd.adapters.exporting import export_files
 from reheatd.adapters.store import AdapterStore, VersionInfo
 from reheatd.adapters.swap import SwapResult
 from reheatd.api import parameters
-from reheatd.api.learning import LearningView, learning_view
+from reheatd.api.context import ApiContext
+from reheatd.api.metrics import metrics_answer
 from reheatd.api.openapi import openapi
 from reheatd.api.operations import PREFIX
 from reheatd.api.schemas import (
     AdapterList,
     CurvesView,
     DeletedView,
-    EngineHealth,
     EntropyView,
     JobList,
     JournalView,
     LiveView,
-    PartHealth,
-    PromotedVersion,
     PromotionView,
     PruneRequest,
     Readiness,
-    RequestTotals,
     ResumedView,
     RolloutAdapterRequest,
     RolloutAdapterView,
     RolloutsView,
-    StatusView,
     VersionView,
-    WorkersHealth,
 )
+from reheatd.api.status import learning_of, status_view
 from reheatd.api.streams import as_json, with_list
-from reheatd.config import Settings
-from reheatd.control.controller import Controller
-from reheatd.control.imports import Imports
-from reheatd.control.ledger import Ledger
-from reheatd.engine.pool import EnginePool, Replica
-from reheatd.engine.slots import AdapterSlots
-from reheatd.entropy.learning import LearningSignal
-from reheatd.entropy.live import LiveSeries
-from reheatd.entropy.monitor import EntropyMonitor
-from reheatd.entropy.series import EntropySeries
 from reheatd.errors import ArchiveInvalidError, BadInputError, ConflictError, NotFoundError
-from reheatd.gateway.app import RequestCounts
 from reheatd.gateway.request_body import parse_body
 from reheatd.jobs.attempts import newest_attempt
 from reheatd.jobs.contracts import JobBase, parse_request
 from reheatd.jobs.curves import read_curves
-from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.report import read_report
 from reheatd.jobs.rollouts import read_rollouts
 from reheatd.names import version_name
 from reheatd.process.broker import BrokerError
-from reheatd.signal import Reach
 from reheatd.validation import first_problem
 
 Model = TypeVar("Model", bound=BaseModel)
-
-CENSUS_AGE_S = 10.0
-"""Workers are counted again if the last count is older than this, in seconds; counting takes a second."""
-
-
-@dataclass(frozen=True)
-class ApiContext:
-    """The parts of the daemon that the routes ask.
-
-    `readiness` says `ready` once a token can be generated, and before that what the daemon waits for. `broker_healthy`
-    asks the broker now.
-    """
-
-    settings: Settings
-    controller: Controller
-    imports: Imports
-    ledger: Ledger
-    versions: AdapterStore
-    slots: AdapterSlots
-    pool: EnginePool
-    monitor: EntropyMonitor
-    series: EntropySeries
-    learning: LearningSignal
-    live: LiveSeries
-    dispatcher: JobDispatcher
-    requests: RequestCounts
-    readiness: Callable[[], str]
-    broker_healthy: Callable[[], Awaitable[bool]]
-    started_at: float
-    """Time at which the daemon was started, by `time.monotonic`, since a clock may be set back."""
 
 
 def api_routes(context: ApiContext) -> list[Route]:
@@ -110,6 +62,7 @@ def api_routes(context: ApiContext) -> list[Route]:
     return [
         Route("/health", api.health, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
+        Route("/metrics", api.metrics, methods=["GET"]),
         Route(f"{PREFIX}/status", api.status, methods=["GET"]),
         Route(f"{PREFIX}/entropy", api.entropy, methods=["GET"]),
         Route(f"{PREFIX}/entropy/measure", api.measure, methods=["POST"]),
@@ -147,43 +100,18 @@ class Api:
         status = self._context.readiness()
         return _answer(Readiness(status=status), 200 if status == "ready" else 503)
 
-    async def status(self, request: Request) -> Response:
-        context, controller = self._context, self._controller
-        version = context.versions.promoted()
-        windows = context.series.last(1, version)
-        waiting = controller.waiting()
-        engines = await asyncio.gather(*(_engine(replica) for replica in context.pool.replicas))
-        view = StatusView(
-            readiness=context.readiness(),
-            state=controller.state,
-            mode=context.settings.control.mode,
-            policy=context.settings.policy.model,
-            promoted=PromotedVersion(version=version, name=version_name(version)),
-            verdict=context.monitor.verdict,
-            entropy=windows[0].estimate if windows else None,
-            baseline=context.monitor.baseline,
-            baseline_of=context.settings.baseline_of,
-            reference=context.settings.policy.reference,
-            ratio=windows[0].ratio if windows else None,
-            measuring=context.monitor.progress,
-            problem=context.monitor.problem,
-            job=controller.current_job,
-            queued=len(waiting),
-            waiting=waiting,
-            cooldown_remaining_s=controller.cooldown_remaining_s,
-            paused=controller.pauses,
-            learning=self._learning(),
-            reach=self._reach(version),
-            uptime_s=time.monotonic() - context.started_at,
-            engines=engines,
-            broker=_health("broker", await context.broker_healthy()),
-            workers=await self._workers(),
-            tap_rejected=context.live.rejected,
-            adapters_loaded=context.slots.loaded(),
-            in_flight=context.slots.in_flight(),
-            requests=RequestTotals(total=context.requests.total, failed=context.requests.failed),
+    async def metrics(self, request: Request) -> Response:
+        context = self._context
+        return metrics_answer(
+            request.headers.get("accept"),
+            await status_view(self._context),
+            context.live.newest(),
+            context.ledger.jobs.counts(),
+            context.metrics,
         )
-        return _answer(view)
+
+    async def status(self, request: Request) -> Response:
+        return _answer(await status_view(self._context))
 
     async def entropy(self, request: Request) -> Response:
         baseline = self._context.monitor.baseline
@@ -193,7 +121,7 @@ class Api:
             threshold=thresholds.collapsed if thresholds else None,
             max_tokens=self._context.monitor.max_tokens,
             windows=[],
-            learning=self._learning(),
+            learning=learning_of(self._context),
             sources=self._context.live.newest(),
         )
         return with_list(view, "windows", self._context.series.stream(parameters.last(request)))
@@ -326,38 +254,9 @@ class Api:
         record = self._context.ledger.jobs.get(job_id)
         return record.spec and newest_attempt(record.spec, record.job.attempt)
 
-    def _reach(self, version: int) -> Reach | None:
-        lineage = self._context.versions.get(version).lineage
-        return Reach.between(lineage.accuracy_base, lineage.accuracy_after) if lineage is not None else None
-
-    def _learning(self) -> LearningView | None:
-        return learning_view(self._context.learning, self._context.versions.promoted(), self._context.settings.entropy)
-
-    async def _workers(self) -> WorkersHealth:
-        configured = self._context.settings.workers.count
-        try:
-            connected = await self._context.dispatcher.connected_workers(CENSUS_AGE_S)
-        except BrokerError as error:
-            return WorkersHealth(ok=False, detail=error.message, configured=configured, connected=None)
-        detail = "" if connected else "no worker is connected; jobs wait until `reheatd worker` runs somewhere"
-        return WorkersHealth(ok=connected > 0, detail=detail, configured=configured, connected=connected)
-
 
 def _answer(model: BaseModel, status: int = 200) -> JSONResponse:
     return JSONResponse(model.model_dump(mode="json"), status)
-
-
-def _health(part: str, ok: bool) -> PartHealth:
-    return PartHealth(ok=ok, detail="" if ok else f"the {part} does not answer; see its log")
-
-
-async def _engine(replica: Replica) -> EngineHealth:
-    detail = ""
-    if not replica.serving:
-        detail = replica.problem or "gets no requests until it is running and holds the adapters; see its log"
-    elif not await replica.client.is_healthy():
-        detail = "does not answer; see its log"
-    return EngineHealth(ok=not detail, detail=detail, name=replica.name, url=replica.url, in_flight=replica.outstanding)
 
 
 def _brief(info: VersionInfo) -> VersionInfo:

@@ -14,9 +14,11 @@ import uuid
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import aiohttp
+from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -43,6 +45,7 @@ from reheatd.gateway.own_fields import check_fields
 from reheatd.gateway.request_body import read_body
 from reheatd.gateway.silence import Silence
 from reheatd.gateway.stream import RelayedStream, until_disconnected
+from reheatd.metrics.traffic import BROKEN, Traffic, Watch
 from reheatd.names import ALIAS_NAME, BASE_MODEL_NAME, parse_version_name, rollout_job, version_name
 from reheatd.tap.wire import TapSource, tags
 
@@ -87,6 +90,7 @@ class Gateway:
         swaps: SwapManager,
         store: AdapterStore,
         live: LiveLogprobs | None = None,
+        traffic: Traffic | None = None,
         *,
         max_model_len: int = 1024,
         max_concurrent_per_key: int | None = None,
@@ -101,6 +105,7 @@ class Gateway:
         self._swaps = swaps
         self._store = store
         self._live = live
+        self._traffic = traffic or Traffic(CollectorRegistry())
         self._max_model_len = max_model_len
         self._limit = ConcurrencyLimit(max_concurrent_per_key)
         self._logprob_limit = logprob_limit or LogprobLimit(None, 0)
@@ -149,24 +154,32 @@ class Gateway:
 
     async def _proxy(self, request: Request) -> Response:
         self.counts.total += 1
+        watch = self._traffic.begin(request.url.path)
         # The engine repeats the id in every event of a stream, so a long one would make a short answer huge.
         request_id = request.headers.get(REQUEST_ID_HEADER, "")[:LONGEST_REQUEST_ID] or uuid.uuid4().hex
         try:
-            response = await self._forward(request, request_id)
+            response = await self._forward(request, request_id, watch)
         except ReheatdError as error:
             if error.status >= 500:
                 self.counts.failed += 1
             response = error_response(error)
+        except BaseException:
+            watch.close()
+            raise
+        watch.status, watch.version = str(response.status_code), response.headers.get(VERSION_HEADER)
+        if not isinstance(response, RelayedStream):
+            watch.close()
         response.headers[REQUEST_ID_HEADER] = request_id
         return response
 
-    async def _forward(self, request: Request, request_id: str) -> Response:
+    async def _forward(self, request: Request, request_id: str, watch: Watch) -> Response:
         body = await read_body(request)
         state = self._readiness()
         if state.startswith("starting"):
             raise EngineUnavailableError(f"the server is {state}; try again in {RETRY_AFTER_S} s")
         check_fields(body)
         caller = caller_of(request)
+        watch.source = "client" if caller.job is None else "job"
         name = body.get("model", ALIAS_NAME)
         if not isinstance(name, str):
             raise BadInputError(f"model must be a string, got {name!r}; GET /v1/models lists the names", param="model")
@@ -182,7 +195,7 @@ class Gateway:
                     claims.enter_context(self._limit.admit(client_of(request), caller.key and caller.key.concurrency))
                 target = await self._lease(name, claims)
                 with suppress(_GoneMeanwhile):
-                    return await self._answer(request, request_id, dict(body), target, claims, deadline)
+                    return await self._answer(request, request_id, dict(body), target, claims, deadline, watch)
 
     async def _until_able(self, deadline: float) -> Literal[True]:
         """Waits until an engine can take a request.
@@ -201,6 +214,7 @@ class Gateway:
         target: str,
         claims: ExitStack,
         deadline: float,
+        watch: Watch,
     ) -> Response:
         """Returns the engine's answer; if it is a stream, it takes over the claims until it ends."""
         headers = end_to_end(request.headers, OF_THE_CLIENT)
@@ -236,8 +250,11 @@ class Gateway:
             answer_headers[ENGINE_HEADER] = replica.name
             if upstream.content_type == "text/event-stream":
                 streaming = True
-                filters = [each for each in (meter, measured) if each is not None]
-                return RelayedStream(upstream, replica, filters, claims.pop_all(), answer_headers, self._failed_stream)
+                watch.answers = body.get("n") or 1
+                filters = [each for each in (watch, meter, measured) if each is not None]
+                claims.callback(watch.close)
+                failed = partial(self._failed_stream, watch)
+                return RelayedStream(upstream, replica, filters, claims.pop_all(), answer_headers, failed)
             content = await _unless_disconnected(request, upstream.read())
             if content is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -307,9 +324,10 @@ class Gateway:
                 return target
             await self._swaps.load_on_demand(target)
 
-    def _failed_stream(self, error: aiohttp.ClientError) -> ReheatdError:
+    def _failed_stream(self, watch: Watch, error: aiohttp.ClientError) -> ReheatdError:
         """Counts a stream that the engine does not finish, and returns the error that the client gets."""
         self.counts.failed += 1
+        watch.status = BROKEN
         if isinstance(error, aiohttp.SocketTimeoutError):
             return self._silence.error({"stream": True})
         log.warning("the engine broke off a stream: %s", error)

@@ -103,6 +103,14 @@ class JobStore:
             ).fetchall()
             yield [job.model_dump_json() for job in readable(Job, rows, column="job", key="job_id")]
 
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Number of jobs by kind and status. A job's id begins with its kind."""
+        rows = self._db.execute(
+            "SELECT substr(job_id, 1, instr(job_id, '-') - 1) AS kind, status, COUNT(*) AS number FROM jobs "
+            "GROUP BY kind, status"
+        ).fetchall()
+        return {(row["kind"], row["status"]): row["number"] for row in rows}
+
     def active(self) -> JobRecord | None:
         """The job that is being trained, gated or swapped in; there is at most one."""
         records = self._with_status(ACTIVE)

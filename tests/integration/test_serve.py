@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from reheatd.adapters.store import AdapterStore
 from reheatd.database import connect
@@ -57,6 +58,10 @@ def test_serves_the_promoted_version_and_kill_9_leaves_no_child(
         assert status["promoted"] == {"version": 1, "name": "policy-v1"}
         assert [engine["ok"] for engine in status["engines"]] == [True] and status["broker"]["ok"]
         assert status["requests"] == {"total": 1, "failed": 0}
+        asked = {"route": "/v1/chat/completions", "source": "client", "version": "policy-v1", "status": "200"}
+        assert _metric(daemon, "reheatd_requests_total", asked) == 1
+        assert _metric(daemon, "reheatd_verdict", {"verdict": status["verdict"]}) == 1
+        assert _metric(daemon, "process_resident_memory_bytes", {}) > 1 << 20
         assert [adapter["state"] for adapter in daemon.reheatd("adapters", "list")["adapters"]] == [
             "retired",
             "promoted",
@@ -89,6 +94,7 @@ def test_the_next_serve_carries_on_and_an_engine_that_dies_comes_back(folder: Pa
 
         assert daemon.reheatd("adapters", "rollback")["version"] == 0
         assert daemon.answer().headers["x-reheatd-version"] == "policy-v0"
+        assert _metric(daemon, "reheatd_swaps_total", {"result": "promoted"}) == 1
 
         tree = daemon.tree()
         finished = _stream_during(daemon, lambda: daemon.process.send_signal(signal.SIGTERM))
@@ -143,6 +149,17 @@ def _stream_during(daemon: Daemon, act: Callable[[], None]) -> list[str]:
     act()
     thread.join()
     return reasons
+
+
+def _metric(daemon: Daemon, name: str, labels: dict[str, str]) -> float:
+    families = text_string_to_metric_families(daemon.http.get("/metrics").text)
+    (value,) = [
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name and sample.labels == labels
+    ]
+    return value
 
 
 def _if_measured(status: dict[str, Any]) -> dict[str, Any] | None:

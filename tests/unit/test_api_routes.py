@@ -9,10 +9,12 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
+from reheatd.api.context import ApiContext
 from reheatd.api.errors import exception_handlers
-from reheatd.api.routes import ApiContext, api_routes
+from reheatd.api.routes import api_routes
 from reheatd.api.schemas import (
     AdapterList,
     CurvesView,
@@ -52,6 +54,7 @@ class ApiWorld(World):
         super().__init__(folder, **sections)
         self.ready = "ready"
         self.counts = RequestCounts(total=7, failed=1)
+        self.registry = CollectorRegistry()
         self.series = EntropySeries(self.db, "key")
         self.census: int | BrokerError = 0
         self.dead_letters: list[DeadLetter] = []
@@ -73,6 +76,7 @@ class ApiWorld(World):
             live=self.live,
             dispatcher=cast(JobDispatcher, _Census(self)),
             requests=self.counts,
+            metrics=self.registry,
             readiness=lambda: self.ready,
             broker_healthy=_no,
             started_at=time.monotonic() - 5,
