@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from cli import (
     adapters,
+    alerts,
     backup,
     control,
     demo,
@@ -50,6 +51,7 @@ app.add_typer(adapters.app, name="adapters")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(control.app, name="control")
 app.add_typer(keys.app, name="keys")
+app.add_typer(alerts.app, name="alerts")
 app.command("diagnose")(diagnose.diagnose)
 app.command("reheat-checkpoint")(reheat_checkpoint.reheat_checkpoint)
 app.command("doctor")(doctor.doctor)

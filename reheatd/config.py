@@ -17,6 +17,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from reheatd.config_alerts import AlertsSection
 from reheatd.config_sources import Environment, read_toml, refuse_unusable_text
 from reheatd.config_tables import (
     AdaptersSection,
@@ -70,6 +71,7 @@ class Settings(BaseSettings):
     rl: RLOptions = RLOptions()
     lora: LoraOptions = LoraOptions()
     adapters: AdaptersSection = AdaptersSection()
+    alerts: AlertsSection = AlertsSection()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":

@@ -14,6 +14,7 @@ from typing import Any
 from reheatd.access.keys import KeyRing
 from reheatd.access.uses import write_uses
 from reheatd.adapters.swap import SwapManager
+from reheatd.alerts.alerter import Alerter
 from reheatd.broker_url import broker_address
 from reheatd.config import Settings
 from reheatd.control.controller import Controller
@@ -92,6 +93,8 @@ class Parts:
     gateway: Gateway
     dispatcher: JobDispatcher
     controller: Controller
+    alerter: Alerter | None
+    """What tells the webhooks; None if none is configured."""
     keys: KeyRing
     http: HttpServer
     gpus: GpuPlan | None
@@ -165,6 +168,8 @@ class Daemon:
         self._in_background("rotation of logs", parts.supervisor.rotate_logs)
         if parts.tap_listener is not None:
             self._in_background("entropy tap", partial(parts.tap_listener.run, parts.live))
+        if parts.alerter is not None:
+            self._in_background("alerts", parts.alerter.run)
         self._in_background("control loop", parts.controller.run)
         if not parts.engines.are_children:
             self._in_background("engine watch", parts.engines.watch)

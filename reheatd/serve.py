@@ -20,6 +20,8 @@ from reheatd.access.startup import check_keys
 from reheatd.access.tls import checked_certificate
 from reheatd.adapters.swap import SwapResult
 from reheatd.adapters.validate import base_digest
+from reheatd.alerts.alerter import Alerter
+from reheatd.alerts.hooks import hooks_of
 from reheatd.api.context import ApiContext
 from reheatd.api.routes import api_routes
 from reheatd.api.server import Doors
@@ -150,6 +152,7 @@ def assemble(
         db: The daemon's database.
     """
     url, admin_url = urls
+    hooks = hooks_of(settings.alerts)
     jobs, keys = job_credentials(settings.data_dir), KeyRing(db)
     supervisor = Supervisor(settings.logs_dir, inherited=(lock,))
     broker_url, broker_command = build_broker(settings)
@@ -194,6 +197,11 @@ def assemble(
     access = Access(keys, Quotas(), jobs, controller.is_current, required=settings.server.needs_keys)
     doors.open(access, gateway.routes(), api_routes(api))
 
+    alerter: Alerter | None = None
+    if hooks:
+        alerter = Alerter(db, ledger, settings.alerts, hooks, policy=settings.policy.model, daemon=admin_url)
+        ledger.on_entry = alerter.wake
+
     # Callbacks by which a part tells something to a part that it does not know.
     entropy.monitor.on_verdict = controller.on_verdict
     swap_metrics = SwapMetrics(registry)
@@ -224,6 +232,7 @@ def assemble(
         gateway=gateway,
         dispatcher=dispatcher,
         controller=controller,
+        alerter=alerter,
         keys=keys,
         http=http,
         gpus=gpus,

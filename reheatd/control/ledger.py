@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Literal
 
 from reheatd.access.caller import ACTOR
@@ -69,6 +69,8 @@ class Ledger:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self.jobs = JobStore(db)
+        self.on_entry: Callable[[], None] | None = None
+        """Called when the journal gets an entry, in the transaction that stores it."""
         with db:
             db.executescript(TABLES)
 
@@ -84,12 +86,24 @@ class Ledger:
         rows = self._db.execute("SELECT * FROM journal ORDER BY id DESC LIMIT ?", (count,)).fetchall()
         return [JournalEntry.model_validate(dict(row)) for row in reversed(rows)]
 
+    @property
+    def newest_id(self) -> int:
+        """Number of the newest entry of the journal; 0 if it is empty."""
+        return self._db.execute("SELECT COALESCE(MAX(id), 0) AS id FROM journal").fetchone()["id"]
+
+    def after(self, entry_id: int) -> list[JournalEntry]:
+        """The first entries of the journal behind `entry_id`, oldest first, and no more than `ENTRIES_AT_ONCE`."""
+        rows = self._db.execute(
+            "SELECT * FROM journal WHERE id > ? ORDER BY id LIMIT ?", (entry_id, ENTRIES_AT_ONCE)
+        ).fetchall()
+        return [JournalEntry.model_validate(dict(row)) for row in rows]
+
     async def stream(self, count: int) -> AsyncIterator[list[str]]:
         """What `entries` returns as JSON, in parts, so that a long journal stops no stream of a client."""
-        row = self._db.execute("SELECT COALESCE(MAX(id), 0) AS id FROM journal").fetchone()
+        newest = self.newest_id
         # Entries are never deleted, so their ids have no gaps.
-        for first in range(max(1, row["id"] - count + 1), row["id"] + 1, ENTRIES_AT_ONCE):
-            last = min(first + ENTRIES_AT_ONCE - 1, row["id"])
+        for first in range(max(1, newest - count + 1), newest + 1, ENTRIES_AT_ONCE):
+            last = min(first + ENTRIES_AT_ONCE - 1, newest)
             rows = self._db.execute("SELECT * FROM journal WHERE id BETWEEN ? AND ? ORDER BY id", (first, last))
             yield [JournalEntry.model_validate(dict(row)).model_dump_json() for row in rows]
             await asyncio.sleep(0)
@@ -223,6 +237,8 @@ class Ledger:
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (self._now() if at is None else at, event, old, new, reason, job_id, version, ACTOR.get()),
         )
+        if self.on_entry is not None:
+            self.on_entry()
 
     def _withdraw_answers(self, reason: str) -> None:
         for record in self.jobs.waiting():

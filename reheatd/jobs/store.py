@@ -86,6 +86,11 @@ class JobStore:
                 f"the record of job {job_id} is damaged ({first_line(error)}); restore a back-up with `reheatd restore`"
             ) from error
 
+    def status(self, job_id: str) -> JobStatus | None:
+        """The status of a job; None if there is no such job."""
+        row = self._db.execute("SELECT status FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+        return None if row is None else JobStatus(row["status"])
+
     def all(self) -> list[Job]:
         """All jobs whose records can be read, oldest first."""
         return [record.job for record in self._records("ORDER BY number")]

@@ -1,0 +1,1 @@
+"""Alerts: what the daemon decides, told to webhooks."""
