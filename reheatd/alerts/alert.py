@@ -74,9 +74,10 @@ class Watcher:
             yield self._alert(entry, "promotion", "critical" if fell_back else "info")
         if entry.event != "transition":
             return
-        if entry.to_state in IDLE and status in ENDS:
+        if entry.to_state in IDLE and status is not None and status in ENDS:
             yield self._alert(entry, "job", ENDS[status])
-        if (severity := WRONG.get(entry.to_state)) not in (None, self.open):
+        severity = WRONG.get(entry.to_state)
+        if severity is not None and severity != self.open:
             self.open = severity
             yield self._alert(entry, "verdict", severity)
         if entry.to_state in WELL and self.open is not None:
