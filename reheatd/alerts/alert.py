@@ -58,7 +58,7 @@ class Watcher:
     """
 
     def __init__(self, open: Severity | None, *, policy: str, daemon: str) -> None:
-        self.open = open
+        self.open: Severity | None = open
         self._policy = policy
         self._daemon = daemon
 
@@ -81,8 +81,8 @@ class Watcher:
             self.open = severity
             yield self._alert(entry, "verdict", severity)
         if entry.to_state in WELL and self.open is not None:
-            resolved, self.open = self.open, None
-            yield self._alert(entry, "verdict", resolved, resolved=True)
+            yield self._alert(entry, "verdict", self.open, resolved=True)
+            self.open = None
 
     def _alert(self, entry: JournalEntry, kind: Kind, severity: Severity, *, resolved: bool = False) -> Alert:
         return Alert(
