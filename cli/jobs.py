@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 from cli import render
 from cli.client import DaemonClient, job_path
-from cli.options import DEFAULT_URL, UrlOption
+from cli.options import DEFAULT_URL, JsonOption, UrlOption
 from reheatd.api.schemas import CurvesView, JobList, RolloutsView
 from reheatd.errors import BadInputError, ReheatdError
 from reheatd.jobs.contracts import Job, JobStatus
@@ -88,6 +88,14 @@ def _print_dead_letters(letters: list[DeadLetter]) -> None:
 def show_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Show one job: what was asked for, how far it is and what the gates said."""
     yield from _job(DaemonClient(url).get(job_path(job_id)))
+
+
+@app.command("watch")
+def watch_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
+    """Follow a job to its end, as `--wait` does for a new one; fails if the job fails."""
+    client = DaemonClient(url)
+    job = Job.model_validate(client.get(job_path(job_id)))
+    show_submitted(client, job, wait=True, json_output=json_output)
 
 
 @app.command("curves")
@@ -172,7 +180,7 @@ def _print_submitted(job: Job, *, ended: bool) -> render.JsonThenText:
         yield from _job(job.model_dump(mode="json"))
         return
     yield job.model_dump(mode="json")
-    render.console.print(f"{job.job_id} {render.job_status(job.status)}; `reheatd jobs show {job.job_id}` follows it")
+    render.console.print(f"{job.job_id} {render.job_status(job.status)}; `reheatd jobs watch {job.job_id}` follows it")
 
 
 def follow(poll: Callable[[], Job], *, quiet: bool = False) -> Job:

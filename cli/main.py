@@ -22,6 +22,7 @@ from cli import (
     entropy,
     init,
     jobs,
+    journal,
     keys,
     plan,
     reheat,
@@ -49,6 +50,7 @@ app.command("reheat")(reheat.reheat)
 app.command("rl")(rl.rl)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(jobs.app, name="jobs")
+app.command("journal")(journal.journal)
 app.add_typer(control.app, name="control")
 app.add_typer(keys.app, name="keys")
 app.add_typer(alerts.app, name="alerts")

@@ -40,11 +40,13 @@ COMMANDS = [
     ["adapters", "rollback"],
     ["jobs", "list"],
     ["jobs", "show", "j1"],
+    ["jobs", "watch", "j1"],
     ["jobs", "curves", "j1"],
     ["jobs", "rollouts", "j1"],
     ["jobs", "cancel", "j1"],
     ["jobs", "approve", "j1"],
     ["control", "resume"],
+    ["journal"],
 ]
 
 JOB: dict[str, Any] = {
