@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bench.entropy import Engine, tap_error
 from bench.gpu_steps import Check, Figures
-from bench.swap import KV_CACHE, RANK, SIZE, differences, reheatd
+from bench.swap import KV_CACHE, RANK, SIZE, reheatd
+from bench.swap_judge import Judged
 from bench.swap_reference import Reference
 from reheatd.engine.client import EngineClient, Sample
 from reheatd.entropy.live import tap_socket
@@ -28,8 +27,6 @@ ANSWER_TOKENS = 64
 TOP_K = 20
 ROUNDING = 0.01
 """What logprobs of an engine in bfloat16 are off by, in nats."""
-SCORED_TWICE = 40
-"""Answers that are also held against another version, about."""
 V2_ON_CPU = "tests.v2_runner_engine"
 V2_ON_CPU_ARGS = ["--worker-cls", "vllm.v1.worker.cpu_worker.CPUWorker"]
 """How a CPU engine gets the V2 model runner, which is a GPU's default."""
@@ -128,17 +125,14 @@ def swap_figures(url: str, check: Check) -> Figures:
     reference = Reference(model, adapters[0])
     proofs = [reference.proof(adapter) for adapter in adapters]
     side = asyncio.run(reheatd(url, adapters, proofs, reference.prompt_ids, folder, pace))
-    own = np.concatenate(list(differences(reference, adapters, side.answers).values()))
-    some = side.answers[:: max(1, len(side.answers) // SCORED_TWICE)]
-    others = differences(reference, adapters[1:] + adapters[:1], some)
-    apart = float(min(found.min() for found in others.values()))
+    judged = Judged.of(reference, adapters, side.answers)
     return {
         "swaps": float(len(side.to_first_token)),
         "answers": float(len(side.answers)),
         "failed_requests": float(side.failed()),
-        "wrong_version_answers": float((own > apart / 2).sum()),
-        "own_version_difference": float(own.max()),
-        "other_version_difference": apart,
+        "wrong_version_answers": float(judged.wrong),
+        "own_version_difference": float(judged.own_A.max()),
+        "other_version_difference": judged.nearest,
         "publish_to_first_token_ms": statistics.median(side.to_first_token) * 1e3,
         "longest_silence_ms": side.longest_gap_s() * 1e3,
     }

@@ -2,10 +2,10 @@
 
 Eight clients stream SmolLM2-135M's answers without pause, while reheatd's swap protocol publishes and promotes 100
 adapters one after the other. Each answer's logprobs are then compared with those that Transformers and PEFT compute in
-float32 for the version in its header. An answer counts as another version's if it is further off than half of what the
-answer nearest to another version is. The same is measured for two ways without a protocol: overwriting and reloading
-the files under one adapter name, and restarting the engine with other weights. Then proofs of delivery are simulated
-from recorded logprobs: of right adapters, and of everything that might answer in their place.
+float32 for the version in its header; `bench.swap_judge` says which answers count as another version's. The same is
+measured for two ways without a protocol: overwriting and reloading the files under one adapter name, and restarting the
+engine with other weights. Then proofs of delivery are simulated from recorded logprobs: of right adapters, and of
+everything that might answer in their place.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from rich.table import Table
 
 from bench.figures import Report
 from bench.proof_rates import DELIVERED, KINDS, Rate, Recording
+from bench.swap_judge import Judged
 from bench.swap_load import Answer, StreamLoad, gaps
 from bench.swap_pace import Pace
 from bench.swap_reference import Reference
@@ -194,21 +195,6 @@ async def _in_turns(side: Side, load: StreamLoad, pace: Pace, swap: Callable[[in
     side.answers = load.answers
 
 
-def differences(reference: Reference, adapters: list[Path], answers: list[Answer]) -> dict[int, np.ndarray]:
-    """For each version, the mean absolute difference of each of its answers from it, in nats per token."""
-    found: dict[int, np.ndarray] = {}
-    for version in sorted({_number(answer) for answer in answers if not answer.error}):
-        own = [answer for answer in answers if not answer.error and _number(answer) == version]
-        expected = reference.logprobs(adapters[version - 1], [answer.token_ids for answer in own])
-        pairs = zip(own, expected, strict=True)
-        found[version] = np.array([np.abs(np.subtract(answer.logprobs, row)).mean() for answer, row in pairs])
-    return found
-
-
-def _number(answer: Answer) -> int:
-    return int(answer.version.removeprefix("policy-v"))
-
-
 def table(sides: dict[str, Side], wrong: dict[str, int]) -> Table:
     shown = Table(title=f"New adapters under the load of {STREAMS} streams, beside the two ways without a protocol")
     for heading in ("", "swaps", "answers", "failed", "wrong version", "to first token", "longest silence", "p99 gap"):
@@ -265,19 +251,13 @@ def main() -> None:
             sides["reload in place"] = asyncio.run(in_place(engine, adapters, prompt, tmp))
         sides["restart"] = asyncio.run(restart(model, adapters, prompt, tmp))
 
-        some = sides["reheatd"].answers[::20]
-        others = differences(reference, adapters[1:] + adapters[:1], some)
-        apart = np.concatenate(list(others.values()))
-        print(f"reheatd: {np.median(apart):.3f} from another version, at least {apart.min():.3f}")
-        # Rounding alone can take a short answer beyond what the proof allows as a mean over many tokens.
-        half_way = float(apart.min()) / 2
-        wrong: dict[str, int] = {}
-        for name, side in sides.items():
-            off = np.concatenate(list(differences(reference, adapters, side.answers).values()))
-            wrong[name] = int((off > half_way).sum())
-            print(f"{name}: {np.median(off):.3f} nats per token from the version answered, at most {off.max():.3f}")
-            if name == "reheatd":
-                report.result("own_version_difference", float(off.max()), "nats per token")
+        judged = {name: Judged.of(reference, adapters, side.answers) for name, side in sides.items()}
+        for name, found in judged.items():
+            print(
+                f"{name}: {np.median(found.own_A):.3f} nats per token from the version answered, at most "
+                f"{found.own_A.max():.3f}; at least {found.nearest:.3f} from the one before or after"
+            )
+        wrong = {name: found.wrong for name, found in judged.items()}
 
     Console().print(table(sides, wrong))
     side = sides["reheatd"]
@@ -288,7 +268,8 @@ def main() -> None:
     report.result("publish_to_first_token_ms", statistics.median(side.to_first_token) * 1e3, "ms")
     report.result("p99_gap_vs_control", side.p99_gap_s(side.changing) / side.p99_gap_s(side.control))
     report.result("p99_gap_ms", side.p99_gap_s(side.changing) * 1e3, "ms")
-    report.result("other_version_difference", float(apart.min()), "nats per token")
+    report.result("own_version_difference", float(judged["reheatd"].own_A.max()), "nats per token")
+    report.result("other_version_difference", judged["reheatd"].nearest, "nats per token")
     for name, prefix in (("reload in place", "in_place"), ("restart", "restart")):
         report.result(f"{prefix}_swaps", len(sides[name].to_first_token))
         report.result(f"{prefix}_failed_requests", sides[name].failed())
