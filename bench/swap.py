@@ -101,7 +101,7 @@ async def reheatd(
         async def swap(number: int) -> None:
             first = asyncio.get_running_loop().create_future()
             asking: list[asyncio.Task[Answer]] = []
-            served.swaps.on_flip = lambda: asking.append(asyncio.create_task(load.ask(first)))
+            served.swaps.on_flip = lambda _: asking.append(asyncio.create_task(load.ask(first)))
             version = await publish(number + 1)
             published = time.monotonic()
             await served.swaps.promote(version)
