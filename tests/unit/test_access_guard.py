@@ -21,6 +21,7 @@ from tests.unit.test_gateway import CHAT, World, in_world, served_by
 STATUS = "/reheatd/v1/status"
 ADMIN_ROUTES = [
     ("GET", STATUS),
+    ("GET", "/metrics"),
     ("GET", "/reheatd/v1/journal"),
     ("GET", "/reheatd/v1/entropy"),
     ("POST", "/reheatd/v1/entropy/measure"),
@@ -290,6 +291,6 @@ def test_unknown_paths_are_not_found_for_those_who_may_know(tmp_path: Path) -> N
     world = Admin(tmp_path)
 
     async def story(client: httpx.AsyncClient) -> None:
-        refused(await client.get("/metrics", headers=world.admin), 404, "not_found")
+        refused(await client.get("/nothing", headers=world.admin), 404, "not_found")
 
     talk(world, story)

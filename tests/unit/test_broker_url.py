@@ -113,7 +113,8 @@ def test_the_password_may_come_from_a_file(tmp_path: Path) -> None:
     file.write_text(f"[broker]\nurl = 'redis://host'\npassword_file = '{tmp_path / 'password'}'\n")
     broker = load_settings(file).broker
     assert broker.full_url == "redis://:s3%2Fcret@host:6379/0"
-    assert "cret" not in repr(load_settings(file))
+    shown = repr(load_settings(file))
+    assert "s3/cret" not in shown and "s3%2Fcret" not in shown
     (tmp_path / "password").unlink()
     with pytest.raises(ConfigError, match=r"broker\.password_file = .*No such file"):
         _ = broker.full_url

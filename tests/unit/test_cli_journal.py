@@ -1,7 +1,6 @@
 """`reheatd journal` and `reheatd jobs watch`, against a daemon's answers."""
 
 import json
-import os
 from typing import Any
 
 import pytest
@@ -19,7 +18,8 @@ ENTRIES: list[dict[str, Any]] = [
 
 
 def test_the_journal_says_what_was_decided_by_whom_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(os.environ, "TZ", "UTC")
+    monkeypatch.setenv("TZ", "UTC")
+    monkeypatch.setenv("COLUMNS", "120")
     answers = {"GET /reheatd/v1/journal?last=50": [(200, {"entries": ENTRIES})]}
     with fake_daemon(**answers) as url:
         done = reheatd("journal", "--url", url)
