@@ -166,7 +166,9 @@ class Gateway:
         except BaseException:
             watch.close()
             raise
-        watch.status, watch.version = str(response.status_code), response.headers.get(VERSION_HEADER)
+        watch.status = str(response.status_code)
+        if watch.source == "client":  # a job asks a new rollout adapter every few steps
+            watch.version = response.headers.get(VERSION_HEADER)
         if not isinstance(response, RelayedStream):
             watch.close()
         response.headers[REQUEST_ID_HEADER] = request_id
@@ -250,7 +252,8 @@ class Gateway:
             answer_headers[ENGINE_HEADER] = replica.name
             if upstream.content_type == "text/event-stream":
                 streaming = True
-                watch.answers = body.get("n") or 1
+                if isinstance(answers := body.get("n"), int):  # the engine also takes the number as text
+                    watch.answers = answers
                 filters = [each for each in (watch, meter, measured) if each is not None]
                 claims.callback(watch.close)
                 failed = partial(self._failed_stream, watch)
