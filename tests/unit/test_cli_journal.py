@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cli import render
 from tests.unit.test_cli_commands import JOB, fake_daemon, reheatd
 
 ENTRIES: list[dict[str, Any]] = [
@@ -19,7 +20,7 @@ ENTRIES: list[dict[str, Any]] = [
 
 def test_the_journal_says_what_was_decided_by_whom_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC")
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(render.console, "width", 120)
     answers = {"GET /reheatd/v1/journal?last=50": [(200, {"entries": ENTRIES})]}
     with fake_daemon(**answers) as url:
         done = reheatd("journal", "--url", url)
