@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Literal
 
 import httpx
@@ -23,13 +24,15 @@ from reheatd.broker_url import broker_address
 from reheatd.config import Settings, load_settings
 from reheatd.config_tables import BUILTIN_POLICY
 from reheatd.database import connect
+from reheatd.engine.chat_template import check_chat_template
 from reheatd.engine.launch import detect_device
 from reheatd.engine.number_format import engine_format
 from reheatd.engine.policy_model import BUILTIN_INSTALL, builtin_package_file, cache_dir, folder_of
-from reheatd.errors import MissingExtraError
+from reheatd.errors import BadInputError, MissingExtraError
 from reheatd.extras import HOME, imported_instead, require_engine_extra
 from reheatd.process import landlock
 from reheatd.process.gpus import VISIBLE_ENV, visible_gpus
+from reheatd.task_data import load_task
 
 GIB = 1 << 30
 LEAST_MEMORY = 6 * GIB
@@ -68,6 +71,12 @@ def _print_checks(found: Sequence[Check]) -> render.JsonThenText:
     for check in found:
         rows.add_row(LEVEL_MARK[check.level], check.name, escape(check.detail), escape(check.fix))
     render.console.print(rows)
+    steps = [check for level in ("missing", "note") for check in found if check.level == level and check.fix]
+    if steps:
+        render.console.print("\nto do, in this order:")
+    for number, check in enumerate(steps, 1):
+        needed = "" if check.level == "missing" else " [dim](not needed, but better)[/]"
+        render.console.print(f"{number}. {check.name}: {escape(check.fix)}{needed}", soft_wrap=True)
 
 
 def check_python(settings: Settings) -> Check:
@@ -151,6 +160,44 @@ def check_policy(settings: Settings) -> Check:
     if builtin_package_file() is not None:
         return Check("policy", "ok", f"{model}; the first start converts it into {cache_dir()}")
     return Check("policy", "missing", f"{model} is not installed", BUILTIN_INSTALL)
+
+
+def check_template(settings: Settings) -> Check:
+    """Says whether chats can become prompts."""
+    policy, folder = settings.policy, folder_of(settings.policy.model)
+    if policy.model == BUILTIN_POLICY or not folder.is_dir():
+        where = "the policy's own" if policy.model == BUILTIN_POLICY else "read when the policy has been downloaded"
+        return Check("chat template", "ok", where if policy.chat_template is None else policy.chat_template)
+    try:
+        check_chat_template(policy, folder)
+    except BadInputError as error:
+        problem, _, fix = error.message.partition("; ")
+        return Check("chat template", "missing", problem, fix)
+    return Check("chat template", "ok", policy.chat_template or "the policy's own")
+
+
+def check_task(settings: Settings) -> Check:
+    """Says whether the problems can be read and their reward is installed; data sets of a hub are not downloaded."""
+    task = settings.task
+    rewards = list(task.rewards) or ([task.reward] if task.reward is not None else [])
+    for reward in rewards:
+        module, _, function = reward.partition(":")
+        found = bool(find_spec(module.partition(".")[0])) if function else module in _installed_rewards()
+        if not found:
+            fix = f"install it where workers run, or name one of {', '.join(sorted(_installed_rewards()))}"
+            return Check("task", "missing", f"the reward {reward} is not installed here", fix)
+    if task.path is not None and not task.path.exists():
+        return Check("task", "ok", f"{task.path}, which the first start reads")
+    try:
+        data = load_task(task, settings.entropy)
+    except BadInputError as error:
+        problem, _, fix = error.message.rpartition("; ")
+        return Check("task", "missing", problem or fix, fix if problem else "correct the file")
+    return Check(
+        "task",
+        "ok",
+        f"{len(data.train)} problems to train on, {len(data.held_out)} held out, {len(data.probes)} probes",
+    )
 
 
 def check_baseline(settings: Settings) -> Check:
@@ -275,6 +322,8 @@ CHECKS: tuple[Callable[[Settings], Check], ...] = (
     check_plugin,
     check_broker,
     check_policy,
+    check_template,
+    check_task,
     check_baseline,
     check_gpu,
     check_number_format,
@@ -286,6 +335,10 @@ CHECKS: tuple[Callable[[Settings], Check], ...] = (
     check_access,
     check_port,
 )
+
+
+def _installed_rewards() -> set[str]:
+    return {point.name for point in metadata.entry_points(group="reheatd.rewards")}
 
 
 def _version(distribution: str) -> str | None:

@@ -205,7 +205,7 @@ def load_settings(file: Path | None = None, overrides: dict[str, Any] | None = N
 
 def _explain(error: ValidationError) -> ConfigError:
     for name in unknown_names(error):
-        hint = suggestion(name, _all_keys(), "`reheatd init` writes a file with every key")
+        hint = suggestion(name, _all_keys(), "`reheatd init --full` writes a file with every key")
         return ConfigError(f"unknown configuration key {name}; {hint}", param=name)
     name, message = first_problem(error)
     return ConfigError(message, param=name or None)
