@@ -50,7 +50,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Write reheatd.toml. In a terminal, what is not given is asked for; the file has only what differs from defaults."""
+    """Write a short reheatd.toml: what differs from the defaults. In a terminal, it asks for what is not given."""
     if not path.name or path.is_dir():
         raise BadInputError(f"{path} is a folder; name the file to write", param="path")
     if path.exists() and not force:
