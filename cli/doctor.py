@@ -33,6 +33,7 @@ from reheatd.extras import HOME, imported_instead, require_engine_extra
 from reheatd.process import landlock
 from reheatd.process.gpus import VISIBLE_ENV, visible_gpus
 from reheatd.task_data import load_task
+from reheatd.tasks.sources import on_hub
 
 GIB = 1 << 30
 LEAST_MEMORY = 6 * GIB
@@ -186,13 +187,12 @@ def check_task(settings: Settings) -> Check:
         if not found:
             fix = f"install it where workers run, or name one of {', '.join(sorted(_installed_rewards()))}"
             return Check("task", "missing", f"the reward {reward} is not installed here", fix)
-    if task.path is not None and not task.path.exists():
-        return Check("task", "ok", f"{task.path}, which the first start reads")
+    if task.path is not None and on_hub(task.path):
+        return Check("task", "ok", f"{task.path}, from Hugging Face")
     try:
         data = load_task(task, settings.entropy)
     except BadInputError as error:
-        problem, _, fix = error.message.rpartition("; ")
-        return Check("task", "missing", problem or fix, fix if problem else "correct the file")
+        return Check("task", "missing", error.message, "correct the problems or the table [task]")
     return Check(
         "task",
         "ok",

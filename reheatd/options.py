@@ -1,8 +1,8 @@
 """Options of jobs and of their measurements: each is declared once, with its bounds and its meaning.
 
 Everything else is made from these models: the tables of the configuration, the specification of a job, the requests
-that give some options for one job, the flags of the command line and the file that `reheatd init --full` writes. An option
-that is added here appears in all of these places.
+that give some options for one job, the flags of the command line and the file that `reheatd init --full` writes. An
+option that is added here appears in all of these places.
 """
 
 from collections.abc import Collection, Mapping

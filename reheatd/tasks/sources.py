@@ -41,7 +41,7 @@ def from_anywhere(path: Path | None) -> Path | None:
 
 def is_local(path: Path) -> bool:
     """Whether `task.path` names a local file or folder, which need not exist."""
-    return not source_name(path) and not _on_hub(path)
+    return not source_name(path) and not on_hub(path)
 
 
 def task_records(task: TaskOptions, default: Path) -> Iterator[Record]:
@@ -74,7 +74,7 @@ def task_records(task: TaskOptions, default: Path) -> Iterator[Record]:
 def _files(path: Path, task: TaskOptions) -> list[Path]:
     if path.is_dir():
         return folder_files(path, task.subset, task.split)
-    if _on_hub(path):
+    if on_hub(path):
         return hub_files(str(path), task.subset, task.split)
     for option in ("subset", "split"):
         if getattr(task, option) is not None:
@@ -85,7 +85,8 @@ def _files(path: Path, task: TaskOptions) -> list[Path]:
     return [path]
 
 
-def _on_hub(path: Path) -> bool:
+def on_hub(path: Path) -> bool:
+    """Whether a task's path means a data set of the Hugging Face hub."""
     return not path.exists() and path.suffix not in SUFFIXES and ON_HUB.fullmatch(str(path)) is not None
 
 

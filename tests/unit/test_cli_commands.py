@@ -396,8 +396,9 @@ def test_doctor_reports_in_json_what_it_shows() -> None:
 @pytest.mark.parametrize(
     ("configuration", "name", "found", "fix"),
     [
-        ('[task]\npath = "{folder}/none.jsonl"', "task", "", ""),
-        ('[task]\npath = "{folder}/bad.jsonl"', "task", "bad.jsonl:1", "answer"),
+        ('[task]\npath = "openai/gsm8k"', "task", "", ""),
+        ('[task]\npath = "{folder}/none.jsonl"', "task", "none.jsonl", "[task]"),
+        ('[task]\npath = "{folder}/bad.jsonl"', "task", "bad.jsonl, line 1", "[task]"),
         ('[task]\nreward = "nobody_has_it"', "task", "nobody_has_it", "numeric"),
         ('[policy]\nmodel = "{folder}"', "chat template", "no chat template", 'policy.chat_template = "raw"'),
     ],
