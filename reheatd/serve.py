@@ -37,6 +37,7 @@ from reheatd.assembly import (
 )
 from reheatd.config import Settings
 from reheatd.control.dependencies import ServedPolicy
+from reheatd.control.events import EventHub
 from reheatd.control.imports import Imports
 from reheatd.control.ledger import Ledger
 from reheatd.control.rollout_lengths import RolloutLengths
@@ -175,6 +176,7 @@ def assemble(
     ledger = Ledger(db)
     lengths = RolloutLengths(db, policy.digest, settings.policy)
     controller = build_controller(settings, policy, url, ledger, adapters, entropy, lengths, dispatcher)
+    events = EventHub(ledger, controller.job, lambda: (adapters.swaps.promoted, entropy.monitor.verdict))
     api = ApiContext(
         settings=settings,
         controller=controller,
@@ -187,6 +189,7 @@ def assemble(
         series=entropy.series,
         learning=entropy.learning,
         live=entropy.live,
+        events=events,
         dispatcher=dispatcher,
         requests=gateway.counts,
         metrics=registry,
@@ -200,10 +203,18 @@ def assemble(
     alerter: Alerter | None = None
     if hooks:
         alerter = Alerter(db, ledger, settings.alerts, hooks, policy=settings.policy.model, daemon=admin_url)
-        ledger.on_entry = alerter.wake
 
     # Callbacks by which a part tells something to a part that it does not know.
+    def on_entry() -> None:
+        events.on_entry()
+        if alerter is not None:
+            alerter.wake()
+
+    ledger.on_entry = on_entry
+    ledger.on_job = events.on_job
     entropy.monitor.on_verdict = controller.on_verdict
+    entropy.monitor.on_window = events.on_window
+    entropy.live.on_window = events.on_live_window
     swap_metrics = SwapMetrics(registry)
 
     def on_flip(result: SwapResult) -> None:
@@ -232,6 +243,7 @@ def assemble(
         gateway=gateway,
         dispatcher=dispatcher,
         controller=controller,
+        events=events,
         alerter=alerter,
         keys=keys,
         http=http,
