@@ -16,7 +16,8 @@ from reheatd.access.guard import OPEN_PATHS
 from reheatd.api.openai_operations import EVENTS, OPENAI
 from reheatd.api.operations import ADMIN, BEHIND_KEYS, EVERYWHERE, JSON, TEXT, Operation, Schema
 from reheatd.errors import ReheatdError
-from reheatd.gateway.app import ENGINE_HEADER, PROXIED_PATHS, REQUEST_ID_HEADER, VERSION_HEADER
+from reheatd.gateway.app import ENGINE_HEADER, REQUEST_ID_HEADER, VERSION_HEADER
+from reheatd.gateway.surface import PROXIED_PATHS
 
 Mode = Literal["validation", "serialization"]
 References = dict[tuple[type[BaseModel], Mode], Schema]
