@@ -12,6 +12,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 
+from reheatd.access.cross_site import origins_of
 from reheatd.access.guard import Access
 from reheatd.access.jobs import job_credentials
 from reheatd.access.keys import KeyRing
@@ -198,7 +199,7 @@ def assemble(
         started_at=time.monotonic(),
     )
     access = Access(keys, Quotas(), jobs, controller.is_current, required=settings.server.needs_keys)
-    doors.open(access, gateway.routes(), api_routes(api))
+    doors.open(access, origins_of(settings.server), gateway.routes(), api_routes(api))
 
     alerter: Alerter | None = None
     if hooks:

@@ -1,6 +1,6 @@
 """What each route of the OpenAI surface takes and answers: the other table that the OpenAPI document is made from."""
 
-from reheatd.api.operations import ENGINE, JSON, Errors, Operation, Schema, in_path
+from reheatd.api.operations import ENGINE, EVENTS, JSON, Errors, Operation, Schema, in_path
 from reheatd.errors import (
     AdapterInvalidError,
     BadInputError,
@@ -16,8 +16,6 @@ from reheatd.gateway import surface
 from reheatd.gateway.surface import ClientRoute
 
 MODEL_PATTERN = "^(policy|base|policy-v(0|[1-9][0-9]{0,8}))$"
-EVENTS = "text/event-stream"
-
 _COUNT: Schema = {"type": ["integer", "null"], "minimum": 1}
 _MODEL: Schema = {
     "type": "string",
@@ -185,8 +183,8 @@ OPENAI: tuple[Operation, ...] = (
     _passed_on(
         surface.GENERATIVE_SCORING,
         "How probable given next tokens are after each item.",
-        {"model": _MODEL, "query": _PROMPT, "items": _PROMPT},
-        [],
+        {"model": _MODEL, "query": _PROMPT, "items": _PROMPT, "label_token_ids": {"type": "array"}},
+        ["query", "items", "label_token_ids"],
     ),
     *(
         _passed_on(route, _POOLING[route.path][0], {"model": _MODEL, **_POOLING[route.path][1]}, [])
