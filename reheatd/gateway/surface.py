@@ -1,8 +1,8 @@
 """The engine's routes that clients may ask. All others of the engine cannot be reached through the gateway.
 
 What is left out changes the engine (LoRA adapters, sleep, pause, profiling, caches, weights), tells how it was started
-(`/server_info`, `/tokenizer_info`), works for another server (`/inference/v1`, `render` and `derender`), or takes forms
-and sockets instead of JSON (`/v1/audio`, `/v1/realtime`), which no policy answers that reheatd can train.
+(`/server_info`, `/tokenizer_info`), works for another server (`/inference/v1`, `render` and `derender`), or is about
+speech (`/v1/audio`, `/v1/realtime`): a policy with an audio part is refused at the start.
 """
 
 from dataclasses import dataclass
