@@ -11,13 +11,16 @@ from starlette.types import Receive, Scope, Send
 
 from reheatd.control.events import EntryAdded, Event, Subscription
 from reheatd.gateway.stream import until_disconnected
+from reheatd.process.http_server import abort
 
 HEARTBEAT_S = 15.0
 """Longest time without a byte, so that proxies keep the connection open."""
 RETRY_MS = 3000
 """When a browser that has lost the connection tries again."""
+STUCK_S = 60.0
+"""A client that takes nothing for so long is cut off."""
 FAREWELL_S = 1.0
-"""How long a client that takes nothing can delay the end of its stream."""
+"""How long such a client can delay the stop of the daemon."""
 
 
 class EventStream(Response):
@@ -43,9 +46,15 @@ class EventStream(Response):
         try:
             with self._events:
                 await asyncio.wait({writing, leaving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if stopping.done() and not leaving.done():
+                if stopping.done():
                     await asyncio.wait({writing, leaving}, timeout=FAREWELL_S, return_when=asyncio.FIRST_COMPLETED)
-                if writing.done():
+                is_stuck = not writing.done() or isinstance(writing.exception(), TimeoutError)
+                if leaving.done():
+                    return
+                if is_stuck:
+                    abort(scope)
+                    await asyncio.wait({leaving}, timeout=FAREWELL_S)
+                else:
                     writing.result()
         finally:
             for task in (writing, leaving, stopping):
@@ -74,4 +83,10 @@ def _block(event: Event) -> str:
 
 
 async def _send(send: Send, text: str) -> None:
-    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+    """Sends a part of the stream.
+
+    Raises:
+        TimeoutError: The client takes nothing.
+    """
+    async with asyncio.timeout(STUCK_S):
+        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})

@@ -252,6 +252,8 @@ class Api:
         return with_list(JournalView(entries=[]), "entries", self._context.ledger.stream(parameters.last(request)))
 
     async def events(self, request: Request) -> Response:
+        if request.method == "HEAD":
+            return Response(media_type=EventStream.media_type)
         hub = self._context.events
         return EventStream(hub.subscribe(parameters.after(request)), hub.closed)
 

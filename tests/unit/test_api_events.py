@@ -136,20 +136,44 @@ def test_the_stop_of_the_daemon_waits_for_no_listener(tmp_path: Path, monkeypatc
     monkeypatch.setattr(event_stream, "FAREWELL_S", 0.05)
 
     async def story(client: httpx.AsyncClient, world: ApiWorld, server: HttpServer) -> None:
-        _, stuck = await asyncio.open_connection(client.base_url.host, client.base_url.port, limit=1)
-        stuck.write(f"GET {EVENTS} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
-        await until(lambda: world.events._subscriptions)
-        (subscription,) = world.events._subscriptions
-        for _ in range(200):  # 20 MB, of which the sockets between them take some
-            world.ledger.requested("x" * 100_000)
-        await until(lambda: subscription._entries)
+        stuck = await stuck_listener(client, world)
         async with client.stream("GET", EVENTS) as answer:
             stream = blocks(answer)
             await anext(stream)
             world.events.close()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 assert [block async for block in stream] == []
                 await server.drain()
         stuck.close()
 
     served(tmp_path, story, drain_timeout_s=3600)
+
+
+def test_a_listener_that_takes_nothing_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "STUCK_S", 0.05)
+
+    async def story(client: httpx.AsyncClient, world: ApiWorld, server: HttpServer) -> None:
+        stuck = await stuck_listener(client, world)
+        await until(lambda: not world.events._subscriptions)
+        stuck.close()
+
+    served(tmp_path, story)
+
+
+async def stuck_listener(client: httpx.AsyncClient, world: ApiWorld) -> asyncio.StreamWriter:
+    """A listener that does not read, and for which more has happened than the sockets take."""
+    _, stuck = await asyncio.open_connection(client.base_url.host, client.base_url.port, limit=1)
+    stuck.write(f"GET {EVENTS} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+    await until(lambda: world.events._subscriptions)
+    for _ in range(200):
+        world.ledger.requested("x" * 100_000)
+    return stuck
+
+
+def test_a_question_for_the_headers_alone_follows_nothing(tmp_path: Path) -> None:
+    async def story(client: httpx.AsyncClient, world: ApiWorld, server: HttpServer) -> None:
+        answer = await client.head(EVENTS)
+        assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/event-stream")
+        assert not world.events._subscriptions
+
+    served(tmp_path, story)
