@@ -256,7 +256,6 @@ ADMIN: tuple[Operation, ...] = (
         "curves",
         "The metrics of every step so far.",
         CurvesView,
-        DaemonEvent,
         errors=(NotFoundError,),
         parameters=(JOB,),
     ),

@@ -257,8 +257,9 @@ class Subscription:
                 missed, self._missed = self._missed, 0
                 return EventsMissed(count=missed)
             if not self._pending:
-                self._news.clear()
-                await self._news.wait()
+                if not self._is_over:
+                    self._news.clear()
+                    await self._news.wait()
                 continue
             key = next(iter(self._pending))
             event = self._pending.pop(key)

@@ -13,8 +13,10 @@ def prompt_prefix(body: dict[str, Any]) -> str | None:
     conversation and in all samples of a prompt.
     """
     said = body.get("messages", body.get("input"))
-    is_chat = isinstance(said, list) and bool(said) and isinstance(said[0], dict)
-    beginning = _of_chat(said) if is_chat else _of_text(body.get("prompt", body.get("input")))
+    if isinstance(said, list) and said and isinstance(said[0], dict):
+        beginning = _of_chat(said)
+    else:
+        beginning = _of_text(body.get("prompt", body.get("input")))
     return f"{body.get('model')}\0{beginning}" if beginning else None
 
 

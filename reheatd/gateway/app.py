@@ -367,8 +367,8 @@ def _traffic_source(version: str, caller: Caller) -> tuple[str, TapSource]:
 def _is_unknown_route(content: bytes) -> bool:
     """Whether the engine says that it has no such route, rather than no such model."""
     try:
-        return json.loads(content)["error"]["type"] == "Not Found"
-    except (ValueError, KeyError, TypeError):
+        return json.loads(content) == {"detail": "Not Found"}
+    except ValueError:
         return False
 
 

@@ -89,8 +89,8 @@ def answer_tokens(body: dict[str, Any], longest: int) -> int:
         longest: Tokens of an answer in a conversation that names no length.
     """
     unnamed = longest if "messages" in body or "input" in body else COMPLETION_TOKENS
-    named = (body.get(name) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"))
-    return next((tokens for tokens in named if _count(tokens, 0)), unnamed)
+    named = (_count(body.get(name), 0) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"))
+    return next(filter(None, named), unnamed)
 
 
 def conversations(body: dict[str, Any]) -> int:

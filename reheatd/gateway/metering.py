@@ -81,8 +81,7 @@ class Meter:
 
 
 def total_tokens(content: bytes) -> int | None:
-    """Tokens of a request and its answer, as the answer or an event of it says in one of the dialects; None if it
-    does not."""
+    """Tokens of a request and its answer, as the answer or an event of it says; None if it does not."""
     try:
         body = json.loads(content)
         if "meta" in body:  # Cohere's

@@ -52,17 +52,18 @@ def test_openais_responses(engine: str, tiny_policy: Path, tmp_path: Path) -> No
         whole = raw.parse()
         assert whole.model == served.store.path(1).name
         assert whole.output_text and whole.usage is not None and whole.usage.output_tokens == 8
-        deltas, done = "", None
+        deltas = ""
+        event: Any = None
         async for event in await served.openai.responses.create(model="policy", stream=True, **asked):
             if event.type == "response.output_text.delta":
                 deltas += event.delta
-            if event.type in ("response.completed", "response.incomplete"):
-                done = event
         assert deltas == whole.output_text
-        assert done is not None and done.response.model == whole.model
+        assert event.type in ("response.completed", "response.incomplete")
+        assert event.response.model == whole.model
         base = await served.openai.responses.create(model="base", **asked)
         assert base.model == "base" and base.output_text != whole.output_text
-        for wrong in ({"background": True}, {"previous_response_id": whole.id}):
+        unusable: list[Any] = [{"background": True}, {"previous_response_id": whole.id}]
+        for wrong in unusable:
             with pytest.raises(openai.BadRequestError, match=next(iter(wrong))):
                 await served.openai.responses.create(model="policy", **asked, **wrong)
         with pytest.raises(openai.NotFoundError, match="no responses are stored"):
@@ -76,7 +77,7 @@ def test_openais_responses(engine: str, tiny_policy: Path, tmp_path: Path) -> No
 
 
 def test_anthropics_messages(engine: str, tiny_policy: Path, tmp_path: Path) -> None:
-    asked: Any = {"messages": QUESTION, "max_tokens": 8, "temperature": 0}
+    asked: Any = {"messages": QUESTION, "max_tokens": 8, "extra_body": {"temperature": 0}}
 
     async def body(served: Serving, http: httpx.AsyncClient) -> None:
         async with claude(served) as api:

@@ -94,8 +94,8 @@ def test_who_comes_back_misses_nothing(how: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("after", ["-1", "a", "", "1.5", "9" * 30, "5"])
 def test_a_number_that_is_none_of_the_journal_is_refused(after: str, tmp_path: Path) -> None:
     async def story(client: httpx.AsyncClient, world: ApiWorld, server: HttpServer) -> None:
-        for asked in ({"params": {"after": after}}, {"headers": {"last-event-id": after}}):
-            answer = await client.get(EVENTS, **asked)
+        for params, headers in (({"after": after}, None), (None, {"last-event-id": after})):
+            answer = await client.get(EVENTS, params=params, headers=headers)
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, "after")
         assert not world.events._subscriptions
 

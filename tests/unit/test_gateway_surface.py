@@ -143,8 +143,7 @@ def test_what_the_model_cannot_do_is_said(route: Any, tmp_path: Path) -> None:
     """By vLLM's answer to a route that it does not have, which is no missing adapter."""
 
     async def missing(request: web.Request) -> web.StreamResponse:
-        error = {"message": "Not Found", "type": "Not Found", "param": None, "code": 404}
-        return web.json_response({"error": error}, status=404)
+        return web.json_response({"detail": "Not Found"}, status=404)
 
     async def body(world: World) -> None:
         world.engine.answer = missing
