@@ -40,7 +40,7 @@ class ServerSection(Options):
     `public_url` must have a name that is in the certificate. Default: no TLS."""
     tls_key: Path | None = None
     """PEM file with the certificate's private key, without a password."""
-    cors_origins: list[str] = []
+    cors_origins: list[str] = Field(default=[])
     """Origins whose web pages may ask this server, for example `["http://localhost:3000"]`. `["*"]` means all, and
     needs API keys. Without keys, such a page may administer, too. Default: none."""
     drain_timeout_s: float = Field(default=20.0, ge=0)

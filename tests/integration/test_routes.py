@@ -83,7 +83,7 @@ def test_anthropics_messages(engine: str, tiny_policy: Path, tmp_path: Path) -> 
         async with claude(served) as api:
             raw = await api.messages.with_raw_response.create(model="policy", **asked)
             assert raw.headers["x-reheatd-version"] == "policy-v1"
-            whole = raw.parse()
+            whole = await raw.parse()
             assert whole.model == served.store.path(1).name and whole.usage.output_tokens == 8
             (block,) = whole.content
             assert block.type == "text" and block.text
