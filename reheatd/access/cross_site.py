@@ -23,6 +23,8 @@ HARMLESS = frozenset(("GET", "HEAD", "OPTIONS"))
 """Methods that change nothing."""
 OF_OTHERS = frozenset(("cross-site", "same-site"))
 """What `Sec-Fetch-Site` says of a request that a page of another origin made."""
+REFUSED = 1008
+"""Code with which a socket is closed that may not be opened."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -104,10 +106,14 @@ class CrossSiteGuard:
         self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] in ("http", "websocket"):
             try:
-                self._origins.check(scope["method"], Headers(scope=scope), scope["path"])
+                # A page may open a socket to any address, and read from it, so its opening is never harmless.
+                self._origins.check(scope.get("method", "CONNECT"), Headers(scope=scope), scope["path"])
             except NotPermittedError as error:
-                await error_response(error)(scope, receive, send)
+                if scope["type"] == "http":
+                    await error_response(error)(scope, receive, send)
+                else:
+                    await send({"type": "websocket.close", "code": REFUSED, "reason": "this page may not connect"})
                 return
         await self._app(scope, receive, send)

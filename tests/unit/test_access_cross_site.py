@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
-from reheatd.access.cross_site import Origins, origins_of
+from reheatd.access.cross_site import CrossSiteGuard, Origins, origins_of
 from reheatd.access.guard import Access
 from reheatd.access.keys import KeyRing, KeyStore
 from reheatd.access.quotas import Quotas
@@ -187,6 +188,35 @@ def test_a_page_cannot_roll_back(tmp_path: Path) -> None:
         assert (await client.get("/reheatd/v1/status", headers={"host": "evil.example"})).status_code == 403
 
     served(tmp_path, story, ServerSection())
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_let_in"),
+    [
+        ({"origin": "http://127.0.0.1:8000"}, True),
+        ({}, True),  # a program
+        ({"origin": "https://evil.example"}, False),
+        ({"origin": "http://evil.example", "host": "evil.example"}, False),
+    ],
+)
+def test_a_page_cannot_open_a_socket(headers: dict[str, str], is_let_in: bool) -> None:
+    arrived: list[Scope] = []
+    sent: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        arrived.append(scope)
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    raw = [(name.encode(), value.encode()) for name, value in (LOOPBACK | headers).items()]
+    scope: Scope = {"type": "websocket", "path": "/socket", "headers": raw}
+    asyncio.run(CrossSiteGuard(app, origins_of(ServerSection()))(scope, receive, send))
+    assert bool(arrived) is is_let_in
+    assert [message["type"] for message in sent] == ([] if is_let_in else ["websocket.close"])
 
 
 def test_a_named_origin_gets_cors_before_the_guard(tmp_path: Path) -> None:
