@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from reheatd.config_alerts import AlertsSection
+from reheatd.config_server import ServerSection
 from reheatd.config_sources import Environment, read_toml, refuse_unusable_text
 from reheatd.config_tables import (
     AdaptersSection,
@@ -27,7 +28,6 @@ from reheatd.config_tables import (
     EntropySection,
     GateSection,
     PolicySection,
-    ServerSection,
     WorkersSection,
 )
 from reheatd.errors import ConfigError

@@ -18,6 +18,7 @@ from reheatd.alerts.alerter import Alerter
 from reheatd.broker_url import broker_address
 from reheatd.config import Settings
 from reheatd.control.controller import Controller
+from reheatd.control.events import EventHub
 from reheatd.engine.keeper import EngineKeeper
 from reheatd.engine.pool import EnginePool
 from reheatd.engine.slots import AdapterSlots
@@ -93,6 +94,7 @@ class Parts:
     gateway: Gateway
     dispatcher: JobDispatcher
     controller: Controller
+    events: EventHub
     alerter: Alerter | None
     """What tells the webhooks; None if none is configured."""
     keys: KeyRing
@@ -209,6 +211,7 @@ class Daemon:
         in_flight = parts.slots.in_flight()
         logger.info("stopping" + (f": waiting for {in_flight} requests" if in_flight else ""))
         parts.readiness.state = "stopping"
+        parts.events.close()  # those who follow would never end by themselves
         # A job's rollouts are requests too, so its worker is stopped at once; otherwise the drain would wait for it.
         workers = asyncio.gather(*(worker.stop() for worker in self._workers))
         try:

@@ -74,6 +74,15 @@ class ModelNotFoundError(NotFoundError):
     code = "model_not_found"
 
 
+class NotSupportedError(ReheatdError):
+    """The model that is served cannot do what a request asks."""
+
+    code = "not_supported"
+    type = "invalid_request_error"
+    status = 404
+    exit_code = 2
+
+
 class ConflictError(ReheatdError):
     """The request is valid, but the present state does not allow it."""
 

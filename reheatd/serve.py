@@ -12,6 +12,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 
+from reheatd.access.cross_site import origins_of
 from reheatd.access.guard import Access
 from reheatd.access.jobs import job_credentials
 from reheatd.access.keys import KeyRing
@@ -37,6 +38,7 @@ from reheatd.assembly import (
 )
 from reheatd.config import Settings
 from reheatd.control.dependencies import ServedPolicy
+from reheatd.control.events import EventHub
 from reheatd.control.imports import Imports
 from reheatd.control.ledger import Ledger
 from reheatd.control.rollout_lengths import RolloutLengths
@@ -175,6 +177,7 @@ def assemble(
     ledger = Ledger(db)
     lengths = RolloutLengths(db, policy.digest, settings.policy)
     controller = build_controller(settings, policy, url, ledger, adapters, entropy, lengths, dispatcher)
+    events = EventHub(ledger, controller.job, lambda: (adapters.swaps.promoted, entropy.monitor.verdict))
     api = ApiContext(
         settings=settings,
         controller=controller,
@@ -187,6 +190,7 @@ def assemble(
         series=entropy.series,
         learning=entropy.learning,
         live=entropy.live,
+        events=events,
         dispatcher=dispatcher,
         requests=gateway.counts,
         metrics=registry,
@@ -195,15 +199,23 @@ def assemble(
         started_at=time.monotonic(),
     )
     access = Access(keys, Quotas(), jobs, controller.is_current, required=settings.server.needs_keys)
-    doors.open(access, gateway.routes(), api_routes(api))
+    doors.open(access, origins_of(settings.server), gateway.routes(), api_routes(api))
 
     alerter: Alerter | None = None
     if hooks:
         alerter = Alerter(db, ledger, settings.alerts, hooks, policy=settings.policy.model, daemon=admin_url)
-        ledger.on_entry = alerter.wake
 
     # Callbacks by which a part tells something to a part that it does not know.
+    def on_entry() -> None:
+        events.on_entry()
+        if alerter is not None:
+            alerter.wake()
+
+    ledger.on_entry = on_entry
+    ledger.on_job = events.on_job
     entropy.monitor.on_verdict = controller.on_verdict
+    entropy.monitor.on_window = events.on_window
+    entropy.live.on_window = events.on_live_window
     swap_metrics = SwapMetrics(registry)
 
     def on_flip(result: SwapResult) -> None:
@@ -232,6 +244,7 @@ def assemble(
         gateway=gateway,
         dispatcher=dispatcher,
         controller=controller,
+        events=events,
         alerter=alerter,
         keys=keys,
         http=http,

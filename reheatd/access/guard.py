@@ -19,7 +19,12 @@ from reheatd.errors import AuthenticationError, NotPermittedError, ReheatdError
 
 OPEN_PATHS = frozenset(("/health",))
 """Paths that everybody may ask; their answers say nothing about the policy."""
-CLIENT_PATHS = frozenset(("/tokenize", "/detokenize"))
+CLIENT_PATHS = frozenset(
+    (
+        "/tokenize", "/detokenize", "/generative_scoring", "/v2/embed", "/score", "/v2/rerank", "/rerank", "/classify",
+        "/pooling",
+    )
+)  # fmt: skip
 CLIENT_PREFIX = "/v1/"
 ROLLOUT_ADAPTER = re.compile(r"/reheatd/v1/jobs/([^/]+)/rollout-adapter")
 """The routes on which a job loads and drops its own rollout adapters."""

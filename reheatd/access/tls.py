@@ -4,7 +4,7 @@ import ssl
 from pathlib import Path
 from typing import NoReturn
 
-from reheatd.config_tables import ServerSection
+from reheatd.config_server import ServerSection
 from reheatd.errors import BadInputError
 
 

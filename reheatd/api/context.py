@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from reheatd.adapters.store import AdapterStore
 from reheatd.config import Settings
 from reheatd.control.controller import Controller
+from reheatd.control.events import EventHub
 from reheatd.control.imports import Imports
 from reheatd.control.ledger import Ledger
 from reheatd.engine.pool import EnginePool
@@ -39,6 +40,7 @@ class ApiContext:
     series: EntropySeries
     learning: LearningSignal
     live: LiveSeries
+    events: EventHub
     dispatcher: JobDispatcher
     requests: RequestCounts
     metrics: CollectorRegistry

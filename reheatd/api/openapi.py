@@ -13,10 +13,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from reheatd.access.guard import OPEN_PATHS
-from reheatd.api.openai_operations import EVENTS, OPENAI
-from reheatd.api.operations import ADMIN, BEHIND_KEYS, EVERYWHERE, JSON, TEXT, Operation, Schema
+from reheatd.api.openai_operations import OPENAI
+from reheatd.api.operations import ADMIN, BEHIND_KEYS, EVENTS, EVERYWHERE, JSON, TEXT, Operation, Schema
 from reheatd.errors import ReheatdError
-from reheatd.gateway.app import ENGINE_HEADER, PROXIED_PATHS, REQUEST_ID_HEADER, VERSION_HEADER
+from reheatd.gateway.app import ENGINE_HEADER, REQUEST_ID_HEADER, VERSION_HEADER
+from reheatd.gateway.surface import PROXIED_PATHS
 
 Mode = Literal["validation", "serialization"]
 References = dict[tuple[type[BaseModel], Mode], Schema]
@@ -135,6 +136,8 @@ def _success(operation: Operation, references: References) -> Schema:
         answer = operation.answer
         schema = references[answer, "serialization"] if isinstance(answer, type) else answer
         made["content"] = {kind: {"schema": TEXT if kind == EVENTS else schema} for kind in operation.media}
+        if operation.media == (EVENTS,):
+            made["content"][EVENTS]["x-data"] = schema  # OpenAPI has no word for the data of an event
     if operation.links:
         made["links"] = {
             name: {"operationId": name, "parameters": parameters} for name, parameters in operation.links.items()

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from reheatd.api.schemas import (
     AdapterList,
     CurvesView,
+    DaemonEvent,
     DeletedView,
     EntropyView,
     JobList,
@@ -39,6 +40,7 @@ from reheatd.errors import (
     NotFoundError,
     NotPermittedError,
     QueueFullError,
+    RateLimitError,
     ReheatdError,
     SlotsFullError,
 )
@@ -51,6 +53,7 @@ Schema = dict[str, Any]
 Errors = tuple[type[ReheatdError], ...]
 
 JSON = "application/json"
+EVENTS = "text/event-stream"
 TAR = "application/x-tar"
 PROMETHEUS = ("text/plain", "application/openmetrics-text")
 TEXT: Schema = {"type": "string"}
@@ -106,6 +109,11 @@ VERSION = in_path("version", {"type": "string", "pattern": VERSION_PATTERN}, "E.
 JOB = in_path("job_id", {"type": "string", "minLength": 1}, "Id of a job.")
 STEP = _query("step", {"type": "integer", "minimum": 0, "maximum": 999_999_999}, "Only rollouts after this many steps.")
 SOURCE = _query("source", {"type": "string", "maxLength": 200}, "What the user calls the adapter: one printable line.")
+AFTER = _query(
+    "after",
+    {"type": "integer", "minimum": 0, "maximum": 10**15 - 1},
+    "Number of an entry of the journal, whose later entries come first; the header `Last-Event-ID` means the same.",
+)
 ANY_BASE = _query("any_base", {"type": "boolean", "default": False}, "Accept an adapter that names another base.")
 JOB_LINKS = {
     name: {"job_id": "$response.body#/job_id"} for name in ("job", "curves", "rollouts", "approve_job", "cancel_job")
@@ -320,5 +328,15 @@ ADMIN: tuple[Operation, ...] = (
         JournalView,
         errors=(BadInputError,),
         parameters=(LAST,),
+    ),
+    Operation(
+        "GET",
+        f"{PREFIX}/events",
+        "events",
+        "What happens, as it happens: entries of the journal, changes of jobs, windows and verdicts.",
+        DaemonEvent,
+        errors=(BadInputError, RateLimitError),
+        parameters=(AFTER,),
+        media=(EVENTS,),
     ),
 )

@@ -30,6 +30,19 @@ def any_base(request: Request) -> bool:
     return text == "true"
 
 
+def after(request: Request) -> int | None:
+    """The entry of the journal after which events are asked for; None for those from now on.
+
+    A browser that comes back names the last one it got in a header; the URL is still that of its first request.
+    """
+    name, text = "Last-Event-ID", request.headers.get("last-event-id")
+    if text is None:
+        name, text = "after", request.query_params.get("after")
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise BadInputError(f"{name} = {text[:80]!r} is not the number of an entry of the journal", param="after")
+    return None if text is None else int(text)
+
+
 def version(request: Request) -> int:
     """The number of the version in the route."""
     return parse_version(request.path_params["version"])

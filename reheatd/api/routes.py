@@ -19,6 +19,7 @@ from reheatd.adapters.store import AdapterStore, VersionInfo
 from reheatd.adapters.swap import SwapResult
 from reheatd.api import parameters
 from reheatd.api.context import ApiContext
+from reheatd.api.event_stream import EventStream
 from reheatd.api.metrics import metrics_answer
 from reheatd.api.openapi import openapi
 from reheatd.api.operations import PREFIX
@@ -86,6 +87,7 @@ def api_routes(context: ApiContext) -> list[Route]:
         Route(f"{job}/rollout-adapter", api.drop_rollout_adapters, methods=["DELETE"]),
         Route(f"{PREFIX}/control/resume", api.resume, methods=["POST"]),
         Route(f"{PREFIX}/journal", api.journal, methods=["GET"]),
+        Route(f"{PREFIX}/events", api.events, methods=["GET"]),
     ]
 
 
@@ -248,6 +250,12 @@ class Api:
 
     async def journal(self, request: Request) -> Response:
         return with_list(JournalView(entries=[]), "entries", self._context.ledger.stream(parameters.last(request)))
+
+    async def events(self, request: Request) -> Response:
+        if request.method == "HEAD":
+            return Response(media_type=EventStream.media_type)
+        hub = self._context.events
+        return EventStream(hub.subscribe(parameters.after(request)), hub.closed)
 
     def _written_by_worker(self, job_id: str) -> JobBase | None:
         """The specification of a job with the folder of its newest attempt; None if it was not dispatched yet."""

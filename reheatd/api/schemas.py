@@ -1,13 +1,14 @@
 """The answers of the admin API that are not contracts of another package."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, RootModel
 
 from reheatd.adapters.store import VersionInfo
 from reheatd.api.learning import LearningView
 from reheatd.config import BaselineOf
+from reheatd.control.events import Event
 from reheatd.control.ledger import JournalEntry
 from reheatd.control.pauses import Pause
 from reheatd.control.states import State
@@ -232,3 +233,7 @@ class RolloutAdapterRequest(Contract):
 class RolloutAdapterView(Contract):
     model: str
     """Model name to sample from."""
+
+
+class DaemonEvent(RootModel[Annotated[Event, Field(discriminator="kind")]]):
+    """The data of one event of `GET /reheatd/v1/events`."""

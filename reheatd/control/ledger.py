@@ -71,6 +71,8 @@ class Ledger:
         self.jobs = JobStore(db)
         self.on_entry: Callable[[], None] | None = None
         """Called when the journal gets an entry, in the transaction that stores it."""
+        self.on_job: Callable[[str], None] | None = None
+        """Called with the id of a job that changes, perhaps in the transaction that stores the change."""
         with db:
             db.executescript(TABLES)
 
@@ -110,7 +112,12 @@ class Ledger:
 
     def save(self, record: JobRecord) -> None:
         with self._db:
-            self.jobs.save(record)
+            self._keep(record)
+
+    def progressed(self, record: JobRecord) -> None:
+        """Tells that a job has progressed, where that is stored later or not at all."""
+        if self.on_job is not None:
+            self.on_job(record.job.job_id)
 
     def create(
         self,
@@ -154,7 +161,7 @@ class Ledger:
         check_status(record.job.status, status)
         record.job.status = status
         with self._db:
-            self.jobs.save(record)
+            self._keep(record)
             if self.state is not state:
                 self._transition(state, reason, job_id=record.job.job_id, version=record.job.version)
 
@@ -180,7 +187,7 @@ class Ledger:
                 self._transition(State.SERVING, reason, job_id=job.job_id, version=version)
             else:
                 following = new_record(follow_up, "follow_up", JobStatus.QUEUED, version)
-                self.jobs.save(following)
+                self._keep(following)
                 why = f"{following.job.job_id} follows {job.job_id}"
                 self._transition(State.CONTINUING_RL, why, job_id=following.job.job_id, version=version)
 
@@ -240,6 +247,11 @@ class Ledger:
         if self.on_entry is not None:
             self.on_entry()
 
+    def _keep(self, record: JobRecord) -> None:
+        """Stores a job in the caller's transaction."""
+        self.jobs.save(record)
+        self.progressed(record)
+
     def _withdraw_answers(self, reason: str) -> None:
         for record in self.jobs.waiting():
             # A version that is trained already is worth a decision even if the policy recovered by itself.
@@ -252,7 +264,7 @@ class Ledger:
         record.job.error = error
         record.job.phase = ""
         record.job.finished_at = self._now()
-        self.jobs.save(record)
+        self._keep(record)
 
     def _now(self) -> float:
         """Seconds since the epoch, but later than the newest entry of the journal even if the clock was set back.

@@ -163,6 +163,8 @@ class Training:
         self._is_unsaved = True
         if is_first or event.rollouts is not None or time.monotonic() - self._saved_at >= SAVE_EVERY_S:
             self._save()
+        else:
+            self._ledger.progressed(self._record)
 
     def _save(self) -> None:
         self._ledger.save(self._record)

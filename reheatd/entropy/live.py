@@ -13,7 +13,7 @@ import sqlite3
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Literal, NamedTuple
 
@@ -77,6 +77,8 @@ class LiveSeries:
     def __init__(self, db: sqlite3.Connection, *, confidence: float) -> None:
         self.rejected = 0
         """Datagrams that were dropped: forged, repeated, too old or no totals of a tap."""
+        self.on_window: Callable[[LiveWindow], None] | None = None
+        """Called with each window once it is recorded. It must not block."""
         self._db = db
         self._confidence = confidence
         self._totals: dict[_Key, dict[str, Moments]] = defaultdict(dict)
@@ -154,6 +156,8 @@ class LiveSeries:
         self._newest.pop(key, None)  # so that the newest comes last
         self._newest[key] = window
         self._forget(window.time - KEEP_SUMS_S)
+        if self.on_window is not None:
+            self.on_window(window)
 
     def _forget(self, before: float) -> None:
         """Drops runs that have added nothing since `before`, from memory and database alike.

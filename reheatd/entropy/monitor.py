@@ -77,6 +77,8 @@ class EntropyMonitor:
         answer_length: AnswerLength | None = None,
     ) -> None:
         self.on_verdict = on_verdict
+        self.on_window: Callable[[Window], None] | None = None
+        """Called after each recorded window, whatever its version. It must not block."""
         self._meter = meter
         self._series = series
         self._detector = detector
@@ -222,6 +224,8 @@ class EntropyMonitor:
                 self.on_verdict(window)
         elif self._state is not None and self._state.version != promoted:
             self._state = None  # a version that comes back by a rollback starts without a streak
+        if self.on_window is not None:
+            self.on_window(window)
         return window
 
     async def measure_version(self, name: str) -> Measurement:

@@ -12,8 +12,11 @@ def prompt_prefix(body: dict[str, Any]) -> str | None:
     For a chat, that is everything up to the end of the user's first message, which is the same in all turns of a
     conversation and in all samples of a prompt.
     """
-    messages = body.get("messages")
-    beginning = _of_chat(messages) if isinstance(messages, list) else _of_text(body.get("prompt"))
+    said = body.get("messages", body.get("input"))
+    if isinstance(said, list) and said and isinstance(said[0], dict):
+        beginning = _of_chat(said)
+    else:
+        beginning = _of_text(body.get("prompt", body.get("input")))
     return f"{body.get('model')}\0{beginning}" if beginning else None
 
 

@@ -34,6 +34,7 @@ from reheatd.errors import (
     BadInputError,
     EngineUnavailableError,
     ModelNotFoundError,
+    NotSupportedError,
     ReheatdError,
 )
 from reheatd.gateway.affinity import prompt_prefix
@@ -44,7 +45,9 @@ from reheatd.gateway.metering import Meter
 from reheatd.gateway.own_fields import check_fields
 from reheatd.gateway.request_body import read_body
 from reheatd.gateway.silence import Silence
+from reheatd.gateway.stored_responses import stored_response, without_storing
 from reheatd.gateway.stream import RelayedStream, until_disconnected
+from reheatd.gateway.surface import RESPONSES, SURFACE, ClientRoute
 from reheatd.metrics.traffic import BROKEN, Traffic, Watch
 from reheatd.names import ALIAS_NAME, BASE_MODEL_NAME, parse_version_name, rollout_job, version_name
 from reheatd.tap.wire import TapSource, tags
@@ -52,8 +55,6 @@ from reheatd.tap.wire import TapSource, tags
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-GENERATING_PATHS = ("/v1/chat/completions", "/v1/completions")
-PROXIED_PATHS = (*GENERATING_PATHS, "/tokenize", "/detokenize")
 VERSION_HEADER = "x-reheatd-version"
 ENGINE_HEADER = "x-reheatd-engine"
 REQUEST_ID_HEADER = "x-request-id"
@@ -116,7 +117,9 @@ class Gateway:
 
     def routes(self) -> list[Route]:
         return [
-            *(Route(path, self._proxy, methods=["POST"]) for path in PROXIED_PATHS),
+            *(Route(route.path, partial(self._proxy, route), methods=["POST"]) for route in SURFACE),
+            Route(f"{RESPONSES.path}/{{response_id}}", stored_response, methods=["GET"]),
+            Route(f"{RESPONSES.path}/{{response_id}}/cancel", stored_response, methods=["POST"]),
             Route("/v1/models", self._models, methods=["GET"]),
             Route("/v1/models/{name}", self._model, methods=["GET"]),
         ]
@@ -152,13 +155,13 @@ class Gateway:
             "max_model_len": self._max_model_len,
         }
 
-    async def _proxy(self, request: Request) -> Response:
+    async def _proxy(self, route: ClientRoute, request: Request) -> Response:
         self.counts.total += 1
-        watch = self._traffic.begin(request.url.path)
+        watch = self._traffic.begin(route.path, route.token_mark)
         # The engine repeats the id in every event of a stream, so a long one would make a short answer huge.
         request_id = request.headers.get(REQUEST_ID_HEADER, "")[:LONGEST_REQUEST_ID] or uuid.uuid4().hex
         try:
-            response = await self._forward(request, request_id, watch)
+            response = await self._forward(route, request, request_id, watch)
         except ReheatdError as error:
             if error.status >= 500:
                 self.counts.failed += 1
@@ -174,12 +177,14 @@ class Gateway:
         response.headers[REQUEST_ID_HEADER] = request_id
         return response
 
-    async def _forward(self, request: Request, request_id: str, watch: Watch) -> Response:
+    async def _forward(self, route: ClientRoute, request: Request, request_id: str, watch: Watch) -> Response:
         body = await read_body(request)
         state = self._readiness()
         if state.startswith("starting"):
             raise EngineUnavailableError(f"the server is {state}; try again in {RETRY_AFTER_S} s")
         check_fields(body)
+        if route is RESPONSES:
+            without_storing(body)
         caller = caller_of(request)
         watch.source = "client" if caller.job is None else "job"
         name = body.get("model", ALIAS_NAME)
@@ -197,7 +202,7 @@ class Gateway:
                     claims.enter_context(self._limit.admit(client_of(request), caller.key and caller.key.concurrency))
                 target = await self._lease(name, claims)
                 with suppress(_GoneMeanwhile):
-                    return await self._answer(request, request_id, dict(body), target, claims, deadline, watch)
+                    return await self._answer(route, request, request_id, dict(body), target, claims, deadline, watch)
 
     async def _until_able(self, deadline: float) -> Literal[True]:
         """Waits until an engine can take a request.
@@ -210,6 +215,7 @@ class Gateway:
 
     async def _answer(
         self,
+        route: ClientRoute,
         request: Request,
         request_id: str,
         body: dict[str, Any],
@@ -228,12 +234,14 @@ class Gateway:
         body["model"] = self._slots.engine_name(target)
         measured: MeasuredRequest | None = None
         meter: Meter | None = None
-        if request.url.path in GENERATING_PATHS:
-            caller = caller_of(request)
+        caller = caller_of(request)
+        if route.metered and caller.quota is not None and caller.quota.counts_tokens:
+            meter = Meter(caller.quota, body, usage_on_request=route.usage_on_request)
+        if route.decodes:
             source = _traffic_source(version, caller)
-            if caller.quota is not None and caller.quota.counts_tokens:
-                meter = Meter(caller.quota, body)
-            if self._live is not None and (measured := self._live.choose(request.url.path, body, *source)):
+            if route.measurable and self._live is not None:
+                measured = self._live.choose(route.path, body, *source)
+            if measured is not None:
                 body |= measured.options
             xargs = body.get("vllm_xargs") or {}
             if isinstance(xargs, dict):  # the engine refuses anything else
@@ -243,7 +251,7 @@ class Gateway:
         try:
             if meter is not None:
                 meter.sent(await request.body())
-            sent = await _unless_disconnected(request, self._send(request.url.path, body, headers, claims, deadline))
+            sent = await _unless_disconnected(request, self._send(route.path, body, headers, claims, deadline))
             if sent is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             upstream, replica = sent
@@ -257,10 +265,16 @@ class Gateway:
                 filters = [each for each in (watch, meter, measured) if each is not None]
                 claims.callback(watch.close)
                 failed = partial(self._failed_stream, watch)
-                return RelayedStream(upstream, replica, filters, claims.pop_all(), answer_headers, failed)
+                taken = claims.pop_all()
+                return RelayedStream(upstream, replica, filters, taken, answer_headers, failed, route.names_events)
             content = await _unless_disconnected(request, upstream.read())
             if content is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
+            if upstream.status == 404 and _is_unknown_route(content):
+                raise NotSupportedError(
+                    f"the model that is served does not support {route.path}; it writes text, for example at "
+                    "/v1/chat/completions"
+                )
             if upstream.status == 404 and target != BASE_MODEL_NAME:
                 if not self._slots.is_loaded(target):
                     raise _GoneMeanwhile
@@ -348,6 +362,14 @@ class Gateway:
 def _traffic_source(version: str, caller: Caller) -> tuple[str, TapSource]:
     """What the entropy tap counts a request's tokens for: the version that is asked, or a job's own policy."""
     return rollout_job(version) or version, "live" if caller.job is None else "rollout"
+
+
+def _is_unknown_route(content: bytes) -> bool:
+    """Whether the engine says that it has no such route, rather than no such model."""
+    try:
+        return json.loads(content) == {"detail": "Not Found"}
+    except ValueError:
+        return False
 
 
 def _unknown(name: str) -> ModelNotFoundError:

@@ -72,7 +72,7 @@ class LogprobLimit:
         tokens = answer_tokens(body, self._longest)
         prompt = body.get("prompt")
         prompts = len(prompt) if isinstance(prompt, list) and not all(isinstance(item, int) for item in prompt) else 1
-        answers = prompts * _count(body.get("n"), 1)
+        answers = prompts * conversations(body) * _count(body.get("n"), 1)
         asked = answers * tokens * top
         if asked > self._most:
             raise BadInputError(
@@ -86,10 +86,17 @@ def answer_tokens(body: dict[str, Any], longest: int) -> int:
     """The most tokens that an answer to this request can have.
 
     Args:
-        longest: Tokens of a chat's answer that names no length.
+        longest: Tokens of an answer in a conversation that names no length.
     """
-    unnamed = longest if "messages" in body else COMPLETION_TOKENS
-    return _count(body.get("max_completion_tokens"), 0) or _count(body.get("max_tokens"), unnamed)
+    unnamed = longest if "messages" in body or "input" in body else COMPLETION_TOKENS
+    named = (_count(body.get(name), 0) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"))
+    return next(filter(None, named), unnamed)
+
+
+def conversations(body: dict[str, Any]) -> int:
+    """Conversations of a request: several in a batch, otherwise one."""
+    messages = body.get("messages")
+    return len(messages) if isinstance(messages, list) and messages and isinstance(messages[0], list) else 1
 
 
 def _count(value: Any, default: int) -> int:

@@ -19,17 +19,19 @@ class Meter:
     were. So a client that leaves early has been charged as well, for up to `TOKENS_AT_ONCE` - 1 tokens too many.
 
     Args:
-        body: The request. If it asks for a stream, it is changed so that the stream ends with the engine's count.
+        body: The request.
+        usage_on_request: Whether a stream has the engine's count only if it is asked for. If so, a request for a stream
+            is changed so that it asks.
     """
 
-    def __init__(self, quota: Quota, body: dict[str, Any]) -> None:
+    def __init__(self, quota: Quota, body: dict[str, Any], *, usage_on_request: bool = True) -> None:
         self._quota = quota
         self._charged = 0
         self._ahead = 0
         self._hides_usage = False
         self._events = SplitEvents()
         options = body.get("stream_options")
-        if body.get("stream") is True and (options is None or isinstance(options, dict)):
+        if usage_on_request and body.get("stream") is True and (options is None or isinstance(options, dict)):
             self._hides_usage = not (options or {}).get("include_usage")
             body["stream_options"] = {**(options or {}), "include_usage": True}
 
@@ -51,6 +53,10 @@ class Meter:
 
     def _event(self, event: bytes) -> bool:
         """Charges one event, and tells whether the client is to get it."""
+        if event.startswith(b"event: "):
+            event = event.partition(b"\n")[2]
+            if b'"usage":{' in event and self._settle(event.removeprefix(b"data: ")):
+                return True
         if not event.startswith(b"data: {"):
             return True
         if b'"choices":[]' in event and self._settle(event.removeprefix(b"data: ")):
@@ -63,10 +69,8 @@ class Meter:
 
     def _settle(self, content: bytes) -> bool:
         """Charges what the engine says instead of what was estimated; False if it says nothing."""
-        try:
-            usage = json.loads(content)["usage"]
-            total = usage["total_tokens"]
-        except (ValueError, KeyError, TypeError):
+        total = total_tokens(content)
+        if total is None:
             return False  # an error of the engine, for example
         self._charge(total - self._charged)
         return True
@@ -74,3 +78,16 @@ class Meter:
     def _charge(self, tokens: int) -> None:
         self._charged += tokens
         self._quota.charge(tokens)
+
+
+def total_tokens(content: bytes) -> int | None:
+    """Tokens of a request and its answer, as the answer or an event of it says; None if it does not."""
+    try:
+        body = json.loads(content)
+        if "meta" in body:  # Cohere's
+            return sum(body["meta"]["billed_units"].values())
+        # An event of Responses or Messages holds the answer so far.
+        usage = (body.get("response") or body.get("message") or body)["usage"]
+        return usage["total_tokens"] if "total_tokens" in usage else usage["input_tokens"] + usage["output_tokens"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

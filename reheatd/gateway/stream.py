@@ -59,6 +59,7 @@ class RelayedStream(Response):
         filters: What the bytes go through, in this order.
         claims: Closed at the end.
         failed: Called with what kept the engine from finishing the stream; returns the error that the client gets.
+        names_events: Whether the stream's events have names, so that the error needs one too.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class RelayedStream(Response):
         claims: ExitStack,
         headers: dict[str, str],
         failed: Callable[[aiohttp.ClientError], ReheatdError],
+        names_events: bool = False,
     ) -> None:
         self.status_code = upstream.status
         self.background = None
@@ -78,6 +80,7 @@ class RelayedStream(Response):
         self._filters = filters
         self._claims = claims
         self._failed = failed
+        self._names_events = names_events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A task of its own is woken directly, not through every layer between the server and this answer.
@@ -106,7 +109,7 @@ class RelayedStream(Response):
                 rest = (each.feed(rest) if rest else b"") + each.end()
             await _write(send, rest)
         except aiohttp.ClientError as error:
-            await _write(send, _event(self._failed(error)))
+            await _write(send, _event(self._failed(error), named=self._names_events))
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -120,5 +123,6 @@ async def until_disconnected(receive: Receive) -> None:
         pass
 
 
-def _event(error: ReheatdError) -> bytes:
-    return b"data: " + json.dumps(error.openai_object()).encode() + b"\n\n"
+def _event(error: ReheatdError, *, named: bool) -> bytes:
+    body = {"type": "error", **error.openai_object()} if named else error.openai_object()
+    return (b"event: error\n" if named else b"") + b"data: " + json.dumps(body).encode() + b"\n\n"

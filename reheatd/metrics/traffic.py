@@ -53,9 +53,13 @@ class Traffic:
         self._versions: dict[str, None] = {}
         """The versions that are counted, the one that was asked longest ago first."""
 
-    def begin(self, route: str) -> "Watch":
-        """Begins to watch a request that has just arrived."""
-        return Watch(self, route)
+    def begin(self, route: str, token_mark: bytes = b"\n\n") -> "Watch":
+        """Begins to watch a request that has just arrived.
+
+        Args:
+            token_mark: What a stream has once for every token.
+        """
+        return Watch(self, route, token_mark)
 
     def count(self, watch: "Watch") -> None:
         """Counts a request whose answer has ended."""
@@ -83,7 +87,7 @@ class Traffic:
 class Watch:
     """One request, until its answer ends and it is closed. As a filter of a stream, it passes on every byte."""
 
-    def __init__(self, traffic: Traffic, route: str) -> None:
+    def __init__(self, traffic: Traffic, route: str, token_mark: bytes) -> None:
         self.route = route
         self.source = "client"
         self.version: str | None = None
@@ -91,18 +95,21 @@ class Watch:
         """Status of the answer; an error that nobody foresaw leaves it as it is."""
         self.began = self.ended = self.last = time.monotonic()
         self.first: float | None = None
-        """Time of a stream's first event, like the others by the monotonic clock."""
+        """Time of a stream's first token, like the others by the monotonic clock."""
         self.events = 0
         self.answers = 1
         """Answers that the stream carries at the same time: the request's `n`."""
         self._traffic = traffic
+        self._token_mark = token_mark
         self._counted = False
 
     def feed(self, chunk: bytes) -> bytes:
-        self.events += chunk.count(b"\n\n")
-        self.last = time.monotonic()
-        if self.first is None:
-            self.first = self.last
+        tokens = chunk.count(self._token_mark)
+        if tokens:
+            self.events += tokens
+            self.last = time.monotonic()
+            if self.first is None:
+                self.first = self.last
         return chunk
 
     def end(self) -> bytes:

@@ -5,13 +5,34 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 KEEP_ALIVE_S = 75
 """How long an idle connection is kept. It is longer than clients keep one for their next request (httpx 5 s, aiohttp
 15 s), because a request is lost if the server closes the connection at that moment."""
+
+
+ABORT = "reheatd.abort"
+"""Name of the extension of the request's scope with which an application ends the connection at once."""
+
+
+class _Protocol(HttpToolsProtocol):
+    """One connection. It can be ended although the client takes nothing, which closing it would wait for."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        cast(dict[str, Any], self.scope)["extensions"] = {ABORT: self.transport.abort}
+
+
+def abort(scope: Scope) -> None:
+    """Ends the connection of a request at once, if the server can; what was not sent is lost."""
+    ending = scope.get("extensions", {}).get(ABORT)
+    if ending is not None:
+        ending()
 
 
 class _Server(uvicorn.Server):
@@ -39,6 +60,7 @@ class HttpServer:
             _Server(
                 uvicorn.Config(
                     app,
+                    http=_Protocol,
                     lifespan="off",
                     ws="none",
                     log_config=None,

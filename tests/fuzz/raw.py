@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from reheatd.gateway.surface import POOLING
+
 HANG_S = 60.0
 """A request that is not answered within this time hangs. An answer has at most a few dozen tokens."""
 CHAT = {"model": "policy", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
@@ -16,16 +18,37 @@ COMPLETION = {"model": "policy", "prompt": "Hello", "max_tokens": 4}
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETION,
+    "/v1/chat/completions/batch": CHAT | {"messages": [CHAT["messages"]] * 2},
+    "/v1/responses": {"model": "policy", "input": "Hello", "max_output_tokens": 4},
+    "/v1/messages": CHAT,
+    "/v1/messages/count_tokens": {"model": "policy", "messages": CHAT["messages"]},
     "/tokenize": {"model": "policy", "prompt": "Hello"},
     "/detokenize": {"model": "policy", "tokens": [5, 6]},
+    "/v1/systemone": {
+        "model": "policy",
+        "state": "Hello",
+        "questions": {"a": {"type": "binary", "instructions": "Is it so?"}},
+    },
+    "/generative_scoring": {"model": "policy", "query": "Hello", "items": ["a", "b"], "label_token_ids": [5, 6]},
+    **{route.path: {"model": "policy", "input": "Hello"} for route in POOLING},
     "/reheatd/v1/jobs": {"kind": "reheat", "force": True},
     "/reheatd/v1/adapters/prune": {"keep": 3},
     "/reheatd/v1/jobs/none/rollout-adapter": {"path": "/", "step": 0},
 }
-SCHEMAS = {"/v1/chat/completions": "ChatCompletionRequest", "/v1/completions": "CompletionRequest"}
+SCHEMAS = {
+    "/v1/chat/completions": "ChatCompletionRequest",
+    "/v1/completions": "CompletionRequest",
+    "/v1/chat/completions/batch": "BatchChatCompletionRequest",
+    "/v1/responses": "ResponsesRequest",
+    "/v1/messages": "AnthropicMessagesRequest",
+    "/v1/messages/count_tokens": "AnthropicCountTokensRequest",
+    "/v1/systemone": "StructuredDecisionRequest",
+    "/generative_scoring": "GenerativeScoringRequest",
+}
 """Names of the engine's own schemas."""
 PATHS = (
-    "/health", "/v1/models", "/v1/models/{}", "/reheatd/v1/status", "/reheatd/v1/entropy?last={}",
+    "/health", "/v1/models", "/v1/models/{}", "/v1/responses/{}", "/v1/responses/{}/cancel",
+    "/reheatd/v1/status", "/reheatd/v1/entropy?last={}",
     "/reheatd/v1/entropy/live?source={}&last={}", "/reheatd/v1/adapters", "/reheatd/v1/adapters/{}",
     "/reheatd/v1/adapters/{}/files", "/reheatd/v1/jobs/{}", "/reheatd/v1/jobs/{}/curves",
     "/reheatd/v1/jobs/{}/rollouts?step={}", "/reheatd/v1/journal?last={}", "/openapi.json", "/{}", "/v1/{}",

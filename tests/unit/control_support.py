@@ -12,6 +12,7 @@ from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapResult
 from reheatd.control.controller import Controller
 from reheatd.control.dependencies import Dependencies, ServedPolicy
+from reheatd.control.events import EventHub
 from reheatd.control.ledger import Ledger
 from reheatd.control.rollout_lengths import RolloutLengths
 from reheatd.database import connect
@@ -281,6 +282,9 @@ class World:
                 validate=self._validate,
             )
         )
+        self.events = EventHub(self.ledger, self.controller.job, lambda: (self.swaps.promoted, self.monitor.verdict))
+        self.ledger.on_entry = self.events.on_entry
+        self.ledger.on_job = self.events.on_job
 
     def _validate(self, folder: Path) -> None:
         if self.invalid is not None:

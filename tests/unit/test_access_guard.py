@@ -23,6 +23,7 @@ ADMIN_ROUTES = [
     ("GET", STATUS),
     ("GET", "/metrics"),
     ("GET", "/reheatd/v1/journal"),
+    ("GET", "/reheatd/v1/events"),
     ("GET", "/reheatd/v1/entropy"),
     ("POST", "/reheatd/v1/entropy/measure"),
     ("GET", "/reheatd/v1/adapters"),

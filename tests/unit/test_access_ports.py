@@ -9,12 +9,13 @@ import pytest
 from starlette.routing import Route
 
 from cli.client import DaemonClient
+from reheatd.access.cross_site import origins_of
 from reheatd.access.guard import Access
 from reheatd.access.keys import KeyRing, KeyStore
 from reheatd.access.quotas import Quotas
 from reheatd.access.tls import checked_certificate
 from reheatd.api.server import Doors
-from reheatd.config_tables import ServerSection
+from reheatd.config_server import ServerSection
 from reheatd.engine.client import EngineClient
 from reheatd.errors import AuthenticationError, BadInputError, DaemonUnreachableError, EngineError, NotFoundError
 from reheatd.process.http_server import HttpServer
@@ -44,7 +45,7 @@ def served(
         admin_routes = [route for route in api.app().routes if isinstance(route, Route)]
         with listen("127.0.0.1", 0) as listener, listen("127.0.0.1", 0) as other:
             doors = Doors(lambda: "starting", listener, other if own_port else None)
-            doors.open(access, world.gateway.routes(), admin_routes)
+            doors.open(access, origins_of(ServerSection()), world.gateway.routes(), admin_routes)
             server = HttpServer(*doors.served, drain_timeout_s=1.0, certificate=certificate)
             server.start()
             scheme = "https" if certificate else "http"

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from reheatd.access.keys import KeyStore
 from reheatd.access.quotas import Quotas
+from reheatd.gateway.surface import PROXIED_PATHS
 from tests.unit.test_gateway import CHAT, World, in_world, served_by
 from tests.waiting import until
 
@@ -162,7 +163,7 @@ def test_a_client_that_leaves_early_has_paid_for_what_it_got(tmp_path: Path) -> 
 )
 def test_fields_about_the_server_are_refused(body: dict[str, Any], param: str, tmp_path: Path) -> None:
     async def story(world: World) -> None:
-        for path in (CHAT, "/v1/completions", "/tokenize"):
+        for path in PROXIED_PATHS:
             answer = await world.http.post(path, json=body)
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
         assert world.engine.body == {}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reheatd.config import load_settings
-from reheatd.config_tables import ServerSection
+from reheatd.config_server import ServerSection
 from reheatd.errors import ConfigError
 
 

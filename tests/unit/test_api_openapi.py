@@ -15,7 +15,7 @@ from tests.unit.test_api_routes import ApiWorld, Client, talk
 from tests.unit.test_gateway import World as GatewayWorld
 from tests.unit.test_gateway import in_world
 
-NOT_JSON = ("/openapi.json", "/metrics", "/reheatd/v1/adapters/{version}/files")
+NOT_JSON = ("/openapi.json", "/metrics", "/reheatd/v1/adapters/{version}/files", "/reheatd/v1/events")
 """Paths whose answers no schema describes."""
 
 

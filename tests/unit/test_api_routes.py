@@ -74,6 +74,7 @@ class ApiWorld(World):
             series=self.series,
             learning=self.learning,
             live=self.live,
+            events=self.events,
             dispatcher=cast(JobDispatcher, _Census(self)),
             requests=self.counts,
             metrics=self.registry,

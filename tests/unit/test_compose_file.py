@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from reheatd.config_tables import ServerSection
+from reheatd.config_server import ServerSection
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())

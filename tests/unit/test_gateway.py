@@ -20,6 +20,7 @@ from reheatd.api.errors import exception_handlers
 from reheatd.database import connect
 from reheatd.engine.slots import AdapterSlots
 from reheatd.gateway.app import Gateway
+from reheatd.gateway.surface import PROXIED_PATHS
 from tests.access import as_job, guarded
 from tests.serving_pool import pool_of
 from tests.waiting import HANGS_S, until
@@ -149,13 +150,18 @@ def test_only_the_model_is_changed_and_the_tap_told(tmp_path: Path) -> None:
     in_world(tmp_path, body)
 
 
-@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/tokenize", "/detokenize"])
+DECODED = (CHAT, "/v1/completions", "/v1/chat/completions/batch", "/v1/responses", "/v1/messages")
+"""Routes whose answers the policy writes."""
+
+
+@pytest.mark.parametrize("path", sorted(PROXIED_PATHS))
 def test_a_request_without_a_model_means_the_policy(path: str, tmp_path: Path) -> None:
     async def body(world: World) -> None:
         answer = await world.http.post(path, json={"prompt": "x"})
         assert answer.json() == {"path": path}
-        tagged = {"vllm_xargs": {"reheatd_version": "policy-v0", "reheatd_source": "live"}} if "/v1/" in path else {}
-        assert world.engine.body == {"prompt": "x", "model": "base", **tagged}
+        tagged = {"vllm_xargs": {"reheatd_version": "policy-v0", "reheatd_source": "live"}} if path in DECODED else {}
+        stored = {"store": False} if path == "/v1/responses" else {}
+        assert world.engine.body == {"prompt": "x", "model": "base", **tagged, **stored}
         assert answer.headers["x-reheatd-version"] == "policy-v0"
         assert answer.headers["x-request-id"]
 

@@ -114,6 +114,9 @@ CHAT_OF_8 = {"messages": [], "n": 2, "max_tokens": 4}
         ({"prompt": [[1, 2], [3]], "logprobs": 5, "max_tokens": 4}, 40),
         ({"prompt": [1, 2, 3], "logprobs": 5, "max_tokens": 4}, 20),
         ({"messages": [], "n": "2", "max_tokens": None, "top_logprobs": "5"}, 0),
+        ({"messages": [[{}], [{}], [{}]], "max_tokens": 4, "top_logprobs": 5}, 60),
+        ({"input": "a", "max_output_tokens": 4, "top_logprobs": 5}, 20),
+        ({"input": "a", "top_logprobs": 5}, 500),
     ],
 )
 def test_log_probabilities_are_counted(body: dict[str, Any], asked: int) -> None:
