@@ -18,11 +18,11 @@ from reheatd.api.schemas import EntropyView, LiveView
 from reheatd.config import load_settings
 from reheatd.engine.client import EngineClient
 from reheatd.entropy.detector import CollapseDetector, Verdict
-from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.plan import PlannedWindow, plan_windows
 from reheatd.entropy.probes import load_probes
 from reheatd.entropy.replay import Replayed, read_recording
 from reheatd.entropy.replay import replay as replay_windows
+from reheatd.entropy.windows import LiveWindow
 from reheatd.errors import ConflictError
 from reheatd.measures import EntropyEstimate, PositionMean
 from reheatd.names import ALIAS_NAME, version_name

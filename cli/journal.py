@@ -10,7 +10,7 @@ from cli import render
 from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, UrlOption
 from reheatd.api.schemas import JournalView
-from reheatd.control.ledger import JournalEntry
+from reheatd.control.journal import JournalEntry
 from reheatd.names import version_name
 
 

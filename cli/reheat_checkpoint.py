@@ -23,7 +23,7 @@ from reheatd.api.schemas import VersionView
 from reheatd.config import Settings, load_settings
 from reheatd.engine.launch import detect_device
 from reheatd.engine.policy_model import resolve_policy
-from reheatd.entropy.series import Window
+from reheatd.entropy.windows import Window
 from reheatd.errors import BadInputError, ConflictError, NotFoundError, ReheatdError
 from reheatd.extras import require_engine_extra, require_worker_extra
 from reheatd.files import publish_folder

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.options import JsonOption
-from reheatd.api.learning import LearningView
+from reheatd.api.schemas import LearningView
 from reheatd.jobs.contracts import Job, JobStatus
 from reheatd.jobs.curves import CurvePoint
 from reheatd.jobs.rollouts import RolloutRow

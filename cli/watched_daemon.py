@@ -11,7 +11,7 @@ from cli.child_daemon import guarded_daemon
 from cli.client import DaemonClient
 from cli.screen import Screen
 from reheatd.api.schemas import StatusView
-from reheatd.entropy.series import Window
+from reheatd.entropy.windows import Window
 from reheatd.errors import DaemonUnreachableError, EngineError, ReheatdError
 from reheatd.jobs.contracts import Job, JobStatus
 

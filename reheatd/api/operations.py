@@ -25,7 +25,7 @@ from reheatd.api.schemas import (
     VersionView,
 )
 from reheatd.control.retention import DiskLimitError
-from reheatd.entropy.series import Window
+from reheatd.entropy.windows import Window
 from reheatd.errors import (
     AdapterInvalidError,
     ArchiveInvalidError,

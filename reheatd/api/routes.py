@@ -15,7 +15,8 @@ from starlette.routing import Route
 from reheatd.access.caller import caller_of
 from reheatd.adapters.archive import pack
 from reheatd.adapters.exporting import export_files
-from reheatd.adapters.store import AdapterStore, VersionInfo
+from reheatd.adapters.lineage import VersionInfo
+from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapResult
 from reheatd.api import parameters
 from reheatd.api.context import ApiContext

@@ -5,22 +5,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from reheatd.adapters.store import VersionInfo
-from reheatd.api.learning import LearningView
-from reheatd.config import BaselineOf
-from reheatd.control.ledger import JournalEntry
-from reheatd.control.pauses import Pause
+from reheatd.adapters.lineage import VersionInfo
+from reheatd.control.journal import JournalEntry, Pause
 from reheatd.control.states import State
 from reheatd.entropy.detector import Verdict
-from reheatd.entropy.live import LiveWindow
-from reheatd.entropy.monitor import MeasurementProgress
-from reheatd.entropy.series import Window
+from reheatd.entropy.windows import LiveWindow, MeasurementProgress, Window
 from reheatd.jobs.contracts import Job
 from reheatd.jobs.curves import CurvePoint
 from reheatd.jobs.dead_letters import DeadLetter
 from reheatd.jobs.report import JobReport
 from reheatd.jobs.rollouts import RolloutRow
-from reheatd.measures import Contract, EntropyEstimate
+from reheatd.measures import BaselineOf, Contract, EntropyEstimate
+from reheatd.runlog.signals import SignalFigures
 from reheatd.signal import Reach
 
 
@@ -46,6 +42,25 @@ class VersionView(VersionInfo):
     an earlier reheatd, of which there are only the files in `report_dir`."""
     report_dir: Path | None
     """Folder of the report and its plots, on the daemon's machine."""
+
+
+class LearningView(Contract):
+    """What the rollouts of RL taught in the present run. Numbers of groups are means per step."""
+
+    steps: int
+    """Steps of RL of the run so far, over all its jobs."""
+    groups: float
+    """Groups of rollouts that were sampled, over the newest `entropy.stall_steps` steps, as the next three."""
+    varied: float
+    """Groups whose rewards differ."""
+    all_fail: float
+    """Groups in which no rollout is rewarded."""
+    all_pass: float
+    """Groups in which every rollout is rewarded fully."""
+    trends: dict[str, SignalFigures]
+    """How `reward` and `grad_norm` began and ended."""
+    notes: list[str]
+    """What is worth knowing: a reward that has fallen, spikes of the gradient norm, problems that are too easy."""
 
 
 class PartHealth(Contract):

@@ -4,8 +4,16 @@ import asyncio
 import time
 
 from reheatd.api.context import ApiContext
-from reheatd.api.learning import LearningView, learning_view
-from reheatd.api.schemas import EngineHealth, PartHealth, PromotedVersion, RequestTotals, StatusView, WorkersHealth
+from reheatd.api.learning import learning_view
+from reheatd.api.schemas import (
+    EngineHealth,
+    LearningView,
+    PartHealth,
+    PromotedVersion,
+    RequestTotals,
+    StatusView,
+    WorkersHealth,
+)
 from reheatd.engine.pool import Replica
 from reheatd.names import version_name
 from reheatd.process.broker import BrokerError

@@ -9,13 +9,13 @@ from reheatd.adapters.swap import SwapResult
 from reheatd.control.dependencies import Dependencies
 from reheatd.control.import_runner import ImportRunner, remove_import, remove_leftovers
 from reheatd.control.initiative import Initiative
-from reheatd.control.pauses import Pause
+from reheatd.control.journal import Pause
 from reheatd.control.retention import Retention
 from reheatd.control.runner import JobRunner
 from reheatd.control.specs import check_collapsed, check_request
 from reheatd.control.states import IDLE, State, idle_state
 from reheatd.database import StateError
-from reheatd.entropy.series import Window
+from reheatd.entropy.windows import Window
 from reheatd.errors import ConflictError, JobWaitsError, QueueFullError
 from reheatd.jobs.contracts import Job, JobRequest, JobStatus, ReheatRequest
 from reheatd.jobs.store import JobRecord

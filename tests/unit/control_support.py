@@ -18,9 +18,9 @@ from reheatd.database import connect
 from reheatd.entropy.detector import Verdict
 from reheatd.entropy.estimators import SequenceTotals, TailMoments
 from reheatd.entropy.learning import LearningSignal
-from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.regime import Thresholds
+from reheatd.entropy.windows import LiveWindow
 from reheatd.errors import ConflictError, ReheatdError, WorkerLostError
 from reheatd.jobs.contracts import (
     ImportSpec,

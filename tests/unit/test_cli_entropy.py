@@ -2,7 +2,7 @@
 
 import pytest
 
-from reheatd.entropy.live import LiveWindow
+from reheatd.entropy.windows import LiveWindow
 from reheatd.measures import PositionMean
 from tests.unit.control_figures import BASELINE, entropy, window
 from tests.unit.test_cli_commands import fake_daemon, reheatd

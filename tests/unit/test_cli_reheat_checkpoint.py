@@ -16,7 +16,7 @@ from cli.screen import Screen
 from cli.watched_daemon import WatchedDaemon
 from reheatd.config import load_settings
 from reheatd.entropy.detector import DetectorState, Verdict
-from reheatd.entropy.series import Window
+from reheatd.entropy.windows import Window
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import GateResult, Job, JobStatus, ReheatRequest
 from reheatd.measures import EntropyEstimate

@@ -11,7 +11,8 @@ from reheatd.database import connect
 from reheatd.entropy.detector import CollapseDetector, Origin
 from reheatd.entropy.estimators import TailMoments
 from reheatd.entropy.monitor import EntropyMonitor, OutdatedWindowError
-from reheatd.entropy.series import EntropySeries, Window
+from reheatd.entropy.series import EntropySeries
+from reheatd.entropy.windows import Window
 from reheatd.errors import BadInputError, EngineError
 from reheatd.measures import EntropyEstimate
 from tests.unit.entropy_support import NOISE, SETTINGS, SimulatedEngine, exact_entropy, make_meter
