@@ -10,7 +10,7 @@ from reheatd.control.journal import JournalEntry, Pause
 from reheatd.control.states import State
 from reheatd.entropy.detector import Verdict
 from reheatd.entropy.windows import LiveWindow, MeasurementProgress, Window
-from reheatd.jobs.contracts import Job
+from reheatd.jobs.contracts import Job, TrainingSpec
 from reheatd.jobs.curves import CurvePoint
 from reheatd.jobs.dead_letters import DeadLetter
 from reheatd.jobs.report import JobReport
@@ -61,6 +61,30 @@ class LearningView(Contract):
     """How `reward` and `grad_norm` began and ended."""
     notes: list[str]
     """What is worth knowing: a reward that has fallen, spikes of the gradient norm, problems that are too easy."""
+
+
+class ThresholdsView(Contract):
+    """Entropies between the verdicts on the promoted version, in nats per token."""
+
+    collapsed: float
+    """Below this a policy has collapsed."""
+    warning: float
+    """Below this a policy gets a warning."""
+    too_hot: float | None
+    """Above this entropy has run away; None where nothing is known of the run."""
+    target: float
+    """To this a reheat leads back."""
+    because: str
+    """The rule that `collapsed` comes from."""
+
+
+class Intention(Contract):
+    """Something that the daemon will do by itself."""
+
+    what: str
+    """What it will do, e.g. `start rl-4f2a1c3d`."""
+    at: float | None = None
+    """When, in seconds since the epoch; None if that depends on what happens before."""
 
 
 class PartHealth(Contract):
@@ -114,6 +138,12 @@ class StatusView(Contract):
     """The base that the policy was trained from, as it is configured."""
     ratio: float | None
     """The entropy as a share of the baseline."""
+    thresholds: ThresholdsView | None = None
+    """None until the baseline is known."""
+    reason: str = ""
+    """One sentence that says why the verdict is what it is."""
+    next: list[Intention] = Field(default_factory=list)
+    """What the daemon will do next by itself, and what waits for a person."""
     measuring: MeasurementProgress | None
     """The measurement of entropy that is under way: of the promoted version, the baseline or a job's candidate."""
     problem: str | None
@@ -213,6 +243,46 @@ class JobList(Contract):
     """The jobs, oldest first."""
     dead_letters: list[DeadLetter] | None = None
     """Messages to workers that no worker could handle, oldest first; None if the broker cannot be reached."""
+
+
+class JobPlan(Contract):
+    """What a job needs of the daemon's machine, by the arithmetic of `reheatd plan`. Sizes are in bytes."""
+
+    device: Literal["cpu", "cuda"]
+    device_bytes: int
+    """Memory of each GPU, or of the machine if it has none."""
+    engine_bytes: int
+    """Memory of an engine on each of its devices, with its KV cache."""
+    worker_bytes: int
+    kv_tokens: int
+    """Tokens that the KV cache of an engine holds."""
+    tokens_at_once: int
+    """Tokens that go through the policy together in training."""
+    checkpointed: bool
+    """Whether training keeps only the borders of layers, and computes what is between them again."""
+    prompt_tokens: int
+    """Tokens of the longest prompts, as they are assumed."""
+    answer_tokens: int
+    """Tokens of the longest answers."""
+    answer_tokens_assumed: bool
+    """Whether the length of answers is still to be found."""
+    step_s: float | None
+    """Seconds of a step of RL; None where the machine's speed is not known, and for a reheat."""
+
+
+class JobPreview(Contract):
+    """The answer of `POST /reheatd/v1/jobs/preview`: the job that the same request would start now."""
+
+    spec: TrainingSpec = Field(discriminator="kind")
+    """Everything that the worker would be told, with all options."""
+    steps: int
+    """Largest number of steps."""
+    jobs_before: int
+    """Jobs that run or wait before it."""
+    plan: JobPlan | None
+    """What it needs; None if that cannot be computed."""
+    plan_problem: str | None
+    """Why there is no plan, or why the job does not fit."""
 
 
 class CurvesView(Contract):

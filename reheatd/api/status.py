@@ -2,9 +2,11 @@
 
 import asyncio
 import time
+from dataclasses import asdict
 
 from reheatd.api.context import ApiContext
 from reheatd.api.learning import learning_view
+from reheatd.api.outlook import intentions, reason
 from reheatd.api.schemas import (
     EngineHealth,
     LearningView,
@@ -12,6 +14,7 @@ from reheatd.api.schemas import (
     PromotedVersion,
     RequestTotals,
     StatusView,
+    ThresholdsView,
     WorkersHealth,
 )
 from reheatd.engine.pool import Replica
@@ -28,7 +31,10 @@ async def status_view(context: ApiContext) -> StatusView:
     controller = context.controller
     version = context.versions.promoted()
     windows = context.series.last(1, version)
-    waiting = controller.waiting()
+    waiting, learning = controller.waiting(), learning_of(context)
+    window = windows[0] if windows else None
+    thresholds = context.monitor.thresholds
+    limits = None if thresholds is None else ThresholdsView(**asdict(thresholds))
     engines = await asyncio.gather(*(_engine(replica) for replica in context.pool.replicas))
     return StatusView(
         readiness=context.readiness(),
@@ -37,11 +43,14 @@ async def status_view(context: ApiContext) -> StatusView:
         policy=context.settings.policy.model,
         promoted=PromotedVersion(version=version, name=version_name(version)),
         verdict=context.monitor.verdict,
-        entropy=windows[0].estimate if windows else None,
+        entropy=window and window.estimate,
         baseline=context.monitor.baseline,
         baseline_of=context.settings.baseline_of,
         reference=context.settings.policy.reference,
-        ratio=windows[0].ratio if windows else None,
+        ratio=window and window.ratio,
+        thresholds=limits,
+        reason=reason(context.monitor.verdict, window, limits, learning),
+        next=intentions(context),
         measuring=context.monitor.progress,
         problem=context.monitor.problem,
         job=controller.current_job,
@@ -49,7 +58,7 @@ async def status_view(context: ApiContext) -> StatusView:
         waiting=waiting,
         cooldown_remaining_s=controller.cooldown_remaining_s,
         paused=controller.pauses,
-        learning=learning_of(context),
+        learning=learning,
         reach=_reach(context, version),
         uptime_s=time.monotonic() - context.started_at,
         engines=engines,

@@ -114,6 +114,7 @@ class FakeMonitor:
 
     def __init__(self) -> None:
         self.verdict: Verdict | None = None
+        self.max_tokens: int | None = 64
         self.is_undecided = False
         self.entropies: dict[str, EntropyEstimate] = {}
         self.failures: list[ReheatdError] = []

@@ -99,6 +99,7 @@ class _Monitor:
     max_tokens = 64
     progress = MeasurementProgress(model="policy-v0", done=12, of=40)
     problem = "the model has no chat template"
+    next_at = None
 
     def __init__(self, world: ApiWorld) -> None:
         self._world = world
