@@ -1,7 +1,6 @@
 """What a job would do that is asked for now, and what it would need, by the arithmetic of `reheatd plan`."""
 
 import asyncio
-import json
 
 import psutil
 
@@ -9,6 +8,7 @@ from reheatd.api.context import ApiContext
 from reheatd.api.schemas import JobPlan, JobPreview
 from reheatd.config import Settings
 from reheatd.engine.number_format import engine_format
+from reheatd.engine.policy_model import read_configuration
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import RLSpec, TrainingRequest, TrainingSpec, step_limit
 from reheatd.options import RLOptions
@@ -52,7 +52,7 @@ def plan_of(settings: Settings, spec: TrainingSpec) -> JobPlan:
     """
     if settings.engine.urls:
         raise PlanUnknownError("the engines run elsewhere, so their machine is not known here", param="engine.url")
-    shape = PolicyShape.read(json.loads((spec.model_path / "config.json").read_text("utf-8")))
+    shape = PolicyShape.read(read_configuration(str(spec.model_path)))
     if isinstance(spec, RLSpec):
         options = RLOptions.model_validate({name: getattr(spec, name) for name in RLOptions.model_fields})
         settings = settings.model_copy(update={"rl": options})

@@ -1,6 +1,7 @@
 """What a job would be that is asked for now: the daemon tells, and `--dry-run` shows, and nothing is started."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def daemon(tmp_path: Path, tiny_policy: Path) -> Any:
 
 def test_a_dry_run_shows_the_options_and_the_plan(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(render.console, "_width", 160)
+    shutil.copytree(daemon.model, daemon.folder / "model")
     done = reheatd("rl", "--steps", "3", "--group-size", "5", "--dry-run", "--url", daemon.url)
     assert done.returncode == 0, done.stderr
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]

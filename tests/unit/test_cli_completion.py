@@ -8,17 +8,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 
+from cli.adapters import app
 from cli.completion import complete_job, complete_version
 from tests.unit.test_cli_commands import JOB, fake_daemon
 from tests.unit.test_cli_compare import answers
 
 
 def context(url: str) -> typer.Context:
-    made = typer.Context(click.Command("show"))
+    made = typer.Context(typer.main.get_command(app))
     made.params["url"] = url
     return made
 

@@ -25,7 +25,6 @@ ALL = "GET /reheatd/v1/jobs/j1/rollouts?last=100000"
         (["--min-reward", "0.25", "--last", "2"], [2, 3]),
         (["--min-reward", "2"], []),
     ],
-    ids=" ".join,
 )
 def test_only_what_fits_is_shown_and_the_newest_of_it(options: list[str], steps: list[int]) -> None:
     with fake_daemon(**{ALL: [(200, BODY)]}) as url:

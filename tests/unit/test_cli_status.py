@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import io
 import json
 import os
 import pty
@@ -38,10 +39,9 @@ def answers(*seen: StatusView) -> dict[str, list[tuple[int, Any]]]:
 
 
 def shown(view: StatusView, watched: Watched | None = None, width: int = 120) -> str:
-    console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115 - it ends with the process
-    with console.capture() as capture:
-        console.print(status_facts(view, watched))
-    return " ".join(capture.get().split())
+    output = io.StringIO()
+    Console(width=width, file=output).print(status_facts(view, watched))
+    return " ".join(output.getvalue().split())
 
 
 def test_status_says_why_and_what_comes_next() -> None:
