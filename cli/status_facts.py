@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -110,13 +110,15 @@ def _job(job: Job) -> str:
 
 def _progress(job: Job, left_s: float | None) -> RenderableType:
     """The steps of a job as a bar, and the time that the others take."""
-    width = max(4, min(BAR_COLUMNS, render.console.width - LABEL_COLUMNS))
+    width = max(4, min(BAR_COLUMNS, (render.console.width - LABEL_COLUMNS) // 2))
     bar = ProgressBar(total=max(1, job.steps), completed=job.step, width=width)
     if left_s is None:
         return bar
     # A reheat ends when it has reached its target, which nobody knows before.
     atmost = "at most " if job.kind == "reheat" else ""
-    return Group(bar, Text(f"{atmost}about {render.duration(left_s)} of training left", style="dim"))
+    line = Table.grid(padding=(0, 1))
+    line.add_row(bar, Text(f"{atmost}about {render.duration(left_s)} of training left", style="dim"))
+    return line
 
 
 def _baseline(status: StatusView) -> str:

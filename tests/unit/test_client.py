@@ -265,10 +265,12 @@ HEAVY = (
 )
 IMPORT = """
 import json, sys, time
-import httpx, pydantic
 began = time.perf_counter()
+import httpx, pydantic
+there = time.perf_counter()
 import reheatd.client
-print(json.dumps({"seconds": time.perf_counter() - began, "modules": sorted(sys.modules)}))
+ratio = (time.perf_counter() - there) / (there - began)
+print(json.dumps({"ratio": ratio, "modules": sorted(sys.modules)}))
 """
 
 
@@ -276,5 +278,5 @@ def test_the_client_loads_nothing_heavy_and_soon() -> None:
     runs = [json.loads(subprocess.check_output([sys.executable, "-c", IMPORT])) for _ in range(3)]
     loaded = {module.partition(".")[0] for module in runs[0]["modules"]}
     assert loaded.isdisjoint(HEAVY)
-    # It takes a third of a second on one slow core; torch alone takes ten times as long.
-    assert min(run["seconds"] for run in runs) < 2.0
+    # It takes two to three times as long as the two libraries that it is made of, and torch alone ten times as long.
+    assert min(run["ratio"] for run in runs) < 6
