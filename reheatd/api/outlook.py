@@ -1,9 +1,11 @@
 """Why the verdict is what it is, and what the daemon will do next by itself: sentences for people."""
 
 import time
+from collections.abc import Collection, Sequence
 
 from reheatd.api.context import ApiContext
 from reheatd.api.schemas import Intention, LearningView, ThresholdsView
+from reheatd.control.journal import Pause
 from reheatd.control.states import idle_state
 from reheatd.entropy.detector import Verdict
 from reheatd.entropy.windows import Window
@@ -60,23 +62,24 @@ def _windows(count: int) -> str:
     return "A window" if count == 1 else f"{count} windows in a row"
 
 
-def intentions(context: ApiContext) -> list[Intention]:
-    """What the daemon will do next by itself, the nearest first; what waits for a person is named too."""
-    controller, monitor = context.controller, context.monitor
-    found: list[Intention] = []
-    job = controller.current_job
-    if job is not None:
-        found.append(Intention(what=_end_of(job)))
-    found += [Intention(what=_begin_of(each)) for each in controller.waiting()]
-    found += [
-        Intention(what=f"no {pause.what} until `reheatd control resume`, because {pause.why}")
-        for pause in controller.pauses
-    ]
-    if job is None:
-        found += _answers(context)
-    if monitor.next_at is not None:
+def intentions(
+    context: ApiContext, job: Job | None, waiting: Sequence[Job], pauses: Sequence[Pause]
+) -> list[Intention]:
+    """What the daemon will do next by itself, the nearest first; what waits for a person is named too.
+
+    Args:
+        job: The job that is being run.
+        waiting: The jobs that wait, the next one first.
+        pauses: What the daemon does not start by itself.
+    """
+    found = [] if job is None else [Intention(what=_end_of(job))]
+    found += [Intention(what=_begin_of(each)) for each in waiting]
+    found += [Intention(what=f"no {pause.what} until `reheatd control resume`") for pause in pauses]
+    if job is None and not waiting:
+        found += _answers(context, {pause.what for pause in pauses})
+    if context.monitor.next_at is not None:
         name = version_name(context.versions.promoted())
-        found.append(Intention(what=f"measure the entropy of {name}", at=monitor.next_at))
+        found.append(Intention(what=f"measure the entropy of {name}", at=context.monitor.next_at))
     return found
 
 
@@ -95,20 +98,19 @@ def _begin_of(job: Job) -> str:
     return f"{what} once `reheatd jobs approve {job.job_id}` is called"
 
 
-def _answers(context: ApiContext) -> list[Intention]:
-    """What follows the verdict, or the next round of RL, while no job runs."""
+def _answers(context: ApiContext, paused: Collection[str]) -> list[Intention]:
+    """What follows the verdict, or the next round of RL, while no job runs or waits."""
     controller, settings, verdict = context.controller, context.settings.control, context.monitor.verdict
-    paused = {pause.what for pause in controller.pauses}
     if verdict in ANSWERS:
         if verdict not in settings.trigger:
             return [Intention(what=f"nothing about {verdict}, which is not in control.trigger")]
         if settings.mode == "observe":
             return [Intention(what=f"nothing about {verdict}, because control.mode is observe")]
-        if "reheats" in paused or idle_state(verdict) is not controller.state or controller.waiting():
+        if "reheats" in paused or idle_state(verdict) is not controller.state:
             return []
         how = "start" if settings.mode == "auto" else "propose"
         left = controller.cooldown_remaining_s
         return [Intention(what=f"{how} {ANSWERS[verdict]}", at=time.time() + left if left else None)]
-    if settings.rl == "continuous" and "rounds" not in paused and not controller.waiting():
+    if settings.rl == "continuous" and "rounds" not in paused:
         return [Intention(what="start a round of RL")]
     return []

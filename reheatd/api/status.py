@@ -31,7 +31,8 @@ async def status_view(context: ApiContext) -> StatusView:
     controller = context.controller
     version = context.versions.promoted()
     windows = context.series.last(1, version)
-    waiting, learning = controller.waiting(), learning_of(context)
+    job, waiting, pauses = controller.current_job, controller.waiting(), controller.pauses
+    learning = learning_of(context)
     window = windows[0] if windows else None
     thresholds = context.monitor.thresholds
     limits = None if thresholds is None else ThresholdsView(**asdict(thresholds))
@@ -50,14 +51,14 @@ async def status_view(context: ApiContext) -> StatusView:
         ratio=window and window.ratio,
         thresholds=limits,
         reason=reason(context.monitor.verdict, window, limits, learning),
-        next=intentions(context),
+        next=intentions(context, job, waiting, pauses),
         measuring=context.monitor.progress,
         problem=context.monitor.problem,
-        job=controller.current_job,
+        job=job,
         queued=len(waiting),
         waiting=waiting,
         cooldown_remaining_s=controller.cooldown_remaining_s,
-        paused=controller.pauses,
+        paused=pauses,
         learning=learning,
         reach=_reach(context, version),
         uptime_s=time.monotonic() - context.started_at,

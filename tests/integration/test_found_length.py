@@ -67,6 +67,14 @@ def test_a_job_trains_with_the_length_that_it_finds_and_the_next_keeps_it(tiny_p
         assert "succeeded" in said and "version 2 has " in said and " after 2 jobs" in said, said
         assert (tmp_path / "best" / "adapter_model.safetensors").is_file()
         assert daemon.reheatd("status")["promoted"]["version"] == 1
+
+        told = daemon.reheatd("compare", "1", "2", "--ask", "7+1=", "--max-tokens", "4")
+        assert [version["kind"] for version in told["versions"]] == ["rl", "rl"]
+        assert all(version["accuracy"] and version["gates"] for version in told["versions"])
+        assert all(0 < answer["tokens"] <= 4 for answer in told["asked"][0]["answers"].values())
+        planned = daemon.reheatd("rl", "--dry-run")
+        assert planned["spec"]["max_tokens"] == tokens and planned["plan"]["worker_bytes"] > 0, planned
+        assert len(daemon.reheatd("jobs", "list")) == 2
         spec = daemon.reheatd("adapters", "show", "2")["lineage"]["spec"]
         assert (spec["max_tokens"], spec["task"]["eval_max_tokens"]) == (tokens, tokens)
         assert spec["parent_accuracy"] is not None  # that of version 1, whose answers were equally long
