@@ -15,8 +15,9 @@ from starlette.types import ASGIApp
 
 from bench.figures import Report
 from reheatd.database import connect
-from reheatd.entropy.live import LiveSeries, LiveWindow
-from reheatd.entropy.series import EntropySeries, Window
+from reheatd.entropy.live import LiveSeries
+from reheatd.entropy.series import EntropySeries
+from reheatd.entropy.windows import LiveWindow, Window
 from tests.loop_probe import get, watched_loop
 from tests.unit.control_figures import entropy, window
 from tests.unit.test_api_routes import ApiWorld

@@ -2,9 +2,8 @@
 
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO, cast
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -13,20 +12,11 @@ from cli import render
 from cli.client import DaemonClient
 from cli.jobs import show_submitted
 from cli.options import DEFAULT_URL, JsonOption, UrlOption, VersionArgument, WaitOption
-from reheatd.adapters.archive import pack, unpack
-from reheatd.adapters.importing import find_adapter
 from reheatd.adapters.lineage import Lineage
 from reheatd.adapters.validate import base_digest
-from reheatd.api.schemas import DeletedView, VersionView
-from reheatd.errors import AdapterInvalidError, BadInputError, ConflictError, NotFoundError
-from reheatd.files import publish_folder
-from reheatd.jobs.contracts import Job
+from reheatd.errors import AdapterInvalidError, BadInputError, ConflictError
 from reheatd.names import parse_version, version_name
 from reheatd.process.children import python_module
-
-CHUNK = 1 << 20
-MOST_BYTES = 1 << 40
-"""Limit of what is unpacked of an export, which the user's own daemon sent, in bytes."""
 
 
 def import_adapter(
@@ -43,8 +33,7 @@ def import_adapter(
     A worker measures it, and it becomes a candidate; `reheatd adapters promote` serves it.
     """
     client = DaemonClient(url)
-    params = {"source": _line(path.resolve().name), "any_base": "true" if any_base else "false"}
-    job = Job.model_validate(client.put("/reheatd/v1/adapters", adapter_stream(path), **params))
+    job = client.import_adapter(path, any_base=any_base)
     show_submitted(client, job, wait=wait, json_output=json_output)
 
 
@@ -69,15 +58,13 @@ def export_adapter(
         raise BadInputError("--base is the base for --merged; give both or neither", param="--base")
     client = DaemonClient(url)
     if merged:
-        lineage = VersionView.model_validate(client.get(f"/reheatd/v1/adapters/{number}")).lineage
-        source = _base_folder(base, lineage)
+        source = _base_folder(base, client.adapter(number).lineage)
         with tempfile.TemporaryDirectory() as scratch:
             adapter = Path(scratch) / "adapter"
-            download_version(client, number, adapter)
+            client.export_adapter(number, adapter)
             merge_adapter(source, adapter, out.resolve())
     else:
-        with publish_folder(out.resolve()) as scratch:
-            download_version(client, number, scratch)
+        client.export_adapter(number, out)
     if push is not None:
         _push(out, push)
     yield {"version": number, "folder": str(out.resolve()), "merged": merged, "pushed": push}
@@ -91,7 +78,7 @@ def export_adapter(
 def delete_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Delete a version that is not served."""
     number = parse_version(version)
-    yield DaemonClient(url).delete(f"/reheatd/v1/adapters/{number}")
+    yield DaemonClient(url).delete_adapter(number).model_dump(mode="json")
     render.console.print(f"{version_name(number)} is deleted")
 
 
@@ -104,43 +91,10 @@ def prune_adapters(
 
     The promoted version, the one that a rollback would serve, and versions that are loaded or in use always stay.
     """
-    view = DeletedView.model_validate(DaemonClient(url).post("/reheatd/v1/adapters/prune", {"keep": keep}))
+    view = DaemonClient(url).prune(keep)
     yield view.model_dump(mode="json")
     names = ", ".join(version_name(version) for version in view.deleted)
     render.console.print(f"deleted {names}" if names else "nothing to delete")
-
-
-def _line(name: str) -> str:
-    """A file's name as one short printable line, which is what the daemon keeps of it."""
-    return "".join(character if character.isprintable() else "?" for character in name)[:200]
-
-
-def adapter_stream(path: Path) -> Iterator[bytes]:
-    """The tar stream of an adapter's folder or of an archive; of a folder, only what belongs to the adapter.
-
-    Raises:
-        NotFoundError: There is no such file or folder.
-        AdapterInvalidError: The folder has no adapter, or several.
-    """
-    if path.is_dir():
-        folder = find_adapter(path)
-        return pack({file.name: file for file in sorted(folder.glob("adapter_*")) if file.is_file()})
-    if not path.is_file():
-        raise NotFoundError(f"{path} does not exist; name a PEFT adapter's folder or its archive", param="PATH")
-    return _pieces(path)
-
-
-def _pieces(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as handle:
-        while piece := handle.read(CHUNK):
-            yield piece
-
-
-def download_version(client: DaemonClient, version: int, folder: Path) -> None:
-    with tempfile.TemporaryFile() as file:
-        client.download(f"/reheatd/v1/adapters/{version}/files", cast(BinaryIO, file))
-        file.seek(0)
-        unpack(cast(BinaryIO, file), folder, max_bytes=MOST_BYTES)
 
 
 def _base_folder(given: Path | None, lineage: Lineage | None) -> Path:

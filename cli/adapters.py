@@ -9,7 +9,6 @@ from rich.table import Table
 from cli import adapter_files, render
 from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, UrlOption, VersionArgument
-from reheatd.api.schemas import AdapterList, PromotionView, VersionView
 from reheatd.jobs.report import JobReport
 from reheatd.names import parse_version, version_name
 from reheatd.signal import Reach
@@ -27,7 +26,7 @@ STATE_STYLE = {"promoted": "bold green", "candidate": "cyan", "retired": "dim", 
 @render.json_or_text
 def list_adapters(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """List every version: its parent, how it was made and what was measured."""
-    listed = AdapterList.model_validate(DaemonClient(url).get("/reheatd/v1/adapters"))
+    listed = DaemonClient(url).adapters()
     yield listed.model_dump(mode="json")
     rows = render.table("version", "state", "parent", "kind", "#tau", "entropy, nats", "accuracy", "made")
     for version in listed.adapters:
@@ -54,9 +53,8 @@ def list_adapters(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
 @render.json_or_text
 def show_adapter(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Show one version with its whole lineage."""
-    body = DaemonClient(url).get(f"/reheatd/v1/adapters/{parse_version(version)}")
-    yield body
-    info = VersionView.model_validate(body)
+    info = DaemonClient(url).adapter(version)
+    yield info.model_dump(mode="json")
     facts = render.facts()
     facts.add_row("version", f"{info.name}  [{STATE_STYLE[info.state]}]{info.state}[/]")
     lineage = info.lineage
@@ -110,7 +108,7 @@ def _add_report(facts: Table, report: JobReport) -> None:
 def promote(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Serve a version as `policy`: load it, prove its delivery, flip, drain the old version."""
     number = parse_version(version)
-    yield DaemonClient(url).post(f"/reheatd/v1/adapters/{number}/promote")
+    yield DaemonClient(url).promote(number).model_dump(mode="json")
     render.console.print(f"policy is now {version_name(number)}")
 
 
@@ -118,6 +116,6 @@ def promote(version: VersionArgument, url: UrlOption = DEFAULT_URL) -> render.Js
 @render.json_or_text
 def rollback(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Serve the version that was promoted before the present one."""
-    swapped = PromotionView.model_validate(DaemonClient(url).post("/reheatd/v1/adapters/rollback"))
+    swapped = DaemonClient(url).rollback()
     yield swapped.model_dump(mode="json")
     render.console.print(f"policy is now {version_name(swapped.version)}")

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from cli import render
 from reheatd.adapters.lineage import Lineage
-from reheatd.entropy.series import Window
+from reheatd.entropy.windows import Window
 from reheatd.errors import ReheatdError
 from reheatd.jobs.contracts import GateResult, Job, JobStatus
 from reheatd.measures import Accuracy, Contract, EntropyEstimate

@@ -6,7 +6,6 @@ from rich.markup import escape
 from cli import render
 from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, UrlOption
-from reheatd.api.schemas import ResumedView
 
 app = typer.Typer(help="Let the control loop go on after it has paused.", no_args_is_help=True)
 
@@ -20,7 +19,7 @@ def control() -> None:
 @render.json_or_text
 def resume(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Let the daemon start again what it has paused because it failed twice in the same way."""
-    view = ResumedView.model_validate(DaemonClient(url).post("/reheatd/v1/control/resume"))
+    view = DaemonClient(url).resume()
     yield view.model_dump(mode="json")
     for pause in view.resumed:
         render.console.print(f"{pause.what} go on; they were paused because {escape(pause.why)}")

@@ -24,9 +24,11 @@ from cli.demo_plot import plot_timeline
 from cli.options import JsonOption
 from cli.screen import Screen
 from cli.watched_daemon import WatchedDaemon, watched_daemon
+from reheatd.client.waiting import is_settled
 from reheatd.config import load_settings
+from reheatd.control.states import State
 from reheatd.errors import MissingExtraError, ReheatdError
-from reheatd.jobs.contracts import Job
+from reheatd.jobs.contracts import Job, ReheatRequest
 from reheatd.process.instance import url_of
 from reheatd.process.ports import reserve_port
 
@@ -73,14 +75,13 @@ PROBLEMS = [
     for second in range(1, 10)
 ]
 """Problems that a policy of this size solves sometimes, so that RL has something to learn from."""
-COLLAPSE = {
-    "kind": "reheat",
-    "tau": 0.5,
-    "divergence": "reverse_kl",
-    "learning_rate": 1e-3,
-    "prompts_per_step": 8,
-    "target_ratio": 0.06,
-}
+COLLAPSE = ReheatRequest(
+    tau=0.5,
+    divergence="reverse_kl",
+    learning_rate=1e-3,
+    prompts_per_step=8,
+    target_ratio=0.06,
+)
 """The job that collapses the policy. The live teacher sharpens what it has sharpened
 before, and the reverse divergence makes the student drop what its cold teacher drops."""
 TARGET_TOLERANCE = 0.15
@@ -197,8 +198,8 @@ class Demonstration:
             f"baseline entropy {baseline.mean:.3f} [{baseline.low:.3f}, {baseline.high:.3f}] nats per token; "
             "a client asks questions from here to the end"
         )
-        job = self._daemon.post("/reheatd/v1/jobs", COLLAPSE)
-        self._say(f"collapsing the policy on purpose: {job['job_id']}; hands off after that")
+        job = self._daemon.submit_job(COLLAPSE)
+        self._say(f"collapsing the policy on purpose: {job.job_id}; hands off after that")
         for trigger, what in (
             ("manual", "the collapse"),
             ("collapse", "the daemon to notice and reheat"),
@@ -214,15 +215,14 @@ class Demonstration:
         baseline = self._watched.status().baseline
         assert baseline is not None
         assert reheated.version is not None
-        lineage = self._daemon.get(f"/reheatd/v1/adapters/{reheated.version}")["lineage"]
-        target = lineage["target_entropy"]
-        live = {entry["version"]: entry["time"] for entry in entries if entry["event"] == "promoted"}
+        lineage = self._daemon.adapter(reheated.version).lineage
+        assert lineage is not None and lineage.target_entropy is not None
+        target = lineage.target_entropy
+        live = {entry.version: entry.time for entry in entries if entry.event == "promoted"}
         collapsed_at = live[cooled.version]
-        detected_at = next(entry["time"] for entry in entries if entry["to_state"] == "collapsed")
+        detected_at = next(entry.time for entry in entries if entry.to_state is State.COLLAPSED)
         dispatched_at = next(
-            entry["time"]
-            for entry in entries
-            if entry["job_id"] == reheated.job_id and entry["to_state"] == "reheating"
+            entry.time for entry in entries if entry.job_id == reheated.job_id and entry.to_state is State.REHEATING
         )
         stages = [Stage("baseline", 0, None, baseline.mean, baseline.low, baseline.high, 0)]
         for name, job in (("collapsed", cooled), ("reheated", reheated), ("after RL", continued)):
@@ -230,9 +230,9 @@ class Demonstration:
         plot_timeline(
             self._run_dir / "timeline.png",
             started=self._started,
-            windows=self._daemon.get("/reheatd/v1/entropy", last=1000)["windows"],
+            windows=self._watched.windows(),
             baseline=baseline.mean,
-            threshold=self._daemon.get("/reheatd/v1/entropy")["threshold"],
+            threshold=self._daemon.entropy(last=1).threshold,
             target=target,
             promotions=[(when, f"policy-v{version}") for version, when in live.items()],
             latencies=tally.latencies,
@@ -275,7 +275,7 @@ class Demonstration:
         """
         self._watched.tell()
         jobs = [job for job in self._watched.jobs() if job.trigger == trigger]
-        if not jobs or not (jobs[-1].status.is_final or render.asks(jobs[-1])):
+        if not jobs or not is_settled(jobs[-1]):
             return None
         if jobs[-1].status != "succeeded":
             raise DemoError(f"{jobs[-1].job_id} {jobs[-1].status}: {jobs[-1].error}; see {self._run_dir / 'serve.log'}")

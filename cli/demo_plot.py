@@ -1,16 +1,17 @@
 """Plots the demonstration's timeline: entropy windows, versions and the client's latencies."""
 
 from pathlib import Path
-from typing import Any
+
+from reheatd.entropy.windows import Window
 
 
 def plot_timeline(
     file: Path,
     *,
     started: float,
-    windows: list[dict[str, Any]],
+    windows: list[Window],
     baseline: float,
-    threshold: float,
+    threshold: float | None,
     target: float,
     promotions: list[tuple[float, str]],
     latencies: list[tuple[float, float]],
@@ -19,8 +20,7 @@ def plot_timeline(
 
     Args:
         started: Time of the first axis tick, in seconds since the epoch; all other times are on the same clock.
-        threshold: Entropy below which a policy has collapsed, in nats per token.
-        windows: Entropy windows with `time`, `version` and `estimate` (`mean`, `low` and `high` in nats per token).
+        threshold: Entropy below which a policy has collapsed, in nats per token; None if it is not known.
         promotions: The time at which each version went live, with the version's name.
         latencies: For each of the client's answers, the time at which it ended and the seconds it took.
     """
@@ -30,16 +30,17 @@ def plot_timeline(
     import matplotlib.pyplot as plt
 
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(11, 6.5), sharex=True, height_ratios=[3, 1])
-    for version in sorted({window["version"] for window in windows}):
-        own = [window for window in windows if window["version"] == version]
-        means = [window["estimate"]["mean"] for window in own]
-        below = [window["estimate"]["mean"] - window["estimate"]["low"] for window in own]
-        above = [window["estimate"]["high"] - window["estimate"]["mean"] for window in own]
-        times = [window["time"] - started for window in own]
+    for version in sorted({window.version for window in windows}):
+        own = [window for window in windows if window.version == version]
+        means = [window.estimate.mean for window in own]
+        below = [window.estimate.mean - window.estimate.low for window in own]
+        above = [window.estimate.high - window.estimate.mean for window in own]
+        times = [window.time - started for window in own]
         top.errorbar(times, means, yerr=[below, above], fmt="o-", capsize=3, label=f"policy-v{version}")
     top.axhline(baseline, color="grey", linewidth=1, label="baseline")
     top.axhline(target, color="tab:green", linestyle="--", linewidth=1, label="reheat target")
-    top.axhline(threshold, color="tab:red", linestyle="--", linewidth=1, label="collapse threshold")
+    if threshold is not None:
+        top.axhline(threshold, color="tab:red", linestyle="--", linewidth=1, label="collapse threshold")
     for when, name in promotions:
         for axis in (top, bottom):
             axis.axvline(when - started, color="black", linewidth=0.8, alpha=0.5)

@@ -14,15 +14,14 @@ from rich.text import Text
 from cli import render
 from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, ConfigOption, UrlOption
-from reheatd.api.schemas import EntropyView, LiveView
 from reheatd.config import load_settings
 from reheatd.engine.client import EngineClient
 from reheatd.entropy.detector import CollapseDetector, Verdict
-from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.plan import PlannedWindow, plan_windows
 from reheatd.entropy.probes import load_probes
 from reheatd.entropy.replay import Replayed, read_recording
 from reheatd.entropy.replay import replay as replay_windows
+from reheatd.entropy.windows import LiveWindow
 from reheatd.errors import ConflictError
 from reheatd.measures import EntropyEstimate, PositionMean
 from reheatd.names import ALIAS_NAME, version_name
@@ -61,8 +60,8 @@ def entropy(
         return
     client = DaemonClient(url)
     if measure:
-        client.post("/reheatd/v1/entropy/measure")
-    series = EntropyView.model_validate(client.get("/reheatd/v1/entropy", last=last))
+        client.measure()
+    series = client.entropy(last=last)
     yield series.model_dump(mode="json")
     windows = series.windows
     if not windows:
@@ -108,7 +107,7 @@ def plan(
     This samples a window for each k through the daemon, with the probes of the configuration.
     """
     client = DaemonClient(url)
-    client.get("/reheatd/v1/status")  # fails with advice if there is no daemon
+    client.status()  # fails with advice if there is no daemon
     configured = load_settings(config)
     settings = configured.entropy
     probes = load_probes(configured.task, settings)
@@ -148,7 +147,7 @@ def plan(
 
 def _found_length(client: DaemonClient) -> int:
     """The longest answer that the daemon has found."""
-    found = EntropyView.model_validate(client.get("/reheatd/v1/entropy", last=1)).max_tokens
+    found = client.entropy(last=1).max_tokens
     if found is None:
         raise ConflictError(
             "the daemon has not found the length of answers yet; `reheatd entropy --measure` makes it measure"
@@ -164,8 +163,7 @@ def live(
     url: UrlOption = DEFAULT_URL,
 ) -> render.JsonThenText:
     """Show the entropy of the tokens that the engine decoded, for clients, probes and jobs."""
-    asked: dict[str, Any] = {"last": last} | ({"source": source} if source else {})
-    view = LiveView.model_validate(DaemonClient(url).get("/reheatd/v1/entropy/live", **asked))
+    view = DaemonClient(url).live(last=last, source=source)
     yield view.model_dump(mode="json")
     windows = view.windows
     if not windows:

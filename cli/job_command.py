@@ -8,10 +8,15 @@ import typer
 from pydantic.fields import FieldInfo
 
 from cli.client import DaemonClient
+from cli.dry_run import show_preview
 from cli.jobs import submit
 from cli.options import DEFAULT_URL, JsonOption, UrlOption, WaitOption
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import ReheatRequest, RLRequest, validated
+
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Start nothing; show all options of the job, and what it would need.")
+]
 
 
 def job_command(request: type[ReheatRequest | RLRequest], summary: str) -> Callable[..., None]:
@@ -21,14 +26,20 @@ def job_command(request: type[ReheatRequest | RLRequest], summary: str) -> Calla
         summary: First sentence of the command's help.
     """
 
-    def command(*, wait: bool, url: str, json_output: bool, **options: Any) -> None:
+    def command(*, dry_run: bool, wait: bool, url: str, json_output: bool, **options: Any) -> None:
         given = {name: value for name, value in options.items() if value is not None}
         asked = _checked(request, given)
-        submit(DaemonClient(url), asked.model_dump(mode="json"), wait=wait, json_output=json_output)
+        if dry_run and wait:
+            raise BadInputError("--dry-run starts nothing that --wait could follow; leave out one", param="--dry-run")
+        if dry_run:
+            show_preview(DaemonClient(url).preview_job(asked), asked, json_output=json_output)
+            return
+        submit(DaemonClient(url), asked, wait=wait, json_output=json_output)
 
     fields = {name: field for name, field in request.model_fields.items() if name != "kind"}
     flags = [_parameter(name, _flag(field), None) for name, field in fields.items()]
     flags += [
+        _parameter("dry_run", DryRunOption, False),
         _parameter("wait", WaitOption, False),
         _parameter("url", UrlOption, DEFAULT_URL),
         _parameter("json_output", JsonOption, False),

@@ -1,9 +1,9 @@
-"""`reheatd jobs`: lists, shows, cancels and approves the daemon's jobs, and shows their curves and rollouts."""
+"""`reheatd jobs`: lists, shows, follows, cancels and approves the daemon's jobs, and shows their curves."""
 
 import time
-from collections.abc import Callable, Iterable
-from itertools import islice
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,28 +11,25 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from cli import render
-from cli.client import DaemonClient, job_path
-from cli.options import DEFAULT_URL, JsonOption, UrlOption
-from reheatd.api.schemas import CurvesView, JobList, RolloutsView
+from cli.client import DaemonClient
+from cli.options import DEFAULT_URL, JobArgument, JsonOption, UrlOption
+from cli.rollouts import rollouts
+from reheatd.client.waiting import asks
 from reheatd.errors import BadInputError, ReheatdError
-from reheatd.jobs.contracts import Job, JobStatus
+from reheatd.jobs.contracts import Job, JobStatus, TrainingRequest
 from reheatd.jobs.curves import metric_names
 from reheatd.jobs.dead_letters import DeadLetter
 from reheatd.names import version_name
 
-app = typer.Typer(help="List, show, cancel or approve jobs, and read their curves and rollouts.", no_args_is_help=True)
+app = typer.Typer(help="List, show, follow, cancel or approve jobs, and read their curves.", no_args_is_help=True)
 
-POLL_S = 0.5
 LIVE_METRICS = 4
 """Number of metrics beside the progress bar; `jobs show` shows all of them."""
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as `reheatd jobs list` shows it.")]
 
 MetricOption = Annotated[
     list[str] | None,
     typer.Option("--metric", metavar="NAME", help="Metric to show; may be given several times. Default: all."),
 ]
-StepOption = Annotated[int | None, typer.Option(min=0, help="Show only what was sampled after this many steps.")]
-LastOption = Annotated[int, typer.Option(min=1, max=100_000, help="Number of rollouts, counted from the newest.")]
 
 
 class JobEndedBadly(ReheatdError, RuntimeError):
@@ -45,7 +42,7 @@ class JobEndedBadly(ReheatdError, RuntimeError):
 @render.json_or_text
 def list_jobs(url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """List all jobs, the newest last."""
-    listed = JobList.model_validate(DaemonClient(url).get("/reheatd/v1/jobs"))
+    listed = DaemonClient(url).jobs()
     jobs = listed.jobs
     yield [job.model_dump(mode="json") for job in jobs]
     _print_dead_letters(listed.dead_letters or [])
@@ -87,22 +84,21 @@ def _print_dead_letters(letters: list[DeadLetter]) -> None:
 @render.json_or_text
 def show_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Show one job: what was asked for, how far it is and what the gates said."""
-    yield from _job(DaemonClient(url).get(job_path(job_id)))
+    yield from _job(DaemonClient(url).job(job_id))
 
 
 @app.command("watch")
 def watch_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL, json_output: JsonOption = False) -> None:
     """Follow a job to its end, as `--wait` does for a new one; fails if the job fails."""
     client = DaemonClient(url)
-    job = Job.model_validate(client.get(job_path(job_id)))
-    show_submitted(client, job, wait=True, json_output=json_output)
+    show_submitted(client, client.job(job_id), wait=True, json_output=json_output)
 
 
 @app.command("curves")
 @render.json_or_text
 def show_curves(job_id: JobArgument, metrics: MetricOption = None, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Show the metrics of a job step by step, also while it runs."""
-    points = CurvesView.model_validate(DaemonClient(url).get(job_path(job_id) + "/curves")).points
+    points = DaemonClient(url).curves(job_id).points
     known = metric_names(points)
     for name in metrics or ():
         if points and name not in known:
@@ -115,44 +111,30 @@ def show_curves(job_id: JobArgument, metrics: MetricOption = None, url: UrlOptio
     render.print_curves(points, chosen)
 
 
-@app.command("rollouts")
-@render.json_or_text
-def show_rollouts(
-    job_id: JobArgument, step: StepOption = None, last: LastOption = 10, url: UrlOption = DEFAULT_URL
-) -> render.JsonThenText:
-    """Read what the policy sampled while a job trained it: prompts, completions and rewards, the newest last."""
-    asked = {"last": last} if step is None else {"last": last, "step": step}
-    view = RolloutsView.model_validate(DaemonClient(url).get(job_path(job_id) + "/rollouts", **asked))
-    yield [row.model_dump(mode="json") for row in view.rollouts]
-    for row in view.rollouts:
-        render.print_rollout(row)
-    of = escape(job_id if step is None else f"step {step} of {job_id}")
-    render.console.print(f"{len(view.rollouts)} of the {view.total} rollouts that are kept of {of}")
+app.command("rollouts", hidden=True)(rollouts)  # its former name
 
 
 @app.command("cancel")
 @render.json_or_text
 def cancel_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Cancel a waiting or running job; the served version does not change, and a version that waits is rejected."""
-    yield from _job(DaemonClient(url).post(job_path(job_id) + "/cancel"))
+    yield from _job(DaemonClient(url).cancel_job(job_id))
 
 
 @app.command("approve")
 @render.json_or_text
 def approve_job(job_id: JobArgument, url: UrlOption = DEFAULT_URL) -> render.JsonThenText:
     """Approve a job that waits: it starts or, if a gate had no evidence on its version, the version is promoted."""
-    yield from _job(DaemonClient(url).post(job_path(job_id) + "/approve"))
+    yield from _job(DaemonClient(url).approve_job(job_id))
 
 
-def submit(client: DaemonClient, request: dict[str, Any], *, wait: bool, json_output: bool) -> None:
+def submit(client: DaemonClient, request: TrainingRequest, *, wait: bool, json_output: bool) -> None:
     """Asks for a job and, with `wait`, follows it to its end.
 
     Raises:
         JobEndedBadly: The job that was waited for did not succeed.
     """
-    body = {name: value for name, value in request.items() if value is not None}
-    job = Job.model_validate(client.post("/reheatd/v1/jobs", body))
-    show_submitted(client, job, wait=wait, json_output=json_output)
+    show_submitted(client, client.submit_job(request), wait=wait, json_output=json_output)
 
 
 def show_submitted(client: DaemonClient, job: Job, *, wait: bool, json_output: bool) -> None:
@@ -163,7 +145,7 @@ def show_submitted(client: DaemonClient, job: Job, *, wait: bool, json_output: b
     """
     if wait:
         try:
-            job = follow(lambda: Job.model_validate(client.get(f"/reheatd/v1/jobs/{job.job_id}")), quiet=json_output)
+            job = follow(client.updates(job.job_id), quiet=json_output)
         except KeyboardInterrupt:
             render.console.print(f"{job.job_id} continues; `reheatd jobs cancel {job.job_id}` ends it")
             raise
@@ -177,14 +159,15 @@ def show_submitted(client: DaemonClient, job: Job, *, wait: bool, json_output: b
 @render.json_or_text
 def _print_submitted(job: Job, *, ended: bool) -> render.JsonThenText:
     if ended:
-        yield from _job(job.model_dump(mode="json"))
+        yield from _job(job)
         return
     yield job.model_dump(mode="json")
     render.console.print(f"{job.job_id} {render.job_status(job.status)}; `reheatd jobs watch {job.job_id}` follows it")
 
 
-def follow(poll: Callable[[], Job], *, quiet: bool = False) -> Job:
-    """Shows a job's progress until the job has ended, or waits for somebody to approve its version."""
+def follow(updates: Iterator[Job], *, quiet: bool = False) -> Job:
+    """Shows the progress of a job that is followed, and returns the last of its updates."""
+    last = next(updates)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -196,7 +179,8 @@ def follow(poll: Callable[[], Job], *, quiet: bool = False) -> Job:
     console = Console(quiet=True) if quiet else render.console
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=None, metrics="")
-        while not (job := poll()).status.is_final and not render.asks(job):
+        for job in chain([last], updates):
+            last = job
             label = render.job_progress(job) if job.status is JobStatus.RUNNING and job.phase else job.status.value
             done, of = (job.done, job.of) if job.of else (job.step, job.steps)
             progress.update(
@@ -206,8 +190,7 @@ def follow(poll: Callable[[], Job], *, quiet: bool = False) -> Job:
                 total=of or None,
                 metrics=_metrics(islice(job.metrics.items(), LIVE_METRICS)),
             )
-            time.sleep(POLL_S)
-    return job
+    return last
 
 
 def _metrics(metrics: Iterable[tuple[str, float]]) -> str:
@@ -216,16 +199,15 @@ def _metrics(metrics: Iterable[tuple[str, float]]) -> str:
 
 def _unpassed_gates(job: Job) -> str:
     gates = "; ".join(f"gate {gate.name}: {gate.detail}" for gate in job.gates if gate.outcome != "passed")
-    return f"{gates}. {_how_to_decide(job)}" if render.asks(job) else gates
+    return f"{gates}. {_how_to_decide(job)}" if asks(job) else gates
 
 
 def _how_to_decide(job: Job) -> str:
     return f"`reheatd jobs approve {job.job_id}` promotes the version, `reheatd jobs cancel {job.job_id}` rejects it"
 
 
-def _job(body: dict[str, Any]) -> render.JsonThenText:
-    job = Job.model_validate(body)
-    yield body
+def _job(job: Job) -> render.JsonThenText:
+    yield job.model_dump(mode="json")
     facts = render.facts()
     facts.add_row("job", f"{job.job_id}  {render.job_status(job.status)}  {render.job_progress(job)}")
     facts.add_row("kind", f"{job.kind}, {job.trigger}")
@@ -241,7 +223,7 @@ def _job(body: dict[str, Any]) -> render.JsonThenText:
         facts.add_row("metrics", _metrics(job.metrics.items()))
     for gate in job.gates:
         facts.add_row(f"gate {gate.name}", f"{render.outcome(gate.outcome)}  {escape(gate.detail)}")
-    if render.asks(job):
+    if asks(job):
         facts.add_row("waits", _how_to_decide(job))
     if job.error:
         facts.add_row("error", f"[red]{escape(job.error)}[/]")

@@ -8,20 +8,22 @@ from rich.markup import escape
 
 from cli import render
 from cli.client import DaemonClient
+from cli.completion import complete_job
 from cli.options import DEFAULT_URL, UrlOption
-from reheatd.api.schemas import JournalView
-from reheatd.control.ledger import JournalEntry
+from reheatd.control.journal import JournalEntry
 from reheatd.names import version_name
 
 
 @render.json_or_text
 def journal(
     last: Annotated[int, typer.Option(min=1, max=100_000, help="Entries to read, counted from the newest.")] = 50,
-    job: Annotated[str | None, typer.Option(metavar="JOB", help="Show only entries about this job.")] = None,
+    job: Annotated[
+        str | None, typer.Option(metavar="JOB", help="Show only entries about this job.", autocompletion=complete_job)
+    ] = None,
     url: UrlOption = DEFAULT_URL,
 ) -> render.JsonThenText:
     """Read the journal: every decision with its reason, every promotion, and who asked for what; the newest last."""
-    entries = JournalView.model_validate(DaemonClient(url).get("/reheatd/v1/journal", last=last)).entries
+    entries = DaemonClient(url).journal(last=last).entries
     shown = [entry for entry in entries if job in (None, entry.job_id)]
     yield [entry.model_dump(mode="json") for entry in shown]
     if not shown:

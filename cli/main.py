@@ -3,17 +3,16 @@
 import json
 import sys
 from importlib import metadata
-from io import TextIOWrapper
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from typer.exceptions import TyperException
 
 from cli import (
     adapters,
     alerts,
     backup,
+    compare,
     control,
     demo,
     diagnose,
@@ -24,16 +23,18 @@ from cli import (
     jobs,
     journal,
     keys,
+    open_dashboard,
     plan,
     reheat,
     reheat_checkpoint,
     rl,
+    rollouts,
     serve,
     status,
     worker,
 )
+from cli.plain_text import use_plain_text_where_needed
 from reheatd.errors import ReheatdError
-from reheatd.validation import first_problem
 
 app = typer.Typer(
     name="reheatd",
@@ -45,11 +46,14 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("status")(status.status)
+app.command("open")(open_dashboard.open_dashboard)
 app.add_typer(entropy.app, name="entropy")
 app.command("reheat")(reheat.reheat)
 app.command("rl")(rl.rl)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(jobs.app, name="jobs")
+app.command("rollouts")(rollouts.rollouts)
+app.command("compare")(compare.compare)
 app.command("journal")(journal.journal)
 app.add_typer(control.app, name="control")
 app.add_typer(keys.app, name="keys")
@@ -83,9 +87,7 @@ def _root(
 
 def main() -> None:
     """Runs the command line. An error is printed as one line on stderr or, with `--json`, as JSON on stdout."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files need not be in the terminal's encoding
+    use_plain_text_where_needed()
     try:
         code = app(standalone_mode=False)
     except ReheatdError as error:
@@ -95,13 +97,6 @@ def main() -> None:
         code = error.exit_code
         message = f"{error.format_message()} (`reheatd --help` lists commands, `reheatd COMMAND --help` their options)"
         _report(message, ReheatdUsage(message).openai_object())
-    except ValidationError as error:
-        # What users give is checked where it is read, so this is an answer of the daemon.
-        code = ReheatdMismatch.exit_code
-        message = (
-            f"the daemon answers what this command does not know ({first_problem(error)[1]}); are both of one version?"
-        )
-        _report(message, ReheatdMismatch(message).openai_object())
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:
@@ -121,13 +116,6 @@ class ReheatdUsage(ReheatdError):
 
     code = "usage"
     type = "invalid_request_error"
-    exit_code = 2
-
-
-class ReheatdMismatch(ReheatdError):
-    """The daemon is of another version than the command line."""
-
-    code = "version_mismatch"
     exit_code = 2
 
 

@@ -13,21 +13,22 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli import render
-from cli.adapter_files import adapter_stream, download_version, merge_adapter
+from cli.adapter_files import merge_adapter
 from cli.checkpoint_outcome import Outcome, ReheatFailed, is_decided, not_collapsed, outcome_of
 from cli.child_daemon import ended_by_signals
 from cli.options import ConfigOption, JsonOption
 from cli.screen import Screen
 from cli.watched_daemon import WatchedDaemon, watched_daemon
-from reheatd.api.schemas import VersionView
+from reheatd.client.adapter_files import adapter_stream
+from reheatd.client.waiting import is_settled
 from reheatd.config import Settings, load_settings
 from reheatd.engine.launch import detect_device
 from reheatd.engine.policy_model import resolve_policy
-from reheatd.entropy.series import Window
+from reheatd.entropy.windows import Window
 from reheatd.errors import BadInputError, ConflictError, NotFoundError, ReheatdError
 from reheatd.extras import require_engine_extra, require_worker_extra
 from reheatd.files import publish_folder
-from reheatd.jobs.contracts import Job, JobStatus
+from reheatd.jobs.contracts import Job, JobStatus, ReheatRequest
 from reheatd.process.ports import reserve_port
 from reheatd.reference.files import resolve_reference
 from reheatd.tasks.sources import is_local
@@ -185,17 +186,16 @@ def _run(daemon: WatchedDaemon, adapter: Path | None, *, any_base: bool, force: 
     collapsed = window.verdict == "collapsed"
     if not collapsed and not force:
         return not_collapsed(window)
-    job = _ended(daemon, daemon.client.post("/reheatd/v1/jobs", {"kind": "reheat", "force": not collapsed}))
-    return outcome_of(window, job, None if job.version is None else _view(daemon, job.version).lineage)
+    job = _ended(daemon, daemon.client.submit_job(ReheatRequest(force=not collapsed)))
+    return outcome_of(window, job, None if job.version is None else daemon.client.adapter(job.version).lineage)
 
 
 def _import(daemon: WatchedDaemon, adapter: Path, *, any_base: bool) -> int:
     """Brings the adapter in and lets the daemon serve it; returns its version."""
-    params = {"source": adapter.resolve().name, "any_base": "true" if any_base else "false"}
-    job = _ended(daemon, daemon.client.put("/reheatd/v1/adapters", adapter_stream(adapter), **params))
+    job = _ended(daemon, daemon.client.import_adapter(adapter, any_base=any_base))
     if job.status is not JobStatus.SUCCEEDED or job.version is None:
         raise ReheatFailed(f"{job.job_id} {job.status.value}: {job.error}")
-    daemon.client.post(f"/reheatd/v1/adapters/{job.version}/promote")
+    daemon.client.promote(job.version)
     return job.version
 
 
@@ -207,38 +207,32 @@ def _last_window(daemon: WatchedDaemon, version: int) -> Window | None:
         return windows[-1]
     if daemon.show().measuring is None:
         # The daemon measures by itself and would try again later if it failed. This way, the command hears why.
-        daemon.client.post("/reheatd/v1/entropy/measure")
+        daemon.client.measure()
     return None
 
 
-def _ended(daemon: WatchedDaemon, submitted: dict[str, Any]) -> Job:
+def _ended(daemon: WatchedDaemon, submitted: Job) -> Job:
     """Waits until a job has ended, or asks for approval of its version."""
-    path = f"/reheatd/v1/jobs/{submitted['job_id']}"
 
     def poll() -> Job | None:
         daemon.tell()
-        job = Job.model_validate(daemon.client.get(path))
-        return job if job.status.is_final or render.asks(job) else None
+        job = daemon.client.job(submitted.job_id)
+        return job if is_settled(job) else None
 
-    return daemon.wait(f"{submitted['job_id']} to end", poll)
-
-
-def _view(daemon: WatchedDaemon, version: int) -> VersionView:
-    return VersionView.model_validate(daemon.client.get(f"/reheatd/v1/adapters/{version}"))
+    return daemon.wait(f"{submitted.job_id} to end", poll)
 
 
 def _write(daemon: WatchedDaemon, outcome: Outcome, out: Path, base: Path) -> None:
     """Writes the promoted version into `out`, complete or not at all: adapter or merged checkpoint, and the report."""
     version = daemon.status().promoted.version
-    report = _view(daemon, version).report_dir
-    with publish_folder(out) as scratch:
+    report = daemon.client.adapter(version).report_dir
+    with publish_folder(out) as scratch, tempfile.TemporaryDirectory(dir=scratch.parent) as folder:
+        adapter = Path(folder) / "adapter"
+        daemon.client.export_adapter(version, adapter)
         if outcome.merged:
-            with tempfile.TemporaryDirectory(dir=scratch.parent) as folder:
-                adapter = Path(folder) / "adapter"
-                download_version(daemon.client, version, adapter)
-                merge_adapter(base, adapter, scratch)
+            merge_adapter(base, adapter, scratch)
         else:
-            download_version(daemon.client, version, scratch)
+            shutil.copytree(adapter, scratch, dirs_exist_ok=True)
         if report is not None:
             shutil.copytree(report, scratch / REPORT)
         (scratch / REPORT).mkdir(exist_ok=True)

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.options import JsonOption
-from reheatd.api.learning import LearningView
+from reheatd.api.schemas import LearningView
+from reheatd.client.waiting import asks
 from reheatd.jobs.contracts import Job, JobStatus
 from reheatd.jobs.curves import CurvePoint
 from reheatd.jobs.rollouts import RolloutRow
@@ -42,6 +43,7 @@ VERDICT_STYLE = {
     "stalled": "bold yellow",
 }
 NOTHING = "[dim]-[/]"
+LEVELS = "▁▂▃▄▅▆▇█"
 COLUMN_GAP = 2
 """Spaces between two columns of a table."""
 
@@ -92,6 +94,14 @@ def facts() -> Table:
     return grid
 
 
+def sparkline(values: Sequence[float]) -> str:
+    """Values as a line of columns, as high as each is against the largest."""
+    top = max(values)
+    if top <= 0:
+        return LEVELS[0] * len(values)
+    return "".join(LEVELS[min(len(LEVELS) - 1, max(0, int(value / top * len(LEVELS))))] for value in values)
+
+
 def entropy(estimate: EntropyEstimate | None) -> str:
     """An estimate's mean and interval, in nats per token."""
     return NOTHING if estimate is None else f"{estimate.mean:.3f} [dim]\\[{estimate.low:.3f}, {estimate.high:.3f}][/]"
@@ -130,11 +140,6 @@ def job_status(status: JobStatus) -> str:
 def outcome(name: str) -> str:
     """The outcome of a gate."""
     return f"[{OUTCOME_STYLE[name]}]{name.replace('_', ' ')}[/]"
-
-
-def asks(job: Job) -> bool:
-    """Whether the job's version waits until somebody decides on it, because a gate had no evidence."""
-    return job.status is JobStatus.AWAITING_APPROVAL and job.version is not None
 
 
 def job_progress(job: Job) -> str:
@@ -177,8 +182,8 @@ def print_rollout(row: RolloutRow) -> None:
         figures.append("no advantage" if row.advantage is None else f"advantage {row.advantage:+.3g}")
     console.print(Text(f"{'  '.join(figures)}  {row.model}", style="bold"))
     for message in row.messages:
-        console.print(Text(f"{message.get('role')}: {_printable(str(message.get('content')))}", style="dim"))
-    console.print(Text(_printable(row.completion)))
+        console.print(Text(f"{message.get('role')}: {printable(str(message.get('content')))}", style="dim"))
+    console.print(Text(printable(row.completion)))
     console.print()
 
 
@@ -186,7 +191,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text without what a terminal would obey, since a policy may sample any characters."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 

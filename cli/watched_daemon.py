@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cli.child_daemon import guarded_daemon
 from cli.client import DaemonClient
 from cli.screen import Screen
 from reheatd.api.schemas import StatusView
-from reheatd.entropy.series import Window
+from reheatd.control.journal import JournalEntry
+from reheatd.entropy.windows import Window
 from reheatd.errors import DaemonUnreachableError, EngineError, ReheatdError
 from reheatd.jobs.contracts import Job, JobStatus
 
@@ -95,8 +96,8 @@ class WatchedDaemon:
         """Prints what is new: journal entries, entropy windows and steps of the running job."""
         entries = self.entries()
         for entry in entries[self._told_entries :]:
-            what = {"promoted": "policy-v{version} is live", "requested": "{actor}"}.get(entry["event"], CHANGE)
-            self._screen.say(f"{what.format(**entry)}: {entry['reason']}", entry["time"])
+            what = {"promoted": "policy-v{version} is live", "requested": "{actor}"}.get(entry.event, CHANGE)
+            self._screen.say(f"{what.format(**dict(entry))}: {entry.reason}", entry.time)
         self._told_entries = len(entries)
         windows = self.windows()
         for window in windows[self._told_windows :]:
@@ -130,18 +131,17 @@ class WatchedDaemon:
         return status
 
     def status(self) -> StatusView:
-        return StatusView.model_validate(self.client.get("/reheatd/v1/status"))
+        return self.client.status()
 
     def jobs(self) -> list[Job]:
         """All jobs, oldest first."""
-        jobs = (Job.model_validate(job) for job in self.client.get("/reheatd/v1/jobs")["jobs"])
-        return sorted(jobs, key=lambda job: job.created_at)
+        return sorted(self.client.jobs().jobs, key=lambda job: job.created_at)
 
-    def entries(self) -> list[dict[str, Any]]:
+    def entries(self) -> list[JournalEntry]:
         """The journal, oldest first."""
-        return self.client.get("/reheatd/v1/journal", last=1000)["entries"]
+        return self.client.journal(last=1000).entries
 
     def windows(self, version: int | None = None) -> list[Window]:
         """All entropy windows, or those of one version, oldest first."""
-        windows = map(Window.model_validate, self.client.get("/reheatd/v1/entropy", last=1000)["windows"])
+        windows = self.client.entropy(last=1000).windows
         return [window for window in windows if version is None or window.version == version]

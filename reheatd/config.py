@@ -6,7 +6,7 @@ command line. An unknown key or an unusable value raises a `ConfigError` that na
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError, model_validator
 from pydantic_settings import (
@@ -31,6 +31,7 @@ from reheatd.config_tables import (
     WorkersSection,
 )
 from reheatd.errors import ConfigError
+from reheatd.measures import BaselineOf
 from reheatd.options import (
     IDLE_CLIP,
     LORA_TARGETS,
@@ -43,10 +44,6 @@ from reheatd.options import (
 from reheatd.validation import first_problem, suggestion, unknown_names
 
 DEFAULT_CONFIG_FILE = "reheatd.toml"
-
-BaselineOf = Literal["policy", "reference", "given"]
-"""Whose entropy the baseline is: that of `policy.model` itself, that of `policy.reference`, or one that was given as
-`entropy.baseline_nats`."""
 
 
 class Settings(BaseSettings):

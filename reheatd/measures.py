@@ -1,8 +1,12 @@
 """The figures that are measured of a policy, each with its interval: the vocabulary that all parts share."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+BaselineOf = Literal["policy", "reference", "given"]
+"""Whose entropy the baseline is: that of `policy.model` itself, that of `policy.reference`, or one that was given as
+`entropy.baseline_nats`."""
 
 
 class Contract(BaseModel):

@@ -4,7 +4,7 @@ import threading
 import time
 from typing import Protocol
 
-from reheatd.entropy.live import LiveWindow
+from reheatd.entropy.windows import LiveWindow
 from reheatd.jobs.curves import CurveWriter
 from reheatd.jobs.rollout_length import RolloutLength
 

@@ -3,7 +3,7 @@
 import time
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from reheatd.measures import Accuracy, Contract, EntropyEstimate
 from reheatd.options import Remedy
@@ -23,6 +23,8 @@ class ProofItem(Contract):
 
 LINEAGE_FORMAT = 1
 """Changes when an earlier reheatd can no longer read `lineage.json`."""
+VersionState = Literal["candidate", "promoted", "retired", "rejected", "lost"]
+"""`lost` means that the files of a version are gone or damaged, so that it can only be deleted."""
 
 
 class Lineage(Contract):
@@ -60,3 +62,14 @@ class Lineage(Contract):
     signal_after: Signal | None = None
     proof: list[ProofItem] = Field(default_factory=list)
     created_at: float = Field(default_factory=time.time)
+
+
+class VersionInfo(BaseModel):
+    """A version as it is listed. Version 0, which is the bare base model, and lost versions have no lineage."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int
+    name: str
+    state: VersionState
+    lineage: Lineage | None

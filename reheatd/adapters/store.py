@@ -13,11 +13,11 @@ import shutil
 import sqlite3
 import time
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from reheatd.adapters.lineage import LINEAGE_FORMAT, Lineage
+from reheatd.adapters.lineage import LINEAGE_FORMAT, Lineage, VersionInfo, VersionState
 from reheatd.adapters.validate import CONFIG_FILE, WEIGHTS_FILE
 from reheatd.database import StateError, StateTooNewError, disk_explained
 from reheatd.errors import AdapterInvalidError, ConflictError, FilesUnreadableError, NotFoundError
@@ -31,8 +31,6 @@ MOMENTS_FILE = "adam_moments.safetensors"
 """Adam's moments at the end of the job of RL that made a version. The digest does not cover them, and nobody but the
 next job of RL needs them."""
 REPORT_FOLDER = "report"
-VersionState = Literal["candidate", "promoted", "retired", "rejected", "lost"]
-"""`lost` means that the files of a version are gone or damaged, so that it can only be deleted."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS adapter_versions (
@@ -46,17 +44,6 @@ CREATE TABLE IF NOT EXISTS adapter_promotions (
     version INTEGER NOT NULL
 );
 """
-
-
-class VersionInfo(BaseModel):
-    """A version as it is listed. Version 0, which is the bare base model, and lost versions have no lineage."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    version: int
-    name: str
-    state: VersionState
-    lineage: Lineage | None
 
 
 class _Stamp(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from reheatd.config_alerts import Severity
-from reheatd.control.ledger import JournalEntry
+from reheatd.control.journal import JournalEntry
 from reheatd.control.states import IDLE, State
 from reheatd.jobs.contracts import JobStatus
 from reheatd.measures import Contract

@@ -2,34 +2,15 @@
 
 import statistics
 
+from reheatd.api.schemas import LearningView
 from reheatd.config_tables import EntropySection
 from reheatd.entropy.learning import LearningSignal
-from reheatd.measures import Contract
 from reheatd.runlog.learning import learning_notes
 from reheatd.runlog.metric_names import Signal
 from reheatd.runlog.signals import Series, SignalFigures, Signals
 
 MOST_STEPS = 500
 """The newest steps of a run that notes and trends look at."""
-
-
-class LearningView(Contract):
-    """What the rollouts of RL taught in the present run. Numbers of groups are means per step."""
-
-    steps: int
-    """Steps of RL of the run so far, over all its jobs."""
-    groups: float
-    """Groups of rollouts that were sampled, over the newest `entropy.stall_steps` steps, as the next three."""
-    varied: float
-    """Groups whose rewards differ."""
-    all_fail: float
-    """Groups in which no rollout is rewarded."""
-    all_pass: float
-    """Groups in which every rollout is rewarded fully."""
-    trends: dict[str, SignalFigures]
-    """How `reward` and `grad_norm` began and ended."""
-    notes: list[str]
-    """What is worth knowing: a reward that has fallen, spikes of the gradient norm, problems that are too easy."""
 
 
 def learning_view(learning: LearningSignal, version: int, settings: EntropySection) -> LearningView | None:

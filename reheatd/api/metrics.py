@@ -11,7 +11,7 @@ from starlette.responses import Response
 from reheatd.api.schemas import StatusView
 from reheatd.control.states import State
 from reheatd.entropy.detector import Verdict
-from reheatd.entropy.live import LiveWindow
+from reheatd.entropy.windows import LiveWindow
 from reheatd.measures import EntropyEstimate
 from reheatd.names import version_name
 

@@ -13,6 +13,7 @@ from reheatd.api.schemas import (
     DeletedView,
     EntropyView,
     JobList,
+    JobPreview,
     JournalView,
     LiveView,
     PromotionView,
@@ -26,7 +27,7 @@ from reheatd.api.schemas import (
     VersionView,
 )
 from reheatd.control.retention import DiskLimitError
-from reheatd.entropy.series import Window
+from reheatd.entropy.windows import Window
 from reheatd.errors import (
     AdapterInvalidError,
     ArchiveInvalidError,
@@ -247,6 +248,15 @@ ADMIN: tuple[Operation, ...] = (
         (BadInputError, NotFoundError, QueueFullError),
         body=(ReheatRequest, RLRequest),
         links=JOB_LINKS,
+    ),
+    Operation(
+        "POST",
+        f"{PREFIX}/jobs/preview",
+        "preview_job",
+        "What a job would do and need that is asked for now; nothing is started.",
+        JobPreview,
+        errors=(BadInputError, NotFoundError, ConflictError),
+        body=(ReheatRequest, RLRequest),
     ),
     Operation("GET", f"{PREFIX}/jobs", "jobs", "All jobs.", JobList),
     Operation("GET", f"{PREFIX}/jobs/{{job_id}}", "job", "One job.", Job, errors=(NotFoundError,), parameters=(JOB,)),

@@ -15,7 +15,8 @@ from starlette.routing import Route
 from reheatd.access.caller import caller_of
 from reheatd.adapters.archive import pack
 from reheatd.adapters.exporting import export_files
-from reheatd.adapters.store import AdapterStore, VersionInfo
+from reheatd.adapters.lineage import VersionInfo
+from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapResult
 from reheatd.api import parameters
 from reheatd.api.context import ApiContext
@@ -23,6 +24,7 @@ from reheatd.api.event_stream import EventStream
 from reheatd.api.metrics import metrics_answer
 from reheatd.api.openapi import openapi
 from reheatd.api.operations import PREFIX
+from reheatd.api.preview import job_preview
 from reheatd.api.schemas import (
     AdapterList,
     CurvesView,
@@ -77,6 +79,7 @@ def api_routes(context: ApiContext) -> list[Route]:
         Route(f"{PREFIX}/adapters/{{version}}/files", api.export_adapter, methods=["GET"]),
         Route(f"{PREFIX}/adapters/{{version}}/promote", api.promote, methods=["POST"]),
         Route(f"{PREFIX}/jobs", api.submit_job, methods=["POST"]),
+        Route(f"{PREFIX}/jobs/preview", api.preview_job, methods=["POST"]),
         Route(f"{PREFIX}/jobs", api.jobs, methods=["GET"]),
         Route(job, api.job, methods=["GET"]),
         Route(f"{job}/curves", api.curves, methods=["GET"]),
@@ -196,6 +199,9 @@ class Api:
         job = self._controller.submit(parse_request(parse_body(await request.body())))
         self._context.ledger.requested(f"{job.job_id} submitted", job_id=job.job_id)
         return _answer(job, 202)
+
+    async def preview_job(self, request: Request) -> Response:
+        return _answer(await job_preview(self._context, parse_request(parse_body(await request.body()))))
 
     async def jobs(self, request: Request) -> Response:
         try:

@@ -5,23 +5,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, RootModel
 
-from reheatd.adapters.store import VersionInfo
-from reheatd.api.learning import LearningView
-from reheatd.config import BaselineOf
-from reheatd.control.events import Event
-from reheatd.control.ledger import JournalEntry
-from reheatd.control.pauses import Pause
+from reheatd.adapters.lineage import VersionInfo
+from reheatd.control.event_kinds import Event
+from reheatd.control.journal import JournalEntry, Pause
 from reheatd.control.states import State
 from reheatd.entropy.detector import Verdict
-from reheatd.entropy.live import LiveWindow
-from reheatd.entropy.monitor import MeasurementProgress
-from reheatd.entropy.series import Window
-from reheatd.jobs.contracts import Job
+from reheatd.entropy.windows import LiveWindow, MeasurementProgress, Window
+from reheatd.jobs.contracts import Job, TrainingSpec
 from reheatd.jobs.curves import CurvePoint
 from reheatd.jobs.dead_letters import DeadLetter
 from reheatd.jobs.report import JobReport
 from reheatd.jobs.rollouts import RolloutRow
-from reheatd.measures import Contract, EntropyEstimate
+from reheatd.measures import BaselineOf, Contract, EntropyEstimate
+from reheatd.runlog.signals import SignalFigures
 from reheatd.signal import Reach
 
 
@@ -47,6 +43,49 @@ class VersionView(VersionInfo):
     an earlier reheatd, of which there are only the files in `report_dir`."""
     report_dir: Path | None
     """Folder of the report and its plots, on the daemon's machine."""
+
+
+class LearningView(Contract):
+    """What the rollouts of RL taught in the present run. Numbers of groups are means per step."""
+
+    steps: int
+    """Steps of RL of the run so far, over all its jobs."""
+    groups: float
+    """Groups of rollouts that were sampled, over the newest `entropy.stall_steps` steps, as the next three."""
+    varied: float
+    """Groups whose rewards differ."""
+    all_fail: float
+    """Groups in which no rollout is rewarded."""
+    all_pass: float
+    """Groups in which every rollout is rewarded fully."""
+    trends: dict[str, SignalFigures]
+    """How `reward` and `grad_norm` began and ended."""
+    notes: list[str]
+    """What is worth knowing: a reward that has fallen, spikes of the gradient norm, problems that are too easy."""
+
+
+class ThresholdsView(Contract):
+    """Entropies between the verdicts on the promoted version, in nats per token."""
+
+    collapsed: float
+    """Below this a policy has collapsed."""
+    warning: float
+    """Below this a policy gets a warning."""
+    too_hot: float | None
+    """Above this entropy has run away; None where nothing is known of the run."""
+    target: float
+    """To this a reheat leads back."""
+    because: str
+    """The rule that `collapsed` comes from."""
+
+
+class Intention(Contract):
+    """Something that the daemon will do by itself."""
+
+    what: str
+    """What it will do, e.g. `start rl-4f2a1c3d`."""
+    at: float | None = None
+    """When, in seconds since the epoch; None if that depends on what happens before."""
 
 
 class PartHealth(Contract):
@@ -100,6 +139,12 @@ class StatusView(Contract):
     """The base that the policy was trained from, as it is configured."""
     ratio: float | None
     """The entropy as a share of the baseline."""
+    thresholds: ThresholdsView | None = None
+    """None until the baseline is known."""
+    reason: str = ""
+    """One sentence that says why the verdict is what it is."""
+    next: list[Intention] = Field(default_factory=list)
+    """What the daemon will do next by itself, and what waits for a person."""
     measuring: MeasurementProgress | None
     """The measurement of entropy that is under way: of the promoted version, the baseline or a job's candidate."""
     problem: str | None
@@ -199,6 +244,46 @@ class JobList(Contract):
     """The jobs, oldest first."""
     dead_letters: list[DeadLetter] | None = None
     """Messages to workers that no worker could handle, oldest first; None if the broker cannot be reached."""
+
+
+class JobPlan(Contract):
+    """What a job needs of the daemon's machine, by the arithmetic of `reheatd plan`. Sizes are in bytes."""
+
+    device: Literal["cpu", "cuda"]
+    device_bytes: int
+    """Memory of each GPU, or of the machine if it has none."""
+    engine_bytes: int
+    """Memory of an engine on each of its devices, with its KV cache."""
+    worker_bytes: int
+    kv_tokens: int
+    """Tokens that the KV cache of an engine holds."""
+    tokens_at_once: int
+    """Tokens that go through the policy together in training."""
+    checkpointed: bool
+    """Whether training keeps only the borders of layers, and computes what is between them again."""
+    prompt_tokens: int
+    """Tokens of the longest prompts, as they are assumed."""
+    answer_tokens: int
+    """Tokens of the longest answers."""
+    answer_tokens_assumed: bool
+    """Whether the length of answers is still to be found."""
+    step_s: float | None
+    """Seconds of a step of RL; None where the machine's speed is not known, and for a reheat."""
+
+
+class JobPreview(Contract):
+    """The answer of `POST /reheatd/v1/jobs/preview`: the job that the same request would start now."""
+
+    spec: TrainingSpec = Field(discriminator="kind")
+    """Everything that the worker would be told, with all options."""
+    steps: int
+    """Largest number of steps."""
+    jobs_before: int
+    """Jobs that run or wait before it."""
+    plan: JobPlan | None
+    """What it needs; None if that cannot be computed."""
+    plan_problem: str | None
+    """Why there is no plan, or why the job does not fit."""
 
 
 class CurvesView(Contract):

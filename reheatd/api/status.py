@@ -2,10 +2,21 @@
 
 import asyncio
 import time
+from dataclasses import asdict
 
 from reheatd.api.context import ApiContext
-from reheatd.api.learning import LearningView, learning_view
-from reheatd.api.schemas import EngineHealth, PartHealth, PromotedVersion, RequestTotals, StatusView, WorkersHealth
+from reheatd.api.learning import learning_view
+from reheatd.api.outlook import intentions, reason
+from reheatd.api.schemas import (
+    EngineHealth,
+    LearningView,
+    PartHealth,
+    PromotedVersion,
+    RequestTotals,
+    StatusView,
+    ThresholdsView,
+    WorkersHealth,
+)
 from reheatd.engine.pool import Replica
 from reheatd.names import version_name
 from reheatd.process.broker import BrokerError
@@ -20,7 +31,11 @@ async def status_view(context: ApiContext) -> StatusView:
     controller = context.controller
     version = context.versions.promoted()
     windows = context.series.last(1, version)
-    waiting = controller.waiting()
+    job, waiting, pauses = controller.current_job, controller.waiting(), controller.pauses
+    learning = learning_of(context)
+    window = windows[0] if windows else None
+    thresholds = context.monitor.thresholds
+    limits = None if thresholds is None else ThresholdsView(**asdict(thresholds))
     engines = await asyncio.gather(*(_engine(replica) for replica in context.pool.replicas))
     return StatusView(
         readiness=context.readiness(),
@@ -29,19 +44,22 @@ async def status_view(context: ApiContext) -> StatusView:
         policy=context.settings.policy.model,
         promoted=PromotedVersion(version=version, name=version_name(version)),
         verdict=context.monitor.verdict,
-        entropy=windows[0].estimate if windows else None,
+        entropy=window and window.estimate,
         baseline=context.monitor.baseline,
         baseline_of=context.settings.baseline_of,
         reference=context.settings.policy.reference,
-        ratio=windows[0].ratio if windows else None,
+        ratio=window and window.ratio,
+        thresholds=limits,
+        reason=reason(context.monitor.verdict, window, limits, learning),
+        next=intentions(context, job, waiting, pauses),
         measuring=context.monitor.progress,
         problem=context.monitor.problem,
-        job=controller.current_job,
+        job=job,
         queued=len(waiting),
         waiting=waiting,
         cooldown_remaining_s=controller.cooldown_remaining_s,
-        paused=controller.pauses,
-        learning=learning_of(context),
+        paused=pauses,
+        learning=learning,
         reach=_reach(context, version),
         uptime_s=time.monotonic() - context.started_at,
         engines=engines,

@@ -9,15 +9,16 @@ from reheatd.adapters.swap import SwapResult
 from reheatd.control.dependencies import Dependencies
 from reheatd.control.import_runner import ImportRunner, remove_import, remove_leftovers
 from reheatd.control.initiative import Initiative
-from reheatd.control.pauses import Pause
+from reheatd.control.journal import Pause
 from reheatd.control.retention import Retention
 from reheatd.control.runner import JobRunner
+from reheatd.control.specifying import preview
 from reheatd.control.specs import check_collapsed, check_request
 from reheatd.control.states import IDLE, State, idle_state
 from reheatd.database import StateError
-from reheatd.entropy.series import Window
+from reheatd.entropy.windows import Window
 from reheatd.errors import ConflictError, JobWaitsError, QueueFullError
-from reheatd.jobs.contracts import Job, JobRequest, JobStatus, ReheatRequest
+from reheatd.jobs.contracts import Job, JobRequest, JobStatus, ReheatRequest, TrainingRequest, TrainingSpec
 from reheatd.jobs.store import JobRecord
 from reheatd.names import version_name
 
@@ -107,24 +108,22 @@ class Controller:
             NotFoundError: There is no version that the request names.
             QueueFullError: `control.max_queued` jobs are waiting already.
         """
-        monitor = self._dependencies.monitor
-        baseline = monitor.baseline
-        check_request(
-            request,
-            self._dependencies.settings,
-            vocabulary=self._dependencies.policy.vocabulary,
-            baseline=baseline and baseline.mean,
-            default_target=monitor.thresholds and monitor.thresholds.target,
-        )
-        if isinstance(request, ReheatRequest) and request.towards:
-            self._dependencies.versions.get(request.towards)
-        promoted = self._dependencies.swaps.promoted
-        check_collapsed(request, monitor.verdict, monitor.latest_estimate(promoted), monitor.thresholds)
+        self._check(request)
         self.check_queue()
-        parent = 0 if request.kind == "import" else promoted
+        parent = 0 if request.kind == "import" else self._dependencies.swaps.promoted
         record = self._ledger.create(request, "manual", JobStatus.QUEUED, parent, job_id=job_id)
         self._wake.set()
         return record.job
+
+    async def preview(self, request: TrainingRequest) -> TrainingSpec:
+        """The specification of the job that `submit` would queue, if it started now. Nothing is started.
+
+        Raises:
+            ConflictError: The daemon has not measured yet what a job needs.
+            BadInputError, NotFoundError: As for `submit`.
+        """
+        self._check(request)
+        return await preview(self._dependencies, request)
 
     def validate(self, adapter: Path) -> None:
         """Checks that the adapter in a folder fits the policy; call it in a thread.
@@ -331,6 +330,23 @@ class Controller:
         self._dependencies.monitor.trigger()
         self._wake.set()
         return swapped
+
+    def _check(self, request: JobRequest) -> None:
+        """Checks a user's request; raises as `submit`, but for the queue."""
+        monitor = self._dependencies.monitor
+        baseline = monitor.baseline
+        check_request(
+            request,
+            self._dependencies.settings,
+            vocabulary=self._dependencies.policy.vocabulary,
+            baseline=baseline and baseline.mean,
+            default_target=monitor.thresholds and monitor.thresholds.target,
+        )
+        if isinstance(request, ReheatRequest) and request.towards:
+            self._dependencies.versions.get(request.towards)
+        check_collapsed(
+            request, monitor.verdict, monitor.latest_estimate(self._dependencies.swaps.promoted), monitor.thresholds
+        )
 
     def _record_promotion(self) -> None:
         """Records the promotion after which the daemon ended before it could; a job records its own."""

@@ -7,17 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from reheatd.adapters.lineage import Lineage
-from reheatd.adapters.store import VersionInfo, VersionState
+from reheatd.adapters.lineage import Lineage, VersionInfo, VersionState
 from reheatd.adapters.swap import SwapResult
 from reheatd.config import Settings
 from reheatd.control.ledger import Ledger
 from reheatd.control.rollout_lengths import RolloutLengths
 from reheatd.entropy.detector import Verdict
 from reheatd.entropy.learning import LearningSignal
-from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.regime import Thresholds
+from reheatd.entropy.windows import LiveWindow
 from reheatd.jobs.contracts import ImportSpec, JobEvent, TrainingSpec
 from reheatd.measures import EntropyEstimate
 from reheatd.options import ProbeOptions
@@ -61,6 +60,8 @@ class Monitor(Protocol):
 
     @property
     def baseline(self) -> EntropyEstimate | None: ...
+    @property
+    def max_tokens(self) -> int | None: ...
     @property
     def verdict(self) -> Verdict | None: ...
     @property

@@ -14,16 +14,25 @@ import logging
 from collections import deque
 from collections.abc import Callable, Hashable
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
-from reheatd.control.ledger import JournalEntry, Ledger
+from reheatd.control.event_kinds import (
+    EntryAdded,
+    Event,
+    EventsMissed,
+    JobChanged,
+    LiveWindowClosed,
+    VerdictChanged,
+    WindowMeasured,
+)
+from reheatd.control.journal import JournalEntry
+from reheatd.control.ledger import Ledger
 from reheatd.database import StateError
 from reheatd.entropy.detector import Verdict
 from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.series import Window
 from reheatd.errors import BadInputError, NotFoundError, RateLimitError
 from reheatd.jobs.contracts import Job
-from reheatd.measures import Contract
 
 logger = logging.getLogger(__name__)
 
@@ -31,53 +40,6 @@ MOST_SUBSCRIPTIONS = 64
 MOST_PENDING = 256
 """Events, besides entries of the journal, that wait for a slow follower."""
 
-
-class EntryAdded(Contract):
-    """The journal has a new entry."""
-
-    kind: Literal["journal"] = "journal"
-    entry: JournalEntry
-
-
-class JobChanged(Contract):
-    """A job is new, or its status or progress changed. Of changes that come fast, the newest is told."""
-
-    kind: Literal["job"] = "job"
-    job: Job
-
-
-class WindowMeasured(Contract):
-    """A window of the daemon's own entropy measurement was recorded."""
-
-    kind: Literal["window"] = "window"
-    window: Window
-
-
-class LiveWindowClosed(Contract):
-    """A window of the entropy of what the policy really decodes was recorded."""
-
-    kind: Literal["live_window"] = "live_window"
-    window: LiveWindow
-
-
-class VerdictChanged(Contract):
-    """The verdict on the promoted version changed, or another version is promoted."""
-
-    kind: Literal["verdict"] = "verdict"
-    version: int
-    """The promoted version."""
-    verdict: Verdict | None
-    """None until a window of this version has been recorded."""
-
-
-class EventsMissed(Contract):
-    """This follower was too slow, so that events were left out. None of them was an entry of the journal."""
-
-    kind: Literal["missed"] = "missed"
-    count: int
-
-
-Event = EntryAdded | JobChanged | WindowMeasured | LiveWindowClosed | VerdictChanged | EventsMissed
 
 JOURNAL = "journal"
 """Key of the note that the journal has entries that a follower has not read."""

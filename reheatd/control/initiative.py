@@ -5,8 +5,9 @@ import time
 
 from reheatd.config_tables import ControlSection
 from reheatd.control.dependencies import Dependencies
+from reheatd.control.journal import Pause
 from reheatd.control.ledger import ANSWERS, Ledger
-from reheatd.control.pauses import Pause, brought_nothing, paused_reheats, paused_rounds
+from reheatd.control.pauses import brought_nothing, paused_reheats, paused_rounds
 from reheatd.control.states import State, idle_state
 from reheatd.jobs.contracts import JobRequest, JobStatus, ReheatRequest, RLRequest, Trigger
 from reheatd.jobs.store import JobRecord

@@ -9,13 +9,12 @@ import secrets
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Literal
 
 from reheatd.access.caller import ACTOR
+from reheatd.control.journal import JournalEntry
 from reheatd.control.states import State, check_status, check_transition
 from reheatd.jobs.contracts import Job, JobRequest, JobStatus, Trigger
 from reheatd.jobs.store import ACTIVE, JobRecord, JobStore
-from reheatd.measures import Contract
 
 ANSWERS: tuple[Trigger, ...] = ("collapse", "stall", "run_away")
 """Triggers of the jobs with which the daemon answers a verdict."""
@@ -39,28 +38,6 @@ TICK_S = 1e-3
 """Least time between an entry of the journal and what comes after it, in seconds."""
 ENTRIES_AT_ONCE = 50
 """Entries that are read before other tasks have their turn."""
-
-
-class JournalEntry(Contract):
-    """One entry of the journal.
-
-    A `promoted` event says that `policy` means `version` from `time` on, a `resumed` event that somebody has looked at
-    what was paused, and a `requested` event that somebody did what `reason` says; none of them changes the state.
-    """
-
-    id: int
-    time: float
-    """Seconds since the epoch."""
-    event: Literal["transition", "promoted", "resumed", "requested"]
-    from_state: State
-    to_state: State
-    reason: str
-    job_id: str | None
-    version: int | None
-    """For a transition, the version that was served at that moment or that a job made; for a promotion, the new one."""
-    actor: str | None = None
-    """Name of the API key with which somebody asked for this, or `local` if no key was needed; None if the daemon
-    decided it."""
 
 
 class Ledger:

@@ -7,25 +7,15 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
+from reheatd.control.journal import Pause
 from reheatd.control.ledger import ANSWERS, Ledger
 from reheatd.jobs.contracts import JobStatus, Trigger
 from reheatd.jobs.store import JobRecord
-from reheatd.measures import Contract
 
 REPEATS = 2
 """Jobs in a row that end in the same way before no further one is started."""
 FIGURES = re.compile(r"[a-z]+-[0-9a-f]{8}|\d+(\.\d+)?")
 """What differs between two errors of the same kind: ids of jobs, and numbers."""
-
-
-class Pause(Contract):
-    """Jobs that the daemon does not start by itself any more until somebody resumes."""
-
-    what: Literal["reheats", "rounds"]
-    """Jobs that answer a verdict, or rounds of continuous RL."""
-    since: float
-    """Seconds since the epoch."""
-    why: str
 
 
 def brought_nothing(record: JobRecord) -> bool:

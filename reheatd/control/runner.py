@@ -6,7 +6,6 @@ Every step can be repeated. After a restart of the daemon, a runner continues th
 import asyncio
 import logging
 import time
-from pathlib import Path
 from typing import TypeVar
 
 from reheatd.adapters.unchanged import is_unchanged
@@ -17,7 +16,8 @@ from reheatd.control.ledger import ANSWERS
 from reheatd.control.promotion import Promotion
 from reheatd.control.publication import publish
 from reheatd.control.rollout_adapters import RolloutAdapters
-from reheatd.control.specs import build_spec, check_collapsed, lineage_fields, merged
+from reheatd.control.specifying import specify
+from reheatd.control.specs import check_collapsed, lineage_fields
 from reheatd.control.states import State, idle_state
 from reheatd.control.training import Training
 from reheatd.control.waiting import GateFailed, JobStopped, retry_while_unreachable, stop_if, unless_cancelled, warned
@@ -32,7 +32,6 @@ from reheatd.jobs.contracts import (
     ImportSpec,
     JobResult,
     JobStatus,
-    ReheatRequest,
     ReheatSpec,
     RLRequest,
     TrainingSpec,
@@ -129,24 +128,7 @@ class JobRunner:
         monitor = dependencies.monitor
         # The policy may have been reheated while the job waited.
         check_collapsed(job.request, monitor.verdict, monitor.latest_estimate(parent), monitor.thresholds)
-        spec = build_spec(
-            job.request,
-            dependencies.settings,
-            dependencies.policy,
-            job_id=job.job_id,
-            gateway_url=dependencies.gateway_url,
-            parent_version=parent,
-            parent_adapter=dependencies.versions.path(parent) if parent else None,
-            probes=probes,
-            baseline=baseline.mean,
-            default_target=_present(dependencies.monitor.thresholds, "baseline", self.record).target,
-            length=dependencies.lengths.known(dependencies.settings.task, probes.digest),
-            towards_adapter=self._towards(),
-            verdict=monitor.verdict,
-            parent_entropy=dependencies.monitor.latest_estimate(parent),
-            parent_lineage=dependencies.versions.get(parent).lineage,
-            places=self._ledger.jobs.data_places(),
-        )
+        spec = specify(dependencies, job.request, job_id=job.job_id, probes=probes, baseline=baseline)
         spec.output_dir.mkdir(parents=True, exist_ok=True)
         self.record.spec = spec
         job.parent_version = parent
@@ -154,12 +136,6 @@ class JobRunner:
         state = State.REHEATING if job.kind == "reheat" else State.CONTINUING_RL
         why = f"{job.job_id} ({job.trigger}) dispatched from {version_name(parent)}"
         self._ledger.advance(self.record, JobStatus.RUNNING, state, why)
-
-    def _towards(self) -> Path | None:
-        """Folder of the version that a reheat interpolates towards; None for the base."""
-        request, configured = self.record.job.request, self._dependencies.settings.reheat
-        version = merged(configured, request).towards if isinstance(request, ReheatRequest) else None
-        return self._dependencies.versions.path(version) if version else None
 
     async def _probe_options(self) -> ProbeOptions:
         """How the job measures entropy, which takes a measurement if the length of answers is still unknown."""

@@ -15,13 +15,11 @@ import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
-from typing import Literal, NamedTuple
-
-from pydantic import Field
+from typing import NamedTuple
 
 from reheatd.database import StateError, newest, readable
+from reheatd.entropy.windows import LiveWindow, MeasuredBy
 from reheatd.errors import ConfigError
-from reheatd.measures import Contract, EntropyEstimate, PositionMean
 from reheatd.tap.moments import Moments
 from reheatd.tap.seal import Opener
 from reheatd.tap.wire import TapTotals
@@ -46,29 +44,6 @@ CREATE TABLE IF NOT EXISTS live_sums (
 KEEP_SUMS_S = 86_400.0
 COMPLAIN_EVERY_S = 60.0
 """Least time between two log lines about dropped datagrams, which anybody may send in any number, in seconds."""
-
-
-MeasuredBy = Literal["tap", "control_variate", "monte_carlo", "plug_in"]
-"""How entropy was measured. `tap`: exactly, in the engine. `control_variate`: without bias, from the top-k logprobs of
-tokens drawn at temperature 1. `monte_carlo`: without bias, from the logprobs of such tokens alone. `plug_in`: with a
-model of the tail, within deterministic bounds, because the tokens were drawn in another way."""
-
-
-class LiveWindow(Contract):
-    """Entropy of the tokens that were decoded for one version and source, in nats per token, at temperature 1."""
-
-    time: float = Field(default_factory=time.time)
-    version: str
-    """Name of the version, or of the job for rollouts."""
-    source: str
-    """Who asked: clients (`live`), the daemon's own windows (`probe`) or a training job (`rollout`)."""
-    measured_by: MeasuredBy
-    estimate: EntropyEstimate
-    by_position: list[PositionMean]
-    parent: int | None = None
-    """Version that the job started from; known of rollouts that the job measured itself."""
-    step: int | None = None
-    """Optimiser steps that the job's student had taken; known like `parent`."""
 
 
 class LiveSeries:

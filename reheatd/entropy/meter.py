@@ -22,8 +22,9 @@ from reheatd.entropy.estimators import (
     estimate_tokens,
 )
 from reheatd.entropy.probes import ProbeSet
+from reheatd.entropy.windows import WindowFigures
 from reheatd.errors import BadInputError, EngineError
-from reheatd.measures import Contract, EntropyEstimate, PositionMean
+from reheatd.measures import PositionMean
 from reheatd.tap.moments import Moments
 
 
@@ -40,29 +41,6 @@ class Sampler(Protocol):
         top_k: int,
         seed: int | None,
     ) -> list[Sample]: ...
-
-
-class WindowFigures(Contract):
-    """Figures of one window, for which every probe was sampled once from one model. Entropies are in nats per token."""
-
-    model: str
-    """The pinned name that was sampled."""
-    seed: int
-    seconds: float
-    """How long the measurement took."""
-    estimate: EntropyEstimate
-    """The control variate's estimate, on which all decisions are based."""
-    monte_carlo: EntropyEstimate
-    truncated: EntropyEstimate
-    """The estimate from the top k alone, which is too low."""
-    lower: float
-    """Mean of the deterministic lower bounds on the visited states."""
-    upper: float | None
-    """Mean of the deterministic upper bounds; None if the vocabulary's size is not known."""
-    distinct: float
-    """Share of distinct answers among the samples."""
-    by_position: list[PositionMean] = Field(default_factory=list)
-    """The estimate by position in the answer. Empty in a window of reheatd 0.1."""
 
 
 class Measurement(WindowFigures):

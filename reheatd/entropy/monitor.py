@@ -11,11 +11,12 @@ from reheatd.config_tables import EntropySection
 from reheatd.database import StateError
 from reheatd.entropy.answer_length import AnswerLength
 from reheatd.entropy.detector import CollapseDetector, Origin, Verdict, with_signal
-from reheatd.entropy.meter import EntropyMeter, Measurement, WindowFigures
+from reheatd.entropy.meter import EntropyMeter, Measurement
 from reheatd.entropy.regime import Run, Thresholds
-from reheatd.entropy.series import EntropySeries, Source, Window
+from reheatd.entropy.series import EntropySeries
+from reheatd.entropy.windows import MeasurementProgress, Source, Window, WindowFigures
 from reheatd.errors import BadInputError, ConflictError, EngineError, NotFoundError
-from reheatd.measures import Contract, EntropyEstimate
+from reheatd.measures import EntropyEstimate
 from reheatd.names import BASE_MODEL_NAME
 from reheatd.options import ProbeOptions, WindowOptions
 
@@ -25,16 +26,6 @@ logger = logging.getLogger(__name__)
 
 PACE_WINDOWS = 10
 """Number of recent windows from which the cost of a window is taken."""
-
-
-class MeasurementProgress(Contract):
-    """The progress of a measurement."""
-
-    model: str
-    done: int
-    """Number of probes that are answered."""
-    of: int
-    """Number of probes in all."""
 
 
 class OutdatedWindowError(ConflictError):
@@ -100,6 +91,8 @@ class EntropyMonitor:
         """Progress of the present measurement; None if none is under way."""
         self.problem: str | None = None
         """Why the newest scheduled window failed; None if it did not."""
+        self.next_at: float | None = None
+        """When the next window is due, in seconds since the epoch; None while one is measured or none is planned."""
 
     @property
     def baseline(self) -> EntropyEstimate | None:
@@ -275,11 +268,15 @@ class EntropyMonitor:
             source = await self._next_occasion()
 
     async def _next_occasion(self) -> Source:
+        pause_s = self._pause_s()
+        self.next_at = time.time() + pause_s
         try:
-            async with asyncio.timeout(self._pause_s()):
+            async with asyncio.timeout(pause_s):
                 await self._wake.wait()
         except TimeoutError:
             return "schedule"
+        finally:
+            self.next_at = None
         self._wake.clear()
         return self._wake_source
 

@@ -5,15 +5,13 @@ import json
 import sqlite3
 import time
 from collections.abc import AsyncIterator
-from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
 from reheatd.database import newest, readable
-from reheatd.entropy.detector import DetectorState, Verdict
+from reheatd.entropy.detector import DetectorState
 from reheatd.entropy.estimators import TailMoments
-from reheatd.entropy.meter import WindowFigures
+from reheatd.entropy.windows import Window
 from reheatd.measures import EntropyEstimate
 
 TABLES = """
@@ -33,26 +31,6 @@ CREATE TABLE IF NOT EXISTS entropy_lengths (key TEXT PRIMARY KEY, time REAL NOT 
 
 WINDOW_FORMAT = 2
 """Changes with the fields of a stored window; windows of other formats belong to other series."""
-
-Source = Literal["schedule", "trigger", "confirm", "gate"]
-"""Why a window was measured: it was due (`schedule`), a swap or a user asked for it (`trigger`), the window before was
-low (`confirm`), or the version had to pass its gates before it was promoted (`gate`)."""
-
-
-class Window(WindowFigures):
-    """One measurement of a promoted version on the probes, with its verdict. Entropies are in nats per token."""
-
-    time: float = Field(default_factory=time.time)
-    version: int
-    source: Source
-    verdict: Verdict
-    detector: DetectorState
-    """The detector's state after this window."""
-    baseline: float
-    ratio: float
-    """The estimate as a share of the baseline."""
-    threshold: float
-    """Entropy below which the policy has collapsed."""
 
 
 def series_key(

@@ -25,7 +25,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from reheatd.broker_url import parse_broker_url
-from reheatd.entropy.live import LiveWindow
+from reheatd.entropy.windows import LiveWindow
 from reheatd.errors import WorkerIncompatibleError
 from reheatd.jobs.contracts import ImportResult, JobEvent, JobResult
 from reheatd.jobs.dead_letters import bury

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from reheatd.adapters.lineage import ProofItem
-from reheatd.entropy.live import LiveWindow
+from reheatd.entropy.windows import LiveWindow
 from reheatd.errors import BadInputError
 from reheatd.jobs.curves import CURVES_FILE
 from reheatd.jobs.rollout_length import RolloutLength

@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Iterable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from pydantic import Field, ValidationError
-from redis import Redis
 
 from reheatd.jobs.keys import DEAD_LETTERS_KEY
 from reheatd.measures import Contract
+
+if TYPE_CHECKING:  # a client of the API reads letters without a broker
+    from redis import Redis
 
 KEPT = 100
 """Number of dead letters that are kept; older ones are dropped."""
@@ -31,7 +33,7 @@ class DeadLetter(Contract):
     """One line."""
 
 
-def bury(redis: Redis, *, worker: str, message_id: object, task: object, reason: str) -> None:
+def bury(redis: "Redis", *, worker: str, message_id: object, task: object, reason: str) -> None:
     """Puts a message on the list of dead letters.
 
     Args:

@@ -8,7 +8,6 @@ the first job begins. The quarter is for a policy that learns to write longer.
 import math
 from collections.abc import Sequence
 
-import numpy as np
 from pydantic import Field
 
 from reheatd.errors import BadInputError
@@ -51,7 +50,7 @@ class RolloutLength(Contract):
         if unended > (1 - ENDED) * len(lengths):
             tokens = room
         else:
-            typical = float(np.quantile(lengths, ENDED, method="higher"))
+            typical = sorted(lengths)[math.ceil(ENDED * (len(lengths) - 1))]
             tokens = min(room, max(LEAST_TOKENS, MULTIPLE * math.ceil(MARGIN * typical / MULTIPLE)))
         return cls(tokens=tokens, max_model_len=max_model_len, answers=len(lengths), unended=unended)
 

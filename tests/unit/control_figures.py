@@ -3,7 +3,7 @@
 import numpy as np
 
 from reheatd.entropy.detector import DetectorState, Verdict
-from reheatd.entropy.series import Window
+from reheatd.entropy.windows import Window
 from reheatd.measures import Accuracy, EntropyEstimate, PassRate
 from reheatd.names import model_name
 

@@ -19,9 +19,9 @@ from reheatd.database import connect
 from reheatd.entropy.detector import Verdict
 from reheatd.entropy.estimators import SequenceTotals, TailMoments
 from reheatd.entropy.learning import LearningSignal
-from reheatd.entropy.live import LiveWindow
 from reheatd.entropy.meter import Measurement
 from reheatd.entropy.regime import Thresholds
+from reheatd.entropy.windows import LiveWindow
 from reheatd.errors import ConflictError, ReheatdError, WorkerLostError
 from reheatd.jobs.contracts import (
     ImportSpec,
@@ -115,6 +115,7 @@ class FakeMonitor:
 
     def __init__(self) -> None:
         self.verdict: Verdict | None = None
+        self.max_tokens: int | None = 64
         self.is_undecided = False
         self.entropies: dict[str, EntropyEstimate] = {}
         self.failures: list[ReheatdError] = []

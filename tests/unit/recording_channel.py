@@ -1,6 +1,6 @@
 """A channel between worker and daemon that keeps what is sent."""
 
-from reheatd.entropy.live import LiveWindow
+from reheatd.entropy.windows import LiveWindow
 from reheatd.jobs.rollout_length import RolloutLength
 
 

@@ -1,6 +1,7 @@
 """The ports of the server: TLS by certificate files, and administration on a port of its own."""
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,14 @@ from typing import Any
 import pytest
 from starlette.routing import Route
 
-from cli.client import DaemonClient
 from reheatd.access.cross_site import origins_of
 from reheatd.access.guard import Access
 from reheatd.access.keys import KeyRing, KeyStore
 from reheatd.access.quotas import Quotas
 from reheatd.access.tls import checked_certificate
 from reheatd.api.server import Doors
+from reheatd.client import Client
+from reheatd.client.requests import Request
 from reheatd.config_server import ServerSection
 from reheatd.engine.client import EngineClient
 from reheatd.errors import AuthenticationError, BadInputError, DaemonUnreachableError, EngineError, NotFoundError
@@ -58,7 +60,7 @@ def served(
 
 
 async def get(url: str, path: str) -> Any:
-    return await asyncio.to_thread(lambda: DaemonClient(url).get(path))
+    return await asyncio.to_thread(lambda: Client(url).send(Request("GET", path, json.loads)))
 
 
 def test_administration_on_its_own_port_is_not_on_the_clients_port(

@@ -8,7 +8,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read
 
 from reheatd.entropy.estimators import TailMoments
-from reheatd.entropy.live import LiveWindow
+from reheatd.entropy.windows import LiveWindow
 from reheatd.jobs.contracts import RLRequest
 from reheatd.metrics.swaps import SwapMetrics
 from reheatd.metrics.traffic import Traffic

@@ -29,9 +29,10 @@ from reheatd.api.schemas import (
 from reheatd.control.imports import Imports
 from reheatd.engine.slots import AdapterSlots
 from reheatd.entropy.estimators import TailMoments
-from reheatd.entropy.live import LiveSeries, LiveWindow
-from reheatd.entropy.monitor import EntropyMonitor, MeasurementProgress
-from reheatd.entropy.series import EntropySeries, Window
+from reheatd.entropy.live import LiveSeries
+from reheatd.entropy.monitor import EntropyMonitor
+from reheatd.entropy.series import EntropySeries
+from reheatd.entropy.windows import LiveWindow, MeasurementProgress, Window
 from reheatd.gateway.app import RequestCounts
 from reheatd.jobs.contracts import Job, JobEvent, JobStatus
 from reheatd.jobs.curves import CurveWriter
@@ -99,6 +100,7 @@ class _Monitor:
     max_tokens = 64
     progress = MeasurementProgress(model="policy-v0", done=12, of=40)
     problem = "the model has no chat template"
+    next_at = None
 
     def __init__(self, world: ApiWorld) -> None:
         self._world = world

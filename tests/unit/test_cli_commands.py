@@ -21,8 +21,7 @@ from rich.text import Text
 from cli import doctor, render
 from cli.main import main
 from reheatd.adapters.lineage import Lineage
-from reheatd.api.learning import LearningView
-from reheatd.api.schemas import VersionView
+from reheatd.api.schemas import LearningView, VersionView
 from reheatd.config import Settings
 from reheatd.jobs.report import JobReport
 from reheatd.runlog.signals import SignalFigures

@@ -2,9 +2,10 @@
 
 import pytest
 
-from reheatd.entropy.live import LiveWindow
+from reheatd.entropy.windows import LiveWindow
 from reheatd.measures import PositionMean
 from tests.unit.control_figures import BASELINE, entropy, window
+from tests.unit.status_figures import status
 from tests.unit.test_cli_commands import fake_daemon, reheatd
 
 POSITIONS = [PositionMean(position=0, tokens=32, mean=1.25), PositionMean(position=1, tokens=32, mean=0.5)]
@@ -49,7 +50,7 @@ def test_each_source_has_its_own_row_apart_from_the_probes() -> None:
 
 def test_a_plan_needs_the_length_that_the_daemon_found() -> None:
     answers = {
-        "GET /reheatd/v1/status": [(200, {})],
+        "GET /reheatd/v1/status": [(200, status().model_dump(mode="json"))],
         "GET /reheatd/v1/entropy?last=1": [(200, answer())],
     }
     with fake_daemon(**answers) as url:

@@ -14,9 +14,10 @@ from cli.checkpoint_outcome import ReheatFailed, is_decided, outcome_of
 from cli.client import DaemonClient
 from cli.screen import Screen
 from cli.watched_daemon import WatchedDaemon
+from reheatd.api.schemas import EntropyView
 from reheatd.config import load_settings
 from reheatd.entropy.detector import DetectorState, Verdict
-from reheatd.entropy.series import Window
+from reheatd.entropy.windows import Window
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import GateResult, Job, JobStatus, ReheatRequest
 from reheatd.measures import EntropyEstimate
@@ -157,9 +158,12 @@ def test_a_healthy_policy_ends_with_its_own_code_and_nothing_written(
 ) -> None:
     (here / "mine.toml").write_text('data_dir = "elsewhere"\n[server]\nport = 8000\n[control]\nmode = "auto"\n')
     status = {"readiness": "ready", "job": None, "measuring": None}
+    seen = EntropyView(
+        baseline=None, threshold=None, max_tokens=None, windows=[window("ok", 0.4)], sources=[], learning=None
+    )
     answers = {
         "GET /reheatd/v1/journal?last=1000": [(200, {"entries": []})],
-        "GET /reheatd/v1/entropy?last=1000": [(200, {"windows": [window("ok", 0.4).model_dump(mode="json")]})],
+        "GET /reheatd/v1/entropy?last=1000": [(200, seen.model_dump(mode="json"))],
     }
     monkeypatch.setattr(WatchedDaemon, "show", lambda _: type("Status", (), status))
     monkeypatch.setattr(reheat_checkpoint, "watched_daemon", Started.watched)

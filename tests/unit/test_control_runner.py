@@ -9,7 +9,7 @@ import pytest
 
 from reheatd.control.states import State
 from reheatd.database import StateError
-from reheatd.entropy.live import LiveWindow
+from reheatd.entropy.windows import LiveWindow
 from reheatd.errors import (
     AdapterInvalidError,
     BadInputError,

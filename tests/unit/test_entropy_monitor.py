@@ -1,6 +1,7 @@
 """The monitor on a simulated policy whose next-token distribution, and so entropy, is known."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from reheatd.database import connect
 from reheatd.entropy.detector import CollapseDetector, Origin
 from reheatd.entropy.estimators import TailMoments
 from reheatd.entropy.monitor import EntropyMonitor, OutdatedWindowError
-from reheatd.entropy.series import EntropySeries, Window
+from reheatd.entropy.series import EntropySeries
+from reheatd.entropy.windows import Window
 from reheatd.errors import BadInputError, EngineError
 from reheatd.measures import EntropyEstimate
 from tests.unit.entropy_support import NOISE, SETTINGS, SimulatedEngine, exact_entropy, make_meter
@@ -334,6 +336,23 @@ def test_the_tail_model_learns_from_earlier_windows_only(tmp_path: Path) -> None
         await daemon.monitor.take_window()
         assert daemon.monitor._meter.tail_model != first_model
         assert daemon.series.tail_moments().draws > before
+
+    drive(tmp_path, story)
+
+
+def test_the_monitor_says_when_the_next_window_is_due(tmp_path: Path) -> None:
+    async def story(daemon: Daemon, engine: SimulatedEngine) -> None:
+        due: list[float] = []
+
+        def seen() -> bool:
+            if daemon.monitor.next_at is not None:
+                due.append(daemon.monitor.next_at)
+            return bool(due)
+
+        began = time.time()
+        await daemon.run_until(seen)
+        assert began < due[0] - SETTINGS.interval_s <= time.time()
+        assert daemon.monitor.next_at is None  # nothing is planned any more
 
     drive(tmp_path, story)
 

@@ -9,7 +9,8 @@ from reheatd.database import connect
 from reheatd.entropy.detector import DetectorState, Verdict
 from reheatd.entropy.estimators import TailMoments
 from reheatd.entropy.regime import Run
-from reheatd.entropy.series import EntropySeries, Window, series_key
+from reheatd.entropy.series import EntropySeries, series_key
+from reheatd.entropy.windows import Window
 from reheatd.measures import EntropyEstimate
 
 ESTIMATE = EntropyEstimate(mean=1.5, low=1.4, high=1.6, tokens=100, sequences=4)

@@ -13,7 +13,7 @@ SIDES = "Imports run cli -> reheatd <- workers"
 FLOORS = "Inside reheatd imports run downwards"
 TORCH = "Only workers, tap and engine plug-ins import torch"
 VLLM = "Only engine and tap import vLLM"
-DAEMON = "Daemon and commands load no torch and no vLLM"
+DAEMON = "Daemon, client and commands load no torch and no vLLM"
 CIRCLES = "No circles"
 
 
@@ -47,6 +47,8 @@ def test_the_code_keeps_the_import_rules() -> None:
         ("reheatd/process/supervisor.py", "from vllm.platforms import current_platform", VLLM),
         ("reheatd/entropy/live.py", "from reheatd.tap import row_entropy", DAEMON),
         ("cli/engine.py", "import reheatd.engine.cpu_worker", DAEMON),
+        ("reheatd/client/requests.py", "import reheatd.tap.row_entropy", DAEMON),
+        ("reheatd/api/schemas.py", "import reheatd.client", FLOORS),
         ("reheatd/jobs/keys.py", "import reheatd.jobs.dispatch", CIRCLES),
         ("workers/lora.py", "def later():\n    import workers.policy", CIRCLES),
     ],

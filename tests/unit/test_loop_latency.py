@@ -15,8 +15,7 @@ import pytest
 from starlette.applications import Starlette
 
 from reheatd.api.schemas import EntropyView, JobList, JournalView, LiveView
-from reheatd.entropy.live import LiveWindow
-from reheatd.entropy.series import Window
+from reheatd.entropy.windows import LiveWindow, Window
 from reheatd.jobs.contracts import Job, JobStatus, RLRequest
 from tests.loop_probe import get, watched_loop
 from tests.unit.control_figures import entropy, window

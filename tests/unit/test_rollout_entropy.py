@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from reheatd.entropy.live import LiveWindow
+from reheatd.entropy.windows import LiveWindow
 from reheatd.jobs.contracts import RLSpec
 from reheatd.options import LoraOptions
 from reheatd.task_data import Problem

@@ -8,7 +8,7 @@ but only of groups that it learns from, and those that teach nothing are what a 
 from collections.abc import Callable, Sequence
 
 from reheatd.entropy.estimators import clustered_interval
-from reheatd.entropy.live import LiveWindow
+from reheatd.entropy.windows import LiveWindow
 from reheatd.jobs.contracts import JobBase
 from reheatd.tap.moments import Moments
 from workers.sampling.observed import ObservedSampling
