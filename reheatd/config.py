@@ -30,6 +30,7 @@ from reheatd.config_tables import (
     ServerSection,
     WorkersSection,
 )
+from reheatd.config_tracing import TracingSection
 from reheatd.errors import ConfigError
 from reheatd.options import (
     IDLE_CLIP,
@@ -72,6 +73,7 @@ class Settings(BaseSettings):
     lora: LoraOptions = LoraOptions()
     adapters: AdaptersSection = AdaptersSection()
     alerts: AlertsSection = AlertsSection()
+    tracing: TracingSection = TracingSection()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":

@@ -71,6 +71,8 @@ class Ledger:
         self.jobs = JobStore(db)
         self.on_entry: Callable[[], None] | None = None
         """Called when the journal gets an entry, in the transaction that stores it."""
+        self.on_status: Callable[[JobRecord], None] | None = None
+        """Called when the status of a job changes, before its record is stored."""
         with db:
             db.executescript(TABLES)
 
@@ -153,6 +155,7 @@ class Ledger:
         """Changes the status of a job and the control state together."""
         check_status(record.job.status, status)
         record.job.status = status
+        self._tell_status(record)
         with self._db:
             self.jobs.save(record)
             if self.state is not state:
@@ -252,7 +255,12 @@ class Ledger:
         record.job.error = error
         record.job.phase = ""
         record.job.finished_at = self._now()
+        self._tell_status(record)
         self.jobs.save(record)
+
+    def _tell_status(self, record: JobRecord) -> None:
+        if self.on_status is not None:
+            self.on_status(record)
 
     def _now(self) -> float:
         """Seconds since the epoch, but later than the newest entry of the journal even if the clock was set back.

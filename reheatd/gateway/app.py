@@ -27,6 +27,7 @@ from reheatd.access.answers import RETRY_AFTER_S, error_response
 from reheatd.access.caller import Caller, caller_of
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager
+from reheatd.engine.busy_time import Asker
 from reheatd.engine.client import IDLE_CONNECTION_S
 from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.slots import AdapterSlots
@@ -48,6 +49,7 @@ from reheatd.gateway.stream import RelayedStream, until_disconnected
 from reheatd.metrics.traffic import BROKEN, Traffic, Watch
 from reheatd.names import ALIAS_NAME, BASE_MODEL_NAME, parse_version_name, rollout_job, version_name
 from reheatd.tap.wire import TapSource, tags
+from reheatd.tracing.requests import RequestTraces, trace_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -91,6 +93,7 @@ class Gateway:
         store: AdapterStore,
         live: LiveLogprobs | None = None,
         traffic: Traffic | None = None,
+        traces: RequestTraces | None = None,
         *,
         max_model_len: int = 1024,
         max_concurrent_per_key: int | None = None,
@@ -106,6 +109,7 @@ class Gateway:
         self._store = store
         self._live = live
         self._traffic = traffic or Traffic(CollectorRegistry())
+        self._traces = traces
         self._max_model_len = max_model_len
         self._limit = ConcurrencyLimit(max_concurrent_per_key)
         self._logprob_limit = logprob_limit or LogprobLimit(None, 0)
@@ -155,6 +159,8 @@ class Gateway:
     async def _proxy(self, request: Request) -> Response:
         self.counts.total += 1
         watch = self._traffic.begin(request.url.path)
+        if self._traces is not None:
+            self._traces.begin(request, watch)
         # The engine repeats the id in every event of a stream, so a long one would make a short answer huge.
         request_id = request.headers.get(REQUEST_ID_HEADER, "")[:LONGEST_REQUEST_ID] or uuid.uuid4().hex
         try:
@@ -205,7 +211,8 @@ class Gateway:
         Raises:
             EngineUnavailableError: None can by `deadline`, in seconds of the monotonic clock.
         """
-        await self._pool.until_able(max(0.0, deadline - time.monotonic()))
+        with self._traffic.waiting.track_inprogress():
+            await self._pool.until_able(max(0.0, deadline - time.monotonic()))
         return True
 
     async def _answer(
@@ -228,11 +235,15 @@ class Gateway:
         body["model"] = self._slots.engine_name(target)
         measured: MeasuredRequest | None = None
         meter: Meter | None = None
+        caller, trace = caller_of(request), trace_of(request)
+        if trace is not None:
+            trace.version, trace.job = version, caller.job and caller.job.job_id
+            trace.ask(headers)
         if request.url.path in GENERATING_PATHS:
-            caller = caller_of(request)
             source = _traffic_source(version, caller)
-            if caller.quota is not None and caller.quota.counts_tokens:
-                meter = Meter(caller.quota, body)
+            limited = caller.quota is not None and caller.quota.counts_tokens
+            if limited or (trace is not None and trace.is_recorded):
+                meter = Meter(caller.quota if limited else None, body, None if trace is None else trace.usage)
             if self._live is not None and (measured := self._live.choose(request.url.path, body, *source)):
                 body |= measured.options
             xargs = body.get("vllm_xargs") or {}
@@ -243,10 +254,13 @@ class Gateway:
         try:
             if meter is not None:
                 meter.sent(await request.body())
-            sent = await _unless_disconnected(request, self._send(request.url.path, body, headers, claims, deadline))
+            sending = self._send(request.url.path, body, headers, claims, deadline, watch.source)
+            sent = await _unless_disconnected(request, sending)
             if sent is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             upstream, replica = sent
+            if trace is not None:
+                trace.engine = replica.name
             answer_headers = end_to_end(upstream.headers, OF_THE_ENGINE)
             answer_headers[VERSION_HEADER] = version
             answer_headers[ENGINE_HEADER] = replica.name
@@ -287,7 +301,13 @@ class Gateway:
                 upstream.close()
 
     async def _send(
-        self, path: str, body: dict[str, Any], headers: dict[str, str], claims: ExitStack, deadline: float
+        self,
+        path: str,
+        body: dict[str, Any],
+        headers: dict[str, str],
+        claims: ExitStack,
+        deadline: float,
+        asker: Asker,
     ) -> tuple[aiohttp.ClientResponse, Replica]:
         """Sends a request, and returns the beginning of the answer with the engine that gives it.
 
@@ -301,7 +321,7 @@ class Gateway:
         while True:
             replica = self._pool.pick(prefix, tried=tried)
             with ExitStack() as occupied:
-                occupied.enter_context(replica.occupied())
+                occupied.enter_context(replica.occupied(asker))
                 try:
                     own = headers | replica.client.authorization
                     upstream = await self._open().post(f"{replica.url}{path}", data=data, headers=own, timeout=timeout)

@@ -1,4 +1,4 @@
-"""Counts the tokens of the requests of a key that may only use so many per minute."""
+"""Counts the tokens of a request: for a key that may only use so many per minute, and for the request's trace."""
 
 import json
 from typing import Any
@@ -19,11 +19,14 @@ class Meter:
     were. So a client that leaves early has been charged as well, for up to `TOKENS_AT_ONCE` - 1 tokens too many.
 
     Args:
+        quota: What the tokens are charged to; None if nothing limits them.
         body: The request. If it asks for a stream, it is changed so that the stream ends with the engine's count.
+        usage: Gets the engine's count.
     """
 
-    def __init__(self, quota: Quota, body: dict[str, Any]) -> None:
+    def __init__(self, quota: Quota | None, body: dict[str, Any], usage: dict[str, int] | None = None) -> None:
         self._quota = quota
+        self._usage = usage
         self._charged = 0
         self._ahead = 0
         self._hides_usage = False
@@ -69,8 +72,11 @@ class Meter:
         except (ValueError, KeyError, TypeError):
             return False  # an error of the engine, for example
         self._charge(total - self._charged)
+        if self._usage is not None:
+            self._usage.update({name: number for name, number in usage.items() if isinstance(number, int)})
         return True
 
     def _charge(self, tokens: int) -> None:
         self._charged += tokens
-        self._quota.charge(tokens)
+        if self._quota is not None:
+            self._quota.charge(tokens)
