@@ -31,7 +31,7 @@ class Stack:
         self._engine = "docker" if docker else "podman"
         compose = ["docker", "compose"] if docker else ["podman-compose"]
         self._compose = [*compose, "-p", PROJECT, "--profile", "observability"]
-        self._environment = {**os.environ, **environment}
+        self._environment: dict[str, str] = {**os.environ, **environment}
         self.services = ["redis", "engine", "worker", "reheatd"]
         """What `up` starts."""
         self.ports: dict[str, int] = {}
@@ -53,7 +53,7 @@ class Stack:
         declared = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["services"]
         for name in ("prometheus", "grafana"):
             variable, _, official = declared[name]["image"].removeprefix("${").removesuffix("}").partition(":-")
-            image = self._environment.get(variable, official)
+            image = self._environment.get(variable) or official
             if self._has(image):
                 self.services.append(name)
             elif name == "prometheus":

@@ -16,7 +16,7 @@ from reheatd.jobs.contracts import JobStatus, RLRequest
 from tests.daemon import PROMPT, Daemon, running
 from tests.integration.serving import QuietServer
 from tests.otlp import Receiver, receiving
-from tests.prometheus import Prometheus, dashboard_queries, promtool, rules, running_prometheus
+from tests.prometheus import Prometheus, dashboard_queries, promtool, running_prometheus
 from tests.unit import test_api_routes
 from tests.unit.metrics_support import FullWorld
 from tests.waiting import until, wait_until
@@ -104,8 +104,7 @@ def test_a_real_collapse_fires_the_alert_and_the_metrics_are_well_formed(
     daemon, _ = traced_daemon
     assert stream(daemon).status_code == 200
     with running_prometheus(tmp_path, daemon.url.removeprefix("http://")) as prometheus:
-        wait_until(lambda: COLLAPSED in prometheus.firing())
-        wait_until(lambda: {"ReheatdNoWorker"} <= prometheus.firing())
+        wait_until(lambda: {COLLAPSED, "ReheatdNoWorker"} <= prometheus.firing())
         promtool("check", "metrics", text=daemon.http.get("/metrics").text)
         shown = dashboard_queries()
         for title in (
@@ -118,10 +117,8 @@ def test_a_real_collapse_fires_the_alert_and_the_metrics_are_well_formed(
             "Tokens of a window",
         ):
             wait_until(lambda title=title: all(prometheus.query(query) for query in shown[title]))
-        ((probes,),) = [prometheus.query('sum(reheatd_engine_busy_seconds_total{source="probe"})')]
+        (probes,) = prometheus.query('sum(reheatd_engine_busy_seconds_total{source="probe"})')
         assert float(probes["value"][1]) > 0
-        assert prometheus.firing() == {COLLAPSED, "ReheatdNoWorker"}
-        assert len(rules()) == 13
 
 
 def test_a_real_daemon_sends_the_spans_of_a_stream(traced_daemon: tuple[Daemon, Receiver]) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prometheus_client import ProcessCollector
+from prometheus_client import ProcessCollector, disable_created_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from reheatd.entropy.estimators import TailMoments
@@ -32,6 +32,7 @@ class FullWorld(ApiWorld):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.census = 1
+        disable_created_metrics()  # as the daemon does
         self.traffic = Traffic(self.registry)
         self.swaps_seen = SwapMetrics(self.registry)
         self.probes_seen = ProbeMetrics(self.registry)

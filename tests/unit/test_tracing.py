@@ -31,6 +31,8 @@ from tests.unit.control_support import World as ControlWorld
 from tests.unit.test_gateway import CHAT, World, in_world, served_by
 from workers.tracing import traced_attempt
 
+SAMPLED = 1
+"""The flag of a trace that is kept."""
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID = "b7ad6b7169203331"
 SENT = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01", "tracestate": "vendor=1"}
@@ -138,7 +140,8 @@ def test_a_request_that_is_not_sampled_is_not_changed(tmp_path: Path) -> None:
     async def body(world: World) -> None:
         await world.http.post(CHAT, json={"messages": [], "stream": True})
         assert "stream_options" not in world.engine.body
-        assert world.engine.headers["traceparent"].endswith("-00")
+        flags = world.engine.headers["traceparent"].rpartition("-")[2]
+        assert not int(flags, 16) & SAMPLED
         await world.http.post(CHAT, json={"messages": []}, headers=SENT)  # the client decides for its trace
 
     receiver = traced(tmp_path, body, ratio=0.0)
@@ -155,10 +158,22 @@ def test_trace_context_passes_without_tracing(tmp_path: Path) -> None:
     in_world(tmp_path, body)
 
 
-def test_nothing_of_opentelemetry_is_imported_where_nothing_is_traced() -> None:
-    program = "import sys, reheatd.serve, cli.main; print(sorted(n for n in sys.modules if 'opentelemetry' in n))"
+def test_the_daemon_needs_nothing_of_opentelemetry() -> None:
+    lines = (
+        "import sys",
+        "sys.modules['opentelemetry'] = None",
+        "import cli.main, reheatd.serve, workers.tracing",
+        "from reheatd.extras import otel_is_missing",
+        "print(otel_is_missing())",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "opentelemetry"), done.stderr
+
+
+def test_nothing_that_makes_spans_is_imported_where_nothing_is_traced() -> None:
+    program = "import sys, cli.main, reheatd.serve, workers.tracing; print('opentelemetry.sdk.trace' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "False"
 
 
 def test_a_job_is_one_trace_over_daemon_and_worker_and_over_a_restart(

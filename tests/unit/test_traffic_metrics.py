@@ -9,6 +9,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from reheatd.adapters.evidence import Proof
+from reheatd.engine.busy_time import Asker
 from reheatd.errors import DeliveryError
 from reheatd.gateway.app import Gateway
 from reheatd.metrics.probes import ProbeMetrics
@@ -198,7 +199,7 @@ def test_requests_that_wait_for_an_engine_are_counted(tmp_path: Path) -> None:
 def test_the_time_of_an_engine_is_divided_among_those_who_ask(tmp_path: Path) -> None:
     async def body(world: World) -> None:
         (replica,) = world.pool.replicas
-        asked: list[dict[str, int]] = []
+        asked: list[dict[Asker, int]] = []
 
         async def look(request: web.Request) -> web.StreamResponse:
             asked.append(dict(replica.busy.in_flight))
