@@ -84,9 +84,10 @@ def traced_daemon(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -
         running(
             tmp_path_factory.mktemp("daemon"),
             tiny_policy,
-            entropy={"baseline_nats": 1000.0, "interval_s": 0.1, "max_share": 1.0},
+            entropy={"baseline_nats": 1000.0, "interval_s": 1.0, "max_share": 1.0},
             control={"mode": "observe"},
-            workers={"count": 0},
+            task={"eval_count": 4},
+            workers={"report_rollouts": 2},
             tracing={"endpoint": receiver.url},
         ) as daemon,
     ):
@@ -104,7 +105,7 @@ def test_a_real_collapse_fires_the_alert_and_the_metrics_are_well_formed(
     daemon, _ = traced_daemon
     assert stream(daemon).status_code == 200
     with running_prometheus(tmp_path, daemon.url.removeprefix("http://")) as prometheus:
-        wait_until(lambda: {COLLAPSED, "ReheatdNoWorker"} <= prometheus.firing())
+        wait_until(lambda: COLLAPSED in prometheus.firing())
         promtool("check", "metrics", text=daemon.http.get("/metrics").text)
         shown = dashboard_queries()
         for title in (
@@ -136,6 +137,33 @@ def test_a_real_daemon_sends_the_spans_of_a_stream(traced_daemon: tuple[Daemon, 
     assert engine.parent_id == whole.span_id and engine.events == ("first token",)
     assert whole.attributes["gen_ai.usage.output_tokens"] == 5
     assert whole.attributes["reheatd.version"] == "policy-v0" and whole.attributes["reheatd.engine"] == "engine"
+
+
+def test_a_real_job_is_one_trace_over_daemon_and_worker(traced_daemon: tuple[Daemon, Receiver]) -> None:
+    daemon, receiver = traced_daemon
+    asked = {"kind": "rl", "steps": 1, "prompts_per_step": 2, "group_size": 2}
+    submitted = daemon.http.post("/reheatd/v1/jobs", json=asked)
+    assert submitted.status_code == 202, submitted.text
+    job_id = submitted.json()["job_id"]
+    # No version is above the collapse threshold that such a baseline gives.
+    job = wait_until(lambda: _over(daemon.http.get(f"/reheatd/v1/jobs/{job_id}").json()))
+    assert job["status"] == "rejected", job
+    (whole,) = wait_until(lambda: receiver.named("job rl"))
+    (attempt,) = wait_until(lambda: receiver.named("attempt"))
+    own = [span for span in receiver.spans if span.trace_id == whole.trace_id]
+    (running,) = [span for span in own if span.name == "running"]
+    assert (whole.service, attempt.service) == ("reheatd", "reheatd-worker")
+    assert (running.parent_id, attempt.parent_id) == (whole.span_id, running.span_id)
+    assert {"queued", "running", "gating"} <= {span.name for span in own if span.parent_id == whole.span_id}
+    phases = {span.name for span in own if span.parent_id == attempt.span_id}
+    assert {"preparing", "sampling", "training", "evaluating"} <= phases
+    assert whole.attributes["reheatd.status"] == "rejected" and whole.status == 2
+    rollouts = [span for span in receiver.spans if span.attributes.get("reheatd.job_id") == job_id]
+    assert any(span.attributes.get("reheatd.source") == "job" for span in rollouts)
+
+
+def _over(job: dict[str, Any]) -> dict[str, Any] | None:
+    return job if job["status"] in ("succeeded", "rejected", "failed", "cancelled") else None
 
 
 def _complete(spans: list[Any]) -> dict[str, Any] | None:
