@@ -172,7 +172,7 @@ chaos: $(READY)  ## Inject every fault under load, on the real parts: processes 
 lock: $(UV)  ## Resolve the lock files again; UPGRADE=1 takes newer versions of everything, UPGRADE="NAME ..." of these
 	UV_FIND_LINKS=$(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS)) $(COMPILE) pyproject.toml --extra worker --extra engine-cpu --extra dev \
 	  --override locks/overrides.txt -o locks/engine-cpu.lock
-	$(COMPILE) pyproject.toml -c locks/engine-cpu.lock -o locks/core.lock
+	$(COMPILE) pyproject.toml --extra otel -c locks/engine-cpu.lock -o locks/core.lock
 	$(COMPILE) pyproject.toml --extra worker --extra engine-cuda --extra dev --extra dev-cuda \
 	  -o locks/engine-cuda.lock
 	printf 'reasoning-gym>=0.1.25\nverifiers>=0.4\n' | $(COMPILE) - -c locks/engine-cpu.lock \

@@ -8,6 +8,10 @@ from reheatd.gateway.stream import SplitEvents
 
 BYTES_PER_TOKEN = 4
 """Of a request as it was sent; only an estimate for the time until the engine says how many tokens the prompt has."""
+USAGE = b'"usage":'
+LONGEST_USAGE = 4096
+"""Bytes of an engine's count of tokens, at most."""
+DECODER = json.JSONDecoder()
 TOKENS_AT_ONCE = 16
 """Tokens of a stream that are charged together, when the first of them comes: the bucket is not asked for each."""
 
@@ -66,11 +70,15 @@ class Meter:
 
     def _settle(self, content: bytes) -> bool:
         """Charges what the engine says instead of what was estimated; False if it says nothing."""
+        # Only the count itself is read: an answer with logprobs has megabytes. Quotes inside of texts are escaped.
+        _, found, rest = content.rpartition(USAGE)
+        if not found:
+            return False  # an error of the engine, for example
         try:
-            usage = json.loads(content)["usage"]
+            usage, _ = DECODER.raw_decode(rest[:LONGEST_USAGE].decode(errors="replace").lstrip())
             total = usage["total_tokens"]
         except (ValueError, KeyError, TypeError):
-            return False  # an error of the engine, for example
+            return False
         self._charge(total - self._charged)
         if self._usage is not None:
             self._usage.update({name: number for name, number in usage.items() if isinstance(number, int)})
