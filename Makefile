@@ -20,6 +20,9 @@ UV      := .venv-uv/bin/uv
 COMPILE := $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-header --no-emit-find-links --no-emit-index-url \
   $(if $(filter 1,$(UPGRADE)),--upgrade,$(patsubst %,--upgrade-package %,$(UPGRADE)))
 
+# Prometheus and its promtool, for tests, from Debian's package. It is unpacked and not installed, so it starts no service.
+PROMETHEUS := .prometheus
+
 # Where `make chaos` may mount small and read-only disks without rights on the machine; empty if there is no such thing.
 NAMESPACE = $(shell unshare -rm true 2>/dev/null && echo unshare -rm)
 
@@ -55,11 +58,20 @@ serve: $(READY)  ## Serve the default policy on http://127.0.0.1:8000
 doctor: $(READY)  ## Say what is installed, what is missing and what to do about it
 	@$(BIN)/reheatd doctor
 
-test: $(TASKS)  ## Run unit, integration and end-to-end tests, on the real parts
+test: $(TASKS) prometheus  ## Run unit, integration and end-to-end tests, on the real parts
 	@$(PYTEST)
 
-test-unit: $(TASKS)  ## Run only the unit tests
+test-unit: $(TASKS) prometheus  ## Run only the unit tests
 	@$(PYTEST) tests/unit
+
+.PHONY: prometheus
+prometheus:
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null || test -x $(PROMETHEUS)/usr/bin/promtool || { \
+	  echo "reheatd: unpacking Debian's prometheus into $(PROMETHEUS), for tests"; \
+	  mkdir -p $(PROMETHEUS) && cd $(PROMETHEUS) && \
+	  { apt-get -qq download prometheus || { test "$$(id -u)" = 0 && apt-get -qq update && apt-get -qq download prometheus; }; } && \
+	  dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || { \
+	  echo "reheatd: that failed; tests of the alerts and the dashboard need prometheus and promtool in the PATH" >&2; }
 
 lint: $(READY)  ## Run ruff, pyright and the import rules
 	@$(BIN)/ruff check .
@@ -160,7 +172,7 @@ chaos: $(READY)  ## Inject every fault under load, on the real parts: processes 
 lock: $(UV)  ## Resolve the lock files again; UPGRADE=1 takes newer versions of everything, UPGRADE="NAME ..." of these
 	UV_FIND_LINKS=$(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS)) $(COMPILE) pyproject.toml --extra worker --extra engine-cpu --extra dev \
 	  --override locks/overrides.txt -o locks/engine-cpu.lock
-	$(COMPILE) pyproject.toml -c locks/engine-cpu.lock -o locks/core.lock
+	$(COMPILE) pyproject.toml --extra otel -c locks/engine-cpu.lock -o locks/core.lock
 	$(COMPILE) pyproject.toml --extra worker --extra engine-cuda --extra dev --extra dev-cuda \
 	  -o locks/engine-cuda.lock
 	printf 'reasoning-gym>=0.1.25\nverifiers>=0.4\n' | $(COMPILE) - -c locks/engine-cpu.lock \
@@ -174,4 +186,4 @@ $(UV):
 	@.venv-uv/bin/python -m pip install -qq --disable-pip-version-check uv==0.13.9
 
 clean:  ## Remove the virtual environment and caches
-	rm -rf $(VENV) $(LITELLM) $(AUDIT) .venv-uv .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) $(LITELLM) $(AUDIT) $(PROMETHEUS) .venv-uv .pytest_cache .ruff_cache build *.egg-info

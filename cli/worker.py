@@ -30,9 +30,11 @@ def worker(
         raise BadInputError("a worker needs --broker-url redis://host:6379/0, or broker.url in the configuration")
     from reheatd.extras import require_worker_extra
     from reheatd.process.worker_command import worker_command
+    from reheatd.tracing.setup import check_tracing
 
     require_worker_extra()
-    command = worker_command(url, settings.workers, index=os.getpid())
+    check_tracing(settings.tracing)
+    command = worker_command(url, settings.workers, settings.tracing, index=os.getpid())
     if not json_output:
         print(f"reheatd: worker for {broker_address(url)}", flush=True)
     os.execve(command.argv[0], command.argv, {**os.environ, **command.env})

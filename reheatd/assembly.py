@@ -43,6 +43,7 @@ from reheatd.reference.files import Reference
 from reheatd.reference.measurement import ReferenceMeasurement, check_engine_for_reference
 from reheatd.reference.questions import Questions
 from reheatd.task_data import load_task
+from reheatd.tracing.requests import RequestTraces
 
 logger = logging.getLogger(__name__)
 
@@ -250,6 +251,7 @@ def build_gateway(
     adapters: Adapters,
     entropy: Entropy,
     traffic: Traffic,
+    traces: RequestTraces | None,
     readiness: Callable[[], str],
 ) -> Gateway:
     live_logprobs = None
@@ -268,6 +270,7 @@ def build_gateway(
         adapters.store,
         live_logprobs,
         traffic,
+        traces,
         max_concurrent_per_key=settings.server.max_concurrent_per_key,
         max_model_len=settings.policy.length,
         logprob_limit=LogprobLimit(settings.server.max_logprobs, settings.policy.length),

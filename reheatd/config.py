@@ -30,6 +30,7 @@ from reheatd.config_tables import (
     PolicySection,
     WorkersSection,
 )
+from reheatd.config_tracing import TracingSection
 from reheatd.errors import ConfigError
 from reheatd.measures import BaselineOf
 from reheatd.options import (
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     lora: LoraOptions = LoraOptions()
     adapters: AdaptersSection = AdaptersSection()
     alerts: AlertsSection = AlertsSection()
+    tracing: TracingSection = TracingSection()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":

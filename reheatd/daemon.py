@@ -35,6 +35,7 @@ from reheatd.process.instance import write_daemon_file
 from reheatd.process.supervisor import Child, Command, Supervisor
 from reheatd.process.worker_command import worker_command
 from reheatd.reference.measurement import ReferenceMeasurement
+from reheatd.tracing.setup import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,8 @@ class Parts:
     """What tells the webhooks; None if none is configured."""
     keys: KeyRing
     http: HttpServer
+    tracing: Tracing | None
+    """What makes and sends spans; None if nothing is traced."""
     gpus: GpuPlan | None
     """What engines and workers get of the GPUs; None on a CPU."""
 
@@ -181,7 +184,9 @@ class Daemon:
         gpus = self._parts.gpus
         for index in range(1, self._settings.workers.count + 1):
             gpu = gpus.workers[index - 1] if gpus is not None and gpus.workers else None
-            command = worker_command(self._parts.broker_url, self._settings.workers, index=index, gpu=gpu)
+            command = worker_command(
+                self._parts.broker_url, self._settings.workers, self._settings.tracing, index=index, gpu=gpu
+            )
             child = await self._parts.supervisor.start(command)
             child.keep_running()
             self._workers.append(child)
@@ -223,6 +228,8 @@ class Daemon:
                 await part.close()
             if parts.tap_listener is not None:
                 parts.tap_listener.close()
+            if parts.tracing is not None:
+                await asyncio.to_thread(parts.tracing.close)
         (self._settings.data_dir / "daemon.json").unlink(missing_ok=True)
         logger.info("stopped")
 

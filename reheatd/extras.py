@@ -75,5 +75,11 @@ def require_diagnose_extra(module: str, purpose: str) -> None:
         raise MissingExtraError(f"{purpose} needs {module}: pip install 'reheatd[diagnose]'")
 
 
+def otel_is_missing() -> str:
+    """What is missing here of that which traces need; empty if nothing is."""
+    # To look for a module below a missing package would be an error.
+    return _missing("opentelemetry") or _missing("opentelemetry.sdk", "opentelemetry.exporter")
+
+
 def _missing(*modules: str) -> str:
     return ", ".join(name for name in modules if importlib.util.find_spec(name) is None)

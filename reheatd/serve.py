@@ -56,6 +56,8 @@ from reheatd.entropy.meter import vocabulary_size
 from reheatd.extras import require_engine_extra, require_worker_extra
 from reheatd.jobs.contracts import ReheatRequest
 from reheatd.jobs.dispatch import JobDispatcher
+from reheatd.jobs.tracing import JobTraces
+from reheatd.metrics.probes import ProbeMetrics
 from reheatd.metrics.swaps import SwapMetrics
 from reheatd.metrics.traffic import Traffic
 from reheatd.plan.gpu_plan import GpuPlan, plan_gpus
@@ -64,6 +66,8 @@ from reheatd.process.http_server import HttpServer
 from reheatd.process.instance import claim_data_dir, listen, make_folders, url_of
 from reheatd.process.supervisor import Supervisor
 from reheatd.reference.files import Reference, resolve_reference
+from reheatd.tracing.requests import RequestTraces
+from reheatd.tracing.setup import check_tracing, start_tracing
 
 
 async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] | None = None) -> None:
@@ -84,6 +88,7 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
         require_engine_extra(device)
     if settings.workers.count:
         require_worker_extra()
+    check_tracing(settings.tracing)
     admin = None if server.admin_port is None else listen(server.admin_host, server.admin_port, admin=True)
     with admin or nullcontext(), listen(server.host, server.port) as listener:
         url = url_of(server.host, listener.getsockname()[1], server.scheme)
@@ -171,10 +176,17 @@ def assemble(
     disable_created_metrics()  # a gauge beside each counter, which nobody needs
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    gateway = build_gateway(settings, policy, pool, adapters, entropy, Traffic(registry), readiness)
+    tracing = start_tracing(settings.tracing, "reheatd")
+    traces = None if tracing is None else RequestTraces(tracing.tracer)
+    gateway = build_gateway(settings, policy, pool, adapters, entropy, Traffic(registry), traces, readiness)
     heartbeat_s = settings.control.heartbeat_timeout_s
     dispatcher = JobDispatcher(broker_url, heartbeat_timeout_s=heartbeat_s, credential=jobs.of)
     ledger = Ledger(db)
+    if tracing is not None:
+        job_traces = JobTraces(tracing.tracer)
+        if (active := ledger.jobs.active()) is not None:
+            job_traces.follow(active)
+        ledger.on_status, dispatcher.headers_of = job_traces.follow, job_traces.headers
     lengths = RolloutLengths(db, policy.digest, settings.policy)
     controller = build_controller(settings, policy, url, ledger, adapters, entropy, lengths, dispatcher)
     events = EventHub(ledger, controller.job, lambda: (adapters.swaps.promoted, entropy.monitor.verdict))
@@ -216,11 +228,14 @@ def assemble(
     entropy.monitor.on_verdict = controller.on_verdict
     entropy.monitor.on_window = events.on_window
     entropy.live.on_window = events.on_live_window
-    swap_metrics = SwapMetrics(registry)
+    swap_metrics, probe_metrics = SwapMetrics(registry), ProbeMetrics(registry)
+    entropy.monitor.on_measured = lambda window: probe_metrics.measured(window.seconds, window.estimate.tokens)
 
     def on_flip(result: SwapResult) -> None:
         entropy.monitor.give_up_outdated()
-        swap_metrics.promoted(result.seconds, result.proof and result.proof.tokens)
+        swap_metrics.promoted(result.seconds)
+        if result.proof is not None:
+            swap_metrics.proved(result.proof_seconds, result.proof.tokens)
 
     adapters.swaps.on_flip = on_flip
     adapters.swaps.on_refusal = swap_metrics.refused
@@ -248,6 +263,7 @@ def assemble(
         alerter=alerter,
         keys=keys,
         http=http,
+        tracing=tracing,
         gpus=gpus,
     )
 

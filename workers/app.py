@@ -8,6 +8,7 @@ REHEATD_WORKER_GRADIENT_CHECKPOINTING is auto (the default), true or false.
 import os
 from typing import Any
 
+from celery import Task
 from celery.signals import worker_init, worker_process_init
 from pydantic import ValidationError
 
@@ -49,25 +50,27 @@ def import_training_code(**_: Any) -> None:
     import workers.tasks  # noqa: F401
 
 
-@app.task(name=REHEAT_TASK)
-def reheat(spec: dict[str, Any], attempt: int, credential: str) -> None:
+@app.task(name=REHEAT_TASK, bind=True)
+def reheat(self: Task, spec: dict[str, Any], attempt: int, credential: str) -> None:
     """Runs the job of a `ReheatSpec`."""
-    _run(ReheatSpec, spec, attempt, credential)
+    _run(ReheatSpec, self, spec, attempt, credential)
 
 
-@app.task(name=CONTINUE_RL_TASK)
-def continue_rl(spec: dict[str, Any], attempt: int, credential: str) -> None:
+@app.task(name=CONTINUE_RL_TASK, bind=True)
+def continue_rl(self: Task, spec: dict[str, Any], attempt: int, credential: str) -> None:
     """Runs the job of an `RLSpec`."""
-    _run(RLSpec, spec, attempt, credential)
+    _run(RLSpec, self, spec, attempt, credential)
 
 
-@app.task(name=IMPORT_TASK)
-def measure_import(spec: dict[str, Any], attempt: int, credential: str) -> None:
+@app.task(name=IMPORT_TASK, bind=True)
+def measure_import(self: Task, spec: dict[str, Any], attempt: int, credential: str) -> None:
     """Runs the job of an `ImportSpec`."""
-    _run(ImportSpec, spec, attempt, credential)
+    _run(ImportSpec, self, spec, attempt, credential)
 
 
-def _run(kind: type[TrainingSpec] | type[ImportSpec], spec: dict[str, Any], attempt: int, credential: str) -> None:
+def _run(
+    kind: type[TrainingSpec] | type[ImportSpec], task: Task, spec: dict[str, Any], attempt: int, credential: str
+) -> None:
     from workers.tasks import run_reported
 
     try:
@@ -75,4 +78,4 @@ def _run(kind: type[TrainingSpec] | type[ImportSpec], spec: dict[str, Any], atte
     except ValidationError as error:
         refuse_spec(_broker_url(), spec, attempt, error)
     else:
-        run_reported(parsed, attempt, credential, _broker_url())
+        run_reported(parsed, attempt, credential, _broker_url(), task.request.headers or {})

@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -31,6 +33,7 @@ from workers.rewards.weighted import WeightedRewards
 from workers.rollout_length import with_found_length
 from workers.sampling.seeds import seed_for
 from workers.sampling.served import ServedSampler
+from workers.tracing import traced_attempt
 from workers.training_job import TrainingJob
 
 logger = logging.getLogger(__name__)
@@ -39,18 +42,28 @@ DTYPE_ENV = "REHEATD_WORKER_DTYPE"
 CHECKPOINTING_ENV = "REHEATD_WORKER_GRADIENT_CHECKPOINTING"
 
 
-def run_reported(spec: TrainingSpec | ImportSpec, attempt: int, credential: str, broker_url: str) -> None:
+def run_reported(
+    spec: TrainingSpec | ImportSpec,
+    attempt: int,
+    credential: str,
+    broker_url: str,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Runs a job and reports how it ends. An error is reported in one line, logged and raised.
 
     Args:
         credential: With it, this attempt at the job asks the gateway.
+        headers: Those of the task's message, by which the job's trace goes on.
     """
-    with JobChannel(broker_url, spec.job_id, attempt) as channel:
+    with (
+        traced_attempt(spec.job_id, attempt, headers) as traced,
+        JobChannel(broker_url, spec.job_id, attempt) as channel,
+    ):
         channel.started()
         try:
-            own = begin_attempt(spec, attempt)
+            own, watched = begin_attempt(spec, attempt), traced(channel)
             result = (
-                run_import(own, channel, credential) if isinstance(own, ImportSpec) else run(own, channel, credential)
+                run_import(own, watched, credential) if isinstance(own, ImportSpec) else run(own, watched, credential)
             )
         except JobCancelledError:
             logger.info("job %s was cancelled", spec.job_id)

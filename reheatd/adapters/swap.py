@@ -54,6 +54,8 @@ class SwapResult:
     seconds: float
     """Time from the start of staging to the flip."""
     proof: Proof | None
+    proof_seconds: float = 0.0
+    """Time from the loaded version to its proof on every engine; 0 without a proof."""
 
 
 class SwapManager:
@@ -258,17 +260,18 @@ class SwapManager:
             for each in (proving or {}).values():
                 each.cancel()
             raise
-        proof: Proof | None = None
+        proof, loaded = None, time.monotonic()
         try:
             if proving is not None:
                 self._tell("verify", version)
                 proof = await self._prove(name, proving)
+            proved = time.monotonic()
             self._tell("flip", version)
             old = self._flip(version)
         except BaseException:
             await self.discard(version)
             raise
-        return SwapResult(old, version, time.monotonic() - started, proof)
+        return SwapResult(old, version, time.monotonic() - started, proof, proved - loaded if proof else 0.0)
 
     def _begin_proofs(self, name: str, items: list[ProofItem]) -> dict[Replica, Proving]:
         """Begins the proof on every engine, which asks what it can while the engine loads the adapter."""

@@ -1,17 +1,22 @@
 """The daemon's state as Prometheus metrics, read at the moment of the scrape."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import get_args
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 
 from reheatd.api.schemas import StatusView
 from reheatd.control.states import State
+from reheatd.engine.pool import EnginePool
 from reheatd.entropy.detector import Verdict
+from reheatd.entropy.regime import Thresholds
 from reheatd.entropy.windows import LiveWindow
+from reheatd.jobs.contracts import Job, JobStatus
 from reheatd.measures import EntropyEstimate
 from reheatd.names import version_name
 
@@ -21,50 +26,38 @@ BASELINE = "reheatd_entropy_baseline_nats_per_token"
 BOUNDS: dict[str, str] = {"": "", "_low": ", lower confidence limit", "_high": ", upper confidence limit"}
 
 
-def metrics_answer(
-    accept: str | None,
-    status: StatusView,
-    live: Iterable[LiveWindow],
-    jobs: Mapping[tuple[str, str], int],
-    counted: CollectorRegistry,
-) -> Response:
+@dataclass(frozen=True)
+class Snapshot:
+    """What a scrape collects; to an encoder, it looks like a registry."""
+
+    status: StatusView
+    thresholds: Thresholds | None
+    """The thresholds of the next window; None before the baseline is known."""
+    live: Iterable[LiveWindow]
+    """The newest window of each source."""
+    jobs: Mapping[tuple[str, str], int]
+    """Number of jobs by kind and status."""
+    pool: EnginePool
+    counted: CollectorRegistry
+    """The metrics that are counted as things happen."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _policy(self.status)
+        yield from _entropy(self.status, self.thresholds, self.live)
+        yield from _learning(self.status)
+        yield from _jobs(self.status, self.jobs)
+        yield from _parts(self.status, self.pool)
+        yield from self.counted.collect()
+
+
+def metrics_answer(accept: str | None, snapshot: Snapshot) -> Response:
     """All metrics, in the format that the scraper asks for.
 
     Args:
         accept: The request's header of that name.
-        live: The newest window of each source.
-        jobs: Number of jobs by kind and status.
-        counted: The metrics that are counted as things happen.
     """
     encode, content_type = choose_encoder(accept or "")
-    return Response(encode(_Snapshot(status, live, jobs, counted)), media_type=content_type)  # type: ignore[arg-type]
-
-
-class _Snapshot:
-    """What a scrape collects; to an encoder, it looks like a registry."""
-
-    def __init__(
-        self,
-        status: StatusView,
-        live: Iterable[LiveWindow],
-        jobs: Mapping[tuple[str, str], int],
-        counted: CollectorRegistry,
-    ) -> None:
-        self._status = status
-        self._live = live
-        self._jobs = jobs
-        self._counted = counted
-
-    def collect(self) -> Iterator[Metric]:
-        yield from _policy(self._status)
-        yield from _entropy(self._status, self._live)
-        yield from _learning(self._status)
-        yield from _parts(self._status)
-        jobs = GaugeMetricFamily("reheatd_jobs", "Jobs of all times, by kind and status.", labels=("kind", "status"))
-        for (kind, status), number in self._jobs.items():
-            jobs.add_metric((kind, status), number)
-        yield jobs
-        yield from self._counted.collect()
+    return Response(encode(snapshot), media_type=content_type)  # type: ignore[arg-type]
 
 
 def _policy(status: StatusView) -> Iterator[Metric]:
@@ -83,7 +76,7 @@ def _policy(status: StatusView) -> Iterator[Metric]:
     yield paused
 
 
-def _entropy(status: StatusView, live: Iterable[LiveWindow]) -> Iterator[Metric]:
+def _entropy(status: StatusView, thresholds: Thresholds | None, live: Iterable[LiveWindow]) -> Iterator[Metric]:
     windows = [(window.version, window.source, window.measured_by, window.estimate) for window in live]
     if status.entropy is not None:
         windows.append((version_name(status.promoted.version), "probe", "control_variate", status.entropy))
@@ -107,6 +100,16 @@ def _entropy(status: StatusView, live: Iterable[LiveWindow]) -> Iterator[Metric]
         yield GaugeMetricFamily(
             "reheatd_entropy_baseline_ratio", "Entropy of the promoted version over the baseline.", status.ratio
         )
+    if thresholds is not None:
+        limits = GaugeMetricFamily(
+            "reheatd_entropy_threshold_nats_per_token",
+            f"Entropy beyond which a verdict begins, in {NATS}.",
+            labels=("verdict",),
+        )
+        for verdict in ("collapsed", "warning", "too_hot"):
+            if (limit := getattr(thresholds, verdict)) is not None:
+                limits.add_metric((verdict,), limit)
+        yield limits
     yield GaugeMetricFamily(
         "reheatd_entropy_measurable", "Whether entropy could be measured when it was last due.", status.problem is None
     )
@@ -123,9 +126,25 @@ def _learning(status: StatusView) -> Iterator[Metric]:
     for outcome in ("groups", "varied", "all_fail", "all_pass"):
         groups.add_metric(("all" if outcome == "groups" else outcome,), getattr(learning, outcome))
     yield groups
+    yield GaugeMetricFamily("reheatd_rl_steps", "Steps of the present run of RL.", learning.steps)
+    for trend, name, what in (
+        ("reward", "reheatd_rollout_reward", "Mean reward of rollouts"),
+        ("grad_norm", "reheatd_gradient_norm", "Mean norm of the gradient"),
+    ):
+        if trend in learning.trends:
+            yield GaugeMetricFamily(name, f"{what} in the newest steps of RL.", learning.trends[trend].last)
 
 
-def _parts(status: StatusView) -> Iterator[Metric]:
+def _jobs(status: StatusView, numbers: Mapping[tuple[str, str], int]) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily("reheatd_jobs", "Jobs of all times, by kind and status.", labels=("kind", "status"))
+    # Series that are there before the first job has failed show its failure as a rise.
+    for kind, name in itertools.product(get_args(Job.model_fields["kind"].annotation), JobStatus):
+        jobs.add_metric((kind, name), numbers.get((kind, name), 0))
+    yield jobs
+    yield GaugeMetricFamily("reheatd_jobs_waiting", "Jobs that wait for their turn or for approval.", status.queued)
+
+
+def _parts(status: StatusView, pool: EnginePool) -> Iterator[Metric]:
     up = GaugeMetricFamily("reheatd_engine_up", "Whether an engine serves.", labels=("engine",))
     busy = GaugeMetricFamily("reheatd_engine_requests_in_flight", "Requests on an engine.", labels=("engine",))
     for engine in status.engines:
@@ -133,10 +152,18 @@ def _parts(status: StatusView) -> Iterator[Metric]:
         busy.add_metric((engine.name,), engine.in_flight)
     yield up
     yield busy
+    spent = CounterMetricFamily(
+        "reheatd_engine_busy_seconds",
+        "Time in which an engine had requests in flight, divided equally among them, by who asked.",
+        labels=("engine", "source"),
+    )
+    for replica in pool.replicas:
+        for asker, seconds in replica.busy.seconds().items():
+            spent.add_metric((replica.name, asker), seconds)
+    yield spent
     yield GaugeMetricFamily("reheatd_broker_up", "Whether the broker answers.", status.broker.ok)
     if status.workers.connected is not None:
         yield GaugeMetricFamily("reheatd_workers", "Workers that answer.", status.workers.connected)
-    yield GaugeMetricFamily("reheatd_jobs_waiting", "Jobs that wait for their turn or for approval.", status.queued)
     yield GaugeMetricFamily("reheatd_requests_in_flight", "Requests that are being answered.", status.in_flight)
     yield GaugeMetricFamily("reheatd_adapters_loaded", "Adapters in the engines' slots.", len(status.adapters_loaded))
 

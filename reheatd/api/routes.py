@@ -21,7 +21,7 @@ from reheatd.adapters.swap import SwapResult
 from reheatd.api import parameters
 from reheatd.api.context import ApiContext
 from reheatd.api.event_stream import EventStream
-from reheatd.api.metrics import metrics_answer
+from reheatd.api.metrics import Snapshot, metrics_answer
 from reheatd.api.openapi import openapi
 from reheatd.api.operations import PREFIX
 from reheatd.api.preview import job_preview
@@ -107,13 +107,15 @@ class Api:
 
     async def metrics(self, request: Request) -> Response:
         context = self._context
-        return metrics_answer(
-            request.headers.get("accept"),
-            await status_view(self._context),
+        snapshot = Snapshot(
+            await status_view(context),
+            context.monitor.thresholds,
             context.live.newest(),
             context.ledger.jobs.counts(),
+            context.pool,
             context.metrics,
         )
+        return metrics_answer(request.headers.get("accept"), snapshot)
 
     async def status(self, request: Request) -> Response:
         return _answer(await status_view(self._context))

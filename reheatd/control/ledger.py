@@ -50,6 +50,8 @@ class Ledger:
         """Called when the journal gets an entry, in the transaction that stores it."""
         self.on_job: Callable[[str], None] | None = None
         """Called with the id of a job that changes, perhaps in the transaction that stores the change."""
+        self.on_status: Callable[[JobRecord], None] | None = None
+        """Called when the status of a job changes, before its record is stored."""
         with db:
             db.executescript(TABLES)
 
@@ -137,6 +139,7 @@ class Ledger:
         """Changes the status of a job and the control state together."""
         check_status(record.job.status, status)
         record.job.status = status
+        self._tell_status(record)
         with self._db:
             self._keep(record)
             if self.state is not state:
@@ -241,7 +244,12 @@ class Ledger:
         record.job.error = error
         record.job.phase = ""
         record.job.finished_at = self._now()
+        self._tell_status(record)
         self._keep(record)
+
+    def _tell_status(self, record: JobRecord) -> None:
+        if self.on_status is not None:
+            self.on_status(record)
 
     def _now(self) -> float:
         """Seconds since the epoch, but later than the newest entry of the journal even if the clock was set back.

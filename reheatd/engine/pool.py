@@ -15,6 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
+from reheatd.engine.busy_time import Asker, BusyTime
 from reheatd.engine.client import EngineClient
 from reheatd.errors import EngineUnavailableError
 
@@ -47,6 +48,8 @@ class Replica:
         self._responsive = True
         self.outstanding = 0
         """Number of requests in flight on the engine."""
+        self.busy = BusyTime()
+        """What the engine's time was spent on."""
         self.problem: str | None = None
         """Why the engine was not let in when it last started; None if it was."""
         self._ejected = asyncio.Event()
@@ -70,13 +73,15 @@ class Replica:
             self.able.clear()
 
     @contextmanager
-    def occupied(self) -> Iterator[None]:
+    def occupied(self, asker: Asker) -> Iterator[None]:
         """Counts one request in flight for as long as the context is open."""
         self.outstanding += 1
+        self.busy.begin(asker)
         try:
             yield
         finally:
             self.outstanding -= 1
+            self.busy.end(asker)
 
     def enter(self) -> None:
         """Lets the engine take requests from now on."""

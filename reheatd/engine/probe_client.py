@@ -29,7 +29,6 @@ class ProbeClient:
         """
         version = version_name(0) if model == BASE_MODEL_NAME else model
         replica = self._pool.pick()
-        with self._slots.lease(model), replica.occupied():
-            name = self._slots.engine_name(model)
+        with self._slots.lease(model), replica.occupied("probe"):
             name = self._slots.engine_name(model)
             return await replica.client.chat(name, messages, xargs=tags(version, "probe"), **options)

@@ -70,6 +70,8 @@ class EntropyMonitor:
         self.on_verdict = on_verdict
         self.on_window: Callable[[Window], None] | None = None
         """Called after each recorded window, whatever its version. It must not block."""
+        self.on_measured: Callable[[Measurement], None] | None = None
+        """Called with every window that was measured, also of a candidate or the baseline."""
         self._meter = meter
         self._series = series
         self._detector = detector
@@ -326,7 +328,11 @@ class EntropyMonitor:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         seconds = (time.monotonic() - began) / windows
-        return [measurement.model_copy(update={"seconds": seconds}) for measurement in measured]
+        windows_measured = [measurement.model_copy(update={"seconds": seconds}) for measurement in measured]
+        if self.on_measured is not None:
+            for measurement in windows_measured:
+                self.on_measured(measurement)
+        return windows_measured
 
     async def _find_answer_length(self) -> int:
         """The longest answer, which is found and stored unless it is known."""

@@ -27,6 +27,7 @@ from reheatd.access.answers import RETRY_AFTER_S, error_response
 from reheatd.access.caller import Caller, caller_of
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapManager
+from reheatd.engine.busy_time import Asker
 from reheatd.engine.client import IDLE_CONNECTION_S
 from reheatd.engine.pool import EnginePool, Replica
 from reheatd.engine.slots import AdapterSlots
@@ -51,6 +52,7 @@ from reheatd.gateway.surface import RESPONSES, SURFACE, ClientRoute
 from reheatd.metrics.traffic import BROKEN, Traffic, Watch
 from reheatd.names import ALIAS_NAME, BASE_MODEL_NAME, parse_version_name, rollout_job, version_name
 from reheatd.tap.wire import TapSource, tags
+from reheatd.tracing.requests import RequestTraces, trace_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -92,6 +94,7 @@ class Gateway:
         store: AdapterStore,
         live: LiveLogprobs | None = None,
         traffic: Traffic | None = None,
+        traces: RequestTraces | None = None,
         *,
         max_model_len: int = 1024,
         max_concurrent_per_key: int | None = None,
@@ -107,6 +110,7 @@ class Gateway:
         self._store = store
         self._live = live
         self._traffic = traffic or Traffic(CollectorRegistry())
+        self._traces = traces
         self._max_model_len = max_model_len
         self._limit = ConcurrencyLimit(max_concurrent_per_key)
         self._logprob_limit = logprob_limit or LogprobLimit(None, 0)
@@ -158,6 +162,8 @@ class Gateway:
     async def _proxy(self, route: ClientRoute, request: Request) -> Response:
         self.counts.total += 1
         watch = self._traffic.begin(route.path, route.token_mark)
+        if self._traces is not None:
+            self._traces.begin(request, watch)
         # The engine repeats the id in every event of a stream, so a long one would make a short answer huge.
         request_id = request.headers.get(REQUEST_ID_HEADER, "")[:LONGEST_REQUEST_ID] or uuid.uuid4().hex
         try:
@@ -210,7 +216,8 @@ class Gateway:
         Raises:
             EngineUnavailableError: None can by `deadline`, in seconds of the monotonic clock.
         """
-        await self._pool.until_able(max(0.0, deadline - time.monotonic()))
+        with self._traffic.waiting.track_inprogress():
+            await self._pool.until_able(max(0.0, deadline - time.monotonic()))
         return True
 
     async def _answer(
@@ -234,9 +241,15 @@ class Gateway:
         body["model"] = self._slots.engine_name(target)
         measured: MeasuredRequest | None = None
         meter: Meter | None = None
-        caller = caller_of(request)
-        if route.metered and caller.quota is not None and caller.quota.counts_tokens:
-            meter = Meter(caller.quota, body, usage_on_request=route.usage_on_request)
+        caller, trace = caller_of(request), trace_of(request)
+        if trace is not None:
+            trace.version, trace.job = version, caller.job and caller.job.job_id
+            trace.ask(headers)
+        if route.metered:
+            limited = caller.quota is not None and caller.quota.counts_tokens
+            if limited or (trace is not None and trace.is_recorded):
+                quota, usage = caller.quota if limited else None, None if trace is None else trace.usage
+                meter = Meter(quota, body, usage, usage_on_request=route.usage_on_request)
         if route.decodes:
             source = _traffic_source(version, caller)
             if route.measurable and self._live is not None:
@@ -251,10 +264,13 @@ class Gateway:
         try:
             if meter is not None:
                 meter.sent(await request.body())
-            sent = await _unless_disconnected(request, self._send(route.path, body, headers, claims, deadline))
+            sending = self._send(route.path, body, headers, claims, deadline, watch.source)
+            sent = await _unless_disconnected(request, sending)
             if sent is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             upstream, replica = sent
+            if trace is not None:
+                trace.engine = replica.name
             answer_headers = end_to_end(upstream.headers, OF_THE_ENGINE)
             answer_headers[VERSION_HEADER] = version
             answer_headers[ENGINE_HEADER] = replica.name
@@ -301,7 +317,13 @@ class Gateway:
                 upstream.close()
 
     async def _send(
-        self, path: str, body: dict[str, Any], headers: dict[str, str], claims: ExitStack, deadline: float
+        self,
+        path: str,
+        body: dict[str, Any],
+        headers: dict[str, str],
+        claims: ExitStack,
+        deadline: float,
+        asker: Asker,
     ) -> tuple[aiohttp.ClientResponse, Replica]:
         """Sends a request, and returns the beginning of the answer with the engine that gives it.
 
@@ -315,7 +337,7 @@ class Gateway:
         while True:
             replica = self._pool.pick(prefix, tried=tried)
             with ExitStack() as occupied:
-                occupied.enter_context(replica.occupied())
+                occupied.enter_context(replica.occupied(asker))
                 try:
                     own = headers | replica.client.authorization
                     upstream = await self._open().post(f"{replica.url}{path}", data=data, headers=own, timeout=timeout)

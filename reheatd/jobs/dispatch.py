@@ -121,6 +121,8 @@ class JobDispatcher:
     """
 
     def __init__(self, broker_url: str, *, heartbeat_timeout_s: float, credential: Callable[[str, int], str]) -> None:
+        self.headers_of: Callable[[str], dict[str, str]] = lambda job_id: {}
+        """Gives the headers of a job's message, by which its worker goes on in the job's trace."""
         self._url = broker_url
         self._credential = credential
         self._heartbeat_timeout_s = heartbeat_timeout_s
@@ -153,6 +155,7 @@ class JobDispatcher:
             TASKS[spec.kind],
             args=[spec.model_dump(mode="json"), attempt, self._credential(spec.job_id, attempt)],
             argsrepr=f"({spec.job_id!r}, {attempt})",  # what Celery logs and shows
+            headers=self.headers_of(spec.job_id),
             task_id=celery_id(spec.job_id, attempt),
             ignore_result=False,
         )

@@ -49,6 +49,8 @@ class JobRecord(Contract):
     result: JobResult | None = None
     """What training handed over; an import goes on without a record of its result."""
     cancel_requested: bool = False
+    traceparent: str | None = None
+    """W3C context of the span that the job's trace began with; None if it is not traced."""
     rollout_adapters: list[RolloutAdapter] = Field(default_factory=list)
     """Rollout adapters that are loaded now, oldest first."""
 

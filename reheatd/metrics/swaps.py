@@ -2,11 +2,12 @@
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from reheatd.errors import ReheatdError
+from reheatd.errors import DeliveryError, ReheatdError
 
 PROMOTED = "promoted"
 """Result of a swap that was made. That of one that failed before the flip is the error's code."""
 SWAP_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+PROOF_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 PROOF_TOKENS = (17, 34, 68, 136, 272, 544)
 
 
@@ -30,24 +31,30 @@ class SwapMetrics:
             buckets=SWAP_S,
             registry=registry,
         )
+        self._proof_duration = Histogram(
+            "reheatd_proof_duration_seconds",
+            "Time from the loaded version to its proof of delivery on every engine.",
+            buckets=PROOF_S,
+            registry=registry,
+        )
         self._tokens = Histogram(
             "reheatd_proof_tokens",
             "Tokens that a proof of delivery compared before it held.",
             buckets=PROOF_TOKENS,
             registry=registry,
         )
-        self._swaps.labels(PROMOTED)  # a counter that is there before the first swap shows the first one as a rise
+        for result in (PROMOTED, DeliveryError.code):
+            self._swaps.labels(result)  # a counter that is there before the first swap shows the first one as a rise
 
-    def promoted(self, seconds: float, proof_tokens: int | None) -> None:
-        """Counts a swap that was made.
-
-        Args:
-            proof_tokens: Tokens that its proof compared; None if there was none.
-        """
+    def promoted(self, seconds: float) -> None:
+        """Counts a swap that was made, and that took `seconds`."""
         self._swaps.labels(PROMOTED).inc()
         self._duration.observe(seconds)
-        if proof_tokens is not None:
-            self._tokens.observe(proof_tokens)
+
+    def proved(self, seconds: float, tokens: int) -> None:
+        """Counts a proof that held, after `seconds` and `tokens` that were compared."""
+        self._proof_duration.observe(seconds)
+        self._tokens.observe(tokens)
 
     def refused(self, error: ReheatdError) -> None:
         """Counts a swap that failed before the flip."""

@@ -1,11 +1,13 @@
 """Counts and times the requests of the OpenAI surface, for Prometheus."""
 
 import time
+from collections.abc import Callable
+from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 MOST_VERSIONS = 20
-"""Versions whose requests are counted apart; the series of the one that was asked longest ago ends for another one."""
+"""Versions whose requests have series of their own; those of the one that was asked longest ago end for another one."""
 NO_VERSION = "none"
 """Stands for the version where none answered."""
 BROKEN = "broken"
@@ -32,24 +34,28 @@ class Traffic:
         self._duration = Histogram(
             "reheatd_request_duration_seconds",
             "Time from the arrival of a request to the end of its answer.",
-            ("route", "source"),
+            ("route", "source", "version"),
             buckets=DURATIONS_S,
             registry=registry,
         )
         self._first = Histogram(
             "reheatd_time_to_first_token_seconds",
             "Time from the arrival of a request for a stream to its first event.",
-            ("route", "source"),
+            ("route", "source", "version"),
             buckets=FIRST_S,
             registry=registry,
         )
         self._between = Histogram(
             "reheatd_time_between_tokens_seconds",
             "Mean time between two tokens of an answer, observed once for each stream.",
-            ("route", "source"),
+            ("route", "source", "version"),
             buckets=BETWEEN_S,
             registry=registry,
         )
+        self.waiting = Gauge(
+            "reheatd_requests_waiting", "Requests that wait for an engine that can take them.", registry=registry
+        )
+        """How many requests wait for an engine."""
         self._versions: dict[str, None] = {}
         """The versions that are counted, the one that was asked longest ago first."""
 
@@ -65,7 +71,7 @@ class Traffic:
         """Counts a request whose answer has ended."""
         version = self._counted(watch.version)
         self._requests.labels(watch.route, watch.source, version, watch.status).inc()
-        labels = watch.route, watch.source
+        labels = watch.route, watch.source, version
         self._duration.labels(*labels).observe(watch.ended - watch.began)
         if watch.first is not None:
             self._first.labels(*labels).observe(watch.first - watch.began)
@@ -80,7 +86,8 @@ class Traffic:
         if len(self._versions) > MOST_VERSIONS:
             oldest = next(iter(self._versions))
             del self._versions[oldest]
-            self._requests.remove_by_labels({"version": oldest})
+            for metric in (self._requests, self._duration, self._first, self._between):
+                metric.remove_by_labels({"version": oldest})
         return version
 
 
@@ -89,7 +96,7 @@ class Watch:
 
     def __init__(self, traffic: Traffic, route: str, token_mark: bytes) -> None:
         self.route = route
-        self.source = "client"
+        self.source: Literal["client", "job"] = "client"
         self.version: str | None = None
         self.status = "500"
         """Status of the answer; an error that nobody foresaw leaves it as it is."""
@@ -99,6 +106,8 @@ class Watch:
         self.events = 0
         self.answers = 1
         """Answers that the stream carries at the same time: the request's `n`."""
+        self.on_close: Callable[[Watch], None] | None = None
+        """Called once, when the answer has ended."""
         self._traffic = traffic
         self._token_mark = token_mark
         self._counted = False
@@ -120,3 +129,5 @@ class Watch:
             self._counted = True
             self.ended = time.monotonic()
             self._traffic.count(self)
+            if self.on_close is not None:
+                self.on_close(self)

@@ -4,12 +4,14 @@ import os
 import sys
 from collections.abc import Mapping
 
+from reheatd.config_tracing import HEADERS_ENV
+
 SHARED_CORES_ENV = {"GOMP_SPINCOUNT": "5000"}
 """Environment of engine and workers on a CPU. OpenMP threads that spin long while they wait take the cores from the
 processes that share them: a worker's steps took twice as long beside a busy engine. An engine whose threads never spin
 loses a fifth of its throughput; a short spin costs nothing."""
 
-SECRET_VARIABLES = frozenset(("REHEATD_API_KEY", "REHEATD_BROKER", "REHEATD_BROKER__URL", "VLLM_API_KEY"))
+SECRET_VARIABLES = frozenset(("REHEATD_API_KEY", "REHEATD_BROKER", "REHEATD_BROKER__URL", "VLLM_API_KEY", *HEADERS_ENV))
 """Variables of the daemon's environment that hold secrets. A child gets those that it needs from its own command."""
 
 

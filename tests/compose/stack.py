@@ -8,10 +8,14 @@ import threading
 import time
 from pathlib import Path
 
+import yaml
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROJECT = "reheatd-test"
 PROJECT_LABEL = f"label=com.docker.compose.project={PROJECT}"
 IMAGES = {"full": "reheatd-full", "daemon": "reheatd-daemon"}
+SUBSTITUTE = "reheatd-test-prometheus"
+PULL_S = 300.0
 
 
 class Stack:
@@ -25,8 +29,13 @@ class Stack:
         if not docker and shutil.which("podman-compose") is None:
             raise RuntimeError("neither a Docker engine nor podman-compose is here; install one of them")
         self._engine = "docker" if docker else "podman"
-        self._compose = [*(["docker", "compose"] if docker else ["podman-compose"]), "-p", PROJECT]
-        self._environment = {**os.environ, **environment}
+        compose = ["docker", "compose"] if docker else ["podman-compose"]
+        self._compose = [*compose, "-p", PROJECT, "--profile", "observability"]
+        self._environment: dict[str, str] = {**os.environ, **environment}
+        self.services = ["redis", "engine", "worker", "reheatd"]
+        """What `up` starts."""
+        self.ports: dict[str, int] = {}
+        """Where Prometheus and Grafana are published."""
         self._stopping = threading.Event()
         self._health = threading.Thread(target=self._run_health_checks, name="health")
 
@@ -36,10 +45,38 @@ class Stack:
             command = [self._engine, "build", *flags, "--target", target, "-t", image, "-f", "docker/Dockerfile", "."]
             subprocess.run(command, cwd=REPOSITORY, check=True)
 
+    def add_observability(self) -> None:
+        """Lets `up` start Prometheus and Grafana as well, as far as their images can be had.
+
+        Where no registry can be reached, Prometheus comes from Debian's package, and Grafana is left out.
+        """
+        declared = yaml.safe_load((REPOSITORY / "compose.yaml").read_text())["services"]
+        for name in ("prometheus", "grafana"):
+            variable, _, official = declared[name]["image"].removeprefix("${").removesuffix("}").partition(":-")
+            image = self._environment.get(variable) or official
+            if self._has(image):
+                self.services.append(name)
+            elif name == "prometheus":
+                flags = shlex.split(os.environ.get("BUILD_FLAGS", ""))
+                file = Path(__file__).with_name("prometheus.Dockerfile")
+                command = [self._engine, "build", *flags, "-t", SUBSTITUTE, "-f", str(file), str(file.parent)]
+                subprocess.run(command, check=True)
+                self._environment[variable] = SUBSTITUTE
+                self.services.append(name)
+
+    def _has(self, image: str) -> bool:
+        """Whether an image is here or can be pulled."""
+        if _succeeds([self._engine, "image", "inspect", image]):
+            return True
+        try:
+            return subprocess.run([self._engine, "pull", image], capture_output=True, timeout=PULL_S).returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
+
     def up(self) -> None:
         if self._engine == "podman":
             self._health.start()
-        self._run("up", "-d", "--no-build")
+        self._run("up", "-d", "--no-build", *self.services)
 
     def down(self) -> None:
         self._stopping.set()

@@ -17,7 +17,7 @@ from reheatd.process.ports import reserve_port
 from tests.compose.stack import Stack
 from tests.tiny_policy import build_tiny_policy
 
-SERVICES = ("redis", "engine", "worker", "reheatd")
+SERVICES = ("redis", "engine", "worker", "reheatd", "prometheus")
 START_TIMEOUT_S = 600.0
 JOB_TIMEOUT_S = 600.0
 MAX_MODEL_LEN = 128
@@ -30,15 +30,19 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, htt
     _shorten(models / "tiny" / "config.json")
     for folder in (models, *models.parents[:1]):
         folder.chmod(0o755)
-    port = reserve_port()
+    port, prometheus_port, grafana_port = reserve_port(), reserve_port(), reserve_port()
     stack = Stack(
         {
             "REHEATD_MODELS": str(models),
             "REHEATD_POLICY__MODEL": "/models/tiny",
             "REHEATD_PORT": str(port),
+            "PROMETHEUS_PORT": str(prometheus_port),
+            "GRAFANA_PORT": str(grafana_port),
         }
     )
+    stack.ports = {"prometheus": prometheus_port, "grafana": grafana_port}
     stack.build()
+    stack.add_observability()
     stack.up()
     try:
         url = f"http://127.0.0.1:{port}"
@@ -119,6 +123,44 @@ def test_services_have_no_rights_and_let_nobody_in_without_a_secret(stack: tuple
     assert "NOAUTH" in containers.exec("redis", "redis-cli", "ping")
     ask = "import urllib.request; urllib.request.urlopen('http://engine:8100/metrics')"
     assert "HTTP Error 401" in containers.exec("worker", "sh", "-c", f'python -c "{ask}" 2>&1 || true')
+
+
+@pytest.mark.timeout(3000)
+def test_prometheus_asks_daemon_and_engine_with_their_keys(stack: tuple[Stack, httpx.Client]) -> None:
+    containers, _ = stack
+    url = f"http://127.0.0.1:{containers.ports['prometheus']}/api/v1"
+    deadline = time.monotonic() + 120
+    up: dict[str, str] = {}
+    while up != {"reheatd": "1", "engine": "1"}:
+        assert time.monotonic() < deadline, f"{up}\n{containers.logs('prometheus')}"
+        time.sleep(2)
+        found = httpx.get(f"{url}/query", params={"query": "up"}, timeout=30).json()["data"]["result"]
+        up = {series["metric"]["job"]: series["value"][1] for series in found}
+    groups = httpx.get(f"{url}/rules", timeout=30).json()["data"]["groups"]
+    assert all(rule["health"] != "err" for group in groups for rule in group["rules"]) and len(groups) == 3
+
+
+@pytest.mark.timeout(3000)
+def test_grafana_shows_the_dashboard_to_its_admin_alone(stack: tuple[Stack, httpx.Client]) -> None:
+    containers, _ = stack
+    if "grafana" not in containers.services:
+        pytest.skip("Grafana's image cannot be pulled here")
+    url = f"http://127.0.0.1:{containers.ports['grafana']}/api"
+    deadline = time.monotonic() + 120
+    password = containers.exec("reheatd", "cat", "/run/reheatd/grafana").strip()
+    while not _answers(f"{url}/health"):
+        assert time.monotonic() < deadline, containers.logs("grafana")
+        time.sleep(2)
+    assert httpx.get(f"{url}/dashboards/uid/reheatd", timeout=30).status_code == 401
+    shown = httpx.get(f"{url}/dashboards/uid/reheatd", auth=("admin", password), timeout=30)
+    assert shown.json()["dashboard"]["title"] == "reheatd"
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 @pytest.mark.timeout(3000)

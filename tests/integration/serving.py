@@ -49,7 +49,7 @@ class Serving:
         return lineage.version
 
 
-class _Server(uvicorn.Server):
+class QuietServer(uvicorn.Server):
     def install_signal_handlers(self) -> None:
         """None: the test runner has its own."""
 
@@ -75,7 +75,7 @@ async def serving(
         gateway = Gateway(pool, slots, swaps, store, live)
         app = Starlette(routes=[*gateway.routes(), *more(slots, db)], exception_handlers=exception_handlers())
         listener = socket.create_server(("127.0.0.1", 0))
-        server = _Server(uvicorn.Config(guarded(app, db), lifespan="off", log_config=None, access_log=False))
+        server = QuietServer(uvicorn.Config(guarded(app, db), lifespan="off", log_config=None, access_log=False))
         serving = asyncio.create_task(server.serve([listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:

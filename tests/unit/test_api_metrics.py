@@ -10,13 +10,12 @@ from prometheus_client.parser import text_string_to_metric_families as read
 from reheatd.entropy.estimators import TailMoments
 from reheatd.entropy.windows import LiveWindow
 from reheatd.jobs.contracts import RLRequest
-from reheatd.metrics.swaps import SwapMetrics
-from reheatd.metrics.traffic import Traffic
 from tests.unit.control_figures import BASELINE, entropy, window
+from tests.unit.control_support import FakeMonitor
+from tests.unit.metrics_support import LEARNED, full_scrape
 from tests.unit.test_api_routes import ApiWorld, Client, talk
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
-GROUPS = {"groups": 4.0, "groups_varied": 1.0, "groups_all_fail": 3.0, "groups_all_pass": 0.0}
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -61,12 +60,20 @@ def test_a_scrape_reads_the_state_of_every_part(tmp_path: Path) -> None:
         assert found["reheatd_entropy_baseline_high_nats_per_token", ()] == entropy(BASELINE).high
         assert found["reheatd_entropy_baseline_ratio", ()] == window(0, "warning", 1.9).ratio
         assert found["reheatd_entropy_measurable", ()] == 0  # the model has no chat template
-        assert series(found, "reheatd_jobs") == {("rl", "queued"): 1}
+        jobs = series(found, "reheatd_jobs")
+        assert jobs["rl", "queued"] == 1 and sum(jobs.values()) == 1
+        assert jobs["reheat", "failed"] == 0  # there from the beginning, so that the first failure is a rise
+        limits = FakeMonitor().thresholds
+        assert limits is not None
+        found_limits = series(found, "reheatd_entropy_threshold_nats_per_token")
+        assert found_limits["collapsed",] == limits.collapsed and found_limits["warning",] == limits.warning
         assert series(found, "reheatd_engine_up") == {("engine-1",): 1, ("engine-2",): 1}
         assert found["reheatd_broker_up", ()] == 0
         assert found["reheatd_workers", ()] == 2
         assert found["reheatd_jobs_waiting", ()] == 1
         assert found["reheatd_things_total", ()] == 3
+        busy = series(found, "reheatd_engine_busy_seconds_total")
+        assert busy == {(f"engine-{number}", who): 0 for number in (1, 2) for who in ("client", "job", "probe")}
 
     talk(ApiWorld(tmp_path), story)
 
@@ -90,16 +97,26 @@ def test_what_was_never_measured_has_no_series(tmp_path: Path) -> None:
     talk(ApiWorld(tmp_path), story)
 
 
-def test_the_docs_name_every_metric_and_no_other(tmp_path: Path) -> None:
+def test_the_learning_signal_of_the_present_run_is_shown(tmp_path: Path) -> None:
     async def story(client: Client, world: ApiWorld) -> None:
-        world.census = 1
-        world.series.append(window(0, "warning", 1.9), TailMoments())
-        world.learning.add("rl-1", 0, 1, GROUPS)
-        Traffic(world.registry)
-        SwapMetrics(world.registry)
-        answer = await client.get("/metrics", headers={"accept": OPENMETRICS})
-        names = {family.name for family in read_openmetrics(answer.text)}
-        documented = set(re.findall(r"`(reheatd_\w+)`", (Path(__file__).parents[2] / "docs/metrics.md").read_text()))
-        assert {name.removesuffix("_total").removesuffix("_info") for name in documented} == names
+        world.learning.add("rl-1", 0, 1, LEARNED)
+        world.learning.add("rl-1", 0, 2, LEARNED | {"reward": 0.75})
+        found = samples((await client.get("/metrics")).text)
+        assert series(found, "reheatd_rollout_groups") == {
+            ("all",): 4,
+            ("varied",): 1,
+            ("all_fail",): 3,
+            ("all_pass",): 0,
+        }
+        assert found["reheatd_rl_steps", ()] == 2
+        assert found["reheatd_rollout_reward", ()] == 0.5
+        assert found["reheatd_gradient_norm", ()] == 1.5
 
     talk(ApiWorld(tmp_path), story)
+
+
+def test_the_docs_name_every_metric_and_no_other(tmp_path: Path) -> None:
+    names = {family.name for family in read_openmetrics(full_scrape(tmp_path, OPENMETRICS))}
+    documented = set(re.findall(r"`(reheatd_\w+)`", (Path(__file__).parents[2] / "docs/metrics.md").read_text()))
+    own = {name for name in names if name.startswith("reheatd_")}
+    assert {name.removesuffix("_total").removesuffix("_info") for name in documented} == own

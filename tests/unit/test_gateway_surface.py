@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from reheatd.gateway.metering import total_tokens
+from reheatd.gateway.metering import total_tokens, usage_of
 from reheatd.gateway.surface import POOLING, PROXIED_PATHS, SURFACE
 from tests.fuzz.raw import BODIES
 from tests.unit.test_access_requests import Limited, limited
@@ -217,7 +217,8 @@ def test_streams_with_named_events_are_charged_and_passed_on(
     ],
 )
 def test_tokens_are_counted_in_every_dialect(answer: Any, tokens: int | None) -> None:
-    assert total_tokens(json.dumps(answer).encode()) == tokens
+    usage = usage_of(json.dumps(answer).encode())
+    assert (None if usage is None else total_tokens(usage)) == tokens
 
 
 def test_which_tokens_a_key_pays_for(tmp_path: Path) -> None:

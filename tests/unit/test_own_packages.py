@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from reheatd.config_tables import WorkersSection
+from reheatd.config_tracing import TracingSection
 from reheatd.engine.launch import engine_command
 from reheatd.errors import BadInputError
 from reheatd.process.children import python_module
@@ -50,7 +51,7 @@ def test_the_command_line_runs_among_strangers(strangers: Path) -> None:
 
 
 def test_a_worker_starts_among_strangers(strangers: Path) -> None:
-    command = worker_command(BROKER, WorkersSection(), index=1)
+    command = worker_command(BROKER, WorkersSection(), TracingSection(), index=1)
     done = run([*command.argv, "--help"], {**os.environ, **command.env})
     assert done.returncode == 0, done.stderr
     assert "--concurrency" in done.stdout

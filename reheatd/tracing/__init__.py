@@ -1,0 +1,1 @@
+"""OpenTelemetry traces. The SDK is imported only where something is traced."""
