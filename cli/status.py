@@ -13,6 +13,7 @@ from cli.client import DaemonClient
 from cli.options import DEFAULT_URL, JsonOption, UrlOption
 from reheatd.api.schemas import PartHealth, StatusView
 from reheatd.errors import DaemonUnreachableError
+from reheatd.trackers.children import TrackerHealth
 
 WATCH_S = 1.0
 
@@ -88,6 +89,8 @@ def describe(status: StatusView) -> RenderableType:
     engines = [(engine.name, engine) for engine in status.engines]
     parts = [*engines, ("broker", status.broker), ("workers", status.workers)]
     facts.add_row("parts", "  ".join(_health(name, part) for name, part in parts))
+    if status.trackers:
+        facts.add_row("trackers", "  ".join(_health(tracker.name, tracker) for tracker in status.trackers))
     return facts
 
 
@@ -101,6 +104,6 @@ def _baseline(status: StatusView) -> str:
     return f"{render.entropy(status.baseline)} of {whose}{advice}"
 
 
-def _health(name: str, part: PartHealth) -> str:
+def _health(name: str, part: PartHealth | TrackerHealth) -> str:
     mark = "[green]ok[/]" if part.ok else "[red]down[/]"
     return f"{name} {mark}" + (f" [dim]({escape(part.detail)})[/]" if part.detail else "")

@@ -30,6 +30,7 @@ from reheatd.config_tables import (
     ServerSection,
     WorkersSection,
 )
+from reheatd.config_trackers import TrackersSection
 from reheatd.errors import ConfigError
 from reheatd.options import (
     IDLE_CLIP,
@@ -72,6 +73,7 @@ class Settings(BaseSettings):
     lora: LoraOptions = LoraOptions()
     adapters: AdaptersSection = AdaptersSection()
     alerts: AlertsSection = AlertsSection()
+    trackers: TrackersSection = TrackersSection()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
@@ -141,6 +143,11 @@ class Settings(BaseSettings):
     @property
     def broker_dir(self) -> Path:
         return self.data_dir / "broker"
+
+    @property
+    def runs_dir(self) -> Path:
+        """Folder of the files of trackers."""
+        return self.trackers.folder or self.data_dir / "runs"
 
     @property
     def logs_dir(self) -> Path:

@@ -62,6 +62,8 @@ from reheatd.process.http_server import HttpServer
 from reheatd.process.instance import claim_data_dir, listen, make_folders, url_of
 from reheatd.process.supervisor import Supervisor
 from reheatd.reference.files import Reference, resolve_reference
+from reheatd.trackers.children import tracker_commands
+from reheatd.trackers.installed import require_trackers
 
 
 async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] | None = None) -> None:
@@ -82,6 +84,7 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
         require_engine_extra(device)
     if settings.workers.count:
         require_worker_extra()
+    require_trackers(settings.trackers.names)
     admin = None if server.admin_port is None else listen(server.admin_host, server.admin_port, admin=True)
     with admin or nullcontext(), listen(server.host, server.port) as listener:
         url = url_of(server.host, listener.getsockname()[1], server.scheme)
@@ -233,6 +236,7 @@ def assemble(
         dispatcher=dispatcher,
         controller=controller,
         alerter=alerter,
+        trackers=tracker_commands(settings),
         keys=keys,
         http=http,
         gpus=gpus,

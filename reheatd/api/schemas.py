@@ -22,6 +22,7 @@ from reheatd.jobs.report import JobReport
 from reheatd.jobs.rollouts import RolloutRow
 from reheatd.measures import Contract, EntropyEstimate
 from reheatd.signal import Reach
+from reheatd.trackers.children import TrackerHealth
 
 
 class Readiness(Contract):
@@ -122,6 +123,8 @@ class StatusView(Contract):
     engines: list[EngineHealth]
     broker: PartHealth
     workers: WorkersHealth
+    trackers: list[TrackerHealth] = []
+    """The trackers that get jobs as runs."""
     tap_rejected: int = 0
     """Datagrams that the entropy tap's socket dropped: forged, repeated or too old."""
     adapters_loaded: list[str]

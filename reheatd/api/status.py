@@ -10,6 +10,7 @@ from reheatd.engine.pool import Replica
 from reheatd.names import version_name
 from reheatd.process.broker import BrokerError
 from reheatd.signal import Reach
+from reheatd.trackers.children import tracker_health
 
 CENSUS_AGE_S = 10.0
 """Workers are counted again if the last count is older than this, in seconds; counting takes a second."""
@@ -47,6 +48,7 @@ async def status_view(context: ApiContext) -> StatusView:
         engines=engines,
         broker=_broker(await context.broker_healthy()),
         workers=await _workers(context),
+        trackers=await asyncio.to_thread(tracker_health, context.settings),
         tap_rejected=context.live.rejected,
         adapters_loaded=context.slots.loaded(),
         in_flight=context.slots.in_flight(),
