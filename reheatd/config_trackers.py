@@ -8,7 +8,7 @@ from reheatd.options import Options
 
 
 class TrackersSection(Options):
-    names: list[str] = []
+    names: list[str] = Field(default=[])
     """Experiment trackers that get every job as a run: `tensorboard`, `wandb`, `mlflow`, `trackio`, or another that is
     installed. Keys and servers come from each tracker's own environment variables. Default: none."""
     project: str = Field(default="reheatd", min_length=1)

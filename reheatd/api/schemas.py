@@ -123,7 +123,7 @@ class StatusView(Contract):
     engines: list[EngineHealth]
     broker: PartHealth
     workers: WorkersHealth
-    trackers: list[TrackerHealth] = []
+    trackers: list[TrackerHealth] = Field(default_factory=list)
     """The trackers that get jobs as runs."""
     tap_rejected: int = 0
     """Datagrams that the entropy tap's socket dropped: forged, repeated or too old."""

@@ -56,11 +56,13 @@ class Follower:
         self._runs: dict[str, Run] = {}
         self._unsafe: dict[str, JobProgress] = {}
         """What this process has sent to a tracker that does not keep it at once."""
+        self.problem = ""
+        """The last failure, in one line."""
         self._at: tuple[int, JobRecord, JobProgress] | None = None
         """The job that is being sent."""
 
     def look(self) -> bool:
-        """Sends what is new; False if something failed."""
+        """Sends what is new; False if something failed, as `problem` says."""
         progress = self._state.progress
         for number, job_id, is_over in self._jobs.since(progress.first):
             if not progress.is_open(number):
@@ -135,7 +137,8 @@ class Follower:
             return
         number, record, job = self._at
         job_id, progress = record.job.job_id, self._state.progress
-        logger.warning("%s has not taken what is new of %s: %s", self._name, job_id, problem)
+        self.problem = f"{self._name} has not taken what is new of {job_id}: {problem}"
+        logger.warning("%s", self.problem)
         job.failed(problem)
         progress.jobs[job_id] = job
         if record.job.status.is_final and job.is_hopeless:

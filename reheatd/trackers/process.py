@@ -1,7 +1,7 @@
 """The process of one tracker: follows the jobs of the daemon that started it until it is told to stop.
 
 The daemon neither waits for it nor imports the tracker's package. It reads the daemon's database and the curves that
-workers write, so there is nobody who could tell it of news: it looks every few seconds. It runs with the least priority.
+workers write. As nobody can tell it of news, it looks every few seconds. It runs with the least priority.
 """
 
 import logging
@@ -74,7 +74,7 @@ def follow(task: TrackerTask, jobs: JobReader, state: ProgressFile, stop: thread
     while not is_last:
         is_last = stop.is_set()
         if not follower.look():
-            end_process(f"{task.name} failed; what it has not taken is sent later")
+            end_process(f"{follower.problem}; it is sent again later")
         stop.wait(LOOK_EVERY_S)
     follower.pause()
 

@@ -75,7 +75,7 @@ class TrackerProgress(Contract):
     """How far a tracker is."""
 
     first: int
-    """Number of the first job that is the tracker's business; those before were over when it was set up, or are done."""
+    """Number of the first job that the tracker may need; those before were over when it was set up, or are done."""
     done: list[int] = Field(default_factory=list)
     """Numbers of the jobs from there on that it needs no more."""
     jobs: dict[str, JobProgress] = Field(default_factory=dict)
@@ -139,6 +139,6 @@ def read_progress(file: Path) -> TrackerProgress | None:
         return None
     except (OSError, ValidationError) as error:
         raise ReheatdError(
-            f"{file} cannot be read as a tracker's progress; delete it, and the tracker begins with the jobs that are not "
-            "over"
+            f"{file} cannot be read as a tracker's progress; delete it, and the tracker begins with the jobs that are "
+            "not over"
         ) from error

@@ -99,7 +99,9 @@ def _text(tag: str, text: str) -> Summary.Value:
 
 
 def _table(values: Mapping[str, Value]) -> str:
-    rows = (f"| {name} | {str(value).replace('|', '&#124;').replace(chr(10), '<br>')} |" for name, value in values.items())
+    rows = (
+        f"| {name} | {str(value).replace('|', '&#124;').replace(chr(10), '<br>')} |" for name, value in values.items()
+    )
     return "\n".join(["| name | value |", "| --- | --- |", *rows])
 
 

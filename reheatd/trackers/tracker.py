@@ -1,7 +1,7 @@
 """What a tracker is: the interface that the entry-point group `reheatd.trackers` names implementations of.
 
-An entry point is a function that takes a `TrackerSetup` and returns a `Tracker`, or a class that does. Each tracker runs
-in a process of its own, which `reheatd.trackers.process` is; there it may block, and raise whatever it likes.
+An entry point is a function that takes a `TrackerSetup` and returns a `Tracker`, or a class that does. Each tracker
+runs in a process of its own, which `reheatd.trackers.process` is; there it may block, and raise whatever it likes.
 """
 
 from collections.abc import Sequence

@@ -31,7 +31,9 @@ def test_our_trackers_are_installed() -> None:
 
 
 def test_a_name_that_no_tracker_has_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"trackers\.names = 'wandbb': no tracker has this name; did you mean wandb\?"):
+    with pytest.raises(
+        ConfigError, match=r"trackers\.names = 'wandbb': no tracker has this name; did you mean wandb\?"
+    ):
         require_trackers(["wandbb"])
     with pytest.raises(ConfigError, match="use mlflow, tensorboard, trackio, wandb"):
         require_trackers(["neptune"])

@@ -28,7 +28,16 @@ from tests.waiting import wait_until
 from workers.report import write_report
 
 CURVES = [CurvePoint(step=step, metrics={"loss": 1.0 / step}) for step in (1, 2, 3)]
-PLOTS = {"cka", "curves", "entropy_by_position", "entropy_change", "logprob_by_position", "pass_at_k", "token_kl", "top_k"}
+PLOTS = {
+    "cka",
+    "curves",
+    "entropy_by_position",
+    "entropy_change",
+    "logprob_by_position",
+    "pass_at_k",
+    "token_kl",
+    "top_k",
+}
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +209,9 @@ def test_trackio_has_the_whole_job_in_one_run_of_its_database(tmp_path: Path, re
     tracked = Tracked(tmp_path, "trackio", {"TRACKIO_DIR": str(tmp_path / "trackio"), "HOME": str(tmp_path)})
     job = run_a_job(tracked, report)
     with closing(sqlite3.connect(tmp_path / "trackio" / "our-project.db")) as db:
-        rows = db.execute("SELECT step, metrics FROM metrics WHERE run_name = ? ORDER BY step", (job.job_id,)).fetchall()
+        rows = db.execute(
+            "SELECT step, metrics FROM metrics WHERE run_name = ? ORDER BY step", (job.job_id,)
+        ).fetchall()
         configs = db.execute("SELECT run_name, config FROM configs").fetchall()
     logged = [(step, json.loads(metrics)) for step, metrics in rows]
     assert [(step, metrics["train/reward"]) for step, metrics in logged if "train/reward" in metrics] == [

@@ -179,8 +179,4 @@ def follower(jobs: TrackedJobs, tracker: RecordingTracker, **options: Any) -> Fo
     reader, settings = JobReader(jobs.settings.database_path), jobs.settings
     state = ProgressFile(progress_file(settings.data_dir, "recording"), reader.first_open())
     state.save()
-    return Follower(
-        "recording", tracker, reader, state, policy=POLICY, adapters_dir=settings.adapters_dir, **options
-    )
-
-
+    return Follower("recording", tracker, reader, state, policy=POLICY, adapters_dir=settings.adapters_dir, **options)
