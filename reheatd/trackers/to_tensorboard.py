@@ -3,6 +3,9 @@
 The package's own writer is used, and its messages where it has no function that works without TensorFlow.
 """
 
+# The package's messages have no types.
+# pyright: reportAttributeAccessIssue=false
+
 import struct
 import time
 from collections.abc import Mapping, Sequence

@@ -4,10 +4,12 @@ Runs are in the files of TRACKIO_DIR, or in the Space that TRACKIO_SPACE_ID name
 only the end of a run waits for. So each call opens the run, sends, and ends it again.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import trackio
+from trackio.run import Run
 
 from reheatd.trackers.tracker import Outcome, Point, RunInfo, TrackerSetup
 
@@ -21,7 +23,7 @@ class TrackioTracker:
         self._project = setup.project
 
     def begin(self, info: RunInfo) -> "TrackioRun":
-        def opened() -> trackio.Run:
+        def opened() -> Run:
             return trackio.init(
                 project=self._project,
                 name=info.job_id,
@@ -30,6 +32,7 @@ class TrackioTracker:
                 resume="allow",
                 embed=False,
                 auto_log_gpu=False,
+                auto_log_cpu=False,
             )
 
         return TrackioRun(opened)
@@ -42,7 +45,7 @@ class TrackioRun:
         opened: Opens the run, or makes it.
     """
 
-    def __init__(self, opened: Callable[[], trackio.Run]) -> None:
+    def __init__(self, opened: Callable[[], Run]) -> None:
         self._opened = opened
 
     def log(self, points: Sequence[Point]) -> None:
@@ -60,7 +63,13 @@ class TrackioRun:
         """trackio holds nothing of a run in this process."""
 
     def _send(self, rows: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
-        run = self._opened()
-        for step, values in rows:
-            run.log(dict(values), step=step)
-        run.finish()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            run = self._opened()
+            for step, values in rows:
+                run.log(dict(values), step=step)
+            run.finish()
+        # trackio only warns of what it could not write or send.
+        for warning in caught:
+            if warning.category is UserWarning:
+                raise RuntimeError(str(warning.message))

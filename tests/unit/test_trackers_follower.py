@@ -153,7 +153,7 @@ def test_the_configuration_has_the_length_that_the_job_found(jobs: TrackedJobs) 
 def test_the_candidates_of_a_job_have_curves_of_their_own(jobs: TrackedJobs) -> None:
     assert (*CHEAP, *COSTLY) == CANDIDATES
     following = follower(jobs, tracker := RecordingTracker())
-    job = jobs.begin(remedy="auto")
+    job = jobs.begin(remedy="auto", rl={"max_tokens": 64})
 
     def candidate(remedy: str) -> CurveWriter:
         folder = of_attempt(job.spec, 1).output_dir / "candidates" / remedy

@@ -22,7 +22,7 @@ from reheatd.jobs.contracts import (
 )
 from reheatd.jobs.curves import CurveWriter
 from reheatd.jobs.store import JobReader, JobRecord
-from reheatd.options import TaskOptions
+from reheatd.options import Remedy, TaskOptions
 from reheatd.trackers.follower import Follower
 from reheatd.trackers.progress import ProgressFile, progress_file
 from reheatd.trackers.tracker import Outcome, Point, RunInfo
@@ -40,7 +40,7 @@ class TrackedJobs:
         folder.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(connect(self.settings.database_path))
 
-    def begin(self, *, remedy: str | None = None, **options: Any) -> "TrackedJob":
+    def begin(self, *, remedy: Remedy | None = None, **options: Any) -> "TrackedJob":
         """A job that is dispatched and whose first worker has begun: one of RL, or a reheat if there is a remedy."""
         request = RLRequest() if remedy is None else ReheatRequest()
         record = self.ledger.create(request, "manual", JobStatus.QUEUED, 0)
