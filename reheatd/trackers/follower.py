@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 CALL_LIMIT_S = 300.0
 """A call of a tracker that has not returned after this time hangs."""
+LONGEST_PROBLEM = 500
+CREDENTIALS = re.compile(r"://[^/\s@]+@")
 
 
 class Follower:
@@ -164,7 +167,8 @@ class Follower:
 
 
 def in_one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """An error of a tracker without line breaks, and without the password that an address may hold."""
+    return CREDENTIALS.sub("://", " ".join(f"{type(error).__name__}: {error}".split()))[:LONGEST_PROBLEM]
 
 
 def end_process(problem: str) -> None:

@@ -1,5 +1,7 @@
 """What a tracker gets of jobs: everything once, one run per job, whatever fails."""
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -194,7 +196,7 @@ def test_a_failure_costs_one_job_a_while_and_nothing_is_lost(jobs: TrackedJobs, 
 
     def refuse(job_id: str, what: str) -> None:
         if job_id == bad.job_id:
-            raise ConnectionError("no route\nto the server")
+            raise ConnectionError("no route\nto http://me:hunter2@server/api")
 
     tracker.fails = refuse
     for job in (bad, good):
@@ -203,7 +205,9 @@ def test_a_failure_costs_one_job_a_while_and_nothing_is_lost(jobs: TrackedJobs, 
     assert follower(jobs, tracker).look()  # the process after that one goes on with the other job
     assert list(tracker.runs) == [good.job_id]
     progress = read_progress(progress_file(jobs.settings.data_dir, "recording"))
-    assert progress is not None and progress.jobs[bad.job_id].problem == "ConnectionError: no route to the server"
+    assert (
+        progress is not None and progress.jobs[bad.job_id].problem == "ConnectionError: no route to http://server/api"
+    )
     for failures in range(1, 12):
         clock.now += LONGEST_PAUSE_S
         assert not follower(jobs, tracker).look(), failures
@@ -259,6 +263,24 @@ def test_a_tracker_that_hangs_ends_its_process_and_says_where(jobs: TrackedJobs)
     tracker.fails = hang
     follower(jobs, tracker, on_hang=on_hang, call_limit_s=0.05).look()
     assert told == [f"recording hangs: beginning the run of {job.job_id} has not ended within 0.05 s"]
+
+
+def test_a_process_that_hangs_ends_by_itself(jobs: TrackedJobs) -> None:
+    jobs.begin().report(1, loss=1.0)
+    script = """
+import sys, threading
+from pathlib import Path
+from tests.unit.tracked_jobs import RecordingTracker, TrackedJobs, follower
+tracker = RecordingTracker()
+tracker.fails = lambda job_id, what: threading.Event().wait()
+follower(TrackedJobs(Path(sys.argv[1])), tracker, call_limit_s=0.05).look()
+"""
+    argv = [sys.executable, "-c", script, str(jobs.settings.data_dir)]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout.startswith("error: recording hangs: beginning the run of ")
+    progress = read_progress(progress_file(jobs.settings.data_dir, "recording"))
+    assert progress is not None and [job.failures for job in progress.jobs.values()] == [1]
 
 
 def test_the_status_says_what_a_tracker_has_not_taken(jobs: TrackedJobs, clock: Clock) -> None:

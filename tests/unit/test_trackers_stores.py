@@ -1,5 +1,6 @@
 """Each tracker's process with the real package: what it wrote is read back from the real store."""
 
+import asyncio
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from reheatd.config import Settings
 from reheatd.jobs.contracts import JobStatus
 from reheatd.jobs.curves import CurvePoint
 from reheatd.process.children import child_environment
+from reheatd.process.supervisor import Supervisor
 from reheatd.runlog.log import RunLog
 from reheatd.runlog.metric_names import known
 from reheatd.runlog.tensorboard_files import read_tensorboard
@@ -24,7 +26,7 @@ from reheatd.trackers.children import tracker_commands, tracker_health
 from reheatd.trackers.progress import TrackerProgress, progress_file, read_progress
 from tests.unit.report_support import job_report
 from tests.unit.tracked_jobs import POLICY, TrackedJob, TrackedJobs
-from tests.waiting import wait_until
+from tests.waiting import until, wait_until
 from workers.report import write_report
 
 CURVES = [CurvePoint(step=step, metrics={"loss": 1.0 / step}) for step in (1, 2, 3)]
@@ -152,6 +154,33 @@ def test_tensorboard_has_the_whole_job_in_one_run(tmp_path: Path, report: Path) 
     assert start.hparams["learning_rate"].number_value == 3e-4
     end = end_of(events.SummaryMetadata(SESSION_END_INFO_TAG).plugin_data.content)
     assert end.status == 1  # a job whose version is rejected did its work
+
+
+def test_a_tracker_that_fails_is_started_again_and_gets_everything_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracked = Tracked(tmp_path, "tensorboard")
+    tracked.folder.write_text("a file where the folder of event files should be")
+    job = tracked.jobs.begin()
+    for step in (1, 2):
+        job.report(step, reward=0.5 * step)
+    folder = tracked.folder / "tensorboard" / POLICY / job.job_id
+
+    async def run() -> None:
+        supervisor = Supervisor(tmp_path / "logs")
+        (command,) = tracker_commands(tracked.settings)
+        child = await supervisor.start(command)
+        child.keep_running()
+        await until(lambda: "the tracker-tensorboard exited with code 1" in caplog.text)
+        assert f"tensorboard has not taken what is new of {job.job_id}" in caplog.text
+        (health,) = tracker_health(tracked.settings)
+        assert (health.ok, health.waiting) == (False, [job.job_id])
+        tracked.folder.unlink()
+        await until(lambda: tracker_health(tracked.settings)[0].ok)
+        await supervisor.stop_all()
+
+    asyncio.run(run())
+    assert read_tensorboard(folder).metrics["train/reward"] == {1: 0.5, 2: 1.0}
 
 
 def test_wandb_has_the_whole_job_in_its_offline_files(tmp_path: Path, report: Path) -> None:
