@@ -67,7 +67,9 @@ class Follower:
     def look(self) -> bool:
         """Sends what is new; False if something failed, as `problem` says."""
         progress = self._state.progress
-        for number, job_id, is_over in self._jobs.since(progress.first):
+        jobs = self._jobs.since(progress.first)
+        progress.advance([number for number, _, _ in jobs])
+        for number, job_id, is_over in jobs:
             if not progress.is_open(number):
                 continue
             record = self._jobs.get(job_id)

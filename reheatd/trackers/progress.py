@@ -94,9 +94,16 @@ class TrackerProgress(Contract):
         """Notes that the tracker needs a job no more."""
         self.jobs.pop(job_id, None)
         self.done.append(number)
-        while self.first in self.done:
-            self.done.remove(self.first)
-            self.first += 1
+
+    def advance(self, numbers: Sequence[int]) -> None:
+        """Forgets the jobs at the beginning that are done.
+
+        Args:
+            numbers: The numbers of all jobs from `first` on, rising; they have gaps.
+        """
+        open_ones = [number for number in numbers if number not in self.done]
+        self.first = open_ones[0] if open_ones else max([self.first, *(number + 1 for number in numbers)])
+        self.done = [number for number in self.done if number > self.first]
 
     def give_up(self, number: int, job_id: str) -> None:
         self.lost[job_id] = self.jobs[job_id].problem or ""

@@ -114,6 +114,25 @@ def test_all_attempts_at_a_job_are_one_run_also_after_a_restart(jobs: TrackedJob
     assert following.look() and not third.runs
 
 
+def test_what_is_over_is_forgotten(jobs: TrackedJobs) -> None:
+    """Otherwise each look would take longer than the one before."""
+    following = follower(jobs, tracker := RecordingTracker())
+    waiting = jobs.begin()
+    for _ in range(3):  # the numbers of jobs have gaps, because each record that is saved takes one
+        jobs.begin().finish()
+    assert following.look()
+    progress = read_progress(progress_file(jobs.settings.data_dir, "recording"))
+    assert progress is not None and (progress.first, len(progress.done)) == (1, 3)
+    waiting.finish()
+    last = jobs.begin()
+    assert following.look() and following.look()
+    last.report(1, loss=1.0)
+    assert following.look()
+    progress = read_progress(progress_file(jobs.settings.data_dir, "recording"))
+    assert progress is not None and progress.done == [] and progress.first > 4
+    assert len(tracker.runs) == 5
+
+
 def test_a_new_tracker_gets_the_jobs_that_are_not_over(jobs: TrackedJobs) -> None:
     old, running = jobs.begin(), jobs.begin()
     old.report(1, loss=1.0)

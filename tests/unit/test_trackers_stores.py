@@ -95,7 +95,7 @@ def run_a_job(tracked: Tracked, report: Path) -> TrackedJob:
         return lambda progress: any(job.sent.get("train/reward") == step for job in progress.jobs.values())
 
     def is_done(progress: TrackerProgress) -> bool:
-        return progress.first == 2
+        return progress.first > 1 or progress.done == [1]
 
     with tracked.process(signal.SIGKILL):
         tracked.until(lambda progress: progress.first == 1)
