@@ -176,10 +176,14 @@ class JobReader:
         rows = self._db.execute("SELECT number, job_id, status FROM jobs WHERE number >= ? ORDER BY number", (number,))
         return [(row["number"], row["job_id"], JobStatus(row["status"]).is_final) for row in rows]
 
+    @property
+    def newest(self) -> int:
+        """Number of the newest job; 0 if there is none."""
+        return self._db.execute("SELECT COALESCE(MAX(number), 0) AS number FROM jobs").fetchone()["number"]
+
     def first_open(self) -> int:
-        """Number of the oldest job that is not over; the number of the next job if all are."""
-        jobs = self.since(0)
-        return next((number for number, _, is_over in jobs if not is_over), jobs[-1][0] + 1 if jobs else 1)
+        """Number of the oldest job that is not over; one behind the newest if all are."""
+        return next((number for number, _, is_over in self.since(0) if not is_over), self.newest + 1)
 
     def get(self, job_id: str) -> JobRecord | None:
         """The record of a job; None if it cannot be read, which is logged."""

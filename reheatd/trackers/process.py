@@ -48,7 +48,7 @@ def main() -> None:
     os.nice(19)
     try:
         jobs = JobReader(task.database)
-        state = ProgressFile(progress_file(task.data_dir, task.name), jobs.first_open())
+        state = ProgressFile(progress_file(task.data_dir, task.name), jobs)
         state.save()
     except (OSError, ReheatdError) as error:
         end_process(in_one_line(error))

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 
 from reheatd.errors import ReheatdError
 from reheatd.files import write_atomically
+from reheatd.jobs.store import JobReader
 from reheatd.measures import Contract
 from reheatd.trackers.tracker import Point
 
@@ -115,15 +116,19 @@ class ProgressFile:
     """The file of one tracker's progress.
 
     Args:
-        first: Number of the first job that a tracker without a file gets.
+        jobs: The daemon's jobs; a tracker without a file gets those that are not over, and all later ones. So does one
+            whose file is about jobs that this database has never had.
 
     Raises:
         ReheatdError: The file is damaged or cannot be read.
     """
 
-    def __init__(self, file: Path, first: int) -> None:
+    def __init__(self, file: Path, jobs: JobReader) -> None:
         self._file = file
-        self.progress = read_progress(file) or TrackerProgress(first=first)
+        found = read_progress(file)
+        if found is None or found.first > jobs.newest + 1:
+            found = TrackerProgress(first=jobs.first_open())
+        self.progress = found
 
     def save(self) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from reheatd.api.schemas import StatusView
 from reheatd.entropy.estimators import TailMoments
 from reheatd.entropy.live import LiveWindow
 from reheatd.jobs.contracts import RLRequest
+from reheatd.jobs.store import JobReader
 from reheatd.metrics.swaps import SwapMetrics
 from reheatd.metrics.traffic import Traffic
 from reheatd.trackers.progress import ProgressFile, progress_file
@@ -78,7 +79,8 @@ def test_a_scrape_reads_the_state_of_every_part(tmp_path: Path) -> None:
 
 def test_a_scrape_and_the_status_say_which_trackers_take_what_is_sent(tmp_path: Path) -> None:
     async def story(client: Client, world: ApiWorld) -> None:
-        noted = ProgressFile(progress_file(world.settings.data_dir, "mlflow"), first=1)
+        jobs = JobReader(world.settings.database_path)
+        noted = ProgressFile(progress_file(world.settings.data_dir, "mlflow"), jobs)
         noted.progress.problem = "ImportError: no module named that"
         noted.save()
         found = samples((await client.get("/metrics")).text)

@@ -148,6 +148,19 @@ def test_a_new_tracker_gets_the_jobs_that_are_not_over(jobs: TrackedJobs) -> Non
     assert list(tracker.runs) == [running.job_id]
 
 
+def test_a_new_database_begins_anew(jobs: TrackedJobs, tmp_path: Path) -> None:
+    for _ in range(9):
+        jobs.begin().finish()
+    assert follower(jobs, RecordingTracker()).look()
+    other = TrackedJobs(tmp_path / "other")
+    progress_file(jobs.settings.data_dir, "recording").parent.rename(tmp_path / "other" / "trackers")
+    following = follower(other, tracker := RecordingTracker())
+    job = other.begin()
+    job.report(1, loss=1.0)
+    assert following.look()
+    assert list(tracker.runs) == [job.job_id]
+
+
 @pytest.mark.parametrize("status", [JobStatus.REJECTED, JobStatus.FAILED, JobStatus.CANCELLED])
 def test_a_job_that_does_not_succeed_says_so(jobs: TrackedJobs, status: JobStatus) -> None:
     following = follower(jobs, tracker := RecordingTracker())

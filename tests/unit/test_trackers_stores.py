@@ -6,10 +6,10 @@ import os
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,6 +28,15 @@ from tests.unit.report_support import job_report
 from tests.unit.tracked_jobs import POLICY, TrackedJob, TrackedJobs
 from tests.waiting import until, wait_until
 from workers.report import write_report
+
+if TYPE_CHECKING:  # each is a tracker
+    from reheatd.trackers.to_mlflow import MlflowTracker
+    from reheatd.trackers.to_tensorboard import TensorboardTracker
+    from reheatd.trackers.to_trackio import TrackioTracker
+    from reheatd.trackers.to_wandb import WandbTracker
+    from reheatd.trackers.tracker import Tracker, TrackerSetup
+
+    OURS: list[Callable[[TrackerSetup], Tracker]] = [MlflowTracker, TensorboardTracker, TrackioTracker, WandbTracker]
 
 CURVES = [CurvePoint(step=step, metrics={"loss": 1.0 / step}) for step in (1, 2, 3)]
 PLOTS = {

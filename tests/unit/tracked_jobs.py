@@ -177,6 +177,6 @@ class _Recording:
 def follower(jobs: TrackedJobs, tracker: RecordingTracker, **options: Any) -> Follower:
     """What a new process of the tracker has."""
     reader, settings = JobReader(jobs.settings.database_path), jobs.settings
-    state = ProgressFile(progress_file(settings.data_dir, "recording"), reader.first_open())
+    state = ProgressFile(progress_file(settings.data_dir, "recording"), reader)
     state.save()
     return Follower("recording", tracker, reader, state, policy=POLICY, adapters_dir=settings.adapters_dir, **options)
