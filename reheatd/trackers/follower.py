@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from reheatd.jobs.contracts import JobBase
 from reheatd.jobs.open_lengths import has_open_length
@@ -173,7 +174,7 @@ def in_one_line(error: Exception) -> str:
     return CREDENTIALS.sub("://", " ".join(f"{type(error).__name__}: {error}".split()))[:LONGEST_PROBLEM]
 
 
-def end_process(problem: str) -> None:
+def end_process(problem: str) -> NoReturn:
     """Ends this process at once, whatever the tracker's threads do; the supervisor finds `problem` in the log."""
     print(f"error: {problem}", flush=True)
     os._exit(1)

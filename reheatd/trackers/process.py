@@ -52,7 +52,6 @@ def main() -> None:
         state.save()
     except (OSError, ReheatdError) as error:
         end_process(in_one_line(error))
-        return
     follow(task, jobs, state, stop)
 
 
@@ -66,7 +65,6 @@ def follow(task: TrackerTask, jobs: JobReader, state: ProgressFile, stop: thread
         state.save()
         stop.wait(pause_s(failed))
         end_process(f"{task.name} cannot be used: {state.progress.problem}")
-        return
     state.progress.problem, state.progress.starts_failed = None, 0
     state.save()
     follower = Follower(task.name, tracker, jobs, state, policy=task.policy, adapters_dir=task.adapters_dir)
