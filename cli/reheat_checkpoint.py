@@ -32,6 +32,7 @@ from reheatd.jobs.contracts import Job, JobStatus, ReheatRequest
 from reheatd.process.ports import reserve_port
 from reheatd.reference.files import resolve_reference
 from reheatd.tasks.sources import is_local
+from reheatd.trackers.installed import require_trackers
 
 REPORT = "report"
 
@@ -108,6 +109,13 @@ def _checked(settings: Settings, adapter: Path | None, *, force: bool) -> Path:
                 f"{name} = {value} is for a daemon that others ask, but reheat-checkpoint asks its own; leave it out",
                 param=name,
             )
+    require_trackers(settings.trackers.names)
+    if settings.trackers.names and settings.trackers.folder is None:
+        raise BadInputError(
+            "trackers.folder is not set, and reheat-checkpoint removes its daemon's data at the end; name a folder for "
+            "the files of trackers, or leave trackers.names out",
+            param="trackers.folder",
+        )
     task = settings.task.path
     if task is None:
         raise BadInputError("--task is missing; name the problems that the policy was trained on", param="--task")

@@ -13,6 +13,7 @@ from rich.text import Text
 from cli import render
 from reheatd.api.schemas import EngineHealth, PartHealth, StatusView
 from reheatd.jobs.contracts import Job, JobStatus
+from reheatd.trackers.health import TrackerHealth
 
 BAR_COLUMNS = 30
 LABEL_COLUMNS = 14
@@ -65,6 +66,8 @@ def status_facts(status: StatusView, watched: Watched | None = None) -> Table:
         facts.add_row("engine", _engine(engine))
     facts.add_row("workers", _workers(status))
     facts.add_row("broker", _health(status.broker))
+    if status.trackers:
+        facts.add_row("trackers", "  ".join(f"{escape(each.name)} {_health(each)}" for each in status.trackers))
     for intention in status.next:
         facts.add_row("next", escape(intention.what) + _when(intention.at))
     return facts
@@ -140,7 +143,7 @@ def _workers(status: StatusView) -> str:
     return f"{'?' if connected is None else connected} connected  {_health(status.workers)}"
 
 
-def _health(part: PartHealth) -> str:
+def _health(part: PartHealth | TrackerHealth) -> str:
     mark = "[green]ok[/]" if part.ok else "[red]down[/]"
     return mark + (f" [dim]({escape(part.detail)})[/]" if part.detail else "")
 

@@ -33,8 +33,8 @@ from reheatd.measures import Contract
 FORMAT = 1
 MANIFEST = "manifest.json"
 DATABASE = "reheatd.sqlite3"
-LEFT_OUT = ("broker", "logs", "uploads", "daemon.json", "daemon.lock")
-"""What a start makes anew, by its name in the data folder."""
+LEFT_OUT = ("broker", "logs", "runs", "uploads", "daemon.json", "daemon.lock")
+"""What a start makes anew, and the files of trackers, by their names in the data folder."""
 JOB_FILES = (".jsonl", ".json", ".md")
 """Endings of the files that are kept of a job that is over; its adapter is among the versions."""
 OVER = {status.value for status in JobStatus if status.is_final}

@@ -31,6 +31,7 @@ from reheatd.config_tables import (
     WorkersSection,
 )
 from reheatd.config_tracing import TracingSection
+from reheatd.config_trackers import TrackersSection
 from reheatd.errors import ConfigError
 from reheatd.measures import BaselineOf
 from reheatd.options import (
@@ -71,6 +72,7 @@ class Settings(BaseSettings):
     adapters: AdaptersSection = AdaptersSection()
     alerts: AlertsSection = AlertsSection()
     tracing: TracingSection = TracingSection()
+    trackers: TrackersSection = TrackersSection()
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
@@ -140,6 +142,11 @@ class Settings(BaseSettings):
     @property
     def broker_dir(self) -> Path:
         return self.data_dir / "broker"
+
+    @property
+    def runs_dir(self) -> Path:
+        """Folder of the files of trackers."""
+        return self.trackers.folder or self.data_dir / "runs"
 
     @property
     def logs_dir(self) -> Path:

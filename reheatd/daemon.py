@@ -98,6 +98,8 @@ class Parts:
     events: EventHub
     alerter: Alerter | None
     """What tells the webhooks; None if none is configured."""
+    trackers: list[Command]
+    """Commands that start the trackers of jobs."""
     keys: KeyRing
     http: HttpServer
     tracing: Tracing | None
@@ -175,6 +177,8 @@ class Daemon:
             self._in_background("entropy tap", partial(parts.tap_listener.run, parts.live))
         if parts.alerter is not None:
             self._in_background("alerts", parts.alerter.run)
+        for command in parts.trackers:
+            self._in_background(command.name, partial(self._run_tracker, command))
         self._in_background("control loop", parts.controller.run)
         if not parts.engines.are_children:
             self._in_background("engine watch", parts.engines.watch)
@@ -190,6 +194,11 @@ class Daemon:
             child = await self._parts.supervisor.start(command)
             child.keep_running()
             self._workers.append(child)
+
+    async def _run_tracker(self, command: Command) -> None:
+        tracker = await self._parts.supervisor.start(command)
+        tracker.keep_running()
+        await asyncio.Event().wait()  # nothing waits for a tracker
 
     async def _start_engines(self) -> None:
         """Waits until an engine has generated a token and holds the promoted version."""

@@ -132,6 +132,21 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """Opens a daemon's database in another process, for reading alone; the daemon never waits for that.
+
+    Raises:
+        StateError: It cannot be opened.
+    """
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, factory=StateConnection)
+    except sqlite3.DatabaseError as error:
+        raise StateError(_explanation(path, sqlite3.SQLITE_CANTOPEN, error)) from error
+    db.file = path
+    db.row_factory = sqlite3.Row
+    return db
+
+
 def copy_database(source: Path, target: Path) -> None:
     """Copies a database as it is at one moment, also while another process or thread writes to it.
 

@@ -41,7 +41,7 @@ def require_worker_extra() -> None:
         ConfigError: Another folder named `workers` comes before ours on the import path.
     """
     require_own("workers")
-    missing = _missing("torch", "transformers", "peft")
+    missing = missing_modules("torch", "transformers", "peft")
     if missing:
         raise MissingExtraError(
             f"a worker needs {missing}: pip install 'reheatd[worker]', or run workers elsewhere (--workers 0)"
@@ -54,7 +54,7 @@ def require_engine_extra(device: Literal["cpu", "cuda"]) -> None:
     Raises:
         MissingExtraError: A package that the engine needs is not installed.
     """
-    missing = _missing("vllm")
+    missing = missing_modules("vllm")
     if missing:
         raise MissingExtraError(
             f"the engine needs {missing}: pip install 'reheatd[engine-{device}]' (`make setup` in a checkout), "
@@ -71,15 +71,16 @@ def require_diagnose_extra(module: str, purpose: str) -> None:
     Raises:
         MissingExtraError: It is not installed.
     """
-    if _missing(module):
+    if missing_modules(module):
         raise MissingExtraError(f"{purpose} needs {module}: pip install 'reheatd[diagnose]'")
 
 
 def otel_is_missing() -> str:
     """What is missing here of that which traces need; empty if nothing is."""
     # To look for a module below a missing package would be an error.
-    return _missing("opentelemetry") or _missing("opentelemetry.sdk", "opentelemetry.exporter")
+    return missing_modules("opentelemetry") or missing_modules("opentelemetry.sdk", "opentelemetry.exporter")
 
 
-def _missing(*modules: str) -> str:
+def missing_modules(*modules: str) -> str:
+    """Those of the modules that are not installed, separated by commas; empty if all are."""
     return ", ".join(name for name in modules if importlib.util.find_spec(name) is None)

@@ -68,6 +68,8 @@ from reheatd.process.supervisor import Supervisor
 from reheatd.reference.files import Reference, resolve_reference
 from reheatd.tracing.requests import RequestTraces
 from reheatd.tracing.setup import check_tracing, start_tracing
+from reheatd.trackers.children import tracker_commands
+from reheatd.trackers.installed import require_trackers
 
 
 async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] | None = None) -> None:
@@ -89,6 +91,7 @@ async def serve(settings: Settings, on_ready: Callable[[dict[str, Any]], None] |
     if settings.workers.count:
         require_worker_extra()
     check_tracing(settings.tracing)
+    require_trackers(settings.trackers.names)
     admin = None if server.admin_port is None else listen(server.admin_host, server.admin_port, admin=True)
     with admin or nullcontext(), listen(server.host, server.port) as listener:
         url = url_of(server.host, listener.getsockname()[1], server.scheme)
@@ -261,6 +264,7 @@ def assemble(
         controller=controller,
         events=events,
         alerter=alerter,
+        trackers=tracker_commands(settings),
         keys=keys,
         http=http,
         tracing=tracing,

@@ -162,6 +162,10 @@ def _parts(status: StatusView, pool: EnginePool) -> Iterator[Metric]:
             spent.add_metric((replica.name, asker), seconds)
     yield spent
     yield GaugeMetricFamily("reheatd_broker_up", "Whether the broker answers.", status.broker.ok)
+    takes = GaugeMetricFamily("reheatd_tracker_up", "Whether a tracker takes what is sent.", labels=("tracker",))
+    for tracker in status.trackers:
+        takes.add_metric((tracker.name,), tracker.ok)
+    yield takes
     if status.workers.connected is not None:
         yield GaugeMetricFamily("reheatd_workers", "Workers that answer.", status.workers.connected)
     yield GaugeMetricFamily("reheatd_requests_in_flight", "Requests that are being answered.", status.in_flight)

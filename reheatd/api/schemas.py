@@ -19,6 +19,7 @@ from reheatd.jobs.rollouts import RolloutRow
 from reheatd.measures import BaselineOf, Contract, EntropyEstimate
 from reheatd.runlog.signals import SignalFigures
 from reheatd.signal import Reach
+from reheatd.trackers.health import TrackerHealth
 
 
 class Readiness(Contract):
@@ -168,6 +169,8 @@ class StatusView(Contract):
     engines: list[EngineHealth]
     broker: PartHealth
     workers: WorkersHealth
+    trackers: list[TrackerHealth] = Field(default_factory=list)
+    """The trackers that get jobs as runs."""
     tap_rejected: int = 0
     """Datagrams that the entropy tap's socket dropped: forged, repeated or too old."""
     adapters_loaded: list[str]

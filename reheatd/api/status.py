@@ -21,6 +21,8 @@ from reheatd.engine.pool import Replica
 from reheatd.names import version_name
 from reheatd.process.broker import BrokerError
 from reheatd.signal import Reach
+from reheatd.trackers.children import tracker_health
+from reheatd.trackers.health import TrackerHealth
 
 CENSUS_AGE_S = 10.0
 """Workers are counted again if the last count is older than this, in seconds; counting takes a second."""
@@ -65,6 +67,7 @@ async def status_view(context: ApiContext) -> StatusView:
         engines=engines,
         broker=_broker(await context.broker_healthy()),
         workers=await _workers(context),
+        trackers=await _trackers(context),
         tap_rejected=context.live.rejected,
         adapters_loaded=context.slots.loaded(),
         in_flight=context.slots.in_flight(),
@@ -93,6 +96,10 @@ async def _engine(replica: Replica) -> EngineHealth:
     elif not await replica.client.is_healthy():
         detail = "does not answer; see its log"
     return EngineHealth(ok=not detail, detail=detail, name=replica.name, url=replica.url, in_flight=replica.outstanding)
+
+
+async def _trackers(context: ApiContext) -> list[TrackerHealth]:
+    return await asyncio.to_thread(tracker_health, context.settings) if context.settings.trackers.names else []
 
 
 async def _workers(context: ApiContext) -> WorkersHealth:

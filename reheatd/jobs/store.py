@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from reheatd.database import StateError, first_line, in_parts, readable
+from reheatd.database import StateError, connect_to_read, first_line, in_parts, readable
 from reheatd.errors import NotFoundError
 from reheatd.jobs.contracts import DataPlace, Job, JobResult, JobSpec, JobStatus, Trigger
 from reheatd.measures import Contract
@@ -161,3 +161,33 @@ class JobStore:
     def _records(self, which: str, values: tuple[str, ...] = ()) -> list[JobRecord]:
         rows = self._db.execute(f"SELECT job_id, record FROM jobs {which}", values).fetchall()
         return readable(JobRecord, rows, column="record", key="job_id")
+
+
+class JobReader:
+    """Reads the records of jobs in another process than the daemon, which writes meanwhile.
+
+    Raises:
+        StateError: The database cannot be opened.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._db = connect_to_read(database)
+
+    def since(self, number: int) -> list[tuple[int, str, bool]]:
+        """Number and id of the jobs from `number` on, oldest first, and whether they are over."""
+        rows = self._db.execute("SELECT number, job_id, status FROM jobs WHERE number >= ? ORDER BY number", (number,))
+        return [(row["number"], row["job_id"], JobStatus(row["status"]).is_final) for row in rows]
+
+    @property
+    def newest(self) -> int:
+        """Number of the newest job; 0 if there is none."""
+        return self._db.execute("SELECT COALESCE(MAX(number), 0) AS number FROM jobs").fetchone()["number"]
+
+    def first_open(self) -> int:
+        """Number of the oldest job that is not over; one behind the newest if all are."""
+        return next((number for number, _, is_over in self.since(0) if not is_over), self.newest + 1)
+
+    def get(self, job_id: str) -> JobRecord | None:
+        """The record of a job; None if it cannot be read, which is logged."""
+        rows = self._db.execute("SELECT job_id, record FROM jobs WHERE job_id = ?", (job_id,)).fetchall()
+        return next(iter(readable(JobRecord, rows, column="record", key="job_id")), None)

@@ -24,6 +24,8 @@ from reheatd.jobs.report import read_report
 from reheatd.jobs.rollouts import read_rollouts
 from reheatd.jobs.store import JobStore
 from reheatd.process.ports import reserve_port
+from reheatd.runlog.tensorboard_files import read_tensorboard
+from reheatd.trackers.metric_names import tracked_name
 
 REWARD = '''
 def reward(completion: str, answer: str) -> float:
@@ -59,6 +61,8 @@ max_tokens = 32
 [rl]
 steps = 2
 max_tokens = 16
+[trackers]
+names = ["tensorboard"]
 """
 
 
@@ -143,3 +147,17 @@ def test_what_is_left_is_complete(outcome: tuple[dict[str, Any], Path]) -> None:
         assert (version / "report" / "report.md").exists() and list((version / "report").glob("*.png"))
     assert not list((folder / "data" / "jobs").rglob("checkpoint.pt"))
     assert not list((folder / "data" / "adapters").glob(".*"))
+
+
+def test_every_job_is_one_run_of_the_tracker(outcome: tuple[dict[str, Any], Path], tiny_policy: Path) -> None:
+    _, folder = outcome
+    runs = folder / "data" / "runs" / "tensorboard" / tiny_policy.name
+    jobs = JobStore(connect(folder / "data" / "reheatd.sqlite3")).all()
+    assert {path.name for path in runs.iterdir()} == {job.job_id for job in jobs}
+    for job in jobs:
+        logged = read_tensorboard(runs / job.job_id).metrics
+        points = read_curves(folder / "data" / "jobs" / job.job_id / f"attempt-{job.attempt}" / "curves.jsonl")
+        for name in ("reward" if job.kind == "rl" else "loss", "entropy", "probe_entropy"):
+            steps = [point.step for point in points if name in point.metrics]
+            assert list(logged[tracked_name(name)]) == steps, (job.job_id, name)
+        assert list(logged["job/version"].values()) == [job.version]

@@ -1,15 +1,21 @@
 """What a Prometheus scrape reads of the daemon's state."""
 
+import io
 import re
 from pathlib import Path
 
 from prometheus_client import Counter
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read
+from rich.console import Console
 
+from cli.status_facts import status_facts
+from reheatd.api.schemas import StatusView
 from reheatd.entropy.estimators import TailMoments
 from reheatd.entropy.windows import LiveWindow
 from reheatd.jobs.contracts import RLRequest
+from reheatd.jobs.store import JobReader
+from reheatd.trackers.progress import ProgressFile, progress_file
 from tests.unit.control_figures import BASELINE, entropy, window
 from tests.unit.control_support import FakeMonitor
 from tests.unit.metrics_support import LEARNED, full_scrape
@@ -76,6 +82,39 @@ def test_a_scrape_reads_the_state_of_every_part(tmp_path: Path) -> None:
         assert busy == {(f"engine-{number}", who): 0 for number in (1, 2) for who in ("client", "job", "probe")}
 
     talk(ApiWorld(tmp_path), story)
+
+
+def test_a_scrape_and_the_status_say_which_trackers_take_what_is_sent(tmp_path: Path) -> None:
+    async def story(client: Client, world: ApiWorld) -> None:
+        jobs = JobReader(world.settings.database_path)
+        noted = ProgressFile(progress_file(world.settings.data_dir, "mlflow"), jobs)
+        noted.progress.problem = "ImportError: no module named that"
+        noted.save()
+        found = samples((await client.get("/metrics")).text)
+        assert series(found, "reheatd_tracker_up") == {("mlflow",): 0, ("wandb",): 1}
+        status = StatusView.model_validate((await client.get("/reheatd/v1/status")).json())
+        assert [(tracker.name, tracker.ok, tracker.detail) for tracker in status.trackers] == [
+            ("mlflow", False, "ImportError: no module named that"),
+            ("wandb", True, "starts"),
+        ]
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(status_facts(status))
+        (row,) = [line for line in console.export_text().splitlines() if "mlflow" in line]
+        assert row.split() == [
+            "trackers",
+            "mlflow",
+            "down",
+            "(ImportError:",
+            "no",
+            "module",
+            "named",
+            "that)",
+            "wandb",
+            "ok",
+            "(starts)",
+        ]
+
+    talk(ApiWorld(tmp_path, trackers={"names": ["mlflow", "wandb"]}), story)
 
 
 def test_a_scraper_that_knows_openmetrics_gets_it(tmp_path: Path) -> None:

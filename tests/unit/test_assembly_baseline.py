@@ -80,6 +80,6 @@ def test_a_reference_without_vllm_names_the_way_out(
     db: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = Start(db, tmp_path, "base")
-    monkeypatch.setattr("reheatd.extras._missing", lambda *modules: "vllm")
+    monkeypatch.setattr("reheatd.extras.missing_modules", lambda *modules: "vllm")
     with pytest.raises(MissingExtraError, match=r"policy\.reference .* entropy\.baseline_nats"):
         start.measurement()

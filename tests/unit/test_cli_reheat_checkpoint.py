@@ -31,6 +31,7 @@ def here(tmp_path: Path, tiny_policy: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shutil.copytree(tiny_policy, tmp_path / "policy")
     (tmp_path / "task.jsonl").write_text('{"prompt": "2 + 3", "answer": "5"}\n')
     (tmp_path / "shared.toml").write_text('[engine]\nurl = "http://127.0.0.1:8100"\n')
+    (tmp_path / "tracked.toml").write_text('[trackers]\nnames = ["tensorboard"]\n')
     return tmp_path
 
 
@@ -55,6 +56,10 @@ def run(*arguments: str) -> Done:
         ),
         (["policy", "--out", "out", "--task", "task.jsonl", "--adapter", "none"], "none does not exist"),
         (["policy", "--out", "out", "--task", "task.jsonl", "--config", "shared.toml"], "engine.url"),
+        (
+            ["policy", "--out", "out", "--task", "task.jsonl", "--config", "tracked.toml"],
+            "name a folder for the files of trackers",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_starts_nothing(
