@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import httpx
 
+from reheatd import errors
 from reheatd.access.client import CA_FILE_ENV, KEY_ENV, api_key, bearer, tls_for
 from reheatd.errors import (
     AuthenticationError,
@@ -22,6 +23,8 @@ from reheatd.errors import (
 
 TIMEOUT_S = 600.0
 """Longest wait for an answer, in seconds: a promotion proves, flips and drains before it answers."""
+KINDS = {kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ReheatdError)}
+"""Kinds of errors by the code that the daemon answers with."""
 
 
 class DaemonClient:
@@ -122,6 +125,7 @@ def _as_error(status: int, body: Any) -> ReheatdError:
         409: ConflictError,
         429: QueueFullError,
     }
-    kind = by_status.get(status, BadInputError if 400 <= status < 500 else EngineError)
+    by_status_only = by_status.get(status, BadInputError if 400 <= status < 500 else EngineError)
+    kind = KINDS.get(str(detail.get("code")), by_status_only)
     hint = f"; set {KEY_ENV} to a key for administration" if status in (401, 403) else ""
     return kind(str(detail["message"]) + hint, param=detail.get("param"))

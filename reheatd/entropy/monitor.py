@@ -38,7 +38,10 @@ class MeasurementProgress(Contract):
 
 
 class OutdatedWindowError(ConflictError):
-    """The version was replaced while its entropy was being measured."""
+    """The version was replaced while its entropy was being measured.
+
+    What to do: Measure again; the window of the version that serves now is what counts.
+    """
 
 
 class EntropyMonitor:
