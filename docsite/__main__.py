@@ -3,9 +3,10 @@
 import subprocess
 import sys
 
-from docsite.build import build
+from docsite.build import OUTPUT, assemble, render
 
 try:
-    print(f"the site is {build()}")
+    assemble(OUTPUT)
+    print(f"the site is {render(OUTPUT)}")
 except subprocess.CalledProcessError as error:
     sys.exit(error.returncode)

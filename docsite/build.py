@@ -93,13 +93,12 @@ def assemble(output: Path) -> None:
     (output / "zensical.toml").write_text(CONFIGURATION.format(nav=_toml(kept)), encoding="utf-8")
 
 
-def build(output: Path = OUTPUT) -> Path:
-    """Builds the site in a folder; the page to open.
+def render(output: Path) -> Path:
+    """Has Zensical build what `assemble` wrote; the page to open.
 
     Raises:
         subprocess.CalledProcessError: A link leads nowhere, or the build failed otherwise. What is wrong is printed.
     """
-    assemble(output)
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
     subprocess.run([*command, "--config-file", str(output / "zensical.toml")], check=True)
     return output / "site" / "index.html"

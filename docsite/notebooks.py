@@ -11,7 +11,7 @@ def notebook_page(file: Path) -> str:
     for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            parts.append(source)
+            parts.append(source.replace("](../docs/", "](../"))  # docs/ is the site's root
         else:
             parts.append(f"```python\n{source}\n```")
             parts += [f"```text\n{text}\n```" for output in cell["outputs"] if (text := _text(output))]
