@@ -33,4 +33,5 @@ def explain(
     facts = f"HTTP status {asked.status}, exit code {asked.exit_code}"
     paragraphs = [f"{asked.code}: {' '.join(asked.meaning)} ({facts})", asked.way_out]
     width = min(render.console.width, 100)
-    render.console.print("\n\n".join(textwrap.fill(text, width) for text in paragraphs), markup=False, highlight=False)
+    text = "\n\n".join(textwrap.fill(each, width, break_on_hyphens=False) for each in paragraphs)
+    render.console.print(text, markup=False, highlight=False)

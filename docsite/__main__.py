@@ -7,6 +7,7 @@ from docsite.build import OUTPUT, assemble, render
 
 try:
     assemble(OUTPUT)
-    print(f"the site is {render(OUTPUT)}")
+    page = render(OUTPUT)
+    print(f"the site is {page}; to search it, run `python -m http.server --directory {page.parent}`")
 except subprocess.CalledProcessError as error:
     sys.exit(error.returncode)

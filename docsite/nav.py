@@ -6,7 +6,7 @@ Entry = tuple[str, "str | tuple[Entry, ...]"]
 """A title with a page, or with the entries below it."""
 
 NAV: tuple[Entry, ...] = (
-    ("reheatd", "index.md"),
+    ("Home", "index.md"),
     ("Tutorial", "tutorial.md"),
     (
         "How-to guides",
@@ -30,7 +30,6 @@ NAV: tuple[Entry, ...] = (
             ("Check a GPU", "gpu.md"),
             ("Run under compose", "compose.md"),
             ("API keys and TLS", "keys.md"),
-            ("What to do about an error", "reference/errors.md"),
         ),
     ),
     (
@@ -53,7 +52,7 @@ NAV: tuple[Entry, ...] = (
             ("Settings", "reference/settings.md"),
             ("Commands", "reference/commands.md"),
             ("HTTP API", "reference/http.md"),
-            ("Error codes", "reference/errors.md"),
+            ("Error codes, and what to do", "reference/errors.md"),
             ("Metrics", "metrics.md"),
             ("Supported policies", "models.md"),
         ),

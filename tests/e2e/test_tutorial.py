@@ -34,9 +34,7 @@ class Terminal:
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         command = ["bash", "-e", "-o", "pipefail"]
-        self.shell = subprocess.Popen(
-            command, cwd=folder, env=environment, text=True, start_new_session=True, **pipes
-        )
+        self.shell = subprocess.Popen(command, cwd=folder, env=environment, text=True, start_new_session=True, **pipes)
 
     def run(self, block: str) -> str:
         """What the commands of a block print; fails if one of them does."""
