@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -49,14 +50,19 @@ class Terminal:
         raise AssertionError(f"a command failed in\n{block}\n{''.join(lines)}")
 
     def close(self) -> None:
-        """Ends the shell with all that it started, first asking, as Ctrl-C does."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(self.shell.pid, number)
-            except ProcessLookupError:
-                break
-            if number is signal.SIGTERM:
-                self.shell.wait()
+        """Ends the shell and the daemon that it started, which takes its own processes with it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.shell.pid, signal.SIGTERM)
+        self.shell.communicate()
+        wait_until(lambda: not self._is_alive())
+
+    def _is_alive(self) -> bool:
+        """Whether a process of the shell's group is left."""
+        try:
+            os.killpg(self.shell.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
 
 class Followed:
@@ -69,7 +75,7 @@ class Followed:
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "COLUMNS": "110",
+            "COLUMNS": "200",
             "REHEATD_URL": self.url,
             "REHEATD_SERVER__PORT": str(port),
         }
@@ -113,6 +119,7 @@ def test_the_way_to_install_exists() -> None:
     assert subprocess.run([*make.split(), "--dry-run"], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
 
 
+@pytest.mark.timeout(1800)  # on a slow machine
 def test_every_command_runs_and_shows_what_the_page_says(tutorial: Followed) -> None:
     assert '"model": "base"' in tutorial.after("curl")
     series = [output for block, output in tutorial.printed if block.startswith("reheatd entropy --measure")]
