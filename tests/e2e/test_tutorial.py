@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import nbformat
@@ -33,7 +34,7 @@ class Terminal:
     """A shell that stays between two blocks, as a reader's terminal does."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         command = ["bash", "-e", "-o", "pipefail"]
         self.shell = subprocess.Popen(command, cwd=folder, env=environment, text=True, start_new_session=True, **pipes)
 
