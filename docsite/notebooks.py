@@ -15,7 +15,9 @@ def notebook_page(file: Path) -> str:
         else:
             parts.append(f"```python\n{source}\n```")
             parts += [f"```text\n{text}\n```" for output in cell["outputs"] if (text := _text(output))]
-    parts.append(f"*This page is the notebook `examples/{file.name}`. Run it beside a daemon to see what it prints now.*")
+    parts.append(
+        f"*This page is the notebook `examples/{file.name}`. Run it beside a daemon to see what it prints now.*"
+    )
     return "\n\n".join(parts) + "\n"
 
 
