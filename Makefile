@@ -27,7 +27,7 @@ PROMETHEUS := .prometheus
 NAMESPACE = $(shell unshare -rm true 2>/dev/null && echo unshare -rm)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-unit lint audit format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-regime bench-reheat bench-swap bench-gateway bench-plan bench-loop experiment experiment-quick experiment-tables experiment-reheating fuzz soak test-compose lock clean
+.PHONY: help setup demo serve test test-unit lint audit format doctor bench-cpu-dtype bench-cpu-lora bench-distill bench-rl bench-entropy bench-detector bench-regime bench-reheat bench-swap bench-gateway bench-plan bench-loop experiment experiment-quick experiment-tables experiment-reheating fuzz soak test-compose docs lock clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ lint: $(READY)  ## Run ruff, pyright and the import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/pyright
+
+docs: $(READY)  ## Build the documentation site into build/docs/site; a link that leads nowhere is an error
+	@$(BIN)/python -m docsite
 
 audit: $(AUDIT)/.ready  ## Compare the versions in all lock files with known vulnerabilities; needs the network
 	@# OSV knows torch by its version without the build. pip-audit's own choice, PyPI, passes what it does not find.
@@ -170,10 +173,10 @@ chaos: $(READY)  ## Inject every fault under load, on the real parts: processes 
 	@$(NAMESPACE) $(BIN)/python -m pytest tests/chaos
 
 lock: $(UV)  ## Resolve the lock files again; UPGRADE=1 takes newer versions of everything, UPGRADE="NAME ..." of these
-	UV_FIND_LINKS=$(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS)) $(COMPILE) pyproject.toml --extra worker --extra engine-cpu --extra dev \
+	UV_FIND_LINKS=$(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS)) $(COMPILE) pyproject.toml --extra worker --extra engine-cpu --extra dev --extra docs \
 	  --override locks/overrides.txt -o locks/engine-cpu.lock
 	$(COMPILE) pyproject.toml --extra otel -c locks/engine-cpu.lock -o locks/core.lock
-	$(COMPILE) pyproject.toml --extra worker --extra engine-cuda --extra dev --extra dev-cuda \
+	$(COMPILE) pyproject.toml --extra worker --extra engine-cuda --extra dev --extra docs --extra dev-cuda \
 	  -o locks/engine-cuda.lock
 	printf 'reasoning-gym>=0.1.25\nverifiers>=0.4\n' | $(COMPILE) - -c locks/engine-cpu.lock \
 	  --override locks/clients.txt -o locks/tasks.lock

@@ -19,7 +19,11 @@ NOT_ACCEPTED = 4
 
 
 class ReheatFailed(ReheatdError, RuntimeError):
-    """The reheat ended without a version that the gates could judge."""
+    """The reheat ended without a version that the gates could judge.
+
+    What to do: The command says where it kept the daemon's data and logs; the worker's log there says what went
+    wrong.
+    """
 
     code = "job_failed"
 

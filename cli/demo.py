@@ -89,7 +89,11 @@ STEP_TIMEOUT_S = 900.0
 
 
 class DemoError(ReheatdError, RuntimeError):
-    """The demonstration did not do what it should show."""
+    """The demonstration did not do what it should show.
+
+    What to do: The message names the daemon's log. Run the demo again; if it fails again, `reheatd doctor` says
+    what the machine lacks.
+    """
 
     code = "demo_failed"
 

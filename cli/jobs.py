@@ -33,7 +33,11 @@ MetricOption = Annotated[
 
 
 class JobEndedBadly(ReheatdError, RuntimeError):
-    """The job that the command waited for failed, was rejected or cancelled, or waits for approval of its version."""
+    """The job that the command waited for failed, was rejected or cancelled, or waits for approval of its version.
+
+    What to do: `reheatd jobs show JOB` says what the gates or the worker said. A job that waits for approval goes
+    on with `reheatd jobs approve JOB`.
+    """
 
     code = "job_failed"
 

@@ -19,6 +19,7 @@ from cli import (
     doctor,
     engine,
     entropy,
+    explain,
     init,
     jobs,
     journal,
@@ -33,6 +34,7 @@ from cli import (
     status,
     worker,
 )
+from cli.errors import ReheatdUsage, UnusableFile
 from cli.plain_text import use_plain_text_where_needed
 from reheatd.errors import ReheatdError
 
@@ -62,6 +64,7 @@ app.command("diagnose")(diagnose.diagnose)
 app.command("reheat-checkpoint")(reheat_checkpoint.reheat_checkpoint)
 app.command("doctor")(doctor.doctor)
 app.command("plan")(plan.plan)
+app.command("explain")(explain.explain)
 app.command("init")(init.init)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
@@ -93,6 +96,7 @@ def main() -> None:
     except ReheatdError as error:
         code = error.exit_code
         _report(error.message, error.openai_object())
+        _point_to_explanation(error.code)
     except TyperException as error:
         code = error.exit_code
         message = f"{error.format_message()} (`reheatd --help` lists commands, `reheatd COMMAND --help` their options)"
@@ -111,18 +115,10 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-class ReheatdUsage(ReheatdError):
-    """The command line cannot be understood."""
-
-    code = "usage"
-    type = "invalid_request_error"
-    exit_code = 2
-
-
-class UnusableFile(ReheatdError):
-    """The system refuses to read or write a file."""
-
-    code = "unusable_file"
+def _point_to_explanation(code: str) -> None:
+    """Names the command that says more, to somebody who reads along; a script gets the error's one line alone."""
+    if sys.stderr.isatty() and "--json" not in sys.argv:
+        print(f"reheatd: `reheatd explain {code}` says more", file=sys.stderr)
 
 
 def _report(message: str, body: dict[str, object]) -> None:

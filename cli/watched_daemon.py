@@ -24,7 +24,11 @@ TOLD_METRICS = ("tau", "loss", "entropy", "probe_entropy", "reward")
 
 
 class WatchError(ReheatdError, RuntimeError):
-    """The daemon that a command started for itself ended, or did not do in time what was waited for."""
+    """The daemon that a command started for itself ended, or did not do in time what was waited for.
+
+    What to do: The message has the last line of the daemon's log and names the file. `reheatd doctor` says what the
+    machine lacks.
+    """
 
     code = "daemon_failed"
 

@@ -45,7 +45,11 @@ SCRATCH = ".restore.tmp"
 
 
 class BackupError(ReheatdError):
-    """A back-up cannot be written, or a file is no intact back-up."""
+    """A back-up cannot be written, or a file is no intact back-up.
+
+    What to do: Check that the data folder holds a state and that the target's disk has room. A damaged back-up
+    cannot be restored: take another one.
+    """
 
     code = "backup_failed"
     exit_code = 2

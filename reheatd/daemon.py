@@ -44,7 +44,11 @@ RETRY_S = 10.0
 
 
 class StartError(ReheatdError, RuntimeError):
-    """A part that the daemon needs did not start."""
+    """A part that the daemon needs did not start.
+
+    What to do: The message names the part and why it did not start; its log is in logs/ in the data folder.
+    `reheatd doctor` checks the machine.
+    """
 
     code = "start_failed"
     exit_code = 2

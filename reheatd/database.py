@@ -27,7 +27,11 @@ ROWS_AT_ONCE = 50
 
 
 class StateError(ReheatdError):
-    """The daemon's state cannot be read or written: its disk is full, read-only or damaged."""
+    """The daemon's state cannot be read or written: its disk is full, read-only or damaged.
+
+    What to do: Make room on the disk of the data folder, or make it writable; the daemon goes on by itself. If the
+    database is damaged, restore a back-up (`reheatd restore`).
+    """
 
     code = "state_unusable"
     status = 507
@@ -35,7 +39,10 @@ class StateError(ReheatdError):
 
 
 class StateTooNewError(StateError):
-    """The state was written by a newer version of reheatd."""
+    """The state was written by a newer version of reheatd.
+
+    What to do: Install the newer version of reheatd again, or restore a back-up that this version wrote.
+    """
 
     code = "state_too_new"
 

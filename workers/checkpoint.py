@@ -12,16 +12,10 @@ from typing import Any
 
 import torch
 
-from reheatd.errors import ReheatdError
+from reheatd.errors import CheckpointError
 from reheatd.files import write_atomically
 from reheatd.jobs.contracts import JobBase
 from workers.policy import Policy
-
-
-class CheckpointError(ReheatdError, ValueError):
-    """A checkpoint cannot be used."""
-
-    code = "checkpoint_unusable"
 
 
 class Checkpoints:

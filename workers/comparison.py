@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from reheatd.entropy.estimators import clustered_interval
+from reheatd.errors import TrainingDivergedError
 from reheatd.jobs.report import (
     Comparison,
     Histogram,
@@ -31,7 +32,6 @@ from reheatd.jobs.report import (
 )
 from workers.forks import greedy_distance
 from workers.losses import chunk_tokens, chunked_logprobs, entropy, logprobs_of_states
-from workers.optimisation import TrainingDivergedError
 from workers.policy import Policy, TokenBatch, micro_batches
 from workers.sampling.rollout import Rollout
 from workers.similarity import linear_cka

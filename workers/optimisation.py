@@ -4,14 +4,8 @@ from collections.abc import Iterable
 
 import torch
 
-from reheatd.errors import ReheatdError
+from reheatd.errors import TrainingDivergedError
 from reheatd.options import TrainingOptions
-
-
-class TrainingDivergedError(ReheatdError, ArithmeticError):
-    """A loss or gradient is not finite."""
-
-    code = "training_diverged"
 
 
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:

@@ -12,7 +12,7 @@ from typing import Protocol, Self, TypeVar, cast
 
 import torch
 
-from reheatd.errors import ReheatdError
+from reheatd.errors import OutOfMemoryError
 from reheatd.options import Checkpointing
 from reheatd.plan.memory import HOLES, ActivationCost, Device, efficient_tokens
 from workers.free_memory import free_bytes, is_out_of_memory
@@ -22,12 +22,6 @@ logger = logging.getLogger(__name__)
 
 SHARE = {"cpu": 0.5, "cuda": 0.8}
 """Share of the free memory that activations may take. On a CPU, other processes need some of it."""
-
-
-class OutOfMemoryError(ReheatdError, MemoryError):
-    """A single sequence does not fit into memory."""
-
-    code = "out_of_memory"
 
 
 class MicroBatch(Protocol):

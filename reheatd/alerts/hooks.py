@@ -27,13 +27,21 @@ Message = tuple[bytes, Headers]
 
 
 class HookBusyError(ReheatdError):
-    """A webhook did not take an alert, but may take it later."""
+    """A webhook did not take an alert, but may take it later.
+
+    What to do: Nothing: the alert is sent again with growing pauses, for a day. `reheatd alerts test` shows whether
+    the webhook takes alerts now.
+    """
 
     code = "alert_not_sent"
 
 
 class HookRefusedError(ReheatdError):
-    """A webhook refused an alert for good."""
+    """A webhook refused an alert for good.
+
+    What to do: Check the URL, secret or key that the message names, then `reheatd alerts test`. A refused alert is
+    not sent again.
+    """
 
     code = "alert_refused"
 

@@ -8,13 +8,29 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from reheatd.access.answers import error_response
-from reheatd.errors import ReheatdError
+from reheatd.errors import NotFoundError, ReheatdError
 
 Handler = Callable[[Request, Exception], Coroutine[Any, Any, Response]]
 
 
+class MethodNotAllowedError(ReheatdError):
+    """A path of the HTTP API was asked with a method that it does not take.
+
+    What to do: `GET /openapi.json` lists every path with its methods.
+    """
+
+    code = "method_not_allowed"
+    type = "invalid_request_error"
+    status = 405
+    exit_code = 2
+
+
 class InternalError(ReheatdError):
-    """An error that is a bug of reheatd."""
+    """An error that is a bug of reheatd.
+
+    What to do: The daemon's log has the traceback. Report it with the traceback and the version (`reheatd
+    --version`).
+    """
 
 
 async def _reheatd_error(request: Request, error: Exception) -> Response:
@@ -29,7 +45,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
         "message": f"{request.method} {request.url.path} {what}",
         "type": "invalid_request_error",
         "param": None,
-        "code": {404: "not_found", 405: "method_not_allowed"}.get(status),
+        "code": {404: NotFoundError.code, 405: MethodNotAllowedError.code}.get(status),
     }
     headers = error.headers if isinstance(error, HTTPException) else None
     return JSONResponse({"error": body}, status, headers=dict(headers or {}))

@@ -10,7 +10,10 @@ logger = logging.getLogger(__name__)
 
 
 class DiskLimitError(ReheatdError):
-    """A new version does not fit into `adapters.max_disk_bytes`."""
+    """A new version does not fit into `adapters.max_disk_bytes`.
+
+    What to do: Delete versions (`reheatd adapters prune --keep 5`), or raise adapters.max_disk_bytes.
+    """
 
     code = "disk_limit"
     status = 507

@@ -29,7 +29,10 @@ PACE_WINDOWS = 10
 
 
 class OutdatedWindowError(ConflictError):
-    """The version was replaced while its entropy was being measured."""
+    """The version was replaced while its entropy was being measured.
+
+    What to do: Measure again; the window of the version that serves now is what counts.
+    """
 
 
 class EntropyMonitor:

@@ -27,7 +27,11 @@ SOCKET_TIMEOUT_S = 5.0
 
 
 class UndeliverableError(ReheatdError):
-    """A message was given to worker after worker, and none of them began its job."""
+    """A message was given to worker after worker, and none of them began its job.
+
+    What to do: `reheatd jobs list` shows the message and the reason. Look into the workers' logs, which say why
+    they ended, and ask for the job again.
+    """
 
     code = "undeliverable"
 

@@ -27,7 +27,11 @@ REFUSALS = (AuthenticationError, ResponseError)
 
 
 class BrokerError(ReheatdError, ConnectionError):
-    """The broker cannot be reached."""
+    """The broker cannot be reached.
+
+    What to do: Check broker.url and its password from the daemon's machine, for example with `redis-cli -u URL
+    ping`. Without a url the daemon starts a broker of its own; its log is logs/broker.log in the data folder.
+    """
 
     code = "broker_unreachable"
     status = 503

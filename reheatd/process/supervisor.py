@@ -32,7 +32,11 @@ T = TypeVar("T")
 
 
 class ChildError(ReheatdError, RuntimeError):
-    """A child process ended while the daemon was starting."""
+    """A child process ended while the daemon was starting.
+
+    What to do: The message has the end of the child's log. `reheatd doctor` says what is missing on this machine,
+    and `reheatd plan` whether the policy fits into its memory.
+    """
 
     code = "child_failed"
     exit_code = 2

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from reheatd.errors import CheckpointError
 from reheatd.jobs.contracts import ReheatSpec, RLSpec
 from reheatd.options import LoraOptions
 from reheatd.task_data import Problem
 from tests.unit.workers_support import NumberCodec, job_fields, number_prompts, tiny_model
-from workers.checkpoint import CheckpointError, Checkpoints
+from workers.checkpoint import Checkpoints
 from workers.grpo import Grpo
 from workers.policy import Policy
 from workers.rewards.scoring import InProcessScorer

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from reheatd.engine.client import EngineClient, Sample
-from reheatd.errors import EngineError
+from reheatd.errors import EngineError, TrainingDivergedError
 from reheatd.jobs.contracts import RLSpec
 from reheatd.task_data import Problem
 from tests.probes import task_probes
 from tests.unit.workers_support import SilentProgress, job_fields
 from tests.waiting import HANGS_S, wait_until
-from workers.optimisation import TrainingDivergedError
 from workers.progress import JobCancelledError
 from workers.rewards.scoring import InProcessScorer
 from workers.sampling import served

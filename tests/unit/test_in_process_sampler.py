@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from bench.plain_sampling import PlainSampler
+from reheatd.errors import TrainingDivergedError
 from reheatd.json_lines import Messages
 from tests.unit.test_comparison import LORA, policy_with
 from tests.unit.workers_support import NumberCodec, number_prompts, tiny_llama, tiny_mistral, tiny_model
-from workers.optimisation import TrainingDivergedError
 from workers.policy import Policy, TokenBatch
 from workers.sampling import in_process
 from workers.sampling.in_process import InProcessSampler

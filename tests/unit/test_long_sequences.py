@@ -18,6 +18,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from reheatd.errors import OutOfMemoryError
 from reheatd.jobs.contracts import ReheatSpec, RLSpec
 from reheatd.options import Checkpointing, LoraOptions
 from reheatd.plan.memory import ActivationCost
@@ -29,7 +30,6 @@ from workers.policy import Policy, TokenBatch
 from workers.rl_learner import Learner
 from workers.sampling.groups import ScoredRollout
 from workers.sampling.rollout import Rollout
-from workers.training_memory import OutOfMemoryError
 from workers.ts_opsd import Reheater
 
 SIZES = {"vocab_size": VOCABULARY, "max_position_embeddings": 256, "initializer_range": 0.2}

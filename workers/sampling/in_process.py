@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from reheatd.entropy.estimators import clustered_interval
+from reheatd.errors import TrainingDivergedError
 from reheatd.json_lines import Messages, Prompts
 from reheatd.measures import EntropyEstimate
 from workers.lora import product
-from workers.optimisation import TrainingDivergedError
 from workers.policy import Policy
 from workers.sampling.background import Background
 from workers.sampling.decoders import Decoder, Decoders
