@@ -18,6 +18,7 @@ from reheatd.alerts.alerter import Alerter
 from reheatd.broker_url import broker_address
 from reheatd.config import Settings
 from reheatd.control.controller import Controller
+from reheatd.dashboard.dashboard import Dashboard
 from reheatd.engine.keeper import EngineKeeper
 from reheatd.engine.pool import EnginePool
 from reheatd.engine.slots import AdapterSlots
@@ -96,6 +97,7 @@ class Parts:
     alerter: Alerter | None
     """What tells the webhooks; None if none is configured."""
     keys: KeyRing
+    dashboard: Dashboard
     http: HttpServer
     gpus: GpuPlan | None
     """What engines and workers get of the GPUs; None on a CPU."""
@@ -209,6 +211,7 @@ class Daemon:
         in_flight = parts.slots.in_flight()
         logger.info("stopping" + (f": waiting for {in_flight} requests" if in_flight else ""))
         parts.readiness.state = "stopping"
+        parts.dashboard.close()
         # A job's rollouts are requests too, so its worker is stopped at once; otherwise the drain would wait for it.
         workers = asyncio.gather(*(worker.stop() for worker in self._workers))
         try:

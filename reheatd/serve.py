@@ -42,6 +42,7 @@ from reheatd.control.ledger import Ledger
 from reheatd.control.rollout_lengths import RolloutLengths
 from reheatd.control.specs import check_request
 from reheatd.daemon import Daemon, Parts, Readiness
+from reheatd.dashboard.dashboard import Dashboard
 from reheatd.database import connect
 from reheatd.engine.chat_template import check_chat_template
 from reheatd.engine.credentials import daemon_credentials
@@ -169,7 +170,8 @@ def assemble(
     disable_created_metrics()  # a gauge beside each counter, which nobody needs
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    gateway = build_gateway(settings, policy, pool, adapters, entropy, Traffic(registry), readiness)
+    traffic = Traffic(registry)
+    gateway = build_gateway(settings, policy, pool, adapters, entropy, traffic, readiness)
     heartbeat_s = settings.control.heartbeat_timeout_s
     dispatcher = JobDispatcher(broker_url, heartbeat_timeout_s=heartbeat_s, credential=jobs.of)
     ledger = Ledger(db)
@@ -189,13 +191,15 @@ def assemble(
         live=entropy.live,
         dispatcher=dispatcher,
         requests=gateway.counts,
+        recent=traffic.recent,
         metrics=registry,
         readiness=readiness,
         broker_healthy=lambda: ping(broker_url),
         started_at=time.monotonic(),
     )
     access = Access(keys, Quotas(), jobs, controller.is_current, required=settings.server.needs_keys)
-    doors.open(access, gateway.routes(), api_routes(api))
+    dashboard = Dashboard(api, keys)
+    doors.open(access, gateway.routes(), [*api_routes(api), *dashboard.routes()])
 
     alerter: Alerter | None = None
     if hooks:
@@ -234,6 +238,7 @@ def assemble(
         controller=controller,
         alerter=alerter,
         keys=keys,
+        dashboard=dashboard,
         http=http,
         gpus=gpus,
     )

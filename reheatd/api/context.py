@@ -18,6 +18,7 @@ from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.series import EntropySeries
 from reheatd.gateway.app import RequestCounts
 from reheatd.jobs.dispatch import JobDispatcher
+from reheatd.metrics.recent import Recent
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class ApiContext:
     live: LiveSeries
     dispatcher: JobDispatcher
     requests: RequestCounts
+    recent: Recent
     metrics: CollectorRegistry
     """What is counted as it happens, for Prometheus."""
     readiness: Callable[[], str]

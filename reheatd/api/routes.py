@@ -22,6 +22,7 @@ from reheatd.api.context import ApiContext
 from reheatd.api.metrics import metrics_answer
 from reheatd.api.openapi import openapi
 from reheatd.api.operations import PREFIX
+from reheatd.api.operator import Operator
 from reheatd.api.schemas import (
     AdapterList,
     CurvesView,
@@ -95,6 +96,7 @@ class Api:
     def __init__(self, context: ApiContext) -> None:
         self._context = context
         self._controller = context.controller
+        self._operator = Operator(context.controller, context.ledger)
 
     async def health(self, request: Request) -> Response:
         status = self._context.readiness()
@@ -173,27 +175,21 @@ class Api:
 
     async def delete_adapter(self, request: Request) -> Response:
         version = parameters.version(request)
-        await self._controller.retention.delete(version)
-        self._context.ledger.requested(f"{version_name(version)} deleted", version=version)
+        await self._operator.delete(version)
         return _answer(DeletedView(deleted=[version]))
 
     async def prune(self, request: Request) -> Response:
         asked = await _body(request, PruneRequest)
-        deleted = await self._controller.retention.prune(asked.keep)
-        names = ", ".join(map(version_name, deleted)) or "nothing"
-        self._context.ledger.requested(f"{names} deleted, to keep the newest {asked.keep}")
-        return _answer(DeletedView(deleted=deleted))
+        return _answer(DeletedView(deleted=await self._operator.prune(asked.keep)))
 
     async def promote(self, request: Request) -> Response:
-        return _answer(_promotion(await self._controller.promote(parameters.version(request))))
+        return _answer(_promotion(await self._operator.promote(parameters.version(request))))
 
     async def rollback(self, request: Request) -> Response:
-        return _answer(_promotion(await self._controller.rollback()))
+        return _answer(_promotion(await self._operator.rollback()))
 
     async def submit_job(self, request: Request) -> Response:
-        job = self._controller.submit(parse_request(parse_body(await request.body())))
-        self._context.ledger.requested(f"{job.job_id} submitted", job_id=job.job_id)
-        return _answer(job, 202)
+        return _answer(self._operator.submit(parse_request(parse_body(await request.body()))), 202)
 
     async def jobs(self, request: Request) -> Response:
         try:
@@ -219,14 +215,10 @@ class Api:
         return with_list(view, "rollouts", as_json(rows[-last:]))
 
     async def cancel_job(self, request: Request) -> Response:
-        job = self._controller.cancel(request.path_params["job_id"])
-        self._context.ledger.requested(f"{job.job_id} cancelled", job_id=job.job_id)
-        return _answer(job)
+        return _answer(self._operator.cancel(request.path_params["job_id"]))
 
     async def approve_job(self, request: Request) -> Response:
-        job = self._controller.approve(request.path_params["job_id"])
-        self._context.ledger.requested(f"{job.job_id} approved", job_id=job.job_id)
-        return _answer(job)
+        return _answer(self._operator.approve(request.path_params["job_id"]))
 
     async def load_rollout_adapter(self, request: Request) -> Response:
         asked = await _body(request, RolloutAdapterRequest)
@@ -244,7 +236,7 @@ class Api:
         return Response(status_code=204)
 
     async def resume(self, request: Request) -> Response:
-        return _answer(ResumedView(resumed=self._controller.resume()))
+        return _answer(ResumedView(resumed=self._operator.resume()))
 
     async def journal(self, request: Request) -> Response:
         return with_list(JournalView(entries=[]), "entries", self._context.ledger.stream(parameters.last(request)))

@@ -21,6 +21,7 @@ from reheatd.jobs.dead_letters import DeadLetter
 from reheatd.jobs.report import JobReport
 from reheatd.jobs.rollouts import RolloutRow
 from reheatd.measures import Contract, EntropyEstimate
+from reheatd.metrics.recent import RecentRequests
 from reheatd.signal import Reach
 
 
@@ -128,6 +129,8 @@ class StatusView(Contract):
     """Names of the adapters that the engines have loaded, the least recently used first."""
     in_flight: int
     requests: RequestTotals
+    recent: RecentRequests | None = None
+    """Clients' requests of the last minute; None from an earlier reheatd."""
 
 
 class EntropyView(Contract):

@@ -98,6 +98,8 @@ class EntropyMonitor:
         """Progress of the present measurement; None if none is under way."""
         self.problem: str | None = None
         """Why the newest scheduled window failed; None if it did not."""
+        self.next_at: float | None = None
+        """When the next window is due, in seconds since the epoch; None while one is measured or none is planned."""
 
     @property
     def baseline(self) -> EntropyEstimate | None:
@@ -271,11 +273,15 @@ class EntropyMonitor:
             source = await self._next_occasion()
 
     async def _next_occasion(self) -> Source:
+        pause_s = self._pause_s()
+        self.next_at = time.time() + pause_s
         try:
-            async with asyncio.timeout(self._pause_s()):
+            async with asyncio.timeout(pause_s):
                 await self._wake.wait()
         except TimeoutError:
             return "schedule"
+        finally:
+            self.next_at = None
         self._wake.clear()
         return self._wake_source
 

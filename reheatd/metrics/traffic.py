@@ -4,6 +4,8 @@ import time
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from reheatd.metrics.recent import Recent
+
 MOST_VERSIONS = 20
 """Versions whose requests are counted apart; the series of the one that was asked longest ago ends for another one."""
 NO_VERSION = "none"
@@ -50,6 +52,7 @@ class Traffic:
             buckets=BETWEEN_S,
             registry=registry,
         )
+        self.recent = Recent()
         self._versions: dict[str, None] = {}
         """The versions that are counted, the one that was asked longest ago first."""
 
@@ -62,6 +65,8 @@ class Traffic:
         version = self._counted(watch.version)
         self._requests.labels(watch.route, watch.source, version, watch.status).inc()
         labels = watch.route, watch.source
+        if watch.source == "client":
+            self.recent.add(watch.ended - watch.began, None if watch.first is None else watch.first - watch.began)
         self._duration.labels(*labels).observe(watch.ended - watch.began)
         if watch.first is not None:
             self._first.labels(*labels).observe(watch.first - watch.began)

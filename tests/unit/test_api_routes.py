@@ -38,6 +38,7 @@ from reheatd.jobs.curves import CurveWriter
 from reheatd.jobs.dead_letters import DeadLetter
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.rollouts import RolloutRecorder
+from reheatd.metrics.recent import Recent
 from reheatd.process.broker import BrokerError
 from tests.serving_pool import pool_of
 from tests.unit.control_figures import BASELINE, entropy, window
@@ -76,6 +77,7 @@ class ApiWorld(World):
             live=self.live,
             dispatcher=cast(JobDispatcher, _Census(self)),
             requests=self.counts,
+            recent=Recent(),
             metrics=self.registry,
             readiness=lambda: self.ready,
             broker_healthy=_no,
