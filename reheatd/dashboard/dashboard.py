@@ -15,6 +15,7 @@ from reheatd.dashboard.live import Live
 from reheatd.dashboard.login import Login
 from reheatd.dashboard.now import NowPage
 from reheatd.dashboard.rendering import Renderer
+from reheatd.dashboard.versions import VersionPages
 from reheatd.entropy.history import EntropyHistory
 from reheatd.errors import NotPermittedError, ReheatdError
 
@@ -34,6 +35,7 @@ class Dashboard:
             NowPage(context, history, self._renderer, self._live),
             Actions(context, self._renderer),
             Login(keys, self._renderer),
+            VersionPages(context, self._renderer),
         )
 
     def routes(self) -> list[Route]:

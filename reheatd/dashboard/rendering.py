@@ -53,6 +53,7 @@ class Renderer:
         self._templates.filters.update(
             nats=nats, interval=interval, share=share, percent=percent, duration=duration, moment=moment, ago=ago
         )
+        self._templates.filters["bytes"] = in_bytes
         self._templates.globals.update(
             asset=assets.url, pages=PAGES, policy=policy, keys_needed=keys_needed, version_name=version_name
         )
@@ -105,6 +106,16 @@ def share(value: Accuracy | PassRate | None) -> Markup:
 
 def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.0%}"
+
+
+def in_bytes(count: int | None) -> str:
+    """A number of bytes for people, e.g. `4.2 MB`."""
+    if count is None:
+        return NOTHING
+    for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= least:
+            return f"{count / least:.1f} {unit}"
+    return f"{count} bytes"
 
 
 def moment(timestamp: float | None) -> Markup:
