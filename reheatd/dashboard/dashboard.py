@@ -10,7 +10,10 @@ from starlette.routing import Route
 from reheatd.access.keys import KeyRing
 from reheatd.api.context import ApiContext
 from reheatd.dashboard.actions import Actions
+from reheatd.dashboard.asking import Asker
 from reheatd.dashboard.assets import Assets
+from reheatd.dashboard.chat import ChatPage
+from reheatd.dashboard.compare import ComparePage
 from reheatd.dashboard.live import Live
 from reheatd.dashboard.login import Login
 from reheatd.dashboard.now import NowPage
@@ -23,19 +26,26 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Dashboard:
-    """All pages. Their data come from the same parts of the daemon as the admin API's answers."""
+    """All pages. Their data come from the same parts of the daemon as the admin API's answers.
 
-    def __init__(self, context: ApiContext, keys: KeyRing) -> None:
+    Args:
+        gateway: The gateway's routes, by which pages ask the policy.
+    """
+
+    def __init__(self, context: ApiContext, keys: KeyRing, gateway: Sequence[Route]) -> None:
         settings = context.settings
         self._assets = Assets()
         self._live = Live()
         self._renderer = Renderer(self._assets, policy=settings.policy.model, keys_needed=settings.server.needs_keys)
         history = EntropyHistory(settings.database_path, context.series.key)
+        asker = Asker(gateway, context.monitor.meter)
         self._parts = (
             NowPage(context, history, self._renderer, self._live),
             Actions(context, self._renderer),
             Login(keys, self._renderer),
             VersionPages(context, self._renderer),
+            ComparePage(context, self._renderer, asker),
+            ChatPage(context, self._renderer, asker),
         )
 
     def routes(self) -> list[Route]:

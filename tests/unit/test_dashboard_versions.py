@@ -54,7 +54,7 @@ def test_the_list_has_each_versions_figures_and_where_it_came_from(tmp_path: Pat
         served = row_of(page, "policy-v1")
         assert "served" in served.attributes["class"] and served.links[job_id] == f"/ui/jobs/{job_id}"
         assert "reheat, from policy-v0" in served.text and "1.700 [1.650, 1.750]" in served.text
-        assert "passed" in served.text and "failed" not in served.text and " bytes" in served.text
+        assert "3 passed" in served.text and "failed" not in served.text and "4.8 kB" in served.text
         other = row_of(page, "policy-v2")
         assert "candidate" in other.text and "rl, from policy-v1" in other.text
         assert "rl-gone" in other.text and "rl-gone" not in other.links, "there is no page of that job"
@@ -103,7 +103,7 @@ def test_the_drawing_joins_versions_to_their_parents(tmp_path: Path) -> None:
             "policy-v1": 1,
             "policy-v0": 1,
         }
-        assert not [line for line in drawn["policy-v5"].all("line")], "its parent does not exist"
+        assert not drawn["policy-v5"].all("line"), "its parent does not exist"
         assert "from policy-v9, which is deleted" in row_of(page, "policy-v5").text
 
     browse(DashboardWorld(tmp_path), story)
