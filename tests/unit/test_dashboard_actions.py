@@ -26,7 +26,10 @@ def test_promoting_and_rolling_back(tmp_path: Path) -> None:
         answer = await post(client, "/ui/actions/promote?version=1")
         assert (answer.status_code, answer.headers["location"]) == (303, "/ui/versions")
         assert world.store.promoted() == 1
-        assert [entry.reason for entry in world.ledger.entries(2)] == ["rolled back by request", "promoted by request"]
+        assert [entry.reason for entry in world.ledger.entries(2)] == [
+            "policy-v0 rolled back by request",
+            "policy-v1 promoted by request",
+        ]
 
     browse(DashboardWorld(tmp_path), story)
 
