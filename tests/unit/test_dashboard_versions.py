@@ -34,7 +34,7 @@ async def no_lineage_yet(client: Client, world: DashboardWorld) -> None:
     page = await get(client, "/ui/versions")
     row = row_of(page, "policy-v0")
     assert "served" in row.text and "base model" in row.text
-    assert "1 versions" in page.main.text and not page.main.all("select")
+    assert "1 version" in page.main.text and not page.main.all("select")
 
 
 def test_the_base_alone_is_a_list_too(tmp_path: Path) -> None:
