@@ -57,7 +57,8 @@ class Chat:
 
 
 class ChatPage:
-    """
+    """Asks what people type, and shows the answers.
+
     Args:
         asker: Asks the versions.
     """

@@ -70,7 +70,8 @@ class Results:
 
 
 class ComparePage:
-    """
+    """Shows two versions, and asks both.
+
     Args:
         asker: Asks the versions.
     """

@@ -1,6 +1,7 @@
 """Renders templates into pages and fragments of pages."""
 
 import time
+from functools import cache
 from urllib.parse import quote, unquote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -43,24 +44,12 @@ class Renderer:
     """
 
     def __init__(self, assets: Assets, *, policy: str, keys_needed: bool) -> None:
-        self._templates = Environment(
-            loader=PackageLoader("reheatd.dashboard"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.filters.update(
-            nats=nats, interval=interval, share=share, percent=percent, duration=duration, moment=moment, ago=ago
-        )
-        self._templates.filters["bytes"] = in_bytes
-        self._templates.globals.update(
-            asset=assets.url, pages=PAGES, policy=policy, keys_needed=keys_needed, version_name=version_name
-        )
+        self._templates = _environment()
+        self._known = {"asset": assets.url, "policy": policy, "keys_needed": keys_needed}
 
     def fragment(self, template: str, **values: object) -> str:
         """A part of a page."""
-        return self._templates.get_template(template).render(values)
+        return self._templates.get_template(template).render(self._known, **values)
 
     def page(self, request: Request, template: str, *, status: int = 200, **values: object) -> HTMLResponse:
         """A whole page, with the notice that the request before has left."""
@@ -73,6 +62,27 @@ class Renderer:
         if notice is not None:
             made.delete_cookie(NOTICE_COOKIE)
         return made
+
+
+@cache
+def _environment() -> Environment:
+    """The templates, all of them compiled: that takes too long for a moment in which clients' streams wait."""
+    environment = Environment(
+        loader=PackageLoader("reheatd.dashboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        auto_reload=False,  # a daemon whose package is upgraded meanwhile keeps the templates of its code
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        nats=nats, interval=interval, share=share, percent=percent, duration=duration, moment=moment, ago=ago
+    )
+    environment.filters["bytes"] = in_bytes
+    environment.globals.update(pages=PAGES, version_name=version_name)
+    for name in environment.list_templates():
+        environment.get_template(name)
+    return environment
 
 
 def leave_for(path: str, notice: str | None = None) -> RedirectResponse:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlencode
 
 import httpx
@@ -29,6 +29,7 @@ from tests.unit.test_adapters_store import FIELDS
 from tests.unit.test_api_routes import ApiWorld
 
 Client = httpx.AsyncClient
+W = TypeVar("W", bound="DashboardWorld")
 VOID = frozenset({"area", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"})
 LABELLED = ("input", "select", "textarea", "meter", "progress")
 
@@ -228,7 +229,7 @@ async def follow(client: Client, answer: httpx.Response) -> Page:
     return await get(client, answer.headers["location"])
 
 
-def browse(world: DashboardWorld, story: Callable[[Client, DashboardWorld], Coroutine[Any, Any, None]]) -> None:
+def browse(world: W, story: Callable[[Client, W], Coroutine[Any, Any, None]]) -> None:
     """Tells `story` with a client that asks as a browser does."""
 
     async def run() -> None:
