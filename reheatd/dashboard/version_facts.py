@@ -10,6 +10,7 @@ from typing import Any
 from reheatd.adapters.lineage import Lineage
 from reheatd.adapters.store import AdapterStore, VersionInfo
 from reheatd.api.context import ApiContext
+from reheatd.database import StateError
 from reheatd.errors import NotFoundError
 from reheatd.jobs.contracts import GateResult
 from reheatd.measures import Accuracy, EntropyEstimate, PassRate
@@ -93,8 +94,12 @@ def facts_of(context: ApiContext, version: int) -> VersionFacts:
     info = context.versions.get(version)
     lineage, gates, has_job = info.lineage, list[GateResult](), False
     if lineage is not None and lineage.job_id is not None:
-        with suppress(NotFoundError):  # the version came with its folder from another data folder
+        try:
             gates, has_job = context.controller.job(lineage.job_id).gates, True
+        except NotFoundError:  # the version came with its folder from another data folder
+            pass
+        except StateError:  # its record is damaged, which the job's own page says
+            has_job = True
     entropy = lineage and lineage.entropy_after
     if not version:
         windows = context.series.last(1, 0)

@@ -126,6 +126,9 @@ def test_the_cookie_opens_pages_and_nothing_else(tmp_path: Path) -> None:
         await post(client, "/ui/actions/rl", steps="3")
         (asked,) = [entry for entry in world.ledger.entries(9) if entry.reason.endswith("submitted")]
         assert asked.actor == "ops", "the journal says who did it"
+        await world.publish()
+        assert (await client.get("/ui/versions/1/export")).headers["content-type"] == "application/x-tar"
+        assert (await client.get("/reheatd/v1/adapters/1/files")).status_code == 401
 
     talk(world, story)
 

@@ -211,6 +211,18 @@ def test_a_report_that_cannot_be_read_is_said_in_place(tmp_path: Path) -> None:
     browse(DashboardWorld(tmp_path), story)
 
 
+def test_a_damaged_record_of_a_job_takes_no_version_with_it(tmp_path: Path) -> None:
+    async def story(client: Client, world: DashboardWorld) -> None:
+        job_id = await finish_one(world)
+        with world.db:
+            world.db.execute("UPDATE jobs SET record = '{'")
+        row = row_of(await get(client, "/ui/versions"), "policy-v1")
+        assert "1.700" in row.text and row.links[job_id] == f"/ui/jobs/{job_id}"
+        assert "has not been proved" in (await get(client, "/ui/versions/1")).main.text
+
+    browse(DashboardWorld(tmp_path), story)
+
+
 def test_a_version_whose_files_are_gone_can_only_be_deleted(tmp_path: Path) -> None:
     async def story(client: Client, world: DashboardWorld) -> None:
         await world.publish("a")
