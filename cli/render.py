@@ -20,6 +20,7 @@ from reheatd.jobs.curves import CurvePoint
 from reheatd.jobs.rollouts import RolloutRow
 from reheatd.measures import Accuracy, EntropyEstimate, PassRate
 from reheatd.signal import Reach
+from reheatd.text import duration as duration
 
 P = ParamSpec("P")
 JsonThenText = Iterator[Any]
@@ -194,16 +195,6 @@ def _number(value: float | None) -> str:
 def printable(text: str) -> str:
     """The text without what a terminal would obey, since a policy may sample any characters."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
-def duration(seconds: float) -> str:
-    """A duration, e.g. `12 s`, `3 min 20 s` or `2 h 5 min`."""
-    seconds = max(0, round(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
 def age(timestamp: float | None) -> str:

@@ -19,6 +19,7 @@ from reheatd.broker_url import broker_address
 from reheatd.config import Settings
 from reheatd.control.controller import Controller
 from reheatd.control.events import EventHub
+from reheatd.dashboard.dashboard import Dashboard
 from reheatd.engine.keeper import EngineKeeper
 from reheatd.engine.pool import EnginePool
 from reheatd.engine.slots import AdapterSlots
@@ -105,6 +106,7 @@ class Parts:
     trackers: list[Command]
     """Commands that start the trackers of jobs."""
     keys: KeyRing
+    dashboard: Dashboard
     http: HttpServer
     tracing: Tracing | None
     """What makes and sends spans; None if nothing is traced."""
@@ -230,6 +232,7 @@ class Daemon:
         logger.info("stopping" + (f": waiting for {in_flight} requests" if in_flight else ""))
         parts.readiness.state = "stopping"
         parts.events.close()  # those who follow would never end by themselves
+        parts.dashboard.close()
         # A job's rollouts are requests too, so its worker is stopped at once; otherwise the drain would wait for it.
         workers = asyncio.gather(*(worker.stop() for worker in self._workers))
         try:

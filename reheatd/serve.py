@@ -44,6 +44,7 @@ from reheatd.control.ledger import Ledger
 from reheatd.control.rollout_lengths import RolloutLengths
 from reheatd.control.specs import check_request
 from reheatd.daemon import Daemon, Parts, Readiness
+from reheatd.dashboard.dashboard import Dashboard
 from reheatd.database import connect
 from reheatd.engine.chat_template import check_chat_template
 from reheatd.engine.credentials import daemon_credentials
@@ -181,7 +182,8 @@ def assemble(
     ProcessCollector(registry=registry)
     tracing = start_tracing(settings.tracing, "reheatd")
     traces = None if tracing is None else RequestTraces(tracing.tracer)
-    gateway = build_gateway(settings, policy, pool, adapters, entropy, Traffic(registry), traces, readiness)
+    traffic = Traffic(registry)
+    gateway = build_gateway(settings, policy, pool, adapters, entropy, traffic, traces, readiness)
     heartbeat_s = settings.control.heartbeat_timeout_s
     dispatcher = JobDispatcher(broker_url, heartbeat_timeout_s=heartbeat_s, credential=jobs.of)
     ledger = Ledger(db)
@@ -208,13 +210,15 @@ def assemble(
         events=events,
         dispatcher=dispatcher,
         requests=gateway.counts,
+        recent=traffic.recent,
         metrics=registry,
         readiness=readiness,
         broker_healthy=lambda: ping(broker_url),
         started_at=time.monotonic(),
     )
     access = Access(keys, Quotas(), jobs, controller.is_current, required=settings.server.needs_keys)
-    doors.open(access, origins_of(settings.server), gateway.routes(), api_routes(api))
+    dashboard = Dashboard(api, keys, gateway.routes())
+    doors.open(access, origins_of(settings.server), gateway.routes(), [*api_routes(api), *dashboard.routes()])
 
     alerter: Alerter | None = None
     if hooks:
@@ -266,6 +270,7 @@ def assemble(
         alerter=alerter,
         trackers=tracker_commands(settings),
         keys=keys,
+        dashboard=dashboard,
         http=http,
         tracing=tracing,
         gpus=gpus,

@@ -40,3 +40,13 @@ def shown(value: object) -> str:
     except ValueError:  # Python does not write out a number of more than 4300 digits
         return "a number of thousands of digits"
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def duration(seconds: float) -> str:
+    """A duration, e.g. `12 s`, `3 min 20 s` or `2 h 5 min`."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

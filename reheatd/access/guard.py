@@ -6,8 +6,11 @@ It is plain ASGI and touches only the beginning of a request, so that streams fl
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reheatd.access.answers import error_response
@@ -17,6 +20,11 @@ from reheatd.access.keys import KeyRing
 from reheatd.access.quotas import Quotas
 from reheatd.errors import AuthenticationError, NotPermittedError, ReheatdError
 
+PAGES_PREFIX = "/ui/"
+"""Where the pages of the dashboard are, besides `/`. Browsers send the key for them in a cookie."""
+LOGIN_PATH = "/ui/login"
+OPEN_PREFIX = "/ui/static/"
+KEY_COOKIE = "reheatd_key"
 OPEN_PATHS = frozenset(("/health",))
 """Paths that everybody may ask; their answers say nothing about the policy."""
 CLIENT_PATHS = frozenset(
@@ -56,10 +64,13 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        path, headers = scope["path"], Headers(scope=scope)
         try:
-            caller = self._admit(scope["path"], token_of(Headers(scope=scope)))
+            caller = self._admit(path, token_of(headers) or (cookie_of(headers) if is_page(path) else None))
         except ReheatdError as error:
-            await error_response(error)(scope, receive, send)
+            to_login = is_page(path) and "text/html" in headers.get("accept", "")
+            answer = _login(scope, headers) if to_login else error_response(error)
+            await answer(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
         acting = ACTOR.set(caller.name)
@@ -76,7 +87,7 @@ class Guard:
             NotPermittedError: The key or the job's credential is not for this path.
             RateLimitError: The key has used up its requests or tokens.
         """
-        if path in OPEN_PATHS:
+        if path in OPEN_PATHS or path == LOGIN_PATH or path.startswith(OPEN_PREFIX):
             return Caller()
         caller = self._identify(token)
         rollouts = ROLLOUT_ADAPTER.fullmatch(path)
@@ -121,6 +132,26 @@ class Guard:
                 "no API key was sent; send one as `Authorization: Bearer KEY` (`reheatd keys create NAME` makes one)"
             )
         raise AuthenticationError("this API key is not known or was revoked; `reheatd keys list` shows those that are")
+
+
+def is_page(path: str) -> bool:
+    """Whether a path belongs to the dashboard."""
+    return path == "/" or path.startswith(PAGES_PREFIX)
+
+
+def cookie_of(headers: Headers) -> str | None:
+    """The key that a browser keeps; None if it has none."""
+    return cookie_parser(headers.get("cookie", "")).get(KEY_COOKIE)
+
+
+def _login(scope: Scope, headers: Headers) -> Response:
+    """Leads to the login, which leads back to the page that was asked for."""
+    query = scope["query_string"].decode("latin-1")
+    page = f"{scope['path']}?{query}" if query else scope["path"]
+    login = f"{LOGIN_PATH}?next={quote(page)}"
+    if "hx-request" in headers:  # htmx would follow a redirect, and put the login into the page
+        return Response(status_code=204, headers={"HX-Redirect": login})
+    return RedirectResponse(login, 303)
 
 
 def token_of(headers: Headers) -> str | None:

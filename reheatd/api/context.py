@@ -19,6 +19,7 @@ from reheatd.entropy.monitor import EntropyMonitor
 from reheatd.entropy.series import EntropySeries
 from reheatd.gateway.app import RequestCounts
 from reheatd.jobs.dispatch import JobDispatcher
+from reheatd.metrics.recent import Recent
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ApiContext:
     events: EventHub
     dispatcher: JobDispatcher
     requests: RequestCounts
+    recent: Recent
     metrics: CollectorRegistry
     """What is counted as it happens, for Prometheus."""
     readiness: Callable[[], str]

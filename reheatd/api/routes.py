@@ -9,21 +9,21 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from reheatd.access.caller import caller_of
-from reheatd.adapters.archive import pack
-from reheatd.adapters.exporting import export_files
 from reheatd.adapters.lineage import VersionInfo
 from reheatd.adapters.store import AdapterStore
 from reheatd.adapters.swap import SwapResult
 from reheatd.api import parameters
 from reheatd.api.context import ApiContext
 from reheatd.api.event_stream import EventStream
+from reheatd.api.exports import tar_answer
 from reheatd.api.metrics import Snapshot, metrics_answer
 from reheatd.api.openapi import openapi
 from reheatd.api.operations import PREFIX
+from reheatd.api.operator import Operator
 from reheatd.api.preview import job_preview
 from reheatd.api.schemas import (
     AdapterList,
@@ -44,7 +44,7 @@ from reheatd.api.schemas import (
 )
 from reheatd.api.status import learning_of, status_view
 from reheatd.api.streams import as_json, with_list
-from reheatd.errors import ArchiveInvalidError, BadInputError, ConflictError, NotFoundError
+from reheatd.errors import ArchiveInvalidError, BadInputError, NotFoundError
 from reheatd.gateway.request_body import parse_body
 from reheatd.jobs.attempts import newest_attempt
 from reheatd.jobs.contracts import JobBase, parse_request
@@ -100,6 +100,7 @@ class Api:
     def __init__(self, context: ApiContext) -> None:
         self._context = context
         self._controller = context.controller
+        self._operator = Operator(context.controller, context.ledger)
 
     async def health(self, request: Request) -> Response:
         status = self._context.readiness()
@@ -168,39 +169,25 @@ class Api:
 
     async def export_adapter(self, request: Request) -> Response:
         """A version's files as a tar stream."""
-        versions, version = self._context.versions, parameters.version(request)
-        if not version:
-            raise ConflictError(
-                "version 0 is the base model, which has no adapter; export a later one", param="version"
-            )
-        folder, lineage = await versions.intact_path(version), versions.get(version).lineage
-        assert lineage is not None  # its files are intact
-        files = export_files(folder, lineage.base_model)
-        return StreamingResponse(pack(files), media_type="application/x-tar")
+        return await tar_answer(self._context.versions, parameters.version(request))
 
     async def delete_adapter(self, request: Request) -> Response:
         version = parameters.version(request)
-        await self._controller.retention.delete(version)
-        self._context.ledger.requested(f"{version_name(version)} deleted", version=version)
+        await self._operator.delete(version)
         return _answer(DeletedView(deleted=[version]))
 
     async def prune(self, request: Request) -> Response:
         asked = await _body(request, PruneRequest)
-        deleted = await self._controller.retention.prune(asked.keep)
-        names = ", ".join(map(version_name, deleted)) or "nothing"
-        self._context.ledger.requested(f"{names} deleted, to keep the newest {asked.keep}")
-        return _answer(DeletedView(deleted=deleted))
+        return _answer(DeletedView(deleted=await self._operator.prune(asked.keep)))
 
     async def promote(self, request: Request) -> Response:
-        return _answer(_promotion(await self._controller.promote(parameters.version(request))))
+        return _answer(_promotion(await self._operator.promote(parameters.version(request))))
 
     async def rollback(self, request: Request) -> Response:
-        return _answer(_promotion(await self._controller.rollback()))
+        return _answer(_promotion(await self._operator.rollback()))
 
     async def submit_job(self, request: Request) -> Response:
-        job = self._controller.submit(parse_request(parse_body(await request.body())))
-        self._context.ledger.requested(f"{job.job_id} submitted", job_id=job.job_id)
-        return _answer(job, 202)
+        return _answer(self._operator.submit(parse_request(parse_body(await request.body()))), 202)
 
     async def preview_job(self, request: Request) -> Response:
         return _answer(await job_preview(self._context, parse_request(parse_body(await request.body()))))
@@ -229,14 +216,10 @@ class Api:
         return with_list(view, "rollouts", as_json(rows[-last:]))
 
     async def cancel_job(self, request: Request) -> Response:
-        job = self._controller.cancel(request.path_params["job_id"])
-        self._context.ledger.requested(f"{job.job_id} cancelled", job_id=job.job_id)
-        return _answer(job)
+        return _answer(self._operator.cancel(request.path_params["job_id"]))
 
     async def approve_job(self, request: Request) -> Response:
-        job = self._controller.approve(request.path_params["job_id"])
-        self._context.ledger.requested(f"{job.job_id} approved", job_id=job.job_id)
-        return _answer(job)
+        return _answer(self._operator.approve(request.path_params["job_id"]))
 
     async def load_rollout_adapter(self, request: Request) -> Response:
         asked = await _body(request, RolloutAdapterRequest)
@@ -254,7 +237,7 @@ class Api:
         return Response(status_code=204)
 
     async def resume(self, request: Request) -> Response:
-        return _answer(ResumedView(resumed=self._controller.resume()))
+        return _answer(ResumedView(resumed=self._operator.resume()))
 
     async def journal(self, request: Request) -> Response:
         return with_list(JournalView(entries=[]), "entries", self._context.ledger.stream(parameters.last(request)))

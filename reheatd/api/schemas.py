@@ -17,6 +17,7 @@ from reheatd.jobs.dead_letters import DeadLetter
 from reheatd.jobs.report import JobReport
 from reheatd.jobs.rollouts import RolloutRow
 from reheatd.measures import BaselineOf, Contract, EntropyEstimate
+from reheatd.metrics.recent import RecentRequests
 from reheatd.runlog.signals import SignalFigures
 from reheatd.signal import Reach
 from reheatd.trackers.health import TrackerHealth
@@ -177,6 +178,8 @@ class StatusView(Contract):
     """Names of the adapters that the engines have loaded, the least recently used first."""
     in_flight: int
     requests: RequestTotals
+    recent: RecentRequests | None = None
+    """Clients' requests of the last minute; None from an earlier reheatd."""
 
 
 class EntropyView(Contract):

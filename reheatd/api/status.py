@@ -72,6 +72,7 @@ async def status_view(context: ApiContext) -> StatusView:
         adapters_loaded=context.slots.loaded(),
         in_flight=context.slots.in_flight(),
         requests=RequestTotals(total=context.requests.total, failed=context.requests.failed),
+        recent=context.recent.figures(),
     )
 
 

@@ -62,6 +62,12 @@ class Ledger:
         ).fetchone()
         return State(row["to_state"]) if row else State.SERVING
 
+    @property
+    def newest_transition(self) -> JournalEntry | None:
+        """The entry that led to the present state; None if the journal has none yet."""
+        row = self._db.execute("SELECT * FROM journal WHERE event = 'transition' ORDER BY id DESC LIMIT 1").fetchone()
+        return None if row is None else JournalEntry.model_validate(dict(row))
+
     def entries(self, count: int) -> list[JournalEntry]:
         """The newest `count` entries of the journal, oldest first."""
         rows = self._db.execute("SELECT * FROM journal ORDER BY id DESC LIMIT ?", (count,)).fetchall()

@@ -6,6 +6,8 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from reheatd.metrics.recent import Recent
+
 MOST_VERSIONS = 20
 """Versions whose requests have series of their own; those of the one that was asked longest ago end for another one."""
 NO_VERSION = "none"
@@ -56,6 +58,7 @@ class Traffic:
             "reheatd_requests_waiting", "Requests that wait for an engine that can take them.", registry=registry
         )
         """How many requests wait for an engine."""
+        self.recent = Recent()
         self._versions: dict[str, None] = {}
         """The versions that are counted, the one that was asked longest ago first."""
 
@@ -72,6 +75,8 @@ class Traffic:
         version = self._counted(watch.version)
         self._requests.labels(watch.route, watch.source, version, watch.status).inc()
         labels = watch.route, watch.source, version
+        if watch.source == "client":
+            self.recent.add(watch.ended - watch.began, None if watch.first is None else watch.first - watch.began)
         self._duration.labels(*labels).observe(watch.ended - watch.began)
         if watch.first is not None:
             self._first.labels(*labels).observe(watch.first - watch.began)

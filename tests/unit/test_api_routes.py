@@ -39,6 +39,7 @@ from reheatd.jobs.curves import CurveWriter
 from reheatd.jobs.dead_letters import DeadLetter
 from reheatd.jobs.dispatch import JobDispatcher
 from reheatd.jobs.rollouts import RolloutRecorder
+from reheatd.metrics.recent import Recent
 from reheatd.process.broker import BrokerError
 from tests.serving_pool import pool_of
 from tests.unit.control_figures import BASELINE, entropy, window
@@ -62,8 +63,11 @@ class ApiWorld(World):
         self.pool = pool_of(_Engine(), _Engine())
 
     def app(self) -> Starlette:
+        return Starlette(routes=api_routes(self.context()), exception_handlers=exception_handlers())
+
+    def context(self) -> ApiContext:
         self.live = LiveSeries(self.db, confidence=0.95)
-        context = ApiContext(
+        return ApiContext(
             settings=self.settings,
             controller=self.controller,
             imports=Imports(self.settings, self.policy, self.controller),
@@ -78,12 +82,12 @@ class ApiWorld(World):
             events=self.events,
             dispatcher=cast(JobDispatcher, _Census(self)),
             requests=self.counts,
+            recent=Recent(),
             metrics=self.registry,
             readiness=lambda: self.ready,
             broker_healthy=_no,
             started_at=time.monotonic() - 5,
         )
-        return Starlette(routes=api_routes(context), exception_handlers=exception_handlers())
 
 
 class _Engine:

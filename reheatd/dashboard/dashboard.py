@@ -1,0 +1,88 @@
+"""The parts of the dashboard, put together."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from reheatd.access.keys import KeyRing
+from reheatd.api.context import ApiContext
+from reheatd.dashboard.actions import Actions
+from reheatd.dashboard.asking import Asker
+from reheatd.dashboard.assets import Assets
+from reheatd.dashboard.chat import ChatPage
+from reheatd.dashboard.compare import ComparePage
+from reheatd.dashboard.live import Live
+from reheatd.dashboard.login import Login
+from reheatd.dashboard.now import NowPage
+from reheatd.dashboard.rendering import Renderer
+from reheatd.dashboard.versions import VersionPages
+from reheatd.entropy.history import EntropyHistory
+from reheatd.errors import NotPermittedError, ReheatdError
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Dashboard:
+    """All pages. Their data come from the same parts of the daemon as the admin API's answers.
+
+    Args:
+        gateway: The gateway's routes, by which pages ask the policy.
+    """
+
+    def __init__(self, context: ApiContext, keys: KeyRing, gateway: Sequence[Route]) -> None:
+        settings = context.settings
+        self._assets = Assets()
+        self._live = Live()
+        self._renderer = Renderer(self._assets, policy=settings.policy.model, keys_needed=settings.server.needs_keys)
+        history = EntropyHistory(settings.database_path, context.series.key)
+        asker = Asker(gateway, context.monitor.meter)
+        self._parts = (
+            NowPage(context, history, self._renderer, self._live),
+            Actions(context, self._renderer),
+            Login(keys, self._renderer),
+            VersionPages(context, self._renderer),
+            ComparePage(context, self._renderer, asker),
+            ChatPage(context, self._renderer, asker),
+        )
+
+    def routes(self) -> list[Route]:
+        """The routes of the pages and of what they are made of."""
+        pages = [route for part in self._parts for route in part.routes()]
+        return [*self._assets.routes(), *self._explained(pages)]
+
+    def close(self) -> None:
+        """Ends the streams of open pages, since a drain would wait for them."""
+        self._live.close()
+
+    def _explained(self, routes: Sequence[Route]) -> list[Route]:
+        return [Route(route.path, self._page(route.endpoint), methods=list(route.methods or ())) for route in routes]
+
+    def _page(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint, which shows an error as a page unless what asks is a script."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                _check_origin(request)
+                return await endpoint(request)
+            except ReheatdError as error:
+                if "text/html" not in request.headers.get("accept", ""):
+                    raise
+                title, message, status = "That cannot be done", error.message, error.status
+            except HTTPException as error:
+                title, message, status = "There is no such page", request.url.path, error.status_code
+            return self._renderer.page(request, "message.html", status=status, title=title, message=message, back="/")
+
+        return answer
+
+
+def _check_origin(request: Request) -> None:
+    """Refuses what a page of another site makes a browser send, since the browser may be let in without a key.
+
+    Raises:
+        NotPermittedError: The request changes something and comes from another site.
+    """
+    if request.method == "POST" and request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        raise NotPermittedError("this form was sent by a page of another site; use the dashboard's own pages")
