@@ -4,8 +4,9 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -130,6 +131,63 @@ def connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection of its own that only reads, for a thread beside the one that the daemon's connection belongs to.
+
+    Raises:
+        StateError: The file cannot be read; so do the connection's queries.
+    """
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, factory=StateConnection)) as db:
+        db.file = path
+        db.row_factory = sqlite3.Row
+        yield db
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a table, the newest first."""
+
+    rows: list[sqlite3.Row]
+    newer: bool
+    """Whether there may be newer ones."""
+    older: bool
+    """Whether there are older ones."""
+
+
+def page_of_rows(
+    db: sqlite3.Connection,
+    select: str,
+    conditions: Mapping[str, Any],
+    *,
+    key: str,
+    before: int | None,
+    after: int | None,
+    count: int,
+) -> Rows:
+    """A page of the rows that `select` gives, newest first.
+
+    Args:
+        select: A query without conditions.
+        conditions: SQL conditions that all hold, with the value in each.
+        key: The column by which rows are in order.
+        before: Only rows before this one; None begins with the newest.
+        after: Only rows after this one, the oldest of them; takes the place of `before`.
+        count: Rows of a page.
+    """
+    forward = after is not None
+    edge = {f"{key} > ?": after} if forward else {} if before is None else {f"{key} < ?": before}
+    every = {**conditions, **edge}
+    rows = db.execute(
+        f"{select} WHERE {' AND '.join(every) or 'TRUE'} ORDER BY {key} {'ASC' if forward else 'DESC'} LIMIT ?",
+        (*every.values(), count + 1),
+    ).fetchall()
+    more, kept = len(rows) > count, rows[:count]
+    if forward:
+        return Rows(kept[::-1], newer=more, older=True)
+    return Rows(kept, newer=before is not None, older=more)
 
 
 def copy_database(source: Path, target: Path) -> None:

@@ -11,10 +11,14 @@ from reheatd.access.keys import KeyRing
 from reheatd.api.context import ApiContext
 from reheatd.dashboard.actions import Actions
 from reheatd.dashboard.assets import Assets
+from reheatd.dashboard.configuration import ConfigurationPage
+from reheatd.dashboard.jobs import JobPages
+from reheatd.dashboard.journal import JournalPages
 from reheatd.dashboard.live import Live
 from reheatd.dashboard.login import Login
 from reheatd.dashboard.now import NowPage
 from reheatd.dashboard.rendering import Renderer
+from reheatd.dashboard.rollouts import RolloutPages
 from reheatd.entropy.history import EntropyHistory
 from reheatd.errors import ReheatdError
 
@@ -32,6 +36,10 @@ class Dashboard:
         history = EntropyHistory(settings.database_path, context.series.key)
         self._parts = (
             NowPage(context, history, self._renderer, self._live),
+            JobPages(context, self._renderer, self._live),
+            RolloutPages(context, self._renderer),
+            JournalPages(context, self._renderer, self._live),
+            ConfigurationPage(context, self._renderer),
             Actions(context, self._renderer),
             Login(keys, self._renderer),
         )

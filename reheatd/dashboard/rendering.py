@@ -51,7 +51,14 @@ class Renderer:
             lstrip_blocks=True,
         )
         self._templates.filters.update(
-            nats=nats, interval=interval, share=share, percent=percent, duration=duration, moment=moment, ago=ago
+            nats=nats,
+            interval=interval,
+            share=share,
+            percent=percent,
+            duration=duration,
+            moment=moment,
+            ago=ago,
+            code=code,
         )
         self._templates.globals.update(
             asset=assets.url, pages=PAGES, policy=policy, keys_needed=keys_needed, version_name=version_name
@@ -101,6 +108,15 @@ def share(value: Accuracy | PassRate | None) -> Markup:
     if value is None:
         return Markup(NOTHING)
     return Markup("{:.1%} <small>[{:.1%}, {:.1%}]</small>").format(value.value, value.low, value.high)
+
+
+def code(text: str) -> Markup:
+    """A text in which what stands between backticks is code."""
+    parts = text.split("`")
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if index % 2 and index < len(parts) - 1 else part
+        for index, part in enumerate(parts)
+    )
 
 
 def percent(value: float | None) -> str:

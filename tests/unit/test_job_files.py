@@ -19,7 +19,7 @@ from workers.rewards.scoring import InProcessScorer
 from workers.rewards.weighted import WeightedRewards
 from workers.sampling.groups import GroupCollector
 from workers.sampling.in_process import InProcessSampler
-from workers.sampling.recording import RecordedSampling
+from workers.sampling.recording import RecordedSampling, Recording
 
 LORA = LoraOptions(rank=4, alpha=8)
 
@@ -136,7 +136,7 @@ def test_a_long_text_loses_its_middle(file: Path) -> None:
 def test_rollouts_of_a_reheat_are_recorded_with_the_step_that_was_published(file: Path) -> None:
     policy = Policy.on_model(tiny_model(), None, LORA)
     inner = InProcessSampler(policy, NumberCodec(), number_prompts(2))
-    sampler = RecordedSampling(inner, RolloutRecorder(file, steps=9, keep=100))
+    sampler = RecordedSampling(inner, Recording(RolloutRecorder(file, steps=9, keep=100)))
     prompts = number_prompts(3)
     first = sampler.sample(prompts, n=1, max_tokens=4, temperature=1.0, seed=0)
     sampler.publish(policy, 5)
@@ -159,7 +159,7 @@ def test_rollouts_of_rl_are_recorded_with_reward_and_advantage(file: Path, tmp_p
     rewards = iter([1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     scorer = InProcessScorer(lambda completion, answer: next(rewards))
     recorder = RolloutRecorder(file, steps=3, keep=100)
-    groups = GroupCollector(spec, sampler, problems, scorer, SilentProgress(), recorder)
+    groups = GroupCollector(spec, sampler, problems, scorer, SilentProgress(), Recording(recorder))
     batch = groups.collect(2)
     rows = read_rollouts(file)
     assert [r.step for r in rows] == [2] * 8
@@ -178,7 +178,9 @@ def test_each_of_several_rewards_has_its_own_mean(tmp_path: Path) -> None:
     task = TaskOptions(rewards={"regex": 1.0, "exact": 0.5})
     recorder = RolloutRecorder(tmp_path / "rollouts", steps=3, keep=100)
     with WeightedRewards(task) as rewards:
-        metrics = GroupCollector(spec, sampler, problems, rewards, SilentProgress(), recorder).collect(0).metrics
+        metrics = (
+            GroupCollector(spec, sampler, problems, rewards, SilentProgress(), Recording(recorder)).collect(0).metrics
+        )
     rows = read_rollouts(tmp_path / "rollouts")
     begins_even = [int(row.completion.split()[0]) % 2 == 0 for row in rows]
     assert 0 < sum(begins_even) < len(rows) == 16
