@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -188,7 +189,7 @@ class Page(Element):
         """There is one main heading, headings are in order, and what is entered or drawn has a label."""
         headings = [int(element.tag[1]) for element in self.main.walk() if element.tag in ("h1", "h2", "h3", "h4")]
         assert headings.count(1) == 1 and headings[0] == 1, headings
-        assert all(below - above <= 1 for above, below in zip(headings, headings[1:], strict=False)), headings
+        assert all(below - above <= 1 for above, below in pairwise(headings)), headings
         labelled = {label.attributes.get("for") for label in self.all("label")}
         inside = {id(element) for label in self.all("label") for element in label.walk()}
         for element in self.walk():
