@@ -82,7 +82,7 @@ class JobPages:
         return await self._history.page(JOBS, kind=kind, status=status, before=before, after=after)
 
     def _rows(self, page: JobPage) -> str:
-        return self._renderer.fragment("jobs_fragment.html", jobs=page.jobs, left_s=time_left_s)
+        return self._renderer.fragment("jobs_fragment.html", jobs=[*map(self._newer, page.jobs)], left_s=time_left_s)
 
     async def _page(self, request: Request) -> Response:
         record = await self._history.record(request.path_params["job_id"])

@@ -45,7 +45,7 @@ class RolloutPages:
         page = RolloutPage([], 0, 0, [])
         if spec is not None and problem is None:
             page = await asyncio.to_thread(read_page, spec.rollouts_file, wanted, number, ROLLOUTS)
-        pages = max(1, -(-page.total // ROLLOUTS))
+        last = max(1, -(-page.total // ROLLOUTS))
         if colour is None:  # every token has a log-probability, but not every sampler measures entropy
             colour = "entropy" if any(row.by_token and row.by_token.entropies for _, row in page.rows) else "logprob"
         return self._renderer.page(
@@ -57,9 +57,9 @@ class RolloutPages:
             rollouts=await self._rollouts(page, colour),
             page=page,
             number=number,
-            pages=pages,
+            last=last,
             newer=parameters.link(request, page=number - 1) if number > 1 else None,
-            older=parameters.link(request, page=number + 1) if number < pages else None,
+            older=parameters.link(request, page=number + 1) if number < last else None,
             colour=colour,
             colours=COLOURS,
             edges=EDGES,

@@ -20,7 +20,8 @@ HIDDEN = "set, but not shown"
 LONGEST = 400
 SECRET_NAME = re.compile(r"(key|token|secret|password|passwd|credentials?|authorization)$", re.IGNORECASE)
 """Names of arguments whose values may be secrets, by their ends."""
-CREDENTIALS = re.compile(r"(?<=://)\S*@")
+CREDENTIALS = re.compile(r"(:/{1,2})\S*@")
+"""Those of a URL; a path has but one slash."""
 SECRET_IN_QUERY = re.compile(r"([?&][^=&\s]*(?:key|token|secret|password|signature|sig)=)[^&\s]*", re.IGNORECASE)
 
 
@@ -49,7 +50,7 @@ def shown(value: Any) -> str:
         text = json.dumps(_without_secrets(value), ensure_ascii=False, default=str)
     else:
         text = f"{value:g}" if isinstance(value, float) else str(value)
-    text = SECRET_IN_QUERY.sub(r"\1...", CREDENTIALS.sub("...@", text))
+    text = SECRET_IN_QUERY.sub(r"\1...", CREDENTIALS.sub(r"\1...@", text))
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
