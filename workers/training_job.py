@@ -93,7 +93,8 @@ class TrainingJob:
     ) -> JobResult:
         """Applies one remedy, or RL, to the student."""
         recorder = RolloutRecorder(spec.rollouts_file, steps=step_limit(spec), keep=spec.rollouts_kept)
-        recording = Recording(recorder, partial(token_texts, self.policy.decode))
+        has_texts = self.policy.tokenizer is not None
+        recording = Recording(recorder, partial(token_texts, self.policy.decode) if has_texts else None)
         sampling = MeasuredSampling(self.sampler, spec, self.progress.rollouts)
         trainer = make_trainer(
             self.policy, spec, sampling, self.problems, self.verifier, self.progress, Checkpoints(spec), recording

@@ -56,7 +56,8 @@ def _scored(call: Call, request: dict[str, Any]) -> dict[str, object]:
     value = call(request["completion"], request["answer"], request.get("prompt", []), request.get("record", {}))
     if not math.isfinite(value):
         return {"not_finite": str(float(value))}
-    return {"reward": float(value)} | ({"said": str(value.said)} if isinstance(value, Judged) else {})
+    said: dict[str, object] = {"said": str(value.said)} if isinstance(value, Judged) else {}
+    return {"reward": float(value), **said}
 
 
 def _fault(call: Call, answer: str) -> str | None:
