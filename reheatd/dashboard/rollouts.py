@@ -1,9 +1,11 @@
 """The page of a job's rollouts: what the policy wrote, how sure it was of each token, and what the rewards said."""
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Sequence
+from html import escape
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -104,22 +106,22 @@ def coloured(row: RolloutRow, colour: str) -> list[Markup]:
     nats = tokens.entropies if colour == "entropy" else [-logprob for logprob in tokens.logprobs]
     spans = _spans(tokens, nats)
     middle = len(spans) // 2 if tokens.left_out else len(spans)
-    return [Markup().join(part) for part in (spans[:middle], spans[middle:]) if part]
+    return [Markup("".join(part)) for part in (spans[:middle], spans[middle:]) if part]
 
 
 def heat(nats: float) -> int:
     """The colour of a token, from 0 to 9."""
-    return sum(nats >= edge for edge in EDGES)
+    return bisect_right(EDGES, nats)
 
 
-def _spans(tokens: TokenValues, nats: Sequence[float] | None) -> list[Markup]:
-    spans: list[Markup] = []
-    entropies = tokens.entropies or [None] * len(tokens.texts)
-    for index, (text, logprob, entropy) in enumerate(zip(tokens.texts, tokens.logprobs, entropies, strict=False)):
-        if not text:  # a part of a character that the next token ends
-            spans.append(Markup())
-            continue
-        title = f"log p {logprob:.3f}" + ("" if entropy is None else f", entropy {entropy:.3f}")
-        class_ = "" if nats is None else f' class="heat-{heat(nats[index])}"'
-        spans.append(Markup(f'<span{class_} title="{title}">{escape(text)}</span>'))
+def _spans(tokens: TokenValues, nats: Sequence[float] | None) -> list[str]:
+    """The HTML of each token. There are thousands on a page, so this is plain text and not `Markup`."""
+    spans: list[str] = []
+    classes = [""] * len(tokens.texts) if nats is None else [f' class="heat-{heat(value)}"' for value in nats]
+    entropies = [""] * len(tokens.texts)
+    if tokens.entropies is not None:
+        entropies = [f", entropy {entropy:.3f}" for entropy in tokens.entropies]
+    for text, class_, logprob, entropy in zip(tokens.texts, classes, tokens.logprobs, entropies, strict=False):
+        # A token without text is a part of a character that the next one ends.
+        spans.append(text and f'<span{class_} title="log p {logprob:.3f}{entropy}">{escape(text, quote=False)}</span>')
     return spans
