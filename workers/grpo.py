@@ -86,7 +86,7 @@ class Grpo:
         self._spec = spec
         self._sampler = sampler
         self._groups = GroupCollector(spec, sampler, problems, scorer, progress, recording)
-        self._learner = Learner(policy, spec)
+        self._learner = Learner(policy, spec, recording and recording.learned)
         self._progress = progress
         self._checkpoints = checkpoints
         self._published_updates = 0

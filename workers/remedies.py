@@ -55,7 +55,7 @@ def make_trainer(
         raise ValueError(f"{spec.remedy} is no single remedy")
     recorded = sampler if recording is None else RecordedSampling(sampler, recording)
     prompts = [problem.messages for problem in problems]
-    return Reheater(policy, spec, recorded, prompts, progress, checkpoints)
+    return Reheater(policy, spec, recorded, prompts, progress, checkpoints, recording and recording.learned)
 
 
 def rl_of(spec: ReheatSpec) -> RLSpec:

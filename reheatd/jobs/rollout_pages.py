@@ -1,11 +1,12 @@
 """Rollouts of a job as pages of those that fit a filter; only the rows of the page are read whole."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ConfigDict
 
-from reheatd.jobs.rollouts import RolloutRow
+from reheatd.jobs.rollouts import RolloutRow, read_entropies, with_entropies
 from reheatd.jobs.step_log import StepLog, StepRow
 
 
@@ -66,9 +67,18 @@ def read_page(file: Path, wanted: RolloutFilter, page: int, size: int) -> Rollou
     every = [(number, heads.parse(line, number)) for number, line in enumerate(lines, start=1)]
     fitting = sorted(((-head.step, number) for number, head in every if wanted.fits(head)))
     chosen = [number for _, number in fitting[(page - 1) * size : page * size]]
+    entropies = read_entropies(file) if chosen else {}
+    counts: Counter[int] = Counter()
+    places: dict[int, tuple[int, int]] = {}
+    for number, head in every:
+        places[number] = (head.step, counts[head.step])
+        counts[head.step] += 1
     return RolloutPage(
-        rows=[(number, rows.parse(lines[number - 1], number)) for number in chosen],
+        rows=[
+            (number, with_entropies(rows.parse(lines[number - 1], number), entropies.get(places[number])))
+            for number in chosen
+        ],
         total=len(fitting),
         kept=len(lines),
-        steps=sorted({head.step for _, head in every}),
+        steps=sorted(counts),
     )

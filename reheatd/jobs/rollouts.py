@@ -1,6 +1,7 @@
 """A table of a job's rollouts for people to read, in `rollouts.jsonl` in the job's folder."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,8 @@ from reheatd.measures import Contract
 Value = TypeVar("Value")
 
 ROLLOUTS_FILE = "rollouts.jsonl"
+ENTROPIES_FILE = "token-entropies.jsonl"
+"""Beside it, what training found of the rollouts after they were written."""
 MAX_PER_STEP = 16
 """Largest number of rollouts that are kept of one step: two groups of eight, which is as much as anybody reads."""
 MAX_CHARACTERS = 16_000
@@ -45,7 +48,8 @@ class TokenValues(Contract):
     logprobs: list[float]
     """Log-probability of each token at temperature 1, in nats."""
     entropies: list[float] | None = None
-    """Entropy of the state in which each token was sampled, in nats; None if the sampler did not measure it."""
+    """Entropy of the state in which each token was sampled, in nats, as the sampler measured it or training computed
+    it before it changed the policy; None if neither did, as for groups that teach nothing."""
     left_out: int = 0
     """Number of tokens in the middle that are left out; half of the lists comes before them."""
 
@@ -78,6 +82,15 @@ class RolloutRow(StepRow):
     """None if an earlier version of reheatd trained."""
 
 
+class EntropyRow(StepRow):
+    """The entropies of a rollout's tokens."""
+
+    index: int
+    """Place of the rollout among those that are kept of its step."""
+    entropies: list[float]
+    """As in `TokenValues`."""
+
+
 class RolloutRecorder:
     """Keeps rollouts of a job in `file`: the first of each step, at most `keep` over `steps` steps.
 
@@ -86,6 +99,7 @@ class RolloutRecorder:
 
     def __init__(self, file: Path, *, steps: int, keep: int) -> None:
         self._log = StepLog(file, RolloutRow)
+        self._entropies = StepLog(file.with_name(ENTROPIES_FILE), EntropyRow)
         self._every = math.ceil(steps / keep) if keep else 0
         self._per_step = min(MAX_PER_STEP, max(1, keep // steps))
         self._step: int | None = None
@@ -100,6 +114,7 @@ class RolloutRecorder:
         if self._step is None:
             # A resumed job samples this step and all later ones again.
             self._log.keep_only(lambda row: row.step < step)
+            self._entropies.keep_only(lambda row: row.step < step)
         if step != self._step:
             self._step = step
             self._left = self._per_step if self._every and step % self._every == 0 else 0
@@ -119,6 +134,17 @@ class RolloutRecorder:
         if kept:
             self._log.append(kept)
 
+    def record_entropies(self, step: int, index: int, entropies: Sequence[float]) -> None:
+        """Keeps the entropies of the tokens of a rollout that was recorded, in nats.
+
+        Args:
+            index: Place of the rollout among those that are kept of its step.
+
+        Raises:
+            ReheatdError: The file cannot be written.
+        """
+        self._entropies.append([EntropyRow(step=step, index=index, entropies=rounded(entropies))])
+
 
 def ends(values: Sequence[Value]) -> list[list[Value]]:
     """What is kept of a list that has a value for each token: all of it, or its first and last `MAX_TOKENS` / 2."""
@@ -137,7 +163,30 @@ def read_rollouts(file: Path, *, step: int | None = None) -> list[RolloutRow]:
     Raises:
         ReheatdError: The file cannot be read.
     """
-    return [row for row in StepLog(file, RolloutRow).read() if step is None or row.step == step]
+    rows = [row for row in StepLog(file, RolloutRow).read() if step is None or row.step == step]
+    entropies = read_entropies(file)
+    counts: Counter[int] = Counter()
+    for place, row in enumerate(rows):
+        rows[place] = with_entropies(row, entropies.get((row.step, counts[row.step])))
+        counts[row.step] += 1
+    return rows
+
+
+def read_entropies(file: Path) -> dict[tuple[int, int], list[float]]:
+    """What training found of the rollouts in `file`, by their steps and their places among those of the step.
+
+    Raises:
+        ReheatdError: The file with it cannot be read.
+    """
+    beside = file.resolve().with_name(ENTROPIES_FILE)  # a job of several candidates links to the rollouts of one
+    return {(row.step, row.index): row.entropies for row in StepLog(beside, EntropyRow).read()}
+
+
+def with_entropies(row: RolloutRow, entropies: list[float] | None) -> RolloutRow:
+    """The rollout with the entropies of its tokens, unless the sampler knew them."""
+    if entropies is None or row.by_token is None or row.by_token.entropies is not None:
+        return row
+    return row.model_copy(update={"by_token": row.by_token.model_copy(update={"entropies": entropies})})
 
 
 def _shortened(row: RolloutRow) -> RolloutRow:

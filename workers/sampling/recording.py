@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 from reheatd.jobs.rollouts import RolloutRecorder, RolloutRow, TokenValues, ends, rounded
@@ -14,6 +15,19 @@ TokenTexts = Callable[[list[int]], list[str]]
 """Gives the text of each of some tokens that follow each other."""
 
 
+Learned = Callable[[list[int], Callable[[], list[float]]], None]
+"""Takes the tokens of a rollout that is learned from, and what gives the entropies of their states in nats."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    step: int
+    index: int
+    """Place among the rollouts that are kept of the step."""
+    token_ids: list[int]
+    """Held so that no other list gets its identity."""
+
+
 class Recording:
     """Keeps rollouts in `recorder`. Rows are made only of those that are kept.
 
@@ -24,6 +38,11 @@ class Recording:
     def __init__(self, recorder: RolloutRecorder, texts: TokenTexts | None = None) -> None:
         self._recorder = recorder
         self._texts = texts
+        self._step: int | None = None
+        self._count = 0
+        """Rollouts that are kept of this step so far."""
+        self._unknown: dict[int, _Kept] = {}
+        """Kept rollouts of which training may still tell the entropies, by the identity of their tokens."""
 
     def keep(
         self,
@@ -38,8 +57,12 @@ class Recording:
         Raises:
             ReheatdError: The file cannot be read or written.
         """
+        room = self._recorder.room(step)
+        if step != self._step:
+            self._step, self._count = step, 0
+            self._unknown = {key: kept for key, kept in self._unknown.items() if kept.step >= step - 1}
         rows: list[RolloutRow] = []
-        for index, rollout in enumerate(rollouts[: self._recorder.room(step)]):
+        for index, rollout in enumerate(rollouts[:room]):
             row = RolloutRow(
                 step=step,
                 model=rollout.model,
@@ -54,7 +77,23 @@ class Recording:
                 by_token=None if self._texts is None else self._by_token(self._texts, rollout),
             )
             rows.append(row)
+            if row.by_token is not None and rollout.entropies is None:
+                self._unknown[id(rollout.token_ids)] = _Kept(step, self._count, rollout.token_ids)
+            self._count += 1
         self._recorder.record(rows)
+
+    def learned(self, token_ids: list[int], entropies: Callable[[], list[float]]) -> None:
+        """Takes the entropies of a rollout's tokens in nats, as training knows them, if the rollout is kept.
+
+        Args:
+            token_ids: The tokens, in the list that the rollout has.
+
+        Raises:
+            ReheatdError: The file cannot be written.
+        """
+        kept = self._unknown.pop(id(token_ids), None)
+        if kept is not None:
+            self._recorder.record_entropies(kept.step, kept.index, entropies())
 
     @staticmethod
     def _by_token(texts: TokenTexts, rollout: Rollout) -> TokenValues:
