@@ -140,7 +140,11 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     Raises:
         StateError: The file cannot be read; so do the connection's queries.
     """
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, factory=StateConnection)) as db:
+    try:
+        opened = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, factory=StateConnection)
+    except sqlite3.DatabaseError as error:
+        raise StateError(_explanation(path, sqlite3.SQLITE_CANTOPEN, error)) from error
+    with closing(opened) as db:
         db.file = path
         db.row_factory = sqlite3.Row
         yield db

@@ -82,7 +82,13 @@ def test_a_running_job_shows_its_progress_and_can_be_cancelled(tmp_path: Path) -
         assert page.main.links["Cancel"] == f"/ui/actions/cancel?job={spec.job_id}"
         assert "Approve" not in page.main.links and "loss 0.25" in page.main.text
         assert page.main.one(sse_connect=f"/ui/live/jobs/{spec.job_id}")
-        assert "It has reported nothing yet." in page.main.text
+        assert "It has reported nothing yet; its curves show here as they come." in page.main.text
+        source = page.main.one(class_="chart", data_live="5").attributes["data-src"]
+        assert (await client.get(source)).json()["x"] == []
+        CurveWriter(spec.curves_file).add(1, {"loss": 0.25})
+        assert (await client.get(source)).json()["lines"] == [
+            {"label": "loss", "values": [0.25], "low": None, "high": None}
+        ]
         options = {row.one("th").text: row for row in page.main.all("tr") if row.all("th", scope="row")}
         assert "1.5 asked for" in options["tau"].text and "asked for" not in options["teacher"].text
         assert "live" in options["teacher"].text and "the student as it is at that step" in options["teacher"].text
