@@ -198,7 +198,7 @@ def assemble(
         started_at=time.monotonic(),
     )
     access = Access(keys, Quotas(), jobs, controller.is_current, required=settings.server.needs_keys)
-    dashboard = Dashboard(api, keys)
+    dashboard = Dashboard(api, keys, gateway.routes())
     doors.open(access, gateway.routes(), [*api_routes(api), *dashboard.routes()])
 
     alerter: Alerter | None = None

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
-from starlette.responses import RedirectResponse
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reheatd.access.answers import error_response
@@ -64,7 +64,7 @@ class Guard:
             caller = self._admit(path, token_of(headers) or (cookie_of(headers) if is_page(path) else None))
         except ReheatdError as error:
             to_login = is_page(path) and "text/html" in headers.get("accept", "")
-            answer = _login(scope) if to_login else error_response(error)
+            answer = _login(scope, headers) if to_login else error_response(error)
             await answer(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
@@ -139,11 +139,14 @@ def cookie_of(headers: Headers) -> str | None:
     return cookie_parser(headers.get("cookie", "")).get(KEY_COOKIE)
 
 
-def _login(scope: Scope) -> RedirectResponse:
+def _login(scope: Scope, headers: Headers) -> Response:
     """Leads to the login, which leads back to the page that was asked for."""
     query = scope["query_string"].decode("latin-1")
     page = f"{scope['path']}?{query}" if query else scope["path"]
-    return RedirectResponse(f"{LOGIN_PATH}?next={quote(page)}", 303)
+    login = f"{LOGIN_PATH}?next={quote(page)}"
+    if "hx-request" in headers:  # htmx would follow a redirect, and put the login into the page
+        return Response(status_code=204, headers={"HX-Redirect": login})
+    return RedirectResponse(login, 303)
 
 
 def token_of(headers: Headers) -> str | None:

@@ -198,8 +198,9 @@ class AdapterStore:
             if version in trail:
                 del trail[trail.index(version) :]
             trail.append(version)
-        able = {info.version for info in self.list() if info.state not in ("rejected", "lost")}
-        return next((version for version in reversed(trail[:-1]) if version in able), None)
+        known = set(self.versions())
+        earlier = (version for version in reversed(trail[:-1]) if version in known)
+        return next((version for version in earlier if self.get(version).state not in ("rejected", "lost")), None)
 
     def promote(self, version: int) -> None:
         """Records, in one transaction, that the alias means `version` from now on."""

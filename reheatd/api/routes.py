@@ -9,16 +9,15 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from reheatd.access.caller import caller_of
-from reheatd.adapters.archive import pack
-from reheatd.adapters.exporting import export_files
 from reheatd.adapters.store import AdapterStore, VersionInfo
 from reheatd.adapters.swap import SwapResult
 from reheatd.api import parameters
 from reheatd.api.context import ApiContext
+from reheatd.api.exports import tar_answer
 from reheatd.api.metrics import metrics_answer
 from reheatd.api.openapi import openapi
 from reheatd.api.operations import PREFIX
@@ -42,7 +41,7 @@ from reheatd.api.schemas import (
 )
 from reheatd.api.status import learning_of, status_view
 from reheatd.api.streams import as_json, with_list
-from reheatd.errors import ArchiveInvalidError, BadInputError, ConflictError, NotFoundError
+from reheatd.errors import ArchiveInvalidError, BadInputError, NotFoundError
 from reheatd.gateway.request_body import parse_body
 from reheatd.jobs.attempts import newest_attempt
 from reheatd.jobs.contracts import JobBase, parse_request
@@ -163,15 +162,7 @@ class Api:
 
     async def export_adapter(self, request: Request) -> Response:
         """A version's files as a tar stream."""
-        versions, version = self._context.versions, parameters.version(request)
-        if not version:
-            raise ConflictError(
-                "version 0 is the base model, which has no adapter; export a later one", param="version"
-            )
-        folder, lineage = await versions.intact_path(version), versions.get(version).lineage
-        assert lineage is not None  # its files are intact
-        files = export_files(folder, lineage.base_model)
-        return StreamingResponse(pack(files), media_type="application/x-tar")
+        return await tar_answer(self._context.versions, parameters.version(request))
 
     async def delete_adapter(self, request: Request) -> Response:
         version = parameters.version(request)

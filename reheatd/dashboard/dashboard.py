@@ -10,15 +10,19 @@ from starlette.routing import Route
 from reheatd.access.keys import KeyRing
 from reheatd.api.context import ApiContext
 from reheatd.dashboard.actions import Actions
+from reheatd.dashboard.asking import Asker
 from reheatd.dashboard.assets import Assets
 from reheatd.dashboard.configuration import ConfigurationPage
 from reheatd.dashboard.jobs import JobPages
 from reheatd.dashboard.journal import JournalPages
+from reheatd.dashboard.chat import ChatPage
+from reheatd.dashboard.compare import ComparePage
 from reheatd.dashboard.live import Live
 from reheatd.dashboard.login import Login
 from reheatd.dashboard.now import NowPage
 from reheatd.dashboard.rendering import Renderer
 from reheatd.dashboard.rollouts import RolloutPages
+from reheatd.dashboard.versions import VersionPages
 from reheatd.entropy.history import EntropyHistory
 from reheatd.errors import NotPermittedError, ReheatdError
 
@@ -26,14 +30,19 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Dashboard:
-    """All pages. Their data come from the same parts of the daemon as the admin API's answers."""
+    """All pages. Their data come from the same parts of the daemon as the admin API's answers.
 
-    def __init__(self, context: ApiContext, keys: KeyRing) -> None:
+    Args:
+        gateway: The gateway's routes, by which pages ask the policy.
+    """
+
+    def __init__(self, context: ApiContext, keys: KeyRing, gateway: Sequence[Route]) -> None:
         settings = context.settings
         self._assets = Assets()
         self._live = Live()
         self._renderer = Renderer(self._assets, policy=settings.policy.model, keys_needed=settings.server.needs_keys)
         history = EntropyHistory(settings.database_path, context.series.key)
+        asker = Asker(gateway, context.monitor.meter)
         self._parts = (
             NowPage(context, history, self._renderer, self._live),
             JobPages(context, self._renderer, self._live),
@@ -42,6 +51,9 @@ class Dashboard:
             ConfigurationPage(context, self._renderer),
             Actions(context, self._renderer),
             Login(keys, self._renderer),
+            VersionPages(context, self._renderer),
+            ComparePage(context, self._renderer, asker),
+            ChatPage(context, self._renderer, asker),
         )
 
     def routes(self) -> list[Route]:

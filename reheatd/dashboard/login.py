@@ -13,7 +13,8 @@ KEPT_S = 30 * 24 * 3600
 
 
 class Login:
-    """
+    """Checks keys, and puts them into cookies.
+
     Args:
         keys: The keys that are known.
     """

@@ -1,6 +1,7 @@
 """Renders templates into pages and fragments of pages."""
 
 import time
+from functools import cache
 from urllib.parse import quote, unquote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -43,30 +44,12 @@ class Renderer:
     """
 
     def __init__(self, assets: Assets, *, policy: str, keys_needed: bool) -> None:
-        self._templates = Environment(
-            loader=PackageLoader("reheatd.dashboard"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.filters.update(
-            nats=nats,
-            interval=interval,
-            share=share,
-            percent=percent,
-            duration=duration,
-            moment=moment,
-            ago=ago,
-            code=code,
-        )
-        self._templates.globals.update(
-            asset=assets.url, pages=PAGES, policy=policy, keys_needed=keys_needed, version_name=version_name
-        )
+        self._templates = _environment()
+        self._known = {"asset": assets.url, "policy": policy, "keys_needed": keys_needed}
 
     def fragment(self, template: str, **values: object) -> str:
         """A part of a page."""
-        return self._templates.get_template(template).render(values)
+        return self._templates.get_template(template).render(self._known, **values)
 
     def page(self, request: Request, template: str, *, status: int = 200, **values: object) -> HTMLResponse:
         """A whole page, with the notice that the request before has left."""
@@ -79,6 +62,28 @@ class Renderer:
         if notice is not None:
             made.delete_cookie(NOTICE_COOKIE)
         return made
+
+
+@cache
+def _environment() -> Environment:
+    """The templates, all of them compiled: that takes too long for a moment in which clients' streams wait."""
+    environment = Environment(
+        loader=PackageLoader("reheatd.dashboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        auto_reload=False,  # a daemon whose package is upgraded meanwhile keeps the templates of its code
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        nats=nats, interval=interval, share=share, percent=percent, duration=duration, moment=moment, ago=ago
+    )
+    environment.filters["bytes"] = in_bytes
+    environment.filters["code"] = code
+    environment.globals.update(pages=PAGES, version_name=version_name)
+    for name in environment.list_templates():
+        environment.get_template(name)
+    return environment
 
 
 def leave_for(path: str, notice: str | None = None) -> RedirectResponse:
@@ -121,6 +126,16 @@ def code(text: str) -> Markup:
 
 def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.0%}"
+
+
+def in_bytes(count: int | None) -> str:
+    """A number of bytes for people, e.g. `4.2 MB`."""
+    if count is None:
+        return NOTHING
+    for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= least:
+            return f"{count / least:.1f} {unit}"
+    return f"{count} bytes"
 
 
 def moment(timestamp: float | None) -> Markup:

@@ -1,7 +1,6 @@
 """The page of a job's rollouts: what the policy wrote, how sure it was of each token, and what the rewards said."""
 
 import asyncio
-from bisect import bisect_right
 from collections.abc import Sequence
 from html import escape
 
@@ -13,6 +12,7 @@ from starlette.routing import Route
 from reheatd.api.context import ApiContext
 from reheatd.dashboard import parameters
 from reheatd.dashboard.rendering import Renderer
+from reheatd.dashboard.tokens import degree, legend
 from reheatd.errors import BadInputError
 from reheatd.jobs.attempts import newest_attempt
 from reheatd.jobs.history import JobHistory
@@ -20,8 +20,6 @@ from reheatd.jobs.rollout_pages import RolloutFilter, RolloutPage, read_page
 from reheatd.jobs.rollouts import RolloutRow, TokenValues
 
 ROLLOUTS = 20
-EDGES = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.2, 3.0)
-"""Nats per token from which each further colour begins."""
 COLOURS = {"entropy": "entropy", "logprob": "log-probability"}
 """What tokens can be coloured by."""
 
@@ -64,7 +62,7 @@ class RolloutPages:
             older=parameters.link(request, page=number + 1) if number < last else None,
             colour=colour,
             colours=COLOURS,
-            edges=EDGES,
+            legend=legend(),
             given=request.query_params,
         )
 
@@ -109,15 +107,10 @@ def coloured(row: RolloutRow, colour: str) -> list[Markup]:
     return [Markup("".join(part)) for part in (spans[:middle], spans[middle:]) if part]
 
 
-def heat(nats: float) -> int:
-    """The colour of a token, from 0 to 9."""
-    return bisect_right(EDGES, nats)
-
-
 def _spans(tokens: TokenValues, nats: Sequence[float] | None) -> list[str]:
     """The HTML of each token. There are thousands on a page, so this is plain text and not `Markup`."""
     spans: list[str] = []
-    classes = [""] * len(tokens.texts) if nats is None else [f' class="heat-{heat(value)}"' for value in nats]
+    classes = [""] * len(tokens.texts) if nats is None else [f' class="heat-{degree(value)}"' for value in nats]
     entropies = [""] * len(tokens.texts)
     if tokens.entropies is not None:
         entropies = [f", entropy {entropy:.3f}" for entropy in tokens.entropies]

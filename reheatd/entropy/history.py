@@ -44,7 +44,7 @@ class Curve:
         return len(self.time)
 
     def __getitem__(self, chosen: slice | NDArray[np.int64] | NDArray[np.bool_]) -> "Curve":
-        return Curve(*(column[chosen] for column in (self.time, self.version, self.mean, self.low, self.high)))
+        return Curve(self.time[chosen], self.version[chosen], self.mean[chosen], self.low[chosen], self.high[chosen])
 
     def between(self, start: float | None, end: float | None) -> "Curve":
         """The windows from `start` to `end`, in seconds since the epoch; None leaves that side open."""

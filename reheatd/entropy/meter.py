@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import Field, InstanceOf
 
-from reheatd.engine.client import Sample
+from reheatd.engine.client import Sample, TokenLogprobs
 from reheatd.entropy.estimators import (
     SequenceTotals,
     TailModel,
@@ -127,7 +127,7 @@ class EntropyMeter:
         started = time.monotonic()
         tail_model = self.tail_model
         samples = await self.sample(model, seed=seed, max_tokens=self.max_tokens, top_k=self.top_k, on_sample=on_sample)
-        estimates = [self._estimate(model, sample, tail_model) for sample in samples]
+        estimates = [self.estimates(model, sample.tokens, tail_model) for sample in samples]
         totals = SequenceTotals.of([estimate.control_variate_T for estimate in estimates])
         bounded = [estimate.upper_T for estimate in estimates if estimate.upper_T is not None]
         moments = TailMoments()
@@ -182,9 +182,20 @@ class EntropyMeter:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _estimate(self, model: str, sample: Sample, tail_model: TailModel) -> TokenEstimates:
-        sampled_T = np.array([token.logprob for token in sample.tokens], dtype=np.float64)
-        rows = [token.top[: self.top_k] for token in sample.tokens]
+    def estimates(
+        self, model: str, tokens: Sequence[TokenLogprobs], tail_model: TailModel | None = None
+    ) -> TokenEstimates:
+        """Estimates the entropy of every state in which one of these tokens was sampled.
+
+        Args:
+            model: What errors call the model.
+            tail_model: c(s); default: the present one.
+
+        Raises:
+            EngineError: A logprob is not a number, or a token has too few top logprobs.
+        """
+        sampled_T = np.array([token.logprob for token in tokens], dtype=np.float64)
+        rows = [token.top[: self.top_k] for token in tokens]
         if any(len(row) < self.top_k for row in rows):
             # Rows may be shorter than k only if the vocabulary is; they get a token of probability 0 at the end.
             if any(sum(map(math.exp, row)) < 0.999 for row in rows):
@@ -193,7 +204,7 @@ class EntropyMeter:
         top_TK = np.array(rows, dtype=np.float64).reshape(len(rows), -1) if rows else np.empty((0, 1))
         if not np.isfinite(sampled_T).all() or np.isnan(top_TK).any():
             raise EngineError(f"model {model} returned a logprob that is not a number; its weights are broken")
-        return estimate_tokens(sampled_T, top_TK, tail_model, self._vocab_size)
+        return estimate_tokens(sampled_T, top_TK, tail_model or self.tail_model, self._vocab_size)
 
 
 def _by_position(estimates: Sequence[TokenEstimates]) -> list[PositionMean]:

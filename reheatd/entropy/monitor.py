@@ -102,6 +102,11 @@ class EntropyMonitor:
         """When the next window is due, in seconds since the epoch; None while one is measured or none is planned."""
 
     @property
+    def meter(self) -> EntropyMeter:
+        """What measures: its probes, and its estimator."""
+        return self._meter
+
+    @property
     def baseline(self) -> EntropyEstimate | None:
         """Entropy of the base policy on the probes: of version 0, or of the reference. None until it was measured."""
         return self._series.baseline()

@@ -63,6 +63,18 @@ def test_a_browser_is_led_to_the_login_and_back(tmp_path: Path) -> None:
     talk(world, story)
 
 
+def test_a_part_of_a_page_that_needs_a_login_leads_the_whole_page_there(tmp_path: Path) -> None:
+    world = Locked(tmp_path)
+
+    async def story(client: Client) -> None:
+        sent = await client.post("/ui/compare?a=1&b=2", headers={"hx-request": "true"})
+        assert sent.status_code == 204 and not sent.content
+        page = await get(client, sent.headers["hx-redirect"])
+        assert page.one("input", name="next").attributes["value"] == "/ui/compare?a=1&b=2"
+
+    talk(world, story)
+
+
 def test_over_tls_the_cookie_travels_over_tls_alone(tmp_path: Path) -> None:
     world = Locked(tmp_path)
 

@@ -104,8 +104,11 @@ def test_what_comes_next_has_its_time_and_its_reason(tmp_path: Path) -> None:
         assert (
             paused[0] == "Starts no more rounds by itself until somebody resumes: rl-1 and rl-2 ended in the same way"
         )
-        job = world.controller.submit(ReheatRequest(tau=1.5))
-        assert f"{job.job_id} (reheat) waits" in outlook(await status_view(world.context()), None)[0]
+        first, second = (world.controller.submit(ReheatRequest(tau=1.5)) for _ in range(2))
+        await world.until_submitted()
+        lines = outlook(await status_view(world.context()), None)
+        assert lines[0].startswith(f"Runs {first.job_id}; when it is done, its version is measured")
+        assert lines[1] == f"{second.job_id} (reheat) waits for its turn."
 
     browse(DashboardWorld(tmp_path), story)
 

@@ -84,4 +84,6 @@ addEventListener("DOMContentLoaded", () => every((box) => {
 addEventListener("resize", () => every((box) => box.plot?.setSize({ width: box.clientWidth, height: 300 })));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => every(draw));
 addEventListener("htmx:sseError", () => document.body.classList.add("is-away"));
+addEventListener("htmx:sendError", () => document.body.classList.add("is-away"));
+addEventListener("htmx:afterOnLoad", () => document.body.classList.remove("is-away"));
 addEventListener("htmx:sseOpen", () => document.body.classList.remove("is-away"));
