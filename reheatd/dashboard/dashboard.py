@@ -12,11 +12,11 @@ from reheatd.api.context import ApiContext
 from reheatd.dashboard.actions import Actions
 from reheatd.dashboard.asking import Asker
 from reheatd.dashboard.assets import Assets
+from reheatd.dashboard.chat import ChatPage
+from reheatd.dashboard.compare import ComparePage
 from reheatd.dashboard.configuration import ConfigurationPage
 from reheatd.dashboard.jobs import JobPages
 from reheatd.dashboard.journal import JournalPages
-from reheatd.dashboard.chat import ChatPage
-from reheatd.dashboard.compare import ComparePage
 from reheatd.dashboard.live import Live
 from reheatd.dashboard.login import Login
 from reheatd.dashboard.now import NowPage
