@@ -53,7 +53,13 @@ def check(row: RolloutRow, exact: dict[str, list[float]]) -> None:
 
 @pytest.mark.parametrize("minibatches", [1, 2])
 def test_rl_tells_the_entropies_of_what_it_learns_from(tmp_path: Path, minibatches: int) -> None:
-    fields = {"prompts_per_step": 2, "group_size": 3, "max_tokens": 6, "steps": 3, "minibatches": minibatches}
+    fields: dict[str, Any] = {
+        "prompts_per_step": 2,
+        "group_size": 3,
+        "max_tokens": 6,
+        "steps": 3,
+        "minibatches": minibatches,
+    }
     spec = RLSpec(**job_fields(tmp_path), **fields, learning_rate=0.02)
     rows, exact = trained(spec)
     learned = [row for row in rows if row.advantage is not None]
