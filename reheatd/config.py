@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import PrivateAttr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from reheatd.config_alerts import AlertsSection
+from reheatd.config_origins import DEFAULT, Origin, origins_of, preset_origins
 from reheatd.config_server import ServerSection
 from reheatd.config_sources import Environment, read_toml, refuse_unusable_text
 from reheatd.config_tables import (
@@ -73,6 +74,8 @@ class Settings(BaseSettings):
     alerts: AlertsSection = AlertsSection()
     tracing: TracingSection = TracingSection()
     trackers: TrackersSection = TrackersSection()
+    _origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
+    """Where values come from that are not the default, by the dotted names of the settings."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
@@ -110,6 +113,21 @@ class Settings(BaseSettings):
                 f"{', '.join(dict.fromkeys(served))}"
             )
         return self
+
+    def origin(self, name: str) -> Origin:
+        """Where the value of a setting comes from, e.g. that of `server.port`."""
+        return self._origins.get(name, DEFAULT)
+
+    def found_at_start(self, table: str, key: str, value: Any, by: str) -> "Settings":
+        """These settings with a value that the daemon has found.
+
+        Args:
+            by: What it was found by.
+        """
+        section = getattr(self, table).model_copy(update={key: value})
+        found = self.model_copy(update={table: section})
+        found._origins = {**self._origins, f"{table}.{key}": Origin("start", by)}
+        return found
 
     @property
     def baseline_of(self) -> BaselineOf:
@@ -187,6 +205,8 @@ def load_settings(file: Path | None = None, overrides: dict[str, Any] | None = N
     source_file = file or Path(DEFAULT_CONFIG_FILE)
     in_file = read_toml(source_file) if source_file.is_file() else {}
 
+    environment = Environment(Settings)
+
     class WithFile(Settings):
         @classmethod
         def settings_customise_sources(
@@ -197,7 +217,7 @@ def load_settings(file: Path | None = None, overrides: dict[str, Any] | None = N
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, Environment(settings_cls), InitSettingsSource(settings_cls, in_file)
+            return init_settings, environment, InitSettingsSource(settings_cls, in_file)
 
     try:
         settings = WithFile(**(overrides or {}))
@@ -206,6 +226,16 @@ def load_settings(file: Path | None = None, overrides: dict[str, Any] | None = N
     except ValidationError as error:
         raise _explain(error) from error
     refuse_unusable_text(settings.model_dump())
+    settings._origins = origins_of(
+        file=source_file,
+        in_file=in_file,
+        in_environment=environment(),
+        variables=environment.env_vars,
+        prefix=environment.env_prefix,
+        on_command_line=overrides or {},
+    )
+    for name in Settings.model_fields:
+        settings._origins |= preset_origins(name, getattr(settings, name), settings._origins)
     return settings
 
 

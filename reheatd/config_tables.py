@@ -184,8 +184,8 @@ class WorkersSection(Options):
     reward_variables: list[str] = Field(default=[])
     """Names of environment variables of the worker that rewards get, besides PATH, HOME, PYTHONPATH and the like."""
     rollouts_kept: int = Field(default=2000, ge=0)
-    """Number of rollouts that a job keeps for `reheatd jobs rollouts`, at most, spread evenly over its steps; 0 keeps
-    none."""
+    """Number of rollouts that a job keeps for the dashboard and `reheatd jobs rollouts`, at most, spread evenly over
+    its steps; 0 keeps none."""
 
 
 class EntropySection(WindowOptions):

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -140,7 +141,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """Opens a daemon's database in another process, for reading alone; the daemon never waits for that.
+    """Opens a daemon's database in another process or thread, for reading alone; the daemon never waits for that.
 
     Raises:
         StateError: It cannot be opened.
@@ -152,6 +153,61 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     db.file = path
     db.row_factory = sqlite3.Row
     return db
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection of its own that only reads, for a thread beside the one that the daemon's connection belongs to.
+
+    Raises:
+        StateError: The file cannot be read; so do the connection's queries.
+    """
+    with closing(connect_to_read(path)) as db:
+        yield db
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a table, the newest first."""
+
+    rows: list[sqlite3.Row]
+    newer: bool
+    """Whether there may be newer ones."""
+    older: bool
+    """Whether there are older ones."""
+
+
+def page_of_rows(
+    db: sqlite3.Connection,
+    select: str,
+    conditions: Mapping[str, Any],
+    *,
+    key: str,
+    before: int | None,
+    after: int | None,
+    count: int,
+) -> Rows:
+    """A page of the rows that `select` gives, newest first.
+
+    Args:
+        select: A query without conditions.
+        conditions: SQL conditions that all hold, with the value in each.
+        key: The column by which rows are in order.
+        before: Only rows before this one; None begins with the newest.
+        after: Only rows after this one, the oldest of them; takes the place of `before`.
+        count: Rows of a page.
+    """
+    forward = after is not None
+    edge = {f"{key} > ?": after} if forward else {} if before is None else {f"{key} < ?": before}
+    every = {**conditions, **edge}
+    rows = db.execute(
+        f"{select} WHERE {' AND '.join(every) or 'TRUE'} ORDER BY {key} {'ASC' if forward else 'DESC'} LIMIT ?",
+        (*every.values(), count + 1),
+    ).fetchall()
+    more, kept = len(rows) > count, rows[:count]
+    if forward:
+        return Rows(kept[::-1], newer=more, older=True)
+    return Rows(kept, newer=before is not None, older=more)
 
 
 def copy_database(source: Path, target: Path) -> None:

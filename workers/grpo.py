@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Literal
 
 from reheatd.jobs.contracts import DataPlace, RLSpec
-from reheatd.jobs.rollouts import RolloutRecorder
 from reheatd.measures import Contract, EntropyEstimate
 from reheatd.task_data import Problem
 from workers.adam_moments import load_moments, save_moments
@@ -32,6 +31,7 @@ from workers.rl_learner import Learner
 from workers.sampling.group_counts import Drought
 from workers.sampling.groups import GroupCollector
 from workers.sampling.groups_ahead import GroupsAhead
+from workers.sampling.recording import Recording
 from workers.sampling.rollout import Sampler, parent_entropy
 from workers.sampling.seeds import seed_for
 
@@ -80,13 +80,13 @@ class Grpo:
         scorer: Scorer,
         progress: Progress,
         checkpoints: Checkpoints | None = None,
-        recorder: RolloutRecorder | None = None,
+        recording: Recording | None = None,
     ) -> None:
         self._policy = policy
         self._spec = spec
         self._sampler = sampler
-        self._groups = GroupCollector(spec, sampler, problems, scorer, progress, recorder)
-        self._learner = Learner(policy, spec)
+        self._groups = GroupCollector(spec, sampler, problems, scorer, progress, recording)
+        self._learner = Learner(policy, spec, recording and recording.learned)
         self._progress = progress
         self._checkpoints = checkpoints
         self._published_updates = 0

@@ -187,6 +187,11 @@ class Policy:
         """The base model with its LoRA layers in place."""
         return self._model
 
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of tokens, special ones included."""
+        assert self.tokenizer is not None
+        return cast(str, self.tokenizer.decode(token_ids))
+
     def parameters(self) -> list[torch.nn.Parameter]:
         """The student's LoRA weights, float32."""
         return list(self.named_parameters().values())

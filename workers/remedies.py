@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from reheatd.jobs.contracts import JobBase, ReheatSpec, RLSpec
-from reheatd.jobs.rollouts import RolloutRecorder
 from reheatd.options import RL_REMEDIES, RLOptions
 from reheatd.task_data import Problem
 from workers.checkpoint import Checkpoints
@@ -20,7 +19,7 @@ from workers.grpo import Grpo, RLOutcome
 from workers.policy import Policy
 from workers.progress import Progress
 from workers.rewards.scoring import Scorer
-from workers.sampling.recording import RecordedSampling
+from workers.sampling.recording import RecordedSampling, Recording
 from workers.sampling.rollout import Sampler
 from workers.shrink import Shrinker, ShrinkOutcome
 from workers.ts_opsd import Reheater, ReheatOutcome
@@ -37,26 +36,26 @@ def make_trainer(
     scorer: Scorer,
     progress: Progress,
     checkpoints: Checkpoints | None = None,
-    recorder: RolloutRecorder | None = None,
+    recording: Recording | None = None,
 ) -> Trainer:
     """What carries out the job: RL, or the reheat's remedy, which must not be `auto`.
 
     Args:
         problems: The problems that are trained on.
         checkpoints: Where the job goes on after its worker died; None starts at the beginning.
-        recorder: Keeps rollouts for people to read; None keeps none.
+        recording: Keeps rollouts for people to read; None keeps none.
     """
     if isinstance(spec, ReheatSpec) and spec.remedy in RL_REMEDIES:
         spec = rl_of(spec)
     if isinstance(spec, RLSpec):
-        return Grpo(policy, spec, sampler, problems, scorer, progress, checkpoints, recorder)
+        return Grpo(policy, spec, sampler, problems, scorer, progress, checkpoints, recording)
     if spec.remedy == "shrink":
         return Shrinker(policy, spec, sampler, progress)
     if spec.remedy != "ts_opsd":
         raise ValueError(f"{spec.remedy} is no single remedy")
-    recorded = sampler if recorder is None else RecordedSampling(sampler, recorder)
+    recorded = sampler if recording is None else RecordedSampling(sampler, recording)
     prompts = [problem.messages for problem in problems]
-    return Reheater(policy, spec, recorded, prompts, progress, checkpoints)
+    return Reheater(policy, spec, recorded, prompts, progress, checkpoints, recording and recording.learned)
 
 
 def rl_of(spec: ReheatSpec) -> RLSpec:

@@ -14,6 +14,7 @@ from workers.optimisation import make_optimizer, optimizer_step
 from workers.policy import Policy, TokenBatch
 from workers.policy_gradient import clipped_surrogate, reference_kl
 from workers.sampling.groups import ScoredRollout
+from workers.sampling.recording import Learned
 from workers.shared_prompts import Sequences
 
 
@@ -77,14 +78,18 @@ class Learner:
 
     A batch is split into `minibatches`, and is learned from in `epochs` passes; each mini-batch is one optimiser step.
     From the second step on, the policy is no longer the one before the first step, which is what the clip is for.
+
+    Args:
+        learned: Told of every rollout before the first step on it.
     """
 
-    def __init__(self, policy: Policy, spec: RLSpec) -> None:
+    def __init__(self, policy: Policy, spec: RLSpec, learned: Learned | None = None) -> None:
         self.optimizer = make_optimizer(policy.parameters(), spec.learning_rate)
         self.updates = 0
         """Optimiser steps taken so far, those of earlier jobs included whose moments this optimiser has."""
         self._policy = policy
         self._spec = spec
+        self._learned = learned
 
     def learn(self, scored: Sequence[ScoredRollout]) -> dict[str, float]:
         """Learns from a batch, and returns the means of the metrics over its optimiser steps."""
@@ -196,6 +201,10 @@ class Learner:
         if spec.kl_coef:
             with policy.as_teacher():
                 reference_T, _ = self._logprobs(micro, policy.hidden(micro.tokens))
+        if self._learned is not None:
+            lengths = [len(item.rollout.token_ids) for item in micro.scored]
+            for item, part in zip(micro.scored, entropy_T.split(lengths), strict=True):
+                self._learned(item.rollout.token_ids, part.tolist)
         return OldPolicy(logprobs_T, gap_T.exp().clamp(max=spec.importance_cap), gap_T, entropy_T, reference_T)
 
 

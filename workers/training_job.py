@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from workers.proof import build_proof
 from workers.remedies import Outcome, make_trainer
 from workers.report import make_report, write_report
 from workers.rewards.scoring import Scorer
+from workers.sampling.recording import Recording
 from workers.sampling.rollout_entropy import MeasuredSampling
 from workers.sampling.served import ServedSampler
+from workers.sampling.token_texts import token_texts
 from workers.shrink import ShrinkOutcome
 from workers.signal_meter import SignalMeter
 from workers.ts_opsd import ReheatOutcome
@@ -90,9 +93,11 @@ class TrainingJob:
     ) -> JobResult:
         """Applies one remedy, or RL, to the student."""
         recorder = RolloutRecorder(spec.rollouts_file, steps=step_limit(spec), keep=spec.rollouts_kept)
+        has_texts = self.policy.tokenizer is not None
+        recording = Recording(recorder, partial(token_texts, self.policy.decode) if has_texts else None)
         sampling = MeasuredSampling(self.sampler, spec, self.progress.rollouts)
         trainer = make_trainer(
-            self.policy, spec, sampling, self.problems, self.verifier, self.progress, Checkpoints(spec), recorder
+            self.policy, spec, sampling, self.problems, self.verifier, self.progress, Checkpoints(spec), recording
         )
         outcome = trainer.run()
         self.progress.report("evaluating", outcome.steps, {"probe_entropy": outcome.entropy_after.mean})

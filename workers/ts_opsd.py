@@ -26,6 +26,7 @@ from workers.losses import chunked_divergence
 from workers.optimisation import make_optimizer, optimizer_step
 from workers.policy import Policy, TokenBatch, Weights, micro_batches
 from workers.progress import Progress
+from workers.sampling.recording import Learned
 from workers.sampling.rollout import Rollout, Sampler, parent_entropy
 from workers.sampling.seeds import seed_for
 from workers.shared_prompts import Sequences
@@ -71,7 +72,11 @@ class Measured:
 
 
 class Reheater:
-    """One TS-OPSD run. It samples rollouts from the served student, trains on them, and stops at the target."""
+    """One TS-OPSD run. It samples rollouts from the served student, trains on them, and stops at the target.
+
+    Args:
+        learned: Told of every rollout that is trained on.
+    """
 
     def __init__(
         self,
@@ -81,6 +86,7 @@ class Reheater:
         prompts: Sequence[Messages],
         progress: Progress,
         checkpoints: Checkpoints | None = None,
+        learned: Learned | None = None,
     ) -> None:
         if spec.tau is None and spec.target_entropy is None:
             raise BadInputError("a reheat needs tau or a target entropy; give one of them", param="tau")
@@ -90,6 +96,7 @@ class Reheater:
         self._prompts = prompts
         self._progress = progress
         self._checkpoints = checkpoints
+        self._learned = learned
         self._optimizer = make_optimizer(policy.parameters(), spec.learning_rate or LEARNING_RATE[spec.teacher])
         self._tau = spec.tau or TAU[spec.teacher]
         self._upwards = spec.tau is None or spec.tau > 1
@@ -273,6 +280,10 @@ class Reheater:
             totals["loss"] += loss.item()
             totals["entropy"] += float(student_T.sum()) / tokens
             totals["teacher_entropy"] += float(teacher_T.sum()) / tokens
+            if self._learned is not None:
+                completions = [completion for _, completion in part.sequences]
+                for completion, entropy_T in zip(completions, student_T.split([*map(len, completions)]), strict=True):
+                    self._learned(completion, entropy_T.tolist)
 
         sequences = [(rollout.prompt_ids, rollout.token_ids) for rollout in rollouts]
         lengths = [len(prompt) + len(completion) for prompt, completion in sequences]

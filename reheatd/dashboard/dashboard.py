@@ -14,10 +14,14 @@ from reheatd.dashboard.asking import Asker
 from reheatd.dashboard.assets import Assets
 from reheatd.dashboard.chat import ChatPage
 from reheatd.dashboard.compare import ComparePage
+from reheatd.dashboard.configuration import ConfigurationPage
+from reheatd.dashboard.jobs import JobPages
+from reheatd.dashboard.journal import JournalPages
 from reheatd.dashboard.live import Live
 from reheatd.dashboard.login import Login
 from reheatd.dashboard.now import NowPage
 from reheatd.dashboard.rendering import Renderer
+from reheatd.dashboard.rollouts import RolloutPages
 from reheatd.dashboard.versions import VersionPages
 from reheatd.entropy.history import EntropyHistory
 from reheatd.errors import NotPermittedError, ReheatdError
@@ -41,6 +45,10 @@ class Dashboard:
         asker = Asker(gateway, context.monitor.meter)
         self._parts = (
             NowPage(context, history, self._renderer, self._live),
+            JobPages(context, self._renderer, self._live),
+            RolloutPages(context, self._renderer),
+            JournalPages(context, self._renderer, self._live),
+            ConfigurationPage(context, self._renderer),
             Actions(context, self._renderer),
             Login(keys, self._renderer),
             VersionPages(context, self._renderer),

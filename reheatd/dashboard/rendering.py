@@ -79,6 +79,7 @@ def _environment() -> Environment:
         nats=nats, interval=interval, share=share, percent=percent, duration=duration, moment=moment, ago=ago
     )
     environment.filters["bytes"] = in_bytes
+    environment.filters["code"] = code
     environment.globals.update(pages=PAGES, version_name=version_name)
     for name in environment.list_templates():
         environment.get_template(name)
@@ -112,6 +113,15 @@ def share(value: Accuracy | PassRate | None) -> Markup:
     if value is None:
         return Markup(NOTHING)
     return Markup("{:.1%} <small>[{:.1%}, {:.1%}]</small>").format(value.value, value.low, value.high)
+
+
+def code(text: str) -> Markup:
+    """A text in which what stands between backticks is code."""
+    parts = text.split("`")
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if index % 2 and index < len(parts) - 1 else part
+        for index, part in enumerate(parts)
+    )
 
 
 def percent(value: float | None) -> str:

@@ -35,7 +35,7 @@ def with_length(settings: Settings, model: Path, device: Device, gpus: GpuPlan |
     if settings.policy.max_model_len != "auto":
         return settings
     config = read_object(model / "config.json", "policy.model")
-    length = made_for(model, config)
+    length, by = made_for(model, config), "what the policy was made for"
     if length is None:
         raise BadInputError(
             f"the config.json of {settings.policy.model} has no max_position_embeddings, so that policy.max_model_len "
@@ -46,8 +46,8 @@ def with_length(settings: Settings, model: Path, device: Device, gpus: GpuPlan |
     if device == "cpu" and not engine.urls:
         itemsize = 2 if engine_format(engine.dtype, device).name == "bfloat16" else 4
         kv_tokens = engine.kv_cache_bytes // kv_bytes_per_token(PolicyShape.read(config), itemsize, 1)
-    if kv_tokens is not None:
-        length = min(length, kv_tokens // BLOCK_TOKENS * BLOCK_TOKENS)
+    if kv_tokens is not None and kv_tokens // BLOCK_TOKENS * BLOCK_TOKENS < length:
+        length, by = kv_tokens // BLOCK_TOKENS * BLOCK_TOKENS, "what the engine's KV cache holds"
     if length < LEAST_TOKENS:
         larger = "engine.kv_cache_bytes" if device == "cpu" else "engine.gpu_memory_utilization"
         raise BadInputError(
@@ -55,7 +55,7 @@ def with_length(settings: Settings, model: Path, device: Device, gpus: GpuPlan |
             f"prompt and answer need; raise {larger}",
             param=larger,
         )
-    found = settings.model_copy(update={"policy": settings.policy.model_copy(update={"max_model_len": length})})
+    found = settings.found_at_start("policy", "max_model_len", length, by)
     check_lengths(found, BadInputError)
     return found
 

@@ -62,6 +62,14 @@ class StepLog(Generic[Row]):
         Raises:
             ReheatdError: The file cannot be read, or a line is no such row.
         """
+        return [self.parse(line, number) for number, line in enumerate(self.lines(), start=1)]
+
+    def lines(self) -> list[bytes]:
+        """The lines of all whole rows; the first has number 1.
+
+        Raises:
+            ReheatdError: The file cannot be read.
+        """
         try:
             content = self._file.read_bytes()
         except FileNotFoundError:
@@ -69,9 +77,14 @@ class StepLog(Generic[Row]):
         except OSError as error:
             raise ReheatdError(f"{self._file} cannot be read: {error.strerror or error}") from error
         # What follows the last line break is empty, or a line that is being written.
-        return [self._parse(line, number) for number, line in enumerate(content.split(b"\n")[:-1], start=1)]
+        return content.split(b"\n")[:-1]
 
-    def _parse(self, line: bytes, number: int) -> Row:
+    def parse(self, line: bytes, number: int) -> Row:
+        """The row in a line.
+
+        Raises:
+            ReheatdError: The line is no such row.
+        """
         try:
             return self._row.model_validate_json(line)
         except ValidationError as error:

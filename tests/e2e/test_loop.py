@@ -144,6 +144,7 @@ def test_what_is_left_is_complete(outcome: tuple[dict[str, Any], Path]) -> None:
         attempts = sorted((folder / "data" / "jobs" / report.job_id).glob("attempt-*"))
         rollouts = read_rollouts(attempts[-1] / "rollouts.jsonl")
         assert rollouts and all((row.reward is not None) == (kind == "rl") for row in rollouts)
+        assert all(row.by_token is not None and len(row.by_token.logprobs) == row.tokens for row in rollouts)
         assert (version / "report" / "report.md").exists() and list((version / "report").glob("*.png"))
     assert not list((folder / "data" / "jobs").rglob("checkpoint.pt"))
     assert not list((folder / "data" / "adapters").glob(".*"))

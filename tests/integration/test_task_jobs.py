@@ -23,7 +23,7 @@ from reheatd.engine.slots import AdapterSlots
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import Job, JobResult, JobStatus, RLRequest, RLSpec
 from reheatd.jobs.curves import read_curves
-from reheatd.jobs.rollouts import read_rollouts
+from reheatd.jobs.rollouts import RolloutRow, read_rollouts
 from reheatd.jobs.store import JobRecord
 from reheatd.names import rollout_name
 from reheatd.options import ProbeOptions, TaskOptions
@@ -164,6 +164,28 @@ def test_a_job_trains_on_the_task(
     assert 0 <= first <= 1 and 0 < second < 1 and metrics["reward"] == pytest.approx(first + 0.5 * second)
     assert [metrics[f"verifier_{count}"] for count in ("timeouts", "crashes", "failures")] == [0, 0, 0]
     assert asks in spec.rollouts_file.read_text()
+    rows = read_rollouts(spec.rollouts_file)
+    assert len(rows) >= spec.group_size and any(row.advantage is not None for row in rows)
+    for row in rows:
+        check_record(row, task["rewards"])
+
+
+def check_record(row: RolloutRow, rewards: dict[str, float]) -> None:
+    """Checks that a rollout of a real job is kept with its rewards and with the figures of its tokens."""
+    assert row.by_token is not None and row.reward is not None
+    assert {part.name: part.weight for part in row.rewards} == rewards
+    assert sum(part.weight * part.value for part in row.rewards) == pytest.approx(row.reward)
+    said = {part.name: part.said for part in row.rewards}
+    assert "numeric" not in said or str(said["numeric"]).startswith("it states")
+    assert len(row.by_token.texts) == len(row.by_token.logprobs) == row.tokens and row.by_token.left_out == 0
+    assert sum(row.by_token.logprobs) / row.tokens == pytest.approx(row.mean_logprob, abs=1e-3)
+    assert "".join(row.by_token.texts).startswith(row.completion[:4].rstrip("\N{REPLACEMENT CHARACTER}"))
+    # Training knows the entropies of what it learns from; the policy has random weights and 2 to 3 nats.
+    if row.advantage is None:
+        assert row.by_token.entropies is None
+    else:
+        assert row.by_token.entropies is not None and len(row.by_token.entropies) == row.tokens
+        assert 0.5 < sum(row.by_token.entropies) / row.tokens < 5
 
 
 def test_the_next_rollouts_are_sampled_while_a_step_trains(engine: str, tiny_policy: Path, tmp_path: Path) -> None:

@@ -229,6 +229,18 @@ async def follow(client: Client, answer: httpx.Response) -> Page:
     return await get(client, answer.headers["location"])
 
 
+async def first_event(client: Client, world: DashboardWorld, path: str) -> Element:
+    """The first fragment that a live stream sends; the streams of all pages end with it."""
+    live, world.dashboard._live._closed = world.dashboard._live, False
+    asking = asyncio.ensure_future(client.get(path))
+    await world.until(lambda: asking.done() or any(topic.number for topic in live._topics.values()))
+    live.close()  # what has been rendered is sent all the same
+    answer = await asking
+    assert answer.status_code == 200, answer.text
+    lines = answer.text.partition("\n\n")[0].splitlines()
+    return parse("\n".join(line.removeprefix("data: ") for line in lines))
+
+
 def browse(world: W, story: Callable[[Client, W], Coroutine[Any, Any, None]]) -> None:
     """Tells `story` with a client that asks as a browser does."""
 

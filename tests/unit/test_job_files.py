@@ -1,5 +1,6 @@
 """Curves and rollouts in a job's folder: written while it runs, continued after a crash, bounded, read at any time."""
 
+import json
 import math
 from pathlib import Path
 
@@ -8,7 +9,14 @@ import pytest
 from reheatd.errors import ReheatdError
 from reheatd.jobs.contracts import RLSpec
 from reheatd.jobs.curves import CurvePoint, CurveWriter, metric_names, read_curves
-from reheatd.jobs.rollouts import MAX_CHARACTERS, MAX_PER_STEP, RolloutRecorder, RolloutRow, read_rollouts
+from reheatd.jobs.rollouts import (
+    MAX_CHARACTERS,
+    MAX_PER_STEP,
+    MAX_TOKENS,
+    RolloutRecorder,
+    RolloutRow,
+    read_rollouts,
+)
 from reheatd.options import LoraOptions, TaskOptions
 from reheatd.task_data import Problem
 from tests.unit.report_support import rollout_row
@@ -19,7 +27,8 @@ from workers.rewards.scoring import InProcessScorer
 from workers.rewards.weighted import WeightedRewards
 from workers.sampling.groups import GroupCollector
 from workers.sampling.in_process import InProcessSampler
-from workers.sampling.recording import RecordedSampling
+from workers.sampling.recording import RecordedSampling, Recording
+from workers.sampling.rollout import Rollout
 
 LORA = LoraOptions(rank=4, alpha=8)
 
@@ -136,7 +145,7 @@ def test_a_long_text_loses_its_middle(file: Path) -> None:
 def test_rollouts_of_a_reheat_are_recorded_with_the_step_that_was_published(file: Path) -> None:
     policy = Policy.on_model(tiny_model(), None, LORA)
     inner = InProcessSampler(policy, NumberCodec(), number_prompts(2))
-    sampler = RecordedSampling(inner, RolloutRecorder(file, steps=9, keep=100))
+    sampler = RecordedSampling(inner, Recording(RolloutRecorder(file, steps=9, keep=100)))
     prompts = number_prompts(3)
     first = sampler.sample(prompts, n=1, max_tokens=4, temperature=1.0, seed=0)
     sampler.publish(policy, 5)
@@ -159,7 +168,7 @@ def test_rollouts_of_rl_are_recorded_with_reward_and_advantage(file: Path, tmp_p
     rewards = iter([1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     scorer = InProcessScorer(lambda completion, answer: next(rewards))
     recorder = RolloutRecorder(file, steps=3, keep=100)
-    groups = GroupCollector(spec, sampler, problems, scorer, SilentProgress(), recorder)
+    groups = GroupCollector(spec, sampler, problems, scorer, SilentProgress(), Recording(recorder))
     batch = groups.collect(2)
     rows = read_rollouts(file)
     assert [r.step for r in rows] == [2] * 8
@@ -170,6 +179,44 @@ def test_rollouts_of_rl_are_recorded_with_reward_and_advantage(file: Path, tmp_p
     assert [r.messages for r in (rows[0], rows[4])] == [p.messages for p in ProblemOrder(problems, spec.seed).take(2)]
 
 
+def test_tokens_are_kept_with_their_figures(file: Path) -> None:
+    policy = Policy.on_model(tiny_model(), None, LORA)
+    recording = Recording(RolloutRecorder(file, steps=9, keep=100), lambda ids: [f"<{number}>" for number in ids])
+    sampler = RecordedSampling(InProcessSampler(policy, NumberCodec(), []), recording)
+    ((sampled,),) = sampler.sample(number_prompts(1), n=1, max_tokens=4, temperature=1.0, seed=0)
+    (row,) = read_rollouts(file)
+    assert row.by_token is not None and sampled.entropies is not None
+    assert row.by_token.texts == [f"<{number}>" for number in sampled.token_ids]
+    assert row.by_token.logprobs == pytest.approx(sampled.logprobs, abs=6e-4)
+    assert row.by_token.entropies == pytest.approx(sampled.entropies, abs=6e-4)
+    assert max(len(str(value)) for value in row.by_token.logprobs) <= 7, "three digits, to save space"
+    assert row.by_token.left_out == 0 and row.rewards == []
+
+
+def test_of_a_long_completion_the_ends_are_kept(file: Path) -> None:
+    asked: list[list[int]] = []
+
+    def texts(ids: list[int]) -> list[str]:
+        asked.append(ids)
+        return ["x"] * len(ids)
+
+    count = MAX_TOKENS + 5
+    rollout = Rollout([1], [*range(count)], "text", [-0.00001 * place for place in range(count)], "m", True)
+    Recording(RolloutRecorder(file, steps=1, keep=1), texts).keep(0, [], [rollout, rollout])
+    (row,) = read_rollouts(file)
+    assert row.by_token is not None and row.by_token.left_out == 5
+    half = MAX_TOKENS // 2
+    assert asked == [[*range(half)], [*range(count - half, count)]], "texts are made of what is kept, and only once"
+    assert len(row.by_token.logprobs) == len(row.by_token.texts) == MAX_TOKENS and row.by_token.entropies is None
+    assert row.by_token.logprobs[0] == 0 and row.by_token.logprobs[-1] == -0.01 and "-0.0," not in file.read_text()
+
+
+def test_a_file_of_an_earlier_version_can_be_read(file: Path) -> None:
+    old = rollout_row(0, 1.0).model_dump(exclude={"rewards", "by_token"})
+    file.write_text(json.dumps(old) + "\n")
+    assert read_rollouts(file) == [rollout_row(0, 1.0)]
+
+
 def test_each_of_several_rewards_has_its_own_mean(tmp_path: Path) -> None:
     policy = Policy.on_model(tiny_model(), None, LORA)
     sampler = InProcessSampler(policy, NumberCodec(), [])
@@ -178,9 +225,14 @@ def test_each_of_several_rewards_has_its_own_mean(tmp_path: Path) -> None:
     task = TaskOptions(rewards={"regex": 1.0, "exact": 0.5})
     recorder = RolloutRecorder(tmp_path / "rollouts", steps=3, keep=100)
     with WeightedRewards(task) as rewards:
-        metrics = GroupCollector(spec, sampler, problems, rewards, SilentProgress(), recorder).collect(0).metrics
+        metrics = (
+            GroupCollector(spec, sampler, problems, rewards, SilentProgress(), Recording(recorder)).collect(0).metrics
+        )
     rows = read_rollouts(tmp_path / "rollouts")
     begins_even = [int(row.completion.split()[0]) % 2 == 0 for row in rows]
     assert 0 < sum(begins_even) < len(rows) == 16
     assert metrics["reward"] == metrics["reward_regex"] == sum(begins_even) / 16 and metrics["reward_exact"] == 0
     assert [row.reward for row in rows] == begins_even
+    assert [[(part.name, part.weight, part.value) for part in row.rewards] for row in rows] == [
+        [("regex", 1.0, float(is_even)), ("exact", 0.5, 0.0)] for is_even in begins_even
+    ]

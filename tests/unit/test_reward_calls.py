@@ -8,10 +8,12 @@ import pytest
 from reheatd.errors import BadInputError
 from reheatd.options import TaskOptions
 from reheatd.task_data import Problem
-from workers.rewards.verifier import Verifier
+from workers.rewards.verifier import MAX_SAID, Verifier
 from workers.rewards.weighted import WeightedRewards, weights_of
 
 REWARDS = """
+from workers.rewards.judged import Judged
+
 def one(completion):
     return len(completion)
 
@@ -42,6 +44,9 @@ class Polite:
         return 0.5 * ("please" in completion)
 
 polite = Polite()
+
+def wordy(completion, answer):
+    return Judged(0.5, "two\\n  lines, \\ud800") if completion == "ab" else Judged(0.75, 1000 * completion)
 
 def picky(completion, answer):
     return 1
@@ -108,9 +113,23 @@ def test_rewards_are_weighted_and_the_first_decides_what_is_solved() -> None:
         assert vars(rewards.unscored) == {"timeouts": 0, "crashes": 0, "failures": 1}
         second = scored.part(1, 2)
         assert (second.totals, second.parts["my_rewards:polite"]) == (pytest.approx([0.1]), [0.5])
+        assert [[(part.value, part.said) for part in of_one] for of_one in scored.rewards] == [
+            [(1.0, None), (0.0, None), (0.5, None)],
+            [(0.0, None), (0.5, None), (0.0, None)],
+            [(0.0, None), (0.0, None), (0.0, "it failed: KeyError: 'lost'")],
+        ]
+        assert [(part.name, part.weight) for part in second.rewards[0]] == [*task.rewards.items()]
     with WeightedRewards(TaskOptions(reward="my_rewards:two")) as rewards:
         alone = rewards.score_weighted(answered)
         assert (alone.totals, alone.solving, alone.parts) == ([1.0, 0.0, 0.0], [1.0, 0.0, 0.0], {})
+
+
+def test_a_reward_may_say_why() -> None:
+    with Verifier("my_rewards:wordy", children=1) as verifier:
+        short, long = verifier.judge_all([("ab", PROBLEM), ("abc", PROBLEM)])
+        assert (short.value, short.said) == (0.5, "two lines, ?")
+        assert long.value == 0.75 and long.said == "abc" * (MAX_SAID // 3) + "abc"[: MAX_SAID % 3] + "..."
+        assert verifier.score_all([("ab", PROBLEM)]) == [0.5]
 
 
 def test_answers_are_given_to_the_check_of_a_reward_before_anything_is_scored() -> None:

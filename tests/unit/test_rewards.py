@@ -5,6 +5,7 @@ import pytest
 from reheatd.errors import BadInputError
 from workers.evaluation import wilson_interval
 from workers.rewards import load_reward
+from workers.rewards.judged import Judged
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,21 @@ from workers.rewards import load_reward
 )
 def test_numeric_reward(completion: str, reward: float) -> None:
     assert load_reward("numeric")(completion, "5") == reward
+
+
+@pytest.mark.parametrize(
+    ("name", "completion", "answer", "said"),
+    [
+        ("numeric", "It is 6.", "5", "it states 6"),
+        ("numeric", r"First 5, then \boxed{7}", "6", "it states 7"),
+        ("numeric", "five apples", "5", "it states no number"),
+        ("json_schema", "{", "{}", "it is no JSON: Expecting property name"),
+        ("json_schema", "[1]", '{"type": "object"}', "[1] is not of type 'object'"),
+    ],
+)
+def test_a_reward_says_what_it_has_seen(name: str, completion: str, answer: str, said: str) -> None:
+    judged = load_reward(name)(completion, answer)
+    assert judged == 0.0 and isinstance(judged, Judged) and judged.said.startswith(said)
 
 
 def test_exact_reward_ignores_case_and_space_only() -> None:

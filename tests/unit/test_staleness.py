@@ -26,6 +26,7 @@ from workers.rewards.scoring import InProcessScorer
 from workers.rl_learner import Learner
 from workers.sampling.background import Background
 from workers.sampling.groups import ScoredRollout
+from workers.sampling.recording import Recording
 from workers.sampling.rollout import Rollout
 
 T = TypeVar("T")
@@ -110,7 +111,7 @@ class Run:
             InProcessScorer(score),
             self.progress,
             Checkpoints(self.spec),
-            recorder,
+            Recording(recorder),
         )
 
     def outcome(self) -> RLOutcome:

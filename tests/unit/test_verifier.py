@@ -87,20 +87,23 @@ def test_large_completions_pass_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("completion", "unscored"),
+    ("completion", "unscored", "said"),
     [
-        ("hang", Unscored(timeouts=1)),
-        ("die", Unscored(crashes=1)),
-        ("abort", Unscored(crashes=1)),
-        ("raise", Unscored(failures=1)),
+        ("hang", Unscored(timeouts=1), "it gave no reward within "),
+        ("die", Unscored(crashes=1), "its process ended"),
+        ("abort", Unscored(crashes=1), "its process ended"),
+        ("raise", Unscored(failures=1), "it failed: RuntimeError: no"),
     ],
 )
 def test_what_goes_wrong_costs_its_own_completion_and_is_counted(
-    completion: str, unscored: Unscored, soon_s: float
+    completion: str, unscored: Unscored, said: str, soon_s: float
 ) -> None:
     with Verifier("my_reward:reward", timeout_s=soon_s, children=2) as verifier:
         pairs = [("a", "a")] * 5 + [(completion, completion)] + [("a", "a")] * 5
-        assert verifier.score_all(answers(pairs)) == [0.25] * 5 + [0.0] + [0.25] * 5
+        judged = verifier.judge_all(answers(pairs))
+        assert [judgement.value for judgement in judged] == [0.25] * 5 + [0.0] + [0.25] * 5
+        words = [judgement.said or "" for judgement in judged]
+        assert words[5].startswith(said) and not any(words[:5] + words[6:])
         assert verifier.unscored == unscored
         assert verifier.score_all(answers([("a", "a")] * 2)) == [0.25] * 2
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from reheatd.errors import BadInputError
 from reheatd.json_lines import Messages
+from workers.rewards.judged import Judged
 
 Reward = Callable[..., float]
 Function = TypeVar("Function", bound=Reward)
@@ -72,10 +73,11 @@ class Call:
         return cls(reward, positions, tuple(sorted(names)))
 
     def __call__(self, completion: str, answer: str, prompt: Messages, record: dict[str, Any]) -> float:
-        """What the reward gives."""
+        """What the reward gives; it may be a `Judged`."""
         named = {"prompt": prompt, "record": record}
         places = (completion, answer)[: self.positions]
-        return float(self.reward(*places, **{name: named[name] for name in self.names}))
+        value = self.reward(*places, **{name: named[name] for name in self.names})
+        return value if isinstance(value, Judged) else float(value)
 
     def check(self, answer: str) -> None:
         """Raises what the reward raises for an answer that it cannot use."""

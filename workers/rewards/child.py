@@ -15,6 +15,7 @@ from typing import Any
 from reheatd.errors import BadInputError
 from workers.rewards import find_reward, load_reward
 from workers.rewards.calling import Call
+from workers.rewards.judged import Judged
 from workers.rewards.reach import confine, hint
 
 PR_SET_PDEATHSIG = 1
@@ -53,7 +54,10 @@ def main() -> None:
 
 def _scored(call: Call, request: dict[str, Any]) -> dict[str, object]:
     value = call(request["completion"], request["answer"], request.get("prompt", []), request.get("record", {}))
-    return {"reward": value} if math.isfinite(value) else {"not_finite": str(value)}
+    if not math.isfinite(value):
+        return {"not_finite": str(float(value))}
+    said: dict[str, object] = {"said": str(value.said)} if isinstance(value, Judged) else {}
+    return {"reward": float(value), **said}
 
 
 def _fault(call: Call, answer: str) -> str | None:

@@ -3,9 +3,11 @@
 import json
 
 from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 
 from workers.rewards.calling import checked_by
 from workers.rewards.fenced import last_block
+from workers.rewards.judged import Judged
 from workers.rewards.thinking import said
 
 
@@ -25,9 +27,10 @@ def json_schema(completion: str, answer: str) -> float:
     Draft202012Validator.check_schema(schema)
     try:
         document = json.loads(last_block(said(completion)), parse_constant=_refuse)
-    except ValueError:
-        return 0.0
-    return float(Draft202012Validator(schema).is_valid(document))
+    except ValueError as error:
+        return Judged(0.0, f"it is no JSON: {error}")
+    fault = best_match(Draft202012Validator(schema).iter_errors(document))
+    return 1.0 if fault is None else Judged(0.0, fault.message)
 
 
 def _refuse(constant: str) -> None:

@@ -6,6 +6,7 @@ from math_verify import parse, verify
 
 from workers.rewards.calling import checked_by
 from workers.rewards.golds import Gold, boxed, final_answer, normal, parse_gold, plain, word_of
+from workers.rewards.judged import Judged
 from workers.rewards.thinking import said
 
 
@@ -22,10 +23,20 @@ def numeric(completion: str, answer: str) -> float:
     if word is not None:
         return float(plain(boxed(completion) or completion) == word)
     gold = _gold(answer)
-    if verify(gold, parse(completion)):
-        return 1.0
+    found = parse(completion)
+    if verify(gold, found):
+        return _judged(1.0, found)
     stated = boxed(completion)
-    return float(stated is not None and verify(gold, parse(f"\\boxed{{{normal(stated)}}}")))
+    if stated is None:
+        return _judged(0.0, found)
+    found = parse(f"\\boxed{{{normal(stated)}}}")
+    return _judged(float(verify(gold, found)), found)
+
+
+def _judged(value: float, found: Gold) -> Judged:
+    """The reward with what math-verify found in the completion."""
+    stated = next((each for each in reversed(found) if isinstance(each, str)), None)
+    return Judged(value, "it states no number" if stated is None else f"it states {stated}")
 
 
 @lru_cache(4096)  # the rollouts of a group have the same answer

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from reheatd.jobs.rollouts import RewardPart
 from reheatd.task_data import Problem
 from workers.rewards.calling import Call, Reward
 
@@ -27,6 +28,15 @@ class Unscored:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What one reward gave for a completion."""
+
+    value: float
+    said: str | None = None
+    """What the reward said about it, or why it gave no result; None if it said nothing."""
+
+
+@dataclass(frozen=True)
 class Scores:
     """Scores of some completions, in their order."""
 
@@ -36,11 +46,13 @@ class Scores:
     """The first reward, which decides whether a problem counts as solved."""
     parts: dict[str, list[float]] = field(default_factory=dict)
     """Each reward by its name, without its weight, if there are several."""
+    rewards: list[list[RewardPart]] = field(default_factory=list)
+    """All rewards of each completion, for people to read; empty if their names are not known."""
 
     def part(self, start: int, end: int) -> "Scores":
         """The scores of the completions from `start` to before `end`."""
         parts = {name: values[start:end] for name, values in self.parts.items()}
-        return Scores(self.totals[start:end], self.solving[start:end], parts)
+        return Scores(self.totals[start:end], self.solving[start:end], parts, self.rewards[start:end])
 
 
 class Scorer(Protocol):

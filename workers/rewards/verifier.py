@@ -20,13 +20,15 @@ from reheatd.errors import BadInputError
 from reheatd.process.children import python_module
 from reheatd.task_data import Problem
 from workers.rewards.reach import passed_environment
-from workers.rewards.scoring import Answered, Unscored
+from workers.rewards.scoring import Answered, Judgement, Unscored
 
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
 """Longest time for a child to import the reward's module; math libraries take seconds."""
 MAX_CHILDREN = 8
+MAX_SAID = 500
+"""Characters that are kept of what a reward says about a completion."""
 
 
 class Verifier(AbstractContextManager["Verifier"]):
@@ -62,6 +64,7 @@ class Verifier(AbstractContextManager["Verifier"]):
         count = children or min(MAX_CHILDREN, len(os.sched_getaffinity(0)))
         self.unscored = Unscored()
         self._last_failure = ""
+        self._timeout_s = timeout_s
         self._on_progress = on_progress
         environment = passed_environment(os.environ, variables)
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job-rewards")
@@ -84,6 +87,10 @@ class Verifier(AbstractContextManager["Verifier"]):
         self._starter.shutdown()
 
     def score_all(self, answered: Sequence[Answered]) -> list[float]:
+        """The values of `judge_all`, which raises the same errors."""
+        return [judgement.value for judgement in self.judge_all(answered)]
+
+    def judge_all(self, answered: Sequence[Answered]) -> list[Judgement]:
         """The rewards of completions, in their order; built-in rewards are within [0, 1].
 
         Raises:
@@ -100,7 +107,7 @@ class Verifier(AbstractContextManager["Verifier"]):
             }
             for completion, problem in answered
         ]
-        rewards = [0.0] * len(answered)
+        judgements = [Judgement(0.0)] * len(answered)
         for place, reply in self._replies(requests):
             if "not_finite" in reply:
                 where = answered[place][1].place or "a problem"
@@ -109,8 +116,8 @@ class Verifier(AbstractContextManager["Verifier"]):
                     "number, such as 0 for what cannot be scored",
                     param="task.reward",
                 )
-            rewards[place] = self._reward_in(reply)
-        return rewards
+            judgements[place] = self._judgement_in(reply)
+        return judgements
 
     def check_answers(self, problems: Sequence[Problem]) -> None:
         """Checks that the reward can use the answers of problems, if it can tell.
@@ -165,19 +172,27 @@ class Verifier(AbstractContextManager["Verifier"]):
                 if self._on_progress is not None:
                     self._on_progress(len(requests) - len(waiting) - len(asked), len(requests))
 
-    def _reward_in(self, reply: dict[str, Any]) -> float:
+    def _judgement_in(self, reply: dict[str, Any]) -> Judgement:
         if "reward" in reply:
-            return reply["reward"]
+            said = reply.get("said")
+            return Judgement(reply["reward"], None if said is None else _one_line(said))
         if not reply:
             self.unscored.timeouts += 1
-        elif reply.get("died"):
+            return Judgement(0.0, f"it gave no reward within {self._timeout_s:g} s")
+        if reply.get("died"):
             self.unscored.crashes += 1
-        else:
-            self.unscored.failures += 1
-            if reply["error"] != self._last_failure:  # one line for a reward that fails on everything
-                logger.warning("the reward failed and scored 0: %s", reply["error"])
-            self._last_failure = reply["error"]
-        return 0.0
+            return Judgement(0.0, "its process ended")
+        self.unscored.failures += 1
+        if reply["error"] != self._last_failure:  # one line for a reward that fails on everything
+            logger.warning("the reward failed and scored 0: %s", reply["error"])
+        self._last_failure = reply["error"]
+        return Judgement(0.0, _one_line(f"it failed: {reply['error']}"))
+
+
+def _one_line(text: str) -> str:
+    """What is kept of a reward's words: one line, in characters that every file can hold."""
+    line = " ".join(text.encode(errors="replace").decode().split())
+    return line if len(line) <= MAX_SAID else f"{line[:MAX_SAID]}..."
 
 
 class _Child:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
+from reheatd.jobs.rollouts import RewardPart
 from reheatd.options import TaskOptions
 from reheatd.task_data import Problem
 from reheatd.tasks.sources import source_name
@@ -82,10 +83,18 @@ class WeightedRewards(AbstractContextManager["WeightedRewards"]):
 
     def score_weighted(self, answered: Sequence[Answered]) -> Scores:
         """All rewards of every completion."""
-        parts = {name: verifier.score_all(answered) for name, verifier in self._verifiers.items()}
+        judged = {name: verifier.judge_all(answered) for name, verifier in self._verifiers.items()}
+        parts = {name: [judgement.value for judgement in judgements] for name, judgements in judged.items()}
         weights = [self._weights[name] for name in parts]
         totals = [
             math.fsum(weight * value for weight, value in zip(weights, values, strict=True))
             for values in zip(*parts.values(), strict=True)
         ]
-        return Scores(totals, next(iter(parts.values())), parts if len(parts) > 1 else {})
+        rewards = [
+            [
+                RewardPart(name=name, weight=weight, value=judgement.value, said=judgement.said)
+                for name, weight, judgement in zip(judged, weights, judgements, strict=True)
+            ]
+            for judgements in zip(*judged.values(), strict=True)
+        ]
+        return Scores(totals, next(iter(parts.values())), parts if len(parts) > 1 else {}, rewards)

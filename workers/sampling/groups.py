@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from reheatd.jobs.contracts import DataPlace, RLSpec
-from reheatd.jobs.rollouts import RolloutRecorder
 from reheatd.task_data import Problem
 from workers.policy_gradient import group_advantages
 from workers.problem_order import ProblemOrder
 from workers.progress import Progress
 from workers.rewards.scoring import Scorer, Scores
 from workers.sampling.group_counts import GroupCounts
-from workers.sampling.recording import readable
+from workers.sampling.recording import Recording
 from workers.sampling.rollout import Rollout, Sampler
 from workers.sampling.seeds import seed_for
 
@@ -51,14 +50,14 @@ class GroupCollector:
         problems: Sequence[Problem],
         scorer: Scorer,
         progress: Progress,
-        recorder: RolloutRecorder | None = None,
+        recording: Recording | None = None,
     ) -> None:
         self._spec = spec
         self._sampler = sampler
         self.order = ProblemOrder(problems, spec.seed, spec.places)
         self._scorer = scorer
         self._progress = progress
-        self._recorder = recorder
+        self._recording = recording
         self.phase = "sampling"
         """What it is doing, or did last: `sampling` or `scoring`."""
 
@@ -85,8 +84,8 @@ class GroupCollector:
                     parts.setdefault(name, []).extend(values)
                 sampled += rollouts
                 advantages = group_advantages(group, normalise_std=spec.normalise_std)
-                if self._recorder is not None:
-                    self._recorder.record(readable(step, problem.messages, rollouts, group, advantages))
+                if self._recording is not None:
+                    self._recording.keep(step, problem.messages, rollouts, scores, advantages)
                 if advantages is not None or spec.entropy_bonus:
                     rows = zip(rollouts, group, advantages or [None] * len(group), strict=True)
                     scored += [ScoredRollout(*row) for row in rows]

@@ -116,6 +116,7 @@ class InProcessSampler:
                 logprobs=completion.logprobs,
                 model=self.model,
                 truncated=not completion.stopped,
+                entropies=completion.entropies,
             )
             for prompt, completion in zip(encoded, completions, strict=True)
         ]

@@ -29,6 +29,9 @@ class Rollout:
     """Name of the adapter version that was sampled from."""
     truncated: bool
     """Whether the completion was cut off at its longest length."""
+    entropies: list[float] | None = None
+    """Exact entropy of the state of each completion token at temperature 1, in nats; None if the sampler has not
+    measured it."""
 
 
 @dataclass(frozen=True)
