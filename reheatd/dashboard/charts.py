@@ -59,7 +59,7 @@ class Chart(Contract):
 
 def levels(baseline: EntropyEstimate | None, thresholds: Thresholds | None) -> list[Level]:
     """The entropies that verdicts compare with."""
-    found: list[Level] = Field(default_factory=list)
+    found: list[Level] = []
     if baseline is not None:
         found.append(Level(label="baseline", value=baseline.mean, kind="baseline"))
     if thresholds is not None:
@@ -73,7 +73,7 @@ def levels(baseline: EntropyEstimate | None, thresholds: Thresholds | None) -> l
 def over_time(curves: dict[str, Curve]) -> tuple[list[float], list[Line]]:
     """Curves on one axis: the times of all, and each curve with gaps where only another one has a window."""
     times = np.unique(np.concatenate([np.empty(0), *(curve.time for curve in curves.values())]))
-    lines = Field(default_factory=list)
+    lines: list[Line] = []
     for label, curve in curves.items():
         columns = {"values": curve.mean, "low": curve.low, "high": curve.high}
         spread: dict[str, list[float | None]] = {}
