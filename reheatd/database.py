@@ -132,6 +132,19 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """Another connection to a database that is open already: for one that reads in another thread than the daemon's.
+
+    It cannot write, and may be used by several threads, one after the other.
+    """
+    db = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, factory=StateConnection, check_same_thread=False
+    )
+    db.file = path
+    db.row_factory = sqlite3.Row
+    return db
+
+
 def copy_database(source: Path, target: Path) -> None:
     """Copies a database as it is at one moment, also while another process or thread writes to it.
 

@@ -1,5 +1,6 @@
 """The parts of the dashboard, put together."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.exceptions import HTTPException
@@ -11,6 +12,7 @@ from reheatd.access.keys import KeyRing
 from reheatd.api.context import ApiContext
 from reheatd.dashboard.actions import Actions
 from reheatd.dashboard.assets import Assets
+from reheatd.dashboard.entropy import EntropyPage
 from reheatd.dashboard.live import Live
 from reheatd.dashboard.login import Login
 from reheatd.dashboard.now import NowPage
@@ -29,9 +31,10 @@ class Dashboard:
         self._assets = Assets()
         self._live = Live()
         self._renderer = Renderer(self._assets, policy=settings.policy.model, keys_needed=settings.server.needs_keys)
-        history = EntropyHistory(settings.database_path, context.series.key)
+        self._history = history = EntropyHistory(settings.database_path, context.series.key)
         self._parts = (
             NowPage(context, history, self._renderer, self._live),
+            EntropyPage(context, history, self._renderer),
             Actions(context, self._renderer),
             Login(keys, self._renderer),
         )
@@ -40,6 +43,11 @@ class Dashboard:
         """The routes of the pages and of what they are made of."""
         pages = [route for part in self._parts for route in part.routes()]
         return [*self._assets.routes(), *self._explained(pages)]
+
+    async def run(self) -> None:
+        """Reads the stored windows, so that the first reader does not wait for that, and then waits to be cancelled."""
+        await self._history.probes()
+        await asyncio.get_running_loop().create_future()
 
     def close(self) -> None:
         """Ends the streams of open pages, since a drain would wait for them."""

@@ -13,7 +13,8 @@ KEPT_S = 30 * 24 * 3600
 
 
 class Login:
-    """
+    """The page on which a browser is given a key to keep.
+
     Args:
         keys: The keys that are known.
     """
