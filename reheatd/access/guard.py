@@ -64,7 +64,7 @@ class Guard:
             caller = self._admit(path, token_of(headers) or (cookie_of(headers) if is_page(path) else None))
         except ReheatdError as error:
             to_login = is_page(path) and "text/html" in headers.get("accept", "")
-            answer = RedirectResponse(f"{LOGIN_PATH}?next={quote(path)}", 303) if to_login else error_response(error)
+            answer = _login(scope) if to_login else error_response(error)
             await answer(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
@@ -137,6 +137,13 @@ def is_page(path: str) -> bool:
 def cookie_of(headers: Headers) -> str | None:
     """The key that a browser keeps; None if it has none."""
     return cookie_parser(headers.get("cookie", "")).get(KEY_COOKIE)
+
+
+def _login(scope: Scope) -> RedirectResponse:
+    """Leads to the login, which leads back to the page that was asked for."""
+    query = scope["query_string"].decode("latin-1")
+    page = f"{scope['path']}?{query}" if query else scope["path"]
+    return RedirectResponse(f"{LOGIN_PATH}?next={quote(page)}", 303)
 
 
 def token_of(headers: Headers) -> str | None:

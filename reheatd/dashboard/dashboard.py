@@ -18,7 +18,7 @@ from reheatd.dashboard.login import Login
 from reheatd.dashboard.now import NowPage
 from reheatd.dashboard.rendering import Renderer
 from reheatd.entropy.history import EntropyHistory
-from reheatd.errors import ReheatdError
+from reheatd.errors import NotPermittedError, ReheatdError
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -61,6 +61,7 @@ class Dashboard:
 
         async def answer(request: Request) -> Response:
             try:
+                _check_origin(request)
                 return await endpoint(request)
             except ReheatdError as error:
                 if "text/html" not in request.headers.get("accept", ""):
@@ -71,3 +72,13 @@ class Dashboard:
             return self._renderer.page(request, "message.html", status=status, title=title, message=message, back="/")
 
         return answer
+
+
+def _check_origin(request: Request) -> None:
+    """Refuses what a page of another site makes a browser send, since the browser may be let in without a key.
+
+    Raises:
+        NotPermittedError: The request changes something and comes from another site.
+    """
+    if request.method == "POST" and request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        raise NotPermittedError("this form was sent by a page of another site; use the dashboard's own pages")

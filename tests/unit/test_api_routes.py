@@ -62,8 +62,11 @@ class ApiWorld(World):
         self.pool = pool_of(_Engine(), _Engine())
 
     def app(self) -> Starlette:
+        return Starlette(routes=api_routes(self.context()), exception_handlers=exception_handlers())
+
+    def context(self) -> ApiContext:
         self.live = LiveSeries(self.db, confidence=0.95)
-        context = ApiContext(
+        return ApiContext(
             settings=self.settings,
             controller=self.controller,
             imports=Imports(self.settings, self.policy, self.controller),
@@ -83,7 +86,6 @@ class ApiWorld(World):
             broker_healthy=_no,
             started_at=time.monotonic() - 5,
         )
-        return Starlette(routes=api_routes(context), exception_handlers=exception_handlers())
 
 
 class _Engine:
