@@ -36,10 +36,11 @@ function behind(chart) {  // levels, spans and marks, which uPlot does not know
     ctx.textAlign = "right";
     let above = Infinity;  // labels of levels that are close to each other would overlap
     for (const level of chart.levels.toSorted((a, b) => a.value - b.value)) {
-      const y = u.valToPos(level.value, "y", true), text = Math.min(y - 4 * ratio, above - 12 * ratio);
+      const y = u.valToPos(level.value, "y", true), far = y < bbox.top;
+      const text = far ? bbox.top + 12 * ratio : Math.min(y - 4 * ratio, above - 12 * ratio);
       line(LEVELS[level.kind], [bbox.left, y], [bbox.left + bbox.width, y], [6, 4]);
       ctx.fillStyle = css(LEVELS[level.kind]);
-      ctx.fillText(`${level.label} ${shown(level.value)}`, bbox.left + bbox.width - 4 * ratio, text);
+      ctx.fillText(`${level.label} ${shown(level.value)}${far ? " ↑" : ""}`, bbox.left + bbox.width - 4 * ratio, text);
       above = text;
     }
     ctx.restore();
@@ -63,8 +64,10 @@ function options(chart, width, zoomed) {
       edges[at] = [at + 1, at + 2];
     }
   });
-  const least = Math.min(Infinity, ...chart.levels.map((l) => l.value)), most = Math.max(-Infinity, ...chart.levels.map((l) => l.value));
-  const range = (_, low, high) => low == null ? [0, 1] : uPlot.rangeNum(Math.min(low, least), Math.max(high, most), 0.08, true);
+  const range = (_, low, high) => {  // levels far above would leave the curve flat
+    const near = chart.levels.map((level) => level.value).filter((value) => value < 1.6 * high);
+    return low == null ? [0, 1] : uPlot.rangeNum(Math.min(low, ...near), Math.max(high, ...near), 0.08, true);
+  };
   return [{
     width, height: HEIGHT, series, bands, axes: [{ ...axis, ...named }, { ...axis, label: chart.unit, size: 56, labelSize: 20 }],
     cursor: { drag: { x: true, y: false } }, scales: { x: { time: chart.is_time }, y: { range } },
