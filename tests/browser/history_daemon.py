@@ -37,13 +37,13 @@ def stub_engine() -> Iterator[str]:
 
 
 @contextmanager
-def history_daemon(
+def written_history(
     folder: Path, model: Path, *, windows: int, versions: int, **tables: dict[str, Any]
-) -> Iterator[Daemon]:
-    """The daemon, after it was started anew on the history.
+) -> Iterator[dict[str, dict[str, Any]]]:
+    """Makes a data folder with a history in `folder`, and an engine; the tables for daemons that run on both.
 
     Args:
-        windows: Number of windows of the probes, the last of which is as old as the daemon.
+        windows: Number of windows of the probes; the last one is as old as the folder.
         versions: Number of versions; the last one is promoted.
     """
     with stub_engine() as url:
@@ -51,13 +51,23 @@ def history_daemon(
         with running(folder, model, **tables) as daemon:
             data_dir = daemon.data_dir
             key = wait_until(lambda: _key(data_dir))
+        adapter = random_adapter(folder / "adapter", model, rank=1)
         # In a thread of its own, because a browser's driver may keep this one's event loop.
         with ThreadPoolExecutor(1) as writer:
-            writer.submit(
-                _write, data_dir, key, random_adapter(folder / "adapter", model, rank=1), windows, versions
-            ).result()
-        with running(folder, model, **tables) as daemon:
-            yield daemon
+            writer.submit(_write, data_dir, key, adapter, windows, versions).result()
+        yield tables
+
+
+@contextmanager
+def history_daemon(
+    folder: Path, model: Path, *, windows: int, versions: int, **tables: dict[str, Any]
+) -> Iterator[Daemon]:
+    """A daemon on such a folder; see `written_history`."""
+    with (
+        written_history(folder, model, windows=windows, versions=versions, **tables) as tables,
+        running(folder, model, **tables) as daemon,
+    ):
+        yield daemon
 
 
 def _write(data_dir: Path, key: str, adapter: Path, windows: int, versions: int) -> None:

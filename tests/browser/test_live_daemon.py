@@ -111,7 +111,8 @@ def over(daemon: Daemon, job_id: str) -> dict[str, Any] | None:
 
 def collapse(daemon: Daemon) -> int:
     """Makes the policy collapse, and waits until that is noticed; the collapsed version."""
-    job = wait_until(lambda job_id=collapsing_job(daemon)["job_id"]: over(daemon, job_id))
+    job_id = collapsing_job(daemon)["job_id"]
+    job = wait_until(lambda: over(daemon, job_id))
     assert job["status"] == "succeeded", job
     promote(daemon, job["version"])
     wait_until(lambda: ask(daemon, "/status")["verdict"] == "collapsed" or measure(daemon))
