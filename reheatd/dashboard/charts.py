@@ -22,6 +22,12 @@ class Line(Contract):
     low: list[float | None] | None = None
     high: list[float | None] | None = None
 
+    def extend(self) -> None:
+        """Adds a point at which nothing was measured."""
+        for column in (self.values, self.low, self.high):
+            if column is not None:
+                column.append(None)
+
 
 class Level(Contract):
     """A horizontal line."""

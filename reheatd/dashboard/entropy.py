@@ -167,6 +167,11 @@ def _answer(
     x, drawn = over_time(shown)
     chart = Chart(x=x, is_time=True, unit=UNIT, lines=drawn, levels=lines)
     if x:
+        newest = max((one.time for one in between(happenings, *limits)), default=0.0)
+        if newest > x[-1]:  # what happened since the last window is shown behind it
+            x.append(newest)
+            for line in drawn:
+                line.extend()
         chart.spans = spans(served(happenings, probes), x[0], x[-1])
         chart.marks = marks(happenings, x[0], x[-1])
     return Answer(chart)
