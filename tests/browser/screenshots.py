@@ -15,7 +15,7 @@ from tests.daemon import Daemon
 from tests.tiny_policy import build_tiny_policy
 
 FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
-WINDOWS, VERSIONS = 3000, 12
+WINDOWS, VERSIONS = 3000, 9
 HEIGHT = 900
 MOST_HEIGHT = 2400
 """Of a picture, in pixels; longer pages are cut off."""
@@ -41,7 +41,7 @@ def take(browser: Browser, daemon: Daemon, shown: Shown, scheme: Scheme, width: 
     size = {"width": WIDTHS[width], "height": HEIGHT}
     with browser.new_context(base_url=daemon.url, color_scheme=scheme, viewport=size) as context:  # pyright: ignore[reportArgumentType]
         page = context.new_page()
-        page.goto(shown.path.format(job="rl-0000000c", version=VERSIONS, other=1))
+        page.goto(shown.path.format(job=f"rl-{VERSIONS:08x}", version=VERSIONS, other=1))
         drawn(page, shown.curves)
         page.wait_for_timeout(500)  # until nothing moves any more
         height = min(page.evaluate("document.documentElement.scrollHeight"), MOST_HEIGHT)

@@ -21,21 +21,22 @@ expect.set_options(timeout=1000 * HANGS_S)
 
 
 @pytest.fixture(scope="module")
-def daemon(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A daemon that asks for keys on a history that does not change."""
-    with history_daemon(
-        tmp_path_factory.mktemp("history"),
-        tiny_policy,
-        windows=WINDOWS,
-        versions=VERSIONS,
-        server={"require_keys": True},
-    ) as started:
-        yield started
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("history")
 
 
 @pytest.fixture(scope="module")
-def key(daemon: Daemon) -> str:
-    return make_key(daemon.data_dir, "ops", "--role", "admin")
+def key(folder: Path) -> str:
+    """A key for administration."""
+    return make_key(folder / "data", "ops", "--role", "admin")
+
+
+@pytest.fixture(scope="module")
+def daemon(tiny_policy: Path, folder: Path, key: str) -> Iterator[Daemon]:
+    """A daemon that asks for keys on a history that does not change."""
+    server = {"require_keys": True}
+    with history_daemon(folder, tiny_policy, windows=WINDOWS, versions=VERSIONS, server=server) as started:
+        yield started
 
 
 @pytest.fixture

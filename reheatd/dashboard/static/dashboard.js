@@ -20,7 +20,7 @@ function behind(chart) {  // levels, spans and marks, which uPlot does not know
     const at = (x) => u.valToPos(x, "x", true);
     ctx.save();
     ctx.beginPath(); ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height); ctx.clip();
-    ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+    ctx.font = `${11 * ratio}px system-ui, sans-serif`; ctx.textAlign = "left"; ctx.textBaseline = "alphabetic";
     chart.spans.forEach((span, index) => {
       const from = Math.max(at(span.start), bbox.left), to = Math.min(at(span.end), bbox.left + bbox.width);
       ctx.fillStyle = css(index % 2 ? "--span-odd" : "--span-even");
@@ -36,11 +36,10 @@ function behind(chart) {  // levels, spans and marks, which uPlot does not know
     ctx.textAlign = "right";
     let above = Infinity;  // labels of levels that are close to each other would overlap
     for (const level of chart.levels.toSorted((a, b) => a.value - b.value)) {
-      const y = u.valToPos(level.value, "y", true), far = y < bbox.top;
-      const text = far ? bbox.top + 12 * ratio : Math.min(y - 4 * ratio, above - 12 * ratio);
+      const y = u.valToPos(level.value, "y", true), text = Math.min(y - 4 * ratio, above - 12 * ratio);
       line(LEVELS[level.kind], [bbox.left, y], [bbox.left + bbox.width, y], [6, 4]);
       ctx.fillStyle = css(LEVELS[level.kind]);
-      ctx.fillText(`${level.label} ${shown(level.value)}${far ? " ↑" : ""}`, bbox.left + bbox.width - 4 * ratio, text);
+      ctx.fillText(`${level.label} ${shown(level.value)}`, bbox.left + bbox.width - 4 * ratio, text);
       above = text;
     }
     ctx.restore();
@@ -64,13 +63,16 @@ function options(chart, width, zoomed) {
       edges[at] = [at + 1, at + 2];
     }
   });
-  const range = (_, low, high) => {  // levels far above would leave the curve flat
-    const near = chart.levels.map((level) => level.value).filter((value) => value < 1.6 * high);
-    return low == null ? [0, 1] : uPlot.rangeNum(Math.min(low, ...near), Math.max(high, ...near), 0.08, true);
+  const known = [...chart.lines.flatMap((line) => [...line.values, ...(line.low ?? [])]), ...chart.levels.map((level) => level.value)].filter((v) => v != null);
+  const steep = chart.is_time && Math.min(...known) > 0 && Math.max(...known) > 5 * Math.min(...known);  // a logarithmic axis shows falls
+  const range = (_, low, high) => {
+    if (low == null) return steep ? [0.1, 1] : [0, 1];
+    const levels = chart.levels.map((level) => level.value), least = Math.min(low, ...levels), most = Math.max(high, ...levels);
+    return steep ? [least / 1.2, most * 1.2] : uPlot.rangeNum(least, most, 0.08, true);
   };
   return [{
     width, height: HEIGHT, series, bands, axes: [{ ...axis, ...named }, { ...axis, label: chart.unit, size: 56, labelSize: 20 }],
-    cursor: { drag: { x: true, y: false } }, scales: { x: { time: chart.is_time }, y: { range } },
+    cursor: { drag: { x: true, y: false } }, scales: { x: { time: chart.is_time }, y: { range, distr: steep ? 3 : 1 } },
     hooks: {
       drawAxes: [behind(chart)],
       setScale: [(u, key) => key === "x" && zoomed(u)],
