@@ -84,7 +84,9 @@ function options(chart, width, zoomed) {
 async function draw(box) {
   const url = new URL(box.dataset.src, location.href);
   for (const [key, value] of Object.entries(box.zoom ?? {})) url.searchParams.set(key, value);
-  const answer = await fetch(url);
+  const answer = await fetch(url).catch(() => undefined);
+  document.body.classList.toggle("is-away", !answer);
+  if (!answer) return;
   if (!answer.ok) { box.textContent = `The curve cannot be shown: ${(await answer.json()).error.message}`; return; }
   const tag = answer.headers.get("etag"), known = box.tag, chart = await answer.json();
   if (tag && tag === known) return;
