@@ -45,7 +45,8 @@ class Dashboard:
         return [*self._assets.routes(), *self._explained(pages)]
 
     async def run(self) -> None:
-        """Reads the stored windows, so that the first reader does not wait for that, and then waits to be cancelled."""
+        """Reads templates and stored windows, for which nobody has to wait then, and waits to be cancelled."""
+        await asyncio.to_thread(self._renderer.load)
         await self._history.probes()
         await asyncio.get_running_loop().create_future()
 

@@ -64,7 +64,8 @@ class EntropyPage:
         happened = between(await self._happenings.all(), start, end)
         curves = await self._curves(view)
         probes, others, older = await self._newest({name: curve.between(start, end) for name, curve in curves.items()})
-        return self._renderer.page(
+        return await asyncio.to_thread(
+            self._renderer.page,
             request,
             "entropy.html",
             view=view,
