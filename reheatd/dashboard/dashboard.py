@@ -42,6 +42,7 @@ class Dashboard:
     def routes(self) -> list[Route]:
         """The routes of the pages and of what they are made of."""
         pages = [route for part in self._parts for route in part.routes()]
+        pages.append(Route("/ui/{rest:path}", _missing, methods=["GET"]))
         return [*self._assets.routes(), *self._explained(pages)]
 
     async def run(self) -> None:
@@ -83,3 +84,7 @@ def _check_origin(request: Request) -> None:
     """
     if request.method == "POST" and request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         raise NotPermittedError("this form was sent by a page of another site; use the dashboard's own pages")
+
+
+async def _missing(request: Request) -> Response:
+    raise HTTPException(404)

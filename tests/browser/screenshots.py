@@ -1,5 +1,6 @@
 """Takes the pictures of the documentation: `python -m tests.browser.screenshots` writes docs/screenshots/*.png."""
 
+import os
 import sys
 import tempfile
 from io import BytesIO
@@ -19,7 +20,7 @@ WINDOWS, VERSIONS = 3000, 9
 HEIGHT = 900
 MOST_HEIGHT = 2400
 """Of a picture, in pixels; longer pages are cut off."""
-COLOURS = 64
+COLOURS = 128
 
 
 def main() -> None:
@@ -27,7 +28,11 @@ def main() -> None:
     names = set(sys.argv[1:])
     with tempfile.TemporaryDirectory(prefix="reheatd-screenshots-") as name:
         folder = Path(name)
-        model = build_tiny_policy(folder / "tiny-policy")
+        build_tiny_policy(folder / "tiny-policy")
+        # The pages name the policy as it is configured.
+        os.environ["PYTHONPATH"] = str(Path.cwd())
+        os.chdir(folder)
+        model = Path("tiny-policy")
         with history_daemon(folder, model, windows=WINDOWS, versions=VERSIONS) as daemon, chromium() as browser:
             for shown in PAGES:
                 if shown.pictured and (not names or shown.name in names):
@@ -49,7 +54,7 @@ def take(browser: Browser, daemon: Daemon, shown: Shown, scheme: Scheme, width: 
     picture = Image.open(BytesIO(content)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     path = FOLDER / f"{shown.name}-{scheme}-{width}.png"
     picture.save(path, optimize=True)
-    print(f"{path.relative_to(Path.cwd())}: {path.stat().st_size // 1024} KiB", flush=True)
+    print(f"{path.name}: {path.stat().st_size // 1024} KiB", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from tests.browser.accessibility import faults
 from tests.browser.conftest import Open
 from tests.browser.pages import PAGES, SCHEMES, WIDTHS, Shown, drawn
 from tests.daemon import Daemon, running
+from tests.integration.serving import trainer_proof
 from tests.random_adapter import random_adapter
 from tests.waiting import HANGS_S, wait_until
 
@@ -41,7 +42,8 @@ def publish_random_version(folder: Path, model: Path) -> None:
     with closing(connect(folder / "data" / "reheatd.sqlite3")) as db:
         store = AdapterStore(folder / "data" / "adapters", db)
         adapter = random_adapter(folder / "adapter", model)
-        asyncio.run(store.publish(adapter, parent=0, base_model="tiny", base_digest="", kind="imported"))
+        proof = trainer_proof(model, adapter, prompts=2, tokens=8)
+        asyncio.run(store.publish(adapter, parent=0, base_model="tiny", base_digest="", kind="imported", proof=proof))
 
 
 @pytest.fixture(scope="module")
@@ -104,15 +106,22 @@ def collapsing_job(daemon: Daemon) -> dict[str, Any]:
     return answer.json()
 
 
-def over(daemon: Daemon, job_id: str) -> dict[str, Any] | None:
-    job = ask(daemon, f"/jobs/{job_id}")
-    return job if job["finished_at"] is not None else None
+def over(daemon: Daemon, job_id: str) -> dict[str, Any]:
+    """The job, once it has ended; as long as it goes on, it may take any time."""
+    while (job := ask(daemon, f"/jobs/{job_id}"))["finished_at"] is None:
+        seen = progress(job)
+        wait_until(lambda seen=seen: progress(ask(daemon, f"/jobs/{job_id}")) != seen)
+    return job
+
+
+def progress(job: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(job[name] for name in ("status", "phase", "step", "done"))
 
 
 def collapse(daemon: Daemon) -> int:
     """Makes the policy collapse, and waits until that is noticed; the collapsed version."""
     job_id = collapsing_job(daemon)["job_id"]
-    job = wait_until(lambda: over(daemon, job_id))
+    job = over(daemon, job_id)
     assert job["status"] == "succeeded", job
     promote(daemon, job["version"])
     wait_until(lambda: ask(daemon, "/status")["verdict"] == "collapsed" or measure(daemon))
@@ -137,7 +146,7 @@ def test_a_collapse_is_seen_while_it_happens_and_answered_from_the_pages(daemon:
     expect(page.locator(".verdict")).to_contain_text("policy-v0")
 
     job_id = collapsing_job(daemon)["job_id"]
-    if over(daemon, job_id) is None:
+    if ask(daemon, f"/jobs/{job_id}")["finished_at"] is None:
         expect(page.get_by_role("progressbar", name=f"Steps of {job_id}")).to_be_visible()
     version = collapse(daemon)
     expect(page.locator(".verdict .badge")).to_have_text("collapsed")
@@ -155,7 +164,7 @@ def test_a_collapse_is_seen_while_it_happens_and_answered_from_the_pages(daemon:
     page.goto(f"/ui/actions/cancel?job={waiting}")
     confirm(page, "Cancel the job")
     expect(page.locator(".notice")).to_have_text(f"{waiting} is being cancelled.")
-    assert wait_until(lambda: over(daemon, waiting))["status"] in ("cancelled", "succeeded")
+    assert over(daemon, waiting)["status"] in ("cancelled", "succeeded")
 
     page.goto("/ui/entropy")
     drawn(page, 2)
@@ -210,7 +219,7 @@ def test_a_reheat_is_refused_in_place_and_then_runs(daemon: Daemon, window: Open
     expect(page.locator(".notice")).to_have_text(re.compile(r"reheat-\w+ is queued\."))
     job = jobs(daemon, kind="reheat", trigger="manual")[0]
     assert (job["request"]["tau"], job["request"]["steps"]) == (0.9, 1)
-    wait_until(lambda: over(daemon, job["job_id"]))
+    over(daemon, job["job_id"])
 
 
 def test_resuming_says_what_was_paused(daemon: Daemon, window: Open) -> None:
