@@ -58,8 +58,15 @@ serve: $(READY)  ## Serve the default policy on http://127.0.0.1:8000
 doctor: $(READY)  ## Say what is installed, what is missing and what to do about it
 	@$(BIN)/reheatd doctor
 
-test: $(TASKS) prometheus  ## Run unit, integration and end-to-end tests, on the real parts
+test: $(TASKS) prometheus browser  ## Run unit, integration and end-to-end tests, on the real parts
 	@$(PYTEST)
+
+.PHONY: browser screenshots bench-dashboard
+browser: $(READY)
+	@$(BIN)/python -m tests.browser.chromium
+
+screenshots: browser  ## Take the pictures of the dashboard's pages in docs/screenshots again
+	@$(BIN)/python -m tests.browser.screenshots
 
 test-unit: $(TASKS) prometheus  ## Run only the unit tests
 	@$(PYTEST) tests/unit
@@ -133,6 +140,9 @@ $(LITELLM)/.ready: locks/litellm.lock
 	@$(PYTHON) -m venv $(LITELLM)
 	@$(LITELLM)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r locks/litellm.lock
 	@touch $@
+
+bench-dashboard: browser  ## Open the dashboard of 100,000 windows in Chromium; measure what twenty open pages cost the gateway
+	@$(BIN)/python -m bench.dashboard
 
 bench-detector: $(READY)  ## Compare the collapse detector with a threshold, Page-Hinkley and ADWIN
 	@$(BIN)/python -m bench.detector

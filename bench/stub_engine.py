@@ -21,12 +21,16 @@ CHAT_WITH_LOGPROBS = json.dumps({
     "choices": [{"index": 0, "message": MESSAGE, "logprobs": {"content": [TOKEN]}, "finish_reason": "stop",
                  "token_ids": [3]}],
 }).encode()  # fmt: skip
+LENGTH = 8
+TOP_OF_COMPLETION = {f"token_id:{3 + place}": -5.0 - place / 5 if place else -0.04 for place in range(21)}
 COMPLETION = json.dumps({
     "id": "cmpl-1", "object": "text_completion", "created": 1, "model": "base", "usage": USAGE,
-    "choices": [{"index": 0, "text": "4", "finish_reason": "length", "prompt_token_ids": [1], "token_ids": [3],
-                 "logprobs": {"token_logprobs": [-1.0], "top_logprobs": [{"token_id:3": -1.0}], "tokens": ["4"],
-                              "text_offset": [0]}}],
+    "choices": [{"index": 0, "text": "4" * LENGTH, "finish_reason": "length", "prompt_token_ids": [1],
+                 "token_ids": [3] * LENGTH,
+                 "logprobs": {"token_logprobs": [-0.04] * LENGTH, "top_logprobs": [TOP_OF_COMPLETION] * LENGTH,
+                              "tokens": ["4"] * LENGTH, "text_offset": [*range(LENGTH)]}}],
 }).encode()  # fmt: skip
+TOKENS = json.dumps({"count": 2, "max_model_len": 512, "tokens": [1, 2]}).encode()
 MODELS = json.dumps({"object": "list", "data": [{"id": "base", "object": "model"}]}).encode()
 
 
@@ -38,7 +42,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         body += message.get("body", b"")
         if not message.get("more_body"):
             break
-    answers = {"/v1/models": MODELS, "/health": b"", "/v1/completions": COMPLETION}
+    answers = {"/v1/models": MODELS, "/health": b"", "/v1/completions": COMPLETION, "/tokenize": TOKENS}
     answer = answers.get(scope["path"])
     if answer is None:
         answer = CHAT_WITH_LOGPROBS if b'"top_logprobs"' in body else CHAT

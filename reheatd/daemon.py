@@ -178,6 +178,7 @@ class Daemon:
         self._in_background("entropy monitor", parts.monitor.run)
         self._in_background("live entropy", partial(close_windows_every, settings.entropy.interval_s, parts.live))
         self._in_background("uses of keys", partial(write_uses, settings.database_path, parts.keys))
+        self._in_background("dashboard", parts.dashboard.run)
         self._in_background("rotation of logs", parts.supervisor.rotate_logs)
         if parts.tap_listener is not None:
             self._in_background("entropy tap", partial(parts.tap_listener.run, parts.live))

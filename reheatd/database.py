@@ -143,11 +143,15 @@ def connect(path: Path) -> sqlite3.Connection:
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """Opens a daemon's database in another process or thread, for reading alone; the daemon never waits for that.
 
+    It may be used by several threads, one after the other.
+
     Raises:
         StateError: It cannot be opened.
     """
     try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, factory=StateConnection)
+        db = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, factory=StateConnection, check_same_thread=False
+        )
     except sqlite3.DatabaseError as error:
         raise StateError(_explanation(path, sqlite3.SQLITE_CANTOPEN, error)) from error
     db.file = path

@@ -1,10 +1,13 @@
 """What a curve on a page shows; `static/dashboard.js` draws it."""
 
+import hashlib
 import math
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
 
 from reheatd.entropy.history import Curve
 from reheatd.entropy.regime import Thresholds
@@ -18,6 +21,12 @@ class Line(Contract):
     values: list[float | None]
     low: list[float | None] | None = None
     high: list[float | None] | None = None
+
+    def extend(self) -> None:
+        """Adds a point at which nothing was measured."""
+        for column in (self.values, self.low, self.high):
+            if column is not None:
+                column.append(None)
 
 
 class Level(Contract):
@@ -48,13 +57,30 @@ class Chart(Contract):
     """Curves over a common horizontal axis."""
 
     x: list[float]
-    """Seconds since the epoch or steps, ascending."""
+    """Seconds since the epoch or steps, ascending. With `ticks`, 0, 1, 2, ..."""
     is_time: bool
+    ticks: list[str] | None = None
+    """Names of the points, which the axis shows in place of numbers."""
     unit: str
     lines: list[Line]
     levels: list[Level] = Field(default_factory=list)
     spans: list[Span] = Field(default_factory=list)
     marks: list[Mark] = Field(default_factory=list)
+
+
+class Answer:
+    """A chart as it is sent, with its digest, by which a browser asks whether it has changed."""
+
+    def __init__(self, chart: Chart) -> None:
+        self.body = chart.model_dump_json().encode()
+        self.tag = f'"{hashlib.sha256(self.body).hexdigest()[:20]}"'
+
+    def to(self, request: Request) -> Response:
+        """The answer to a request, which is short if the browser has the chart already."""
+        headers = {"etag": self.tag, "cache-control": "no-cache"}
+        if request.headers.get("if-none-match") == self.tag:
+            return Response(status_code=304, headers=headers)
+        return Response(self.body, media_type="application/json", headers=headers)
 
 
 def levels(baseline: EntropyEstimate | None, thresholds: Thresholds | None) -> list[Level]:

@@ -1,5 +1,6 @@
 """The parts of the dashboard, put together."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.exceptions import HTTPException
@@ -15,6 +16,7 @@ from reheatd.dashboard.assets import Assets
 from reheatd.dashboard.chat import ChatPage
 from reheatd.dashboard.compare import ComparePage
 from reheatd.dashboard.configuration import ConfigurationPage
+from reheatd.dashboard.entropy import EntropyPage
 from reheatd.dashboard.jobs import JobPages
 from reheatd.dashboard.journal import JournalPages
 from reheatd.dashboard.live import Live
@@ -41,10 +43,11 @@ class Dashboard:
         self._assets = Assets()
         self._live = Live()
         self._renderer = Renderer(self._assets, policy=settings.policy.model, keys_needed=settings.server.needs_keys)
-        history = EntropyHistory(settings.database_path, context.series.key)
+        self._history = history = EntropyHistory(settings.database_path, context.series.key)
         asker = Asker(gateway, context.monitor.meter)
         self._parts = (
             NowPage(context, history, self._renderer, self._live),
+            EntropyPage(context, history, self._renderer),
             JobPages(context, self._renderer, self._live),
             RolloutPages(context, self._renderer),
             JournalPages(context, self._renderer, self._live),
@@ -59,7 +62,14 @@ class Dashboard:
     def routes(self) -> list[Route]:
         """The routes of the pages and of what they are made of."""
         pages = [route for part in self._parts for route in part.routes()]
+        pages.append(Route("/ui/{rest:path}", _missing, methods=["GET"]))
         return [*self._assets.routes(), *self._explained(pages)]
+
+    async def run(self) -> None:
+        """Reads templates and stored windows, for which nobody has to wait then, and waits to be cancelled."""
+        await asyncio.to_thread(self._renderer.load)
+        await self._history.probes()
+        await asyncio.get_running_loop().create_future()
 
     def close(self) -> None:
         """Ends the streams of open pages, since a drain would wait for them."""
@@ -94,3 +104,7 @@ def _check_origin(request: Request) -> None:
     """
     if request.method == "POST" and request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         raise NotPermittedError("this form was sent by a page of another site; use the dashboard's own pages")
+
+
+async def _missing(request: Request) -> Response:
+    raise HTTPException(404)

@@ -13,7 +13,7 @@ KEPT_S = 30 * 24 * 3600
 
 
 class Login:
-    """Checks keys, and puts them into cookies.
+    """The page on which a browser is given a key to keep.
 
     Args:
         keys: The keys that are known.

@@ -3,13 +3,13 @@
 import time
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from reheatd.api.context import ApiContext
 from reheatd.api.schemas import StatusView
 from reheatd.api.status import status_view
-from reheatd.dashboard.charts import Chart, levels, over_time
+from reheatd.dashboard.charts import Answer, Chart, levels, over_time
 from reheatd.dashboard.live import Live
 from reheatd.dashboard.rendering import Renderer
 from reheatd.entropy.history import EntropyHistory
@@ -48,7 +48,7 @@ class NowPage:
         chart = Chart(
             x=x, is_time=True, unit="nats per token", lines=lines, levels=levels(monitor.baseline, monitor.thresholds)
         )
-        return JSONResponse(chart.model_dump())
+        return Answer(chart).to(request)
 
     async def _fragment(self) -> str:
         context = self._context

@@ -47,6 +47,11 @@ class Renderer:
         self._templates = _environment()
         self._known = {"asset": assets.url, "policy": policy, "keys_needed": keys_needed}
 
+    def load(self) -> None:
+        """Reads all templates, which would otherwise be read where they are first needed; takes a tenth of a second."""
+        for name in self._templates.list_templates():
+            self._templates.get_template(name)
+
     def fragment(self, template: str, **values: object) -> str:
         """A part of a page."""
         return self._templates.get_template(template).render(self._known, **values)

@@ -16,7 +16,9 @@ from tests.unit.control_figures import entropy, window
 
 def curve(means: list[float]) -> Curve:
     values = np.array(means)
-    return Curve(np.arange(len(means), dtype=float), np.array(["0"] * len(means)), values, values - 0.1, values + 0.1)
+    places = np.arange(len(means))
+    versions, ways = np.array(["0"] * len(means), dtype=object), np.ones(len(means), dtype=np.int8)
+    return Curve(places, places.astype(float), versions, ways, values, values - 0.1, values + 0.1)
 
 
 @pytest.mark.parametrize("points", [4, 5, 51, 400])
@@ -67,6 +69,8 @@ def test_the_history_reads_on_and_survives_rows_that_cannot_be_read(tmp_path: Pa
         assert (await history.live("rollout")).mean.tolist() == [2.2]
         assert (await history.live("live")).version.tolist() == ["policy-v4"]
         assert len(await history.live("nobody")) == 0
+        assert len((await history.live("live")).measured_by("tap")) == 1
+        assert len((await history.live("live")).measured_by("plug_in")) == 0
 
     asyncio.run(story())
     db.close()

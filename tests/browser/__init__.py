@@ -1,0 +1,1 @@
+"""The dashboard in a real browser: what people see and do there."""
