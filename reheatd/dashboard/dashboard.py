@@ -26,7 +26,7 @@ from reheatd.dashboard.rendering import Renderer
 from reheatd.dashboard.rollouts import RolloutPages
 from reheatd.dashboard.versions import VersionPages
 from reheatd.entropy.history import EntropyHistory
-from reheatd.errors import NotPermittedError, ReheatdError
+from reheatd.errors import ReheatdError
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -83,7 +83,6 @@ class Dashboard:
 
         async def answer(request: Request) -> Response:
             try:
-                _check_origin(request)
                 return await endpoint(request)
             except ReheatdError as error:
                 if "text/html" not in request.headers.get("accept", ""):
@@ -94,16 +93,6 @@ class Dashboard:
             return self._renderer.page(request, "message.html", status=status, title=title, message=message, back="/")
 
         return answer
-
-
-def _check_origin(request: Request) -> None:
-    """Refuses what a page of another site makes a browser send, since the browser may be let in without a key.
-
-    Raises:
-        NotPermittedError: The request changes something and comes from another site.
-    """
-    if request.method == "POST" and request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-        raise NotPermittedError("this form was sent by a page of another site; use the dashboard's own pages")
 
 
 async def _missing(request: Request) -> Response:

@@ -183,19 +183,6 @@ def test_a_form_that_is_none_is_refused(tmp_path: Path) -> None:
     browse(DashboardWorld(tmp_path), story)
 
 
-def test_a_form_of_another_site_does_nothing(tmp_path: Path) -> None:
-    async def story(client: Client, world: DashboardWorld) -> None:
-        for site in ("cross-site", "same-site"):
-            client.headers["sec-fetch-site"] = site
-            answer = await post(client, "/ui/actions/measure")
-            assert answer.status_code == 403 and "another site" in Page(answer).problem
-        assert world.shown.triggered == 0
-        client.headers["sec-fetch-site"] = "same-origin"
-        assert (await post(client, "/ui/actions/measure")).status_code == 303
-
-    browse(DashboardWorld(tmp_path), story)
-
-
 def test_a_page_that_has_a_bug_does_not_show_its_insides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(client: Client, world: DashboardWorld) -> None:
         monkeypatch.setattr(world.controller, "job", lambda job_id: 1 / 0)
