@@ -7,8 +7,12 @@ from dataclasses import dataclass
 import reheatd.alerts.hooks
 import reheatd.api.errors
 import reheatd.backup
+import reheatd.client.answers
+import reheatd.client.waiting
 import reheatd.control.retention
 import reheatd.daemon
+import reheatd.dashboard.asking
+import reheatd.dashboard.live
 import reheatd.database
 import reheatd.entropy.monitor
 import reheatd.jobs.consumer

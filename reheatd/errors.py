@@ -99,7 +99,11 @@ class ModelNotFoundError(NotFoundError):
 
 
 class NotSupportedError(ReheatdError):
-    """The model that is served cannot do what a request asks."""
+    """The model that is served cannot do what a request asks.
+
+    What to do: Ask on a route that the model has: a policy writes text, for example at `/v1/chat/completions`.
+    Embeddings, scores and the like need an engine of another kind of model.
+    """
 
     code = "not_supported"
     type = "invalid_request_error"

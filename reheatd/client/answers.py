@@ -30,7 +30,10 @@ class AnsweredError(ReheatdError):
 
 
 class VersionMismatchError(ReheatdError):
-    """The daemon answers what this client does not know, because the two are of different versions."""
+    """The daemon answers what this client does not know, because the two are of different versions.
+
+    What to do: Install the same version of reheatd where the client runs and where the daemon runs.
+    """
 
     code = "version_mismatch"
     exit_code = 2

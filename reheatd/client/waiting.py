@@ -8,7 +8,10 @@ POLL_S = 0.5
 
 
 class WaitTimeoutError(ReheatdError, TimeoutError):
-    """A job had not ended within the time that the caller would wait; it goes on."""
+    """A job had not ended within the time that the caller would wait; it goes on.
+
+    What to do: Wait again with `Client.wait`, give it more time, or cancel the job.
+    """
 
     code = "wait_timeout"
 

@@ -63,7 +63,11 @@ class Answer:
 
 
 class AskingError(ReheatdError):
-    """The gateway or the engine gave no answer to a question."""
+    """The gateway or the engine gave no answer to a question.
+
+    What to do: The page says what it answered instead. If it was no answer at all, `reheatd status` says how the
+    engines are.
+    """
 
     code = "no_answer"
     status = 502

@@ -20,7 +20,10 @@ MOST_READERS = 200
 
 
 class TooManyPagesError(ReheatdError):
-    """More pages are open than the daemon keeps up to date."""
+    """More pages are open than the daemon keeps up to date.
+
+    What to do: Close some of them; a page that is not kept up to date shows the present state when it is loaded again.
+    """
 
     code = "too_many_pages"
     status = 503

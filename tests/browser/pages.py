@@ -31,6 +31,13 @@ class Shown:
 PAGES = (
     Shown("now", "/", curves=1),
     Shown("entropy", "/ui/entropy", curves=2),
+    Shown("versions", "/ui/versions"),
+    Shown("version", "/ui/versions/{version}"),
+    Shown("compare", "/ui/compare?a={other}&b={version}"),
+    Shown("chat", "/ui/chat"),
+    Shown("jobs", "/ui/jobs"),
+    Shown("journal", "/ui/journal"),
+    Shown("configuration", "/ui/configuration"),
     Shown("promote", "/ui/actions/promote?version={other}", pictured=False),
     Shown("reheat", "/ui/actions/reheat", pictured=False),
     Shown("login", "/ui/login", pictured=False),
