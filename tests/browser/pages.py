@@ -36,6 +36,8 @@ PAGES = (
     Shown("compare", "/ui/compare?a={other}&b={version}"),
     Shown("chat", "/ui/chat"),
     Shown("jobs", "/ui/jobs"),
+    Shown("job", "/ui/jobs/{job}", curves=1, pictured=False),
+    Shown("rollouts", "/ui/jobs/{job}/rollouts", pictured=False),
     Shown("journal", "/ui/journal"),
     Shown("configuration", "/ui/configuration"),
     Shown("promote", "/ui/actions/promote?version={other}", pictured=False),

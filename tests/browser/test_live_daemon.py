@@ -150,7 +150,7 @@ def test_a_collapse_is_seen_while_it_happens_and_answered_from_the_pages(daemon:
         expect(page.get_by_role("progressbar", name=f"Steps of {job_id}")).to_be_visible()
     version = collapse(daemon)
     expect(page.locator(".verdict .badge")).to_have_text("collapsed")
-    expect(page.locator(".sentence")).to_contain_text(f"policy-v{version} has collapsed")
+    expect(page.locator(".sentence")).to_contain_text(f"policy-v{version}: ")
     expect(page.locator(".log")).to_contain_text("collapsed: entropy of")
 
     waiting = wait_until(lambda: jobs(daemon, trigger="collapse", status="awaiting_approval"))[0]["job_id"]
@@ -227,6 +227,104 @@ def test_resuming_says_what_was_paused(daemon: Daemon, window: Open) -> None:
     page.goto("/ui/actions/resume")
     confirm(page, "Resume")
     expect(page.locator(".notice")).to_have_text("Resumed: nothing was paused.")
+
+
+def test_a_version_is_looked_at_compared_and_served_from_its_page(daemon: Daemon, window: Open) -> None:
+    page = window(daemon.url)
+    promote(daemon, 0)
+    page.goto("/ui/versions")
+    page.get_by_role("region", name="Lineage").get_by_role("link", name=f"policy-v{RANDOM}").first.click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Export").click()
+    assert Path(download.value.path()).stat().st_size > 1000
+    page.get_by_role("link", name="Compare with policy-v0").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Compare policy-v0 and policy-v1")
+    page.get_by_label("Prompt").fill("Which word comes first?")
+    page.get_by_label("and as many probes").fill("1")
+    page.get_by_label("Most tokens").fill("8")
+    page.get_by_role("button", name="Ask both").click()
+    answers = page.locator("#answers .answer")
+    expect(answers).to_have_count(4)
+    expect(answers.locator("p.tokens")).to_have_count(4)
+    expect(page.get_by_text("Which word comes first?").first).to_be_visible()
+    page.goto(f"/ui/versions/{RANDOM}")
+    page.get_by_role("link", name="Promote", exact=True).click()
+    confirm(page, "Promote policy-v1")
+    expect(page.locator(".served")).to_contain_text("policy-v1")
+    assert promoted(daemon) == RANDOM
+    page.goto("/ui/versions/999")
+    expect(page.get_by_role("alert")).to_contain_text("999")
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["with-scripts", "without-scripts"])
+def test_two_versions_are_asked_side_by_side(daemon: Daemon, window: Open, scripts: bool) -> None:
+    page = window(daemon.url, java_script_enabled=scripts)
+    page.goto(f"/ui/chat?a=0&b={RANDOM}")
+    for turn, message in enumerate(("Say something.", "And now something else.")):
+        page.get_by_label("Most tokens").fill("8")
+        page.get_by_label("Message").fill(message)
+        page.get_by_role("button", name="Ask").click()
+        newest = page.get_by_role("region", name="Newest turn")
+        expect(newest).to_contain_text(message)
+        expect(newest.locator(".answer")).to_have_count(2)
+        expect(page.get_by_role("region", name="Earlier turn")).to_have_count(turn)
+    token = page.locator(".tokens span").first
+    expect(token).to_have_class(re.compile(r"heat-\d"))
+    expect(token).to_have_attribute("title", re.compile("nats"))
+    page.goto("/ui/chat?a=999")
+    expect(page.get_by_role("main")).to_contain_text("999")
+
+
+def test_a_job_is_followed_and_its_rollouts_are_read(daemon: Daemon, window: Open) -> None:
+    page = window(daemon.url)
+    promote(daemon, 0)
+    job_id = daemon.http.post(f"{API}/jobs", json={"kind": "rl", "steps": 2}).json()["job_id"]
+    page.goto("/ui/jobs")
+    page.get_by_role("link", name=job_id).click()
+    state = page.get_by_role("region", name="State of the job")
+    expect(state).to_contain_text("rl, manual")
+    assert over(daemon, job_id)["error"] is None
+    expect(state).to_contain_text("2 of 2")  # without a reload
+    page.reload()
+    ticks = page.get_by_role("group", name="Metrics").get_by_role("checkbox")
+    for tick in (ticks.nth(0), ticks.nth(1)):
+        tick.check()
+    page.get_by_role("button", name="Show").click()
+    drawn(page, 1)
+    expect(page.locator(".chart .u-legend .u-series:not(.edge)")).to_have_count(3)  # with the steps
+    page.get_by_role("link", name="Read its rollouts").click()
+    rollout = page.locator(".rollout").first
+    expect(rollout.get_by_role("region", name="Rewards of rollout")).to_contain_text("letters:reward")
+    expect(rollout.locator(".tokens span").first).to_have_attribute("title", re.compile("nats"))
+    page.get_by_label("Colour by").select_option(index=1)
+    page.wait_for_url("**colour=**")
+    expect(page.locator(".rollout .tokens span").first).to_be_visible()
+    page.get_by_label("Step").fill("1")
+    page.get_by_label("Step").press("Enter")
+    expect(page.locator("#found")).to_contain_text("of the steps 1 to 1")
+    page.goto("/ui/jobs/rl-00000000")
+    expect(page.get_by_role("alert")).to_contain_text("rl-00000000")
+
+
+def test_the_journal_is_filtered_and_the_configuration_says_where_values_come_from(
+    daemon: Daemon, window: Open
+) -> None:
+    page = window(daemon.url)
+    page.goto("/ui/journal")
+    entries = page.get_by_role("region", name="Entries of the journal")
+    page.get_by_label("Text").fill("promoted by request")
+    page.get_by_label("Text").press("Enter")
+    page.wait_for_url("**text=promoted**")
+    promote(daemon, 0)
+    promote(daemon, RANDOM)
+    expect(entries).to_contain_text("policy-v1 promoted by request")  # as it happens
+    entries.get_by_role("link").first.click()
+    expect(page.locator("tr:target")).to_contain_text("promoted by request")
+    page.goto("/ui/configuration")
+    page.get_by_label("Only what differs").check()
+    page.wait_for_url("**changed=1**")
+    expect(page.get_by_role("region", name="Settings of control")).to_contain_text("cooldown_s")
+    expect(page.get_by_role("region", name="Settings of control")).to_contain_text("reheatd.toml")
 
 
 @pytest.mark.parametrize("shown", PAGES, ids=lambda shown: shown.name)
