@@ -26,10 +26,6 @@ class Watched:
 
     entropies: Sequence[float] = ()
     """The promoted version's and its forerunners' entropy by window, oldest first, in nats per token."""
-    per_second: float | None = None
-    """Requests of clients per second; None if it is not known."""
-    mean_s: float | None = None
-    """Mean time from a request to the end of its answer, in seconds; None if none ended lately."""
     left_s: float | None = None
     """Seconds until the running job has taken all its steps; None if it is not known."""
 
@@ -61,7 +57,7 @@ def status_facts(status: StatusView, watched: Watched | None = None) -> Table:
         facts.add_row("cool-down", f"{render.duration(status.cooldown_remaining_s)} until a reheat may start by itself")
     for pause in status.paused:
         facts.add_row("paused", f"[red]{pause.what}[/] {render.age(pause.since)}: {escape(pause.why)}")
-    _add_requests(facts, status, watched)
+    _add_requests(facts, status)
     for engine in status.engines:
         facts.add_row("engine", _engine(engine))
     facts.add_row("workers", _workers(status))
@@ -94,13 +90,14 @@ def _add_entropy(facts: Table, status: StatusView, watched: Watched | None) -> N
         facts.add_row("problem", f"[red]entropy cannot be measured:[/] {escape(status.problem)}")
 
 
-def _add_requests(facts: Table, status: StatusView, watched: Watched | None) -> None:
+def _add_requests(facts: Table, status: StatusView) -> None:
     failed = f"[red]{status.requests.failed} failed[/]" if status.requests.failed else "none failed"
     shown = f"{status.requests.total}, {failed}, {status.in_flight} in flight"
-    if watched is not None and watched.per_second is not None:
-        shown += f"; {watched.per_second:.2g} per second"
-        if watched.mean_s is not None:
-            shown += f", {watched.mean_s:.2g} s each on average"
+    recent = status.recent
+    if recent is not None and recent.seconds_p50 is not None and recent.seconds_p95 is not None:
+        shown += (
+            f"; {recent.per_second:.2g} per second, {recent.seconds_p50:.2g} s each (95%: {recent.seconds_p95:.2g} s)"
+        )
     facts.add_row("requests", shown)
     if status.tap_rejected:
         facts.add_row("entropy tap", f"[yellow]{status.tap_rejected} datagrams dropped[/], which no engine sealed")

@@ -17,10 +17,8 @@ from reheatd.jobs.contracts import Job
 
 WATCH_S = 1.0
 FIGURES_S = 5.0
-"""Time between two looks at what changes slowly or is costly to ask for, in seconds."""
+"""Time between two looks at what changes slowly, in seconds."""
 WINDOWS = 200
-TRAFFIC_S = 60.0
-"""Period over which requests are averaged, in seconds."""
 STEPS_KEPT = 10
 """Steps of a job from whose times the time that is left is estimated."""
 AWAY = (DaemonUnreachableError, EngineUnavailableError)
@@ -89,7 +87,6 @@ class Observer:
         self._problem: str | None = None
         self._away_since: float | None = None
         self._entropies: list[float] = []
-        self._traffic = Traffic()
         self._pace = Pace()
         self._figures_at = -FIGURES_S
 
@@ -103,7 +100,6 @@ class Observer:
             self._status = self._client.status()
             if time.monotonic() - self._figures_at >= FIGURES_S:
                 self._entropies = [window.estimate.mean for window in self._client.entropy(last=WINDOWS).windows]
-                self._traffic.add(time.monotonic(), self._client.metrics())
                 self._figures_at = time.monotonic()
         except AWAY as error:
             self._problem = error.message
@@ -113,12 +109,7 @@ class Observer:
         self._pace.add(time.monotonic(), self._status.job)
 
     def screen(self) -> RenderableType:
-        watched = Watched(
-            entropies=self._entropies,
-            per_second=self._traffic.per_second,
-            mean_s=self._traffic.mean_s,
-            left_s=self._pace.left_s(self._status.job, time.time()),
-        )
+        watched = Watched(self._entropies, left_s=self._pace.left_s(self._status.job, time.time()))
         facts = status_facts(self._status, watched)
         foot = Text(f"{self._client.url}, every second; Ctrl-C leaves", style="dim")
         if self._problem is None or self._away_since is None:
@@ -126,55 +117,6 @@ class Observer:
         ago = render.duration(time.monotonic() - self._away_since)
         away = Text(f"away for {ago}: {self._problem}", style="bold red")
         return Group(away, Text("what was seen last:", style="dim"), facts, foot)
-
-
-class Traffic:
-    """Requests of clients over the last minute, from the daemon's counters."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, float, float]] = deque()
-        """When it was, the number of requests until then, and the seconds that they took together."""
-
-    def add(self, now: float, metrics: str) -> None:
-        """Adds what the counters say now.
-
-        Args:
-            now: Time in seconds, on a clock that never goes back.
-            metrics: The text of `/metrics`.
-        """
-        requests, seconds = request_totals(metrics)
-        if self._seen and requests < self._seen[-1][1]:
-            self._seen.clear()  # the daemon has started anew
-        self._seen.append((now, requests, seconds))
-        while len(self._seen) > 2 and now - self._seen[1][0] >= TRAFFIC_S:
-            self._seen.popleft()
-
-    @property
-    def per_second(self) -> float | None:
-        if len(self._seen) < 2:
-            return None
-        (began, before, _), (ended, after, _) = self._seen[0], self._seen[-1]
-        return (after - before) / max(ended - began, 1e-3)
-
-    @property
-    def mean_s(self) -> float | None:
-        """Mean time of a request, in seconds."""
-        if len(self._seen) < 2 or self._seen[-1][1] <= self._seen[0][1]:
-            return None
-        return (self._seen[-1][2] - self._seen[0][2]) / (self._seen[-1][1] - self._seen[0][1])
-
-
-def request_totals(metrics: str) -> tuple[float, float]:
-    """The number of clients' requests that ended since the daemon's start, and the seconds that they took together."""
-    from prometheus_client.parser import text_string_to_metric_families  # imported here, because nothing else needs it
-
-    totals = {"reheatd_request_duration_seconds_count": 0.0, "reheatd_request_duration_seconds_sum": 0.0}
-    for family in text_string_to_metric_families(metrics):
-        for sample in family.samples:
-            if sample.name in totals and sample.labels.get("source") == "client":
-                totals[sample.name] += sample.value
-    count, seconds = totals.values()
-    return count, seconds
 
 
 class Pace:

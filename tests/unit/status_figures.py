@@ -18,6 +18,7 @@ from reheatd.control.journal import Pause
 from reheatd.control.states import State
 from reheatd.jobs.contracts import Job
 from reheatd.measures import EntropyEstimate
+from reheatd.metrics.recent import RecentRequests
 from reheatd.runlog.signals import SignalFigures
 
 ENTROPY = EntropyEstimate(mean=0.105, low=0.092, high=0.117, tokens=1000, sequences=32)
@@ -88,15 +89,6 @@ def status(**fields: Any) -> StatusView:
         "adapters_loaded": ["policy-v3"],
         "in_flight": 2,
         "requests": RequestTotals(total=17, failed=1),
+        "recent": RecentRequests(per_second=0.5, seconds_p50=1.2, seconds_p95=4.0, first_token_seconds_p50=0.1),
     }
     return StatusView.model_validate(values | fields)
-
-
-def metrics(count: int, seconds: float) -> str:
-    """What `/metrics` says after so many requests of clients, which took so many seconds together."""
-    name = "reheatd_request_duration_seconds"
-    labels = '{route="/v1/chat/completions",source="client"'
-    return (
-        f"# TYPE {name} histogram\n"
-        f'{name}_bucket{labels},le="+Inf"}} {count}\n{name}_count{labels}}} {count}\n{name}_sum{labels}}} {seconds}\n'
-    )

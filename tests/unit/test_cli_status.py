@@ -19,10 +19,10 @@ from rich.console import Console
 
 from cli import render
 from cli.status_facts import Watched, status_facts
-from cli.status_watch import Observer, Pace, Traffic, one_line
+from cli.status_watch import Observer, Pace, one_line
 from reheatd.api.schemas import EntropyView, StatusView
 from reheatd.client import Client
-from tests.unit.status_figures import BASELINE, job, metrics, status
+from tests.unit.status_figures import BASELINE, job, status
 from tests.unit.test_cli_commands import FakeDaemon, fake_daemon, reheatd
 from tests.waiting import HANGS_S, wait_until
 
@@ -34,7 +34,6 @@ def answers(*seen: StatusView) -> dict[str, list[tuple[int, Any]]]:
     return {
         STATUS: [(200, each.model_dump(mode="json")) for each in seen],
         "GET /reheatd/v1/entropy?last=200": [(200, EMPTY.model_dump(mode="json"))],
-        "GET /metrics": [(200, metrics(4, 8.0))],
     }
 
 
@@ -65,9 +64,9 @@ def test_status_says_why_and_what_comes_next() -> None:
 
 
 def test_a_watched_daemon_shows_more() -> None:
-    watched = Watched(entropies=[2.0, 1.0, 0.5, 0.1], per_second=0.5, mean_s=1.25, left_s=123)
+    watched = Watched(entropies=[2.0, 1.0, 0.5, 0.1], left_s=123)
     text = shown(status(), watched)
-    assert "█▅▃▁" in text and "0.5 per second, 1.2 s each on average" in text
+    assert "█▅▃▁" in text and "0.5 per second, 1.2 s each (95%: 4 s)" in text
     assert "about 2 min 3 s of training left" in text and "at most" not in text
     assert "at most about" in shown(status(job=job(kind="reheat", request={"kind": "reheat"})), watched)
 
@@ -77,18 +76,6 @@ def test_a_line_holds_what_a_log_needs() -> None:
         "policy-v3  continuing_rl  collapsed, entropy 0.105 [0.092, 0.117]  rl-1a2b3c4d running step 3 of 9  "
         "reheat-5e6f7a8b waits  rounds paused  broker down  entropy cannot be measured: the probes are gone"
     )
-
-
-def test_requests_are_averaged_over_the_last_minute() -> None:
-    traffic = Traffic()
-    traffic.add(0.0, metrics(10, 10.0))
-    assert (traffic.per_second, traffic.mean_s) == (None, None)
-    traffic.add(30.0, metrics(40, 70.0))
-    assert (traffic.per_second, traffic.mean_s) == (1.0, 2.0)
-    traffic.add(90.0, metrics(40, 70.0))
-    assert (traffic.per_second, traffic.mean_s) == (0.0, None)
-    traffic.add(91.0, metrics(2, 1.0))  # another daemon counts from 0
-    assert traffic.per_second is None
 
 
 def test_the_time_left_follows_the_newest_steps() -> None:
