@@ -98,10 +98,10 @@ def collapsing_job(daemon: Daemon) -> dict[str, Any]:
     """The job that collapses the policy, which is started if there is none."""
     found = jobs(daemon, trigger="manual", kind="reheat")
     for job in found:
-        if job["request"].get("tau") == COLLAPSE["tau"]:
+        if job["request"].get("tau") == COLLAPSE.tau:
             return job
     promote(daemon, 0)
-    answer = daemon.http.post(f"{API}/jobs", json=COLLAPSE)
+    answer = daemon.http.post(f"{API}/jobs", json=COLLAPSE.model_dump(mode="json"))
     assert answer.status_code == 202, answer.text
     return answer.json()
 
