@@ -24,6 +24,7 @@ NAV: tuple[Entry, ...] = (
             ("Watch it", "observability.md"),
             ("The dashboard", "dashboard.md"),
             ("Get alerts", "alerts.md"),
+            ("Follow what happens", "events.md"),
             ("The Python client", "client.md"),
             ("Run on GPUs", "run-on-gpus.md"),
             ("Plan memory and time", "plan.md"),

@@ -30,7 +30,7 @@ class FullWorld(ApiWorld):
     """The stand-ins behind the API, after some traffic, a swap, a window and a step of RL."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+        super().__init__(folder, trackers={"names": ["mlflow"]})
         self.census = 1
         disable_created_metrics()  # as the daemon does
         self.traffic = Traffic(self.registry)

@@ -110,7 +110,9 @@ class Watching:
     """`reheatd status --watch` as a process of its own, and what it has printed so far."""
 
     def __init__(self, url: str, *options: str, terminal: bool) -> None:
-        command = [sys.executable, "-m", "cli.main", "status", "--watch", "--url", url, *options]
+        # Whoever starts the tests in the background may have made them, and their children, deaf to Ctrl-C.
+        heard = ["env", "--default-signal=INT"]
+        command = [*heard, sys.executable, "-m", "cli.main", "status", "--watch", "--url", url, *options]
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "60"}
         self.text = ""
         self._read, write = pty.openpty() if terminal else os.pipe()

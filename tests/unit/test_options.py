@@ -124,13 +124,13 @@ class More(options.{model}):
 
 options.{model} = More  # what is imported from here on sees the copy
 from typer.testing import CliRunner
-from cli.init import configuration_text
+from cli.init import full_text
 from cli.main import app
 from reheatd.config import Settings
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import {spec}, parse_request
 
-assert "# How it tastes.\\n# flavour = 3" in configuration_text()
+assert "# How it tastes.\\n# flavour = 3" in full_text()
 assert Settings.model_validate({{"{table}": {{"flavour": 4}}}}).{table}.flavour == 4
 assert parse_request({{"kind": "{table}", "flavour": 5}}).given() == {{"flavour": 5}}
 try:
