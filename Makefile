@@ -58,10 +58,16 @@ serve: $(READY)  ## Serve the default policy on http://127.0.0.1:8000
 doctor: $(READY)  ## Say what is installed, what is missing and what to do about it
 	@$(BIN)/reheatd doctor
 
-test: $(TASKS) prometheus browser  ## Run unit, integration and end-to-end tests, on the real parts
+test: $(TASKS) prometheus  ## Run unit, integration and end-to-end tests, on the real parts
 	@$(PYTEST)
 
-.PHONY: browser screenshots bench-dashboard
+.PHONY: browser screenshots bench-dashboard test-browser test-docs
+test-browser: browser  ## Drive every page of the dashboard in a real Chromium
+	@$(PYTEST) tests/browser
+
+test-docs: $(READY)  ## Follow the tutorial with the bundled policy, and run the notebooks
+	@$(BIN)/python -m pytest tests/docs
+
 browser: $(READY)
 	@$(BIN)/python -m tests.browser.chromium
 
