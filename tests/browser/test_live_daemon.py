@@ -171,7 +171,7 @@ def test_a_collapse_is_seen_while_it_happens_and_answered_from_the_pages(daemon:
     happened = page.get_by_role("region", name="What happened")
     for what in (f"policy-v{version} by {job_id} is promoted", "collapsed: entropy of", f"{waiting} approved"):
         expect(happened.get_by_text(what).first).to_be_visible()
-    expect(happened.get_by_role("row").filter(has_text=f"{waiting} cancelled")).to_contain_text("local")
+    expect(happened.get_by_role("row").filter(has_text=f"{waiting} cancelled").filter(has_text="local")).to_be_visible()
     expect(page.get_by_role("region", name="Windows of the probes")).to_contain_text("collapsed")
 
 
@@ -287,8 +287,8 @@ def test_a_job_is_followed_and_its_rollouts_are_read(daemon: Daemon, window: Ope
     expect(state).to_contain_text("2 of 2")  # without a reload
     page.reload()
     ticks = page.get_by_role("group", name="Metrics").get_by_role("checkbox")
-    for tick in (ticks.nth(0), ticks.nth(1)):
-        tick.check()
+    for index in range(ticks.count()):
+        ticks.nth(index).set_checked(index < 2)
     page.get_by_role("button", name="Show").click()
     drawn(page, 1)
     expect(page.locator(".chart .u-legend .u-series:not(.edge)")).to_have_count(3)  # with the steps
