@@ -19,8 +19,8 @@ from reheatd.entropy.live import LiveSeries
 from reheatd.entropy.series import EntropySeries
 from reheatd.entropy.windows import LiveWindow, Window
 from tests.loop_probe import get, watched_loop
+from tests.unit.api_support import ApiWorld
 from tests.unit.control_figures import entropy, window
-from tests.unit.test_api_routes import ApiWorld
 
 WINDOWS = 100_000
 LISTINGS = 100

@@ -6,16 +6,15 @@ In the request body, `model` is changed: the alias `policy` becomes the version 
 wait for it.
 """
 
-import asyncio
 import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import aiohttp
 from prometheus_client import CollectorRegistry
@@ -47,7 +46,7 @@ from reheatd.gateway.own_fields import check_fields
 from reheatd.gateway.request_body import read_body
 from reheatd.gateway.silence import Silence
 from reheatd.gateway.stored_responses import stored_response, without_storing
-from reheatd.gateway.stream import RelayedStream, until_disconnected
+from reheatd.gateway.stream import RelayedStream, unless_disconnected
 from reheatd.gateway.surface import RESPONSES, SURFACE, ClientRoute
 from reheatd.metrics.traffic import BROKEN, Traffic, Watch
 from reheatd.names import ALIAS_NAME, BASE_MODEL_NAME, parse_version_name, rollout_job, version_name
@@ -55,7 +54,6 @@ from reheatd.tap.wire import TapSource, tags
 from reheatd.tracing.requests import RequestTraces, trace_of
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 VERSION_HEADER = "x-reheatd-version"
 ENGINE_HEADER = "x-reheatd-engine"
@@ -199,7 +197,7 @@ class Gateway:
         if not caller.may_ask(name):
             raise _unknown(name)
         deadline = time.monotonic() + self._engine_wait_s
-        if not self._pool.is_able and await _unless_disconnected(request, self._until_able(deadline)) is None:
+        if not self._pool.is_able and await unless_disconnected(request, self._until_able(deadline)) is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         while True:
             with ExitStack() as claims:
@@ -265,7 +263,7 @@ class Gateway:
             if meter is not None:
                 meter.sent(await request.body())
             sending = self._send(route.path, body, headers, claims, deadline, watch.source)
-            sent = await _unless_disconnected(request, sending)
+            sent = await unless_disconnected(request, sending)
             if sent is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             upstream, replica = sent
@@ -283,7 +281,7 @@ class Gateway:
                 failed = partial(self._failed_stream, watch)
                 taken = claims.pop_all()
                 return RelayedStream(upstream, replica, filters, taken, answer_headers, failed, route.names_events)
-            content = await _unless_disconnected(request, upstream.read())
+            content = await unless_disconnected(request, upstream.read())
             if content is None:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             if upstream.status == 404 and _is_unknown_route(content):
@@ -399,17 +397,3 @@ def _unknown(name: str) -> ModelNotFoundError:
         f"the model {name[:200]!r} does not exist, or this key may not ask it; GET /v1/models lists the names",
         param="model",
     )
-
-
-async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`. If the client hangs up first, the work is cancelled and the result is None."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(until_disconnected(request.receive))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        for task in (working, leaving):
-            if not task.done():
-                task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)

@@ -6,16 +6,19 @@ goes from the engine's connection to the client's in one step of one task.
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from reheatd.engine.pool import Replica
 from reheatd.errors import ReheatdError
+
+T = TypeVar("T")
 
 
 class EventFilter(Protocol):
@@ -121,6 +124,20 @@ async def _write(send: Send, chunk: bytes) -> None:
 async def until_disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`. If the client hangs up first, the work is cancelled and the result is None."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(until_disconnected(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, leaving):
+            if not task.done():
+                task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 def _event(error: ReheatdError, *, named: bool) -> bytes:

@@ -17,7 +17,7 @@ from tests.daemon import PROMPT, Daemon, running
 from tests.integration.serving import QuietServer
 from tests.otlp import Receiver, receiving
 from tests.prometheus import Prometheus, dashboard_queries, promtool, running_prometheus
-from tests.unit import test_api_routes
+from tests.unit import api_support
 from tests.unit.metrics_support import FullWorld
 from tests.waiting import until, wait_until
 
@@ -68,9 +68,9 @@ def test_every_query_of_the_dashboard_answers_and_a_collapse_fires_its_alert(
             }
         # The world's broker is away, and its entropy cannot be measured.
         await until(lambda: prometheus.firing() == {"ReheatdBrokerOut", "ReheatdEntropyUnmeasured"})
-        monkeypatch.setattr(test_api_routes._Monitor, "verdict", "collapsed")
+        monkeypatch.setattr(api_support._Monitor, "verdict", "collapsed")
         await until(lambda: COLLAPSED in prometheus.firing())
-        monkeypatch.setattr(test_api_routes._Monitor, "verdict", "ok")
+        monkeypatch.setattr(api_support._Monitor, "verdict", "ok")
         await until(lambda: COLLAPSED not in prometheus.firing())
 
     asyncio.run(run())

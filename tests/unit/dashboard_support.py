@@ -24,9 +24,9 @@ from reheatd.dashboard.dashboard import Dashboard
 from reheatd.entropy.meter import EntropyMeter, Sampler
 from reheatd.entropy.monitor import EntropyMonitor, MeasurementProgress
 from reheatd.entropy.probes import ProbeSet
+from tests.unit.api_support import ApiWorld
 from tests.unit.control_support import FakeMonitor
 from tests.unit.test_adapters_store import FIELDS
-from tests.unit.test_api_routes import ApiWorld
 
 Client = httpx.AsyncClient
 W = TypeVar("W", bound="DashboardWorld")

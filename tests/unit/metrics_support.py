@@ -10,8 +10,8 @@ from reheatd.entropy.live import LiveWindow
 from reheatd.metrics.probes import ProbeMetrics
 from reheatd.metrics.swaps import SwapMetrics
 from reheatd.metrics.traffic import Traffic
+from tests.unit.api_support import ApiWorld, Client, talk
 from tests.unit.control_figures import entropy, window
-from tests.unit.test_api_routes import ApiWorld, Client, talk
 from tests.unit.test_gateway import CHAT
 
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count")}

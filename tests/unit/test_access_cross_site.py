@@ -20,7 +20,7 @@ from reheatd.config_server import ServerSection
 from reheatd.errors import ConfigError, NotPermittedError
 from reheatd.process.instance import listen
 from tests.access import CREDENTIALS
-from tests.unit.test_api_routes import ApiWorld
+from tests.unit.api_support import ApiWorld
 
 LOOPBACK = {"host": "127.0.0.1:8000"}
 ROLLBACK = "/reheatd/v1/adapters/rollback"

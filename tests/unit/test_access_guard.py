@@ -15,7 +15,7 @@ from reheatd.database import connect
 from reheatd.errors import BadInputError
 from reheatd.jobs.contracts import JobStatus
 from tests.access import as_job, guarded
-from tests.unit.test_api_routes import ApiWorld
+from tests.unit.api_support import ApiWorld
 from tests.unit.test_gateway import CHAT, World, in_world, served_by
 
 STATUS = "/reheatd/v1/status"

@@ -24,7 +24,7 @@ from reheatd.process.http_server import HttpServer
 from reheatd.process.instance import listen, url_of
 from tests.access import CREDENTIALS
 from tests.certificates import make_certificate
-from tests.unit.test_api_routes import ApiWorld
+from tests.unit.api_support import ApiWorld
 from tests.unit.test_gateway import World, in_world
 
 STATUS = "/reheatd/v1/adapters"

@@ -13,8 +13,8 @@ from reheatd.api import event_stream
 from reheatd.api.schemas import DaemonEvent
 from reheatd.process.http_server import HttpServer
 from reheatd.process.instance import listen, url_of
+from tests.unit.api_support import ApiWorld
 from tests.unit.control_figures import window
-from tests.unit.test_api_routes import ApiWorld
 from tests.waiting import until
 
 EVENTS = "/reheatd/v1/events"

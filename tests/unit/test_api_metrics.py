@@ -16,10 +16,10 @@ from reheatd.entropy.windows import LiveWindow
 from reheatd.jobs.contracts import RLRequest
 from reheatd.jobs.store import JobReader
 from reheatd.trackers.progress import ProgressFile, progress_file
+from tests.unit.api_support import ApiWorld, Client, talk
 from tests.unit.control_figures import BASELINE, entropy, window
 from tests.unit.control_support import FakeMonitor
 from tests.unit.metrics_support import LEARNED, full_scrape
-from tests.unit.test_api_routes import ApiWorld, Client, talk
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from reheatd.api.openapi import document
 from reheatd.jobs.contracts import Job, JobStatus, ReheatRequest, RLRequest
-from tests.unit.test_api_routes import ApiWorld, Client, talk
+from tests.unit.api_support import ApiWorld, Client, talk
 from tests.unit.test_gateway import World as GatewayWorld
 from tests.unit.test_gateway import in_world
 

@@ -11,8 +11,8 @@ from reheatd.api.schemas import LearningView, StatusView, ThresholdsView
 from reheatd.entropy.detector import DetectorState, Verdict
 from reheatd.entropy.windows import Window
 from reheatd.jobs.contracts import JobStatus, RLRequest
+from tests.unit.api_support import ApiWorld, Client, _Monitor, talk
 from tests.unit.control_figures import window
-from tests.unit.test_api_routes import ApiWorld, Client, _Monitor, talk
 
 LIMITS = ThresholdsView(collapsed=0.2, warning=0.25, too_hot=1.0, target=0.3, because="10% of the baseline")
 

@@ -10,7 +10,7 @@ import pytest
 from cli import render
 from reheatd.api.schemas import JobPreview
 from reheatd.jobs.contracts import ReheatSpec, RLSpec
-from tests.unit.test_api_routes import ApiWorld, Client, error_of, talk
+from tests.unit.api_support import ApiWorld, Client, error_of, talk
 from tests.unit.test_cli_adapter_files import Daemon
 from tests.unit.test_cli_commands import reheatd
 

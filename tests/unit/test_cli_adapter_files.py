@@ -17,7 +17,7 @@ from reheatd.control.dependencies import ServedPolicy
 from reheatd.process.http_server import HttpServer
 from reheatd.process.instance import listen, url_of
 from tests.random_adapter import random_adapter
-from tests.unit.test_api_routes import ApiWorld
+from tests.unit.api_support import ApiWorld
 from tests.unit.test_cli_commands import Done, reheatd
 
 

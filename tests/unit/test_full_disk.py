@@ -16,9 +16,9 @@ from reheatd.jobs.attempts import begin_attempt, of_attempt
 from reheatd.jobs.contracts import JobEvent, JobStatus, RLSpec
 from reheatd.jobs.curves import CurveWriter, read_curves
 from tests.limited_disk import full_disk
+from tests.unit.api_support import ApiWorld
 from tests.unit.control_support import REHEAT, World, live
 from tests.unit.test_adapters_store import FIELDS, publish, source
-from tests.unit.test_api_routes import ApiWorld
 from tests.unit.test_entropy_live import moments, report
 from tests.unit.workers_support import job_fields
 

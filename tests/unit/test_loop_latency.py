@@ -18,9 +18,9 @@ from reheatd.api.schemas import EntropyView, JobList, JournalView, LiveView
 from reheatd.entropy.windows import LiveWindow, Window
 from reheatd.jobs.contracts import Job, JobStatus, RLRequest
 from tests.loop_probe import get, watched_loop
+from tests.unit.api_support import ApiWorld
 from tests.unit.control_figures import entropy, window
 from tests.unit.control_support import live as live_world
-from tests.unit.test_api_routes import ApiWorld
 
 COUNT = 5000
 SHARE = 0.05
